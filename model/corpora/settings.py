@@ -1,0 +1,159 @@
+"""Settings of each kind of corpus; `kind` says which one a recipe's `[corpus]` section is."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from common.settings import Settings
+
+__all__ = [
+    "CorpusSettings",
+    "DatesSettings",
+    "FolderSettings",
+    "JsonLinesSettings",
+    "Multi30kSettings",
+    "ParallelSettings",
+    "ShakespeareSettings",
+    "StdlibSettings",
+    "TextSettings",
+    "TsvSettings",
+]
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Task = Literal["translation", "generation"]
+
+
+class _CorpusSettings(Settings):
+    tasks: ClassVar[tuple[Task, ...]] = ("translation",)
+
+
+class DatesSettings(_CorpusSettings):
+    """Dates as people write them, made by `model.corpora.dates`."""
+
+    kind: Literal["dates"]
+    num_train: int = Field(default=100_000, gt=0)
+    num_validation: int = Field(default=2_000, gt=0)
+    num_test: int = Field(default=2_000, gt=0)
+    first_year: int = Field(default=1950, ge=1000, le=9998)
+    last_year: int = Field(default=2049, ge=1000, le=9998)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.last_year < self.first_year:
+            raise ValueError(f"last_year {self.last_year} is before first_year {self.first_year}")
+        return self
+
+
+class StdlibSettings(_CorpusSettings):
+    """Python source of the running interpreter's standard library."""
+
+    tasks = ("generation",)
+    kind: Literal["stdlib"]
+    max_file_bytes: int = Field(default=200_000, gt=0)  # longer ones are mostly tables
+
+
+class FolderSettings(_CorpusSettings):
+    """A corpus of files: paths start at `folder`, which `--data` replaces."""
+
+    folder: str | None = None
+
+
+class Multi30kSettings(FolderSettings):
+    """Multi30k (Elliott et al. 2016), English and German captions; downloaded where no folder is given."""
+
+    kind: Literal["multi30k"]
+    source: Literal["de", "en"] = "de"
+    target: Literal["de", "en"] = "en"
+    tokenized: bool = False  # the lower-cased, normalised, tokenized edition
+
+    @model_validator(mode="after")
+    def _two_languages(self) -> Self:
+        if self.source == self.target:
+            raise ValueError(f"source and target are both {self.source!r}")
+        return self
+
+
+class ShakespeareSettings(FolderSettings):
+    """Tiny Shakespeare (Karpathy 2015); the split is nanoGPT's: the first 90 % train, the rest validates."""
+
+    tasks = ("generation",)
+    kind: Literal["shakespeare"]
+
+
+class _SplitSettings(FolderSettings):
+    """Files for each split; where validation or test has none, a share of the training data is held out."""
+
+    validation_share: Share = 0.02
+    test_share: Share = 0.02
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> Self:
+        if self.validation_share + self.test_share >= 1.0:
+            raise ValueError(
+                f"nothing is left to train on: validation_share {self.validation_share}, "
+                f"test_share {self.test_share}"
+            )
+        return self
+
+
+class ParallelFiles(Settings):
+    """Two text files, plain or .gz, whose lines are translations of each other."""
+
+    source: str
+    target: str
+
+
+class ParallelSettings(_SplitSettings):
+    """Pairs from two text files."""
+
+    kind: Literal["parallel"]
+    train: ParallelFiles
+    validation: ParallelFiles | None = None
+    test: ParallelFiles | None = None
+
+
+class TsvSettings(_SplitSettings):
+    """Pairs from two columns, counted from 0, of a tab-separated file."""
+
+    kind: Literal["tsv"]
+    train: str
+    validation: str | None = None
+    test: str | None = None
+    source_column: int = Field(default=0, ge=0)
+    target_column: int = Field(default=1, ge=0)
+
+
+class JsonLinesSettings(_SplitSettings):
+    """One JSON object a line: two fields for translation, one for generation."""
+
+    tasks = ("translation", "generation")
+    kind: Literal["jsonl"]
+    train: str
+    validation: str | None = None
+    test: str | None = None
+    source_field: str = "source"
+    target_field: str = "target"
+    text_field: str = "text"
+
+
+class TextSettings(_SplitSettings):
+    """Plain text, each file a document; a path may be a pattern such as `**/*.md`."""
+
+    tasks = ("generation",)
+    kind: Literal["text"]
+    train: str
+    validation: str | None = None
+    test: str | None = None
+
+
+CorpusSettings = Annotated[
+    DatesSettings
+    | StdlibSettings
+    | Multi30kSettings
+    | ShakespeareSettings
+    | ParallelSettings
+    | TsvSettings
+    | JsonLinesSettings
+    | TextSettings,
+    Field(discriminator="kind"),
+]

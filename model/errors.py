@@ -1,0 +1,34 @@
+"""Errors of training, under the tree of `common.errors`.
+
+UsageError
+├── RecipeError    a recipe that does not exist
+├── CorpusError    a corpus that is missing, empty or does not fit together
+└── RunError       a run folder that is missing or cannot be read
+OperationError
+├── DownloadError  a public corpus that could not be fetched
+└── TrainingError  training that could not go on (no finite loss, disk full)
+"""
+
+from common.errors import OperationError, UsageError
+
+__all__ = ["CorpusError", "DownloadError", "RecipeError", "RunError", "TrainingError"]
+
+
+class RecipeError(UsageError):
+    """There is no such recipe."""
+
+
+class CorpusError(UsageError):
+    """The corpus is missing, empty, or its parts do not fit together."""
+
+
+class RunError(UsageError):
+    """The run folder is missing or its files cannot be read."""
+
+
+class DownloadError(OperationError):
+    """A public corpus could not be fetched, or what came is not what it should be."""
+
+
+class TrainingError(OperationError):
+    """Training could not go on."""

@@ -1,0 +1,212 @@
+"""Recipes: everything that decides a training run, as typed, validated settings read from TOML.
+
+A recipe is one of those beside this file (`builtin_recipes`) or a path to a `.toml` of one's own;
+`recipes/example.toml` is a commented one to copy.
+"""
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from common.settings import Settings, parse_overrides, read_toml
+from model.corpora.settings import CorpusSettings, FolderSettings
+from model.errors import RecipeError
+from model.transformer import Dimensions
+
+__all__ = [
+    "ModelSettings",
+    "Recipe",
+    "TokenizerSettings",
+    "TrainingSettings",
+    "builtin_recipes",
+    "load_recipe",
+]
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class TokenizerSettings(Settings):
+    """How text becomes token ids.
+
+    Attributes:
+        kind: `bpe` merges characters within words, `byte_bpe` merges bytes (no text is unknown to it),
+            `character` is one token a character.
+        vocabulary_size: upper limit, the four special tokens included; a `character` tokenizer keeps the
+            most frequent ones.
+        normalization: Unicode form text is brought to first; anything but `none` is not undone by decoding.
+    """
+
+    kind: Literal["bpe", "byte_bpe", "character"]
+    vocabulary_size: int = Field(default=8_000, ge=8, le=1_000_000)
+    min_frequency: int = Field(default=1, ge=1)
+    normalization: Literal["none", "nfc", "nfkc"] = "none"
+
+    @model_validator(mode="after")
+    def _holds_all_bytes(self) -> Self:
+        if self.kind == "byte_bpe" and self.vocabulary_size < 260:
+            raise ValueError(
+                f"vocabulary_size {self.vocabulary_size} is below the 256 bytes and 4 special tokens of byte_bpe"
+            )
+        return self
+
+
+class ModelSettings(Settings):
+    """The Transformer's shape; what is left out takes the paper's proportions."""
+
+    width: int = Field(gt=0)
+    num_heads: int = Field(gt=0)
+    num_kv_heads: int | None = Field(default=None, gt=0)  # as many as num_heads
+    feed_forward_width: int | None = Field(default=None, gt=0)  # 4 * width
+    num_encoder_layers: int = Field(default=0, ge=0)
+    num_decoder_layers: int = Field(gt=0)
+    max_source_tokens: int = Field(default=0, ge=0)
+    max_target_tokens: int = Field(gt=0)
+    activation: Literal["relu", "gelu", "swiglu"] = "relu"
+    norm: Literal["pre", "post"] = "pre"
+    dropout: Share = 0.1
+
+
+class TrainingSettings(Settings):
+    """The training loop. Training ends at `max_steps` or after `max_minutes`, whichever comes first.
+
+    Attributes:
+        batch_tokens: padded tokens a forward pass may hold (the longer side of a pair counts).
+        accumulation_steps: forward passes an optimizer step sums over.
+        max_learning_rate: the peak, reached after `warmup_steps`.
+        schedule: decay after the peak: `inverse_sqrt` (Vaswani et al. 2017, section 5.3), `cosine` to
+            `min_learning_rate` at the end (of steps or minutes), or `constant`.
+        max_gradient_norm: gradients are scaled down to this global norm; 0 turns clipping off.
+        precision: `auto` takes bf16 autocast where the device gains from it.
+        evaluation_interval_steps: validation loss, metrics and a checkpoint every so many steps.
+        patience: stop when validation has not improved for so many evaluations; 0 never stops early.
+        average_checkpoints: the final weights are the mean of the last so many checkpoints; 1 takes the best.
+        num_quality_examples: held-out examples decoded for the measured quality at the end.
+    """
+
+    max_steps: int | None = Field(default=None, gt=0)
+    max_minutes: float | None = Field(default=None, gt=0)
+    batch_tokens: int = Field(default=4_096, gt=0)
+    accumulation_steps: int = Field(default=1, gt=0)
+    max_learning_rate: float = Field(default=1e-3, gt=0)
+    min_learning_rate: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=400, ge=0)
+    schedule: Literal["inverse_sqrt", "cosine", "constant"] = "inverse_sqrt"
+    beta1: Share = 0.9
+    beta2: Share = 0.98
+    weight_decay: float = Field(default=0.01, ge=0)
+    label_smoothing: Share = 0.1
+    max_gradient_norm: float = Field(default=1.0, ge=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    evaluation_interval_steps: int = Field(default=500, gt=0)
+    max_validation_examples: int = Field(default=2_000, gt=0)
+    patience: int = Field(default=0, ge=0)
+    average_checkpoints: int = Field(default=1, ge=1)
+    num_quality_examples: int = Field(default=1_000, gt=0)
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.max_steps is None and self.max_minutes is None:
+            raise ValueError("training needs max_steps, max_minutes or both: it would never end")
+        if self.min_learning_rate > self.max_learning_rate:
+            raise ValueError(
+                f"min_learning_rate {self.min_learning_rate} is above "
+                f"max_learning_rate {self.max_learning_rate}"
+            )
+        return self
+
+
+class Recipe(Settings):
+    """One training run, whole."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    task: Literal["translation", "generation"]
+    seed: int = Field(default=1, ge=0, lt=2**32)
+    corpus: CorpusSettings
+    tokenizer: TokenizerSettings
+    model: ModelSettings
+    training: TrainingSettings
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.task not in self.corpus.tasks:
+            raise ValueError(
+                f"corpus.kind = {self.corpus.kind!r} is for {' or '.join(self.corpus.tasks)}, not {self.task}"
+            )
+        for name in ("num_encoder_layers", "max_source_tokens"):
+            value = getattr(self.model, name)
+            if self.task == "translation" and not value:
+                raise ValueError(f"model.{name} must be at least 1 for translation")
+            if self.task == "generation" and value:
+                raise ValueError(f"model.{name} = {value}: generation has no encoder, leave it out")
+        self.dimensions(self.tokenizer.vocabulary_size)  # raises when the shape itself is wrong
+        return self
+
+    def dimensions(self, vocabulary_size: int) -> Dimensions:
+        """The model's dimensions once the tokenizer, and so the vocabulary, is known."""
+        model = self.model
+        return Dimensions(
+            task=self.task,
+            vocabulary_size=vocabulary_size,
+            width=model.width,
+            num_heads=model.num_heads,
+            num_kv_heads=model.num_kv_heads or model.num_heads,
+            feed_forward_width=model.feed_forward_width or 4 * model.width,
+            num_encoder_layers=model.num_encoder_layers,
+            num_decoder_layers=model.num_decoder_layers,
+            max_source_tokens=model.max_source_tokens,
+            max_target_tokens=model.max_target_tokens,
+            activation=model.activation,
+            norm=model.norm,
+            dropout=model.dropout,
+        )
+
+    def with_data(self, data: Path | None) -> Self:
+        """The recipe with its corpus read from `data` (`--data`), so that the run's record says where from.
+
+        Raises:
+            RecipeError: the corpus makes its own examples and reads no folder.
+        """
+        if data is None:
+            return self
+        if not isinstance(self.corpus, FolderSettings):
+            raise RecipeError(f"recipe {self.name!r} makes its own corpus and reads no --data {data}")
+        corpus = self.corpus.model_copy(update={"folder": str(data.expanduser().resolve())})
+        return self.model_copy(update={"corpus": corpus})
+
+
+def builtin_recipes() -> tuple[str, ...]:
+    """Names of the recipes that come with the package."""
+    files = resources.files("model").joinpath("recipes").iterdir()
+    return tuple(sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml")))
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a built-in recipe or a `.toml` file, with `section.key=value` overrides laid over it.
+
+    A relative `corpus.folder` starts at the recipe file's own folder, as does a corpus without one.
+
+    Raises:
+        RecipeError: there is no such recipe; the message lists the built-in ones.
+        SettingsError: a key or value in the file or in `overrides` does not fit.
+    """
+    builtin = name_or_path in builtin_recipes()
+    if not builtin and not name_or_path.endswith(".toml"):
+        raise RecipeError(
+            f"no recipe {name_or_path!r}: there are {', '.join(builtin_recipes())}, "
+            f"or give the path of a .toml file"
+        )
+    if builtin:
+        with resources.as_file(resources.files("model").joinpath("recipes", f"{name_or_path}.toml")) as path:
+            values = read_toml(path)
+    else:
+        values = read_toml(Path(name_or_path))
+    recipe = Recipe.load(parse_overrides(values, overrides), source=f"recipe {name_or_path}")
+    if isinstance(recipe.corpus, FolderSettings) and (recipe.corpus.folder or not builtin):
+        base = Path.cwd() if builtin else Path(name_or_path).parent
+        return recipe.with_data(base / Path(recipe.corpus.folder or "").expanduser())
+    return recipe
