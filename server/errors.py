@@ -1,0 +1,132 @@
+"""What can go wrong while serving; `server.status` maps each request error to one gRPC status code.
+
+DragomanError
+├── UsageError
+│   ├── BundleError       a bundle is missing, corrupt, or disagrees with its golden examples
+│   └── ModelsError       the models folder is missing or holds no model
+├── OperationError
+│   └── AddressError      an address cannot be listened on (port in use)
+└── RequestError          one request goes wrong, the server lives on
+    ├── InvalidRequest    a field breaks a rule: INVALID_ARGUMENT
+    ├── ModelNotFound     no such model or version: NOT_FOUND
+    ├── Overloaded        the queue is full: RESOURCE_EXHAUSTED
+    ├── Draining          the server is shutting down: UNAVAILABLE
+    ├── DeadlineExceeded  the caller's time ran out: DEADLINE_EXCEEDED
+    ├── Cancelled         the caller left: CANCELLED
+    └── EngineError       our fault: INTERNAL, the details stay in the log
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.errors import DragomanError, OperationError, UsageError
+
+__all__ = [
+    "AddressError",
+    "BundleError",
+    "Cancelled",
+    "DeadlineExceeded",
+    "Draining",
+    "EngineError",
+    "FieldViolation",
+    "InvalidRequest",
+    "ModelNotFound",
+    "ModelsError",
+    "Overloaded",
+    "RequestError",
+]
+
+MAX_LISTED = 20
+"""Most violations or models a message lists: gRPC clients refuse more than 8 KiB of trailing metadata."""
+
+MAX_SHOWN_CHARACTERS = 64
+"""Longest part of a caller's own value that a message repeats."""
+
+
+class BundleError(UsageError):
+    """A bundle cannot be served: a file is missing or changed, or its golden examples disagree."""
+
+
+class ModelsError(UsageError):
+    """The models folder is missing, unreadable or holds nothing to serve."""
+
+
+class AddressError(OperationError):
+    """A host and port cannot be listened on."""
+
+
+class RequestError(DragomanError):
+    """One request cannot be answered; the message is meant for the caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One broken rule: `field` is the path in the request (`options.top_p`), `description` has the value."""
+
+    field: str
+    description: str
+
+
+class InvalidRequest(RequestError):
+    """The request breaks one rule or more; all of them are listed, the first `MAX_LISTED` by name."""
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        self.violations = tuple(violations[:MAX_LISTED])
+        self.num_unlisted = len(violations) - len(self.violations)
+        lines = [f"{violation.field}: {violation.description}" for violation in self.violations]
+        if self.num_unlisted:
+            lines.append(f"and {self.num_unlisted} more")
+        super().__init__("; ".join(lines))
+
+
+class ModelNotFound(RequestError):
+    """No model, or no version of it, is served under the name asked for."""
+
+    def __init__(self, requested: str, available: Sequence[str]) -> None:
+        self.requested = requested
+        self.available = tuple(available)
+        listed = ", ".join(self.available[:MAX_LISTED])
+        if len(self.available) > MAX_LISTED:
+            listed += f" and {len(self.available) - MAX_LISTED} more"
+        super().__init__(f"no model {shown(requested)}; this server has: {listed}")
+
+
+class Overloaded(RequestError):
+    """Too much work is waiting already; try again after `retry_delay_s` seconds."""
+
+    def __init__(self, reason: str, retry_delay_s: float) -> None:
+        self.reason = reason
+        self.retry_delay_s = retry_delay_s
+        super().__init__(reason)
+
+
+class Draining(RequestError):
+    """The server is shutting down and takes no new work; another one may answer."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down")
+
+
+class DeadlineExceeded(RequestError):
+    """The caller's deadline passed before the answer was complete."""
+
+    def __init__(self, message: str = "the deadline passed before the answer was complete") -> None:
+        super().__init__(message)
+
+
+class Cancelled(RequestError):
+    """The caller left; nobody reads this message."""
+
+    def __init__(self, message: str = "the request was cancelled") -> None:
+        super().__init__(message)
+
+
+class EngineError(RequestError):
+    """The engine failed. The message is for the log; callers get a generic one."""
+
+
+def shown(value: str) -> str:
+    """The caller's value as a message repeats it: quoted, one line, cut when it is long."""
+    if len(value) > MAX_SHOWN_CHARACTERS:
+        return repr(value[:MAX_SHOWN_CHARACTERS]) + "…"
+    return repr(value)
