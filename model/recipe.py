@@ -41,14 +41,13 @@ class TokenizerSettings(Settings):
 
     kind: Literal["bpe", "byte_bpe", "character"]
     vocabulary_size: int = Field(default=8_000, ge=8, le=1_000_000)
-    min_frequency: int = Field(default=1, ge=1)
     normalization: Literal["none", "nfc", "nfkc"] = "none"
 
     @model_validator(mode="after")
     def _holds_all_bytes(self) -> Self:
         if self.kind == "byte_bpe" and self.vocabulary_size < 260:
             raise ValueError(
-                f"vocabulary_size {self.vocabulary_size} is below the 256 bytes and 4 special tokens of byte_bpe"
+                f"vocabulary_size {self.vocabulary_size} does not hold 256 bytes and 4 special tokens"
             )
         return self
 
