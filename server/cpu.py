@@ -1,0 +1,88 @@
+"""How many cores this process may use: the cgroup's quota and the affinity mask, never the host's count.
+
+Under a CPU limit, threads sized from the host's cores are throttled by the kernel and run tens of times
+slower (microsoft/onnxruntime#29510).
+
+Sources: cgroup v2 `cpu.max` (kernel documentation, admin-guide/cgroup-v2), cgroup v1
+`cpu.cfs_quota_us` / `cpu.cfs_period_us` (kernel documentation, scheduler/sched-bwc).
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+__all__ = ["cpu_limit_cores", "usable_cores"]
+
+_V1_CONTROLLER_FOLDERS = ("cpu", "cpu,cpuacct", "cpuacct,cpu")
+
+
+def cpu_limit_cores(root: Path = Path("/")) -> float:
+    """Cores' worth of time this process may use, fractions included.
+
+    Args:
+        root: where /proc and /sys are looked for; tests hand in a folder of their own.
+    """
+    return min([float(_affinity_cores()), *_quotas(root)])
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Threads that can run at once without being throttled: the limit rounded down, at least 1."""
+    return max(1, int(cpu_limit_cores(root)))
+
+
+def _affinity_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS has no affinity mask
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """The quota of each cgroup this process is in, ancestors included: the tightest one binds."""
+    mounts = root / "sys/fs/cgroup"
+    for controllers, group in _memberships(root / "proc/self/cgroup"):
+        if controllers == "":  # the one hierarchy of v2
+            for folder in _group_and_ancestors(mounts, group):
+                yield from _read_v2(folder / "cpu.max")
+        elif "cpu" in controllers.split(","):
+            for mount in _V1_CONTROLLER_FOLDERS:
+                for folder in _group_and_ancestors(mounts / mount, group):
+                    yield from _read_v1(folder)
+
+
+def _memberships(path: Path) -> Iterator[tuple[str, str]]:
+    """Lines of /proc/self/cgroup, `hierarchy:controllers:path`, as (controllers, path)."""
+    for line in _read(path).splitlines():
+        _, _, rest = line.partition(":")
+        controllers, colon, group = rest.partition(":")
+        if colon:
+            yield controllers, group
+
+
+def _group_and_ancestors(mount: Path, group: str) -> Iterator[Path]:
+    # In a container without its own cgroup namespace `group` is the host's path while the mount shows only
+    # the container's part: folders that are not there are passed by, and the mount itself is the container's.
+    parts = [part for part in PurePosixPath(group).parts if part not in ("/", "..")]
+    for length in range(len(parts), -1, -1):
+        yield mount.joinpath(*parts[:length])
+
+
+def _read_v2(path: Path) -> Iterator[float]:
+    """`cpu.max` holds "<quota> <period>" in microseconds, or "max <period>" for no limit."""
+    match _read(path).split():
+        case [quota, period] if quota.isdecimal() and period.isdecimal() and int(period) > 0:
+            yield int(quota) / int(period)
+
+
+def _read_v1(folder: Path) -> Iterator[float]:
+    """A quota of -1 is no limit."""
+    quota = _read(folder / "cpu.cfs_quota_us").strip()
+    period = _read(folder / "cpu.cfs_period_us").strip()
+    if quota.isdecimal() and period.isdecimal() and int(period) > 0:
+        yield int(quota) / int(period)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except OSError:  # no such hierarchy here: nothing limits us through it
+        return ""
