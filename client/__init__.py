@@ -1,0 +1,82 @@
+"""The Python client of Dragoman.
+
+from client import Client
+
+with Client("localhost:8500") as client:
+    print(client.translate("le 3 mars 2024", model="dates")[0].text)
+
+`AsyncClient` has the same calls for asyncio code; `client.errors` draws the tree of what they raise.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from client.asynchronous import AsyncClient, AsyncGeneration, AsyncTranslationStream
+    from client.blocking import Client, Generation, TranslationStream
+    from client.channel import ChannelSettings
+    from client.errors import (
+        CallCancelledError,
+        CallError,
+        DeadlineExceededError,
+        FieldViolation,
+        InvalidRequestError,
+        NotFoundError,
+        OverloadedError,
+        ServerError,
+        UnavailableError,
+    )
+    from client.results import (
+        DecodingOptions,
+        FinishReason,
+        GenerationSummary,
+        ModelInfo,
+        QualityFigure,
+        Task,
+        Translation,
+        TranslationDelta,
+    )
+
+__all__ = [
+    "AsyncClient",
+    "AsyncGeneration",
+    "AsyncTranslationStream",
+    "CallCancelledError",
+    "CallError",
+    "ChannelSettings",
+    "Client",
+    "DeadlineExceededError",
+    "DecodingOptions",
+    "FieldViolation",
+    "FinishReason",
+    "Generation",
+    "GenerationSummary",
+    "InvalidRequestError",
+    "ModelInfo",
+    "NotFoundError",
+    "OverloadedError",
+    "QualityFigure",
+    "ServerError",
+    "Task",
+    "Translation",
+    "TranslationDelta",
+    "TranslationStream",
+    "UnavailableError",
+]
+
+# gRPC takes a tenth of a second to import. `dragoman --help` and `dragoman serve` pass through this
+# package without calling anybody, so a name's module is imported when the name is first asked for (PEP 562).
+_MODULES = ("client.results", "client.errors", "client.channel", "client.blocking", "client.asynchronous")
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module_name in _MODULES:
+            module = importlib.import_module(module_name)
+            if name in module.__all__:
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

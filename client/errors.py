@@ -1,0 +1,182 @@
+"""What a call can raise, and how a gRPC status becomes it.
+
+    common.errors.DragomanError
+    └── CallError                      .code .target .message .violations .retry_delay_s
+        ├── InvalidRequestError        also a UsageError: INVALID_ARGUMENT, OUT_OF_RANGE, FAILED_PRECONDITION
+        ├── NotFoundError              also a UsageError: NOT_FOUND, no such model or version
+        ├── OverloadedError            also an OperationError: RESOURCE_EXHAUSTED, try again later
+        ├── UnavailableError           also an OperationError: UNAVAILABLE, nobody answers there
+        ├── DeadlineExceededError      also an OperationError: DEADLINE_EXCEEDED
+        ├── CallCancelledError         also an OperationError: CANCELLED
+        └── ServerError                also an OperationError: every other status
+
+The server's details (`google.rpc.BadRequest`, `google.rpc.RetryInfo`) travel in the trailing metadata
+as a `google.rpc.Status`: https://google.aip.dev/193.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from common.errors import DragomanError, OperationError, UsageError
+
+__all__ = [
+    "CallCancelledError",
+    "CallError",
+    "DeadlineExceededError",
+    "FieldViolation",
+    "InvalidRequestError",
+    "NotFoundError",
+    "OverloadedError",
+    "ServerError",
+    "UnavailableError",
+    "error_from_call",
+]
+
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+@dataclass(frozen=True)
+class FieldViolation:
+    """One field of a request that the server refused, as `google.rpc.BadRequest` names it."""
+
+    field: str
+    description: str
+
+
+class CallError(DragomanError):
+    """A call that ended with a status other than OK.
+
+    Attributes:
+        code: The gRPC status code.
+        target: The server that was called, as the caller wrote it.
+        message: What the server (or, where none answered, gRPC) said.
+        violations: The fields that were wrong, where the server named them.
+        retry_delay_s: How long the server asks to wait before another try, in seconds.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: grpc.StatusCode,
+        target: str,
+        violations: tuple[FieldViolation, ...] = (),
+        retry_delay_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.target = target
+        self.violations = violations
+        self.retry_delay_s = retry_delay_s
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InvalidRequestError(CallError, UsageError):
+    """The request can never succeed as it is; `violations` says which fields are wrong."""
+
+    def __str__(self) -> str:
+        told = [v for v in self.violations if v.description not in self.message]
+        return "; ".join([self.message, *(f"{v.field}: {v.description}" for v in told)])
+
+
+class NotFoundError(CallError, UsageError):
+    """The server has no such model or version; the message lists what it has."""
+
+
+class OverloadedError(CallError, OperationError):
+    """The server's queue is full, and still was after the channel's own retries."""
+
+
+class UnavailableError(CallError, OperationError):
+    """No server answers at the target, or it is shutting down."""
+
+    def __str__(self) -> str:
+        return f"no answer from {self.target}: {self.message}"
+
+
+class DeadlineExceededError(CallError, OperationError):
+    """The answer did not come within the call's timeout."""
+
+    def __str__(self) -> str:
+        return f"{self.target} did not answer in time: {self.message}"
+
+
+class CallCancelledError(CallError, OperationError):
+    """The call was cancelled before it ended."""
+
+    def __str__(self) -> str:
+        return f"the call to {self.target} was cancelled"
+
+
+class ServerError(CallError, OperationError):
+    """The server failed, or what answers at the target is no Dragoman server."""
+
+    def __str__(self) -> str:
+        if self.code is grpc.StatusCode.UNIMPLEMENTED:
+            return f"{self.target} does not offer this call: {self.message}"
+        return f"{self.target} failed with {self.code.name}: {self.message}"
+
+
+_ERROR_OF_CODE: dict[grpc.StatusCode, type[CallError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
+    grpc.StatusCode.OUT_OF_RANGE: InvalidRequestError,
+    grpc.StatusCode.FAILED_PRECONDITION: InvalidRequestError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
+    grpc.StatusCode.CANCELLED: CallCancelledError,
+}
+
+
+def error_from_call(error: grpc.RpcError, *, target: str, timeout_s: float | None = None) -> CallError:
+    """The member of this module's tree that `error` stands for, its details decoded.
+
+    Args:
+        error: What a blocking or an asyncio call raised.
+        target: The server that was called, as the caller wrote it.
+        timeout_s: The call's timeout, for the message of a missed deadline.
+    """
+    code = error.code()
+    message = error.details() or code.name
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout_s is not None:
+        message = f"the timeout was {timeout_s:g} s"
+    violations, retry_delay_s = _details_of(error)
+    return _ERROR_OF_CODE.get(code, ServerError)(
+        " ".join(message.split()),
+        code=code,
+        target=target,
+        violations=violations,
+        retry_delay_s=retry_delay_s,
+    )
+
+
+def _details_of(error: grpc.RpcError) -> tuple[tuple[FieldViolation, ...], float | None]:
+    violations: list[FieldViolation] = []
+    retry_delay_s = None
+    status = _rich_status(error)
+    for detail in status.details if status else ():
+        bad_request = error_details_pb2.BadRequest()
+        if detail.Unpack(bad_request):
+            violations += [FieldViolation(v.field, v.description) for v in bad_request.field_violations]
+        retry_info = error_details_pb2.RetryInfo()
+        if detail.Unpack(retry_info):
+            retry_delay_s = retry_info.retry_delay.ToTimedelta().total_seconds()
+    return tuple(violations), retry_delay_s
+
+
+def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
+    # grpc_status.rpc_status.from_call does the same but raises where a proxy has reworded the message.
+    # The metadata's type differs between blocking and asyncio calls; both are iterables of pairs.
+    metadata: Iterable[tuple[str, str | bytes]] = cast("Any", error.trailing_metadata()) or ()
+    for key, value in metadata:
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            return status_pb2.Status.FromString(value)
+    return None
