@@ -1,8 +1,8 @@
-"""The Transformer (Vaswani et al. 2017): embedding, positions, layers, stacks and the two models built from them.
+"""The Transformer (Vaswani et al. 2017): embedding, positions, layers, stacks and the two models of them.
 
-Read from top to bottom. `TranslationModel` is the encoder-decoder of the paper's figure 1; `LanguageModel` is its
-decoder alone, without cross-attention. Both expose the pieces (`embed`, layers, `logits`) that the exporter
-recombines into one-step graphs, so that there is one definition of the weights and of the mathematics.
+Read from top to bottom. `TranslationModel` is the encoder-decoder of the paper's figure 1; `LanguageModel` is
+its decoder alone, without cross-attention. Both expose the pieces (`embedding`, layers, `logits`) that the
+exporter recombines into one-step graphs, so that there is one definition of the weights and the mathematics.
 
 Layers take the attention as a function of the normalised input: training passes attention over whole
 sequences, export passes attention over a cache.
@@ -10,8 +10,8 @@ sequences, export passes attention over a cache.
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,12 @@ __all__ = ["DecoderLayer", "Dimensions", "EncoderLayer", "LanguageModel", "Trans
 
 Task = Literal["translation", "generation"]
 Attend = Callable[[Tensor], Tensor]
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "swiglu": functional.silu,  # of the gate
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +90,9 @@ class Embedding(nn.Module):
 
     def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         """token_ids (...), positions broadcastable to it -> (..., width)."""
-        return self.dropout(self.token(token_ids) * self.scale + self.position[positions])
+        return self.dropout(
+            self.token(token_ids) * self.scale + functional.embedding(positions, self.position)
+        )
 
 
 class FeedForward(nn.Module):
@@ -93,9 +101,7 @@ class FeedForward(nn.Module):
     def __init__(self, dims: Dimensions) -> None:
         super().__init__()
         self.gated = dims.activation == "swiglu"
-        self.activation = {"relu": functional.relu, "gelu": functional.gelu, "swiglu": functional.silu}[
-            dims.activation
-        ]
+        self.activation = _ACTIVATIONS[dims.activation]
         self.expand = nn.Linear(dims.width, dims.feed_forward_width * (2 if self.gated else 1))
         self.contract = nn.Linear(dims.feed_forward_width, dims.width)
         self.dropout = nn.Dropout(dims.dropout)
@@ -173,7 +179,8 @@ class _Transformer(nn.Module):
         super().__init__()
         self.dims = dims
         self.embedding = Embedding(dims)
-        self.decoder_layers = nn.ModuleList(DecoderLayer(dims) for _ in range(dims.num_decoder_layers))
+        layers = nn.ModuleList(DecoderLayer(dims) for _ in range(dims.num_decoder_layers))
+        self.decoder_layers = cast("Sequence[DecoderLayer]", layers)  # a ModuleList forgets what it holds
         self.decoder_norm = nn.LayerNorm(dims.width) if dims.norm == "pre" else nn.Identity()
 
     def logits(self, x: Tensor) -> Tensor:
@@ -212,7 +219,8 @@ class TranslationModel(_Transformer):
 
     def __init__(self, dims: Dimensions) -> None:
         super().__init__(dims)
-        self.encoder_layers = nn.ModuleList(EncoderLayer(dims) for _ in range(dims.num_encoder_layers))
+        layers = nn.ModuleList(EncoderLayer(dims) for _ in range(dims.num_encoder_layers))
+        self.encoder_layers = cast("Sequence[EncoderLayer]", layers)
         self.encoder_norm = nn.LayerNorm(dims.width) if dims.norm == "pre" else nn.Identity()
         self.initialise()
 

@@ -80,6 +80,8 @@ class EngineSettings(Settings):
     """Sequences that one lane decodes together; bounds its memory."""
     max_waiting: Count = 1024
     """Sequences that may wait for a slot; more are refused with RESOURCE_EXHAUSTED."""
+    max_start_tokens: Count = 2048
+    """Input tokens that a lane may start with before one step, so that running sequences keep their pace."""
 
 
 class LoggingSettings(Settings):

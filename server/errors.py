@@ -5,7 +5,8 @@ DragomanError
 │   ├── BundleError       a bundle is missing, corrupt, or disagrees with its golden examples
 │   └── ModelsError       the models folder is missing or holds no model
 ├── OperationError
-│   └── AddressError      an address cannot be listened on (port in use)
+│   ├── AddressError      an address cannot be listened on (port in use)
+│   └── ProviderUnavailable  the execution provider asked for is not in this onnxruntime
 └── RequestError          one request goes wrong, the server lives on
     ├── InvalidRequest    a field breaks a rule: INVALID_ARGUMENT
     ├── ModelNotFound     no such model or version: NOT_FOUND
@@ -33,6 +34,7 @@ __all__ = [
     "ModelNotFound",
     "ModelsError",
     "Overloaded",
+    "ProviderUnavailable",
     "RequestError",
 ]
 
@@ -53,6 +55,10 @@ class ModelsError(UsageError):
 
 class AddressError(OperationError):
     """A host and port cannot be listened on."""
+
+
+class ProviderUnavailable(OperationError):
+    """The execution provider asked for cannot be had here; nothing falls back to another silently."""
 
 
 class RequestError(DragomanError):

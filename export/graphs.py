@@ -1,0 +1,238 @@
+"""The one-step graphs of a bundle, recombined from the model's own layers.
+
+    translation   encode: source tokens -> cross-attention keys and values of every decoder layer
+                  decode: one token for each of B rows, against caches that stay in place
+    generation    prefill: all prompt tokens but the last -> keys and values of every layer
+                  decode: as above, without cross-attention
+
+Only the attention differs from `model.transformer`: it becomes ONNX Runtime's contributed operators
+(onnxruntime/docs/ContribOperators.md), which take one length a row, so that rows of any age share a step
+without masks or copies. `GroupQueryAttention` appends to its cache in place where past and present are bound
+to one buffer. Cross-attention uses the same operator: the source's last key and value are handed in as the
+"new" ones with position `length - 1`; it rewrites the bytes that are there and sees exactly `length` positions.
+"""
+
+import dataclasses
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from model.attention import SelfAttention, split_heads
+from model.transformer import DecoderLayer, Dimensions, LanguageModel, TranslationModel
+
+__all__ = ["Graph", "generation_graphs", "translation_graphs"]
+
+_FLOAT = 1  # onnx.TensorProto.FLOAT
+DynamicAxes = dict[int, torch.export.Dim]
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """A module with all that `torch.onnx.export` needs: names, sample inputs, dynamic axes."""
+
+    name: str
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    dynamic_axes: dict[str, DynamicAxes]
+    outputs: tuple[str, ...]
+    variadic: bool = False  # the module takes its tensors as one `*tensors`
+
+
+def translation_graphs(model: TranslationModel) -> tuple[Graph, Graph]:
+    """`encode` and `decode` of an encoder-decoder model."""
+    dims = model.dims
+    rows, length = torch.export.Dim("rows"), torch.export.Dim("source")
+    encode = Graph(
+        "encode",
+        _Encode(model),
+        {
+            "source_ids": torch.ones(3, 7, dtype=torch.int64),
+            "source_lengths": torch.tensor([7, 3, 5], dtype=torch.int32),
+        },
+        {"source_ids": {0: rows, 1: length}, "source_lengths": {0: rows}},
+        tuple(_layer_names(dims, ("cross_key", "cross_value", "last_cross_key", "last_cross_value"))),
+    )
+    return encode, _decode_graph(model, cross=True)
+
+
+def generation_graphs(model: LanguageModel) -> tuple[Graph, Graph]:
+    """`prefill` and `decode` of a decoder-only model."""
+    rows, length = torch.export.Dim("rows"), torch.export.Dim("prompt")
+    prefill = Graph(
+        "prefill",
+        _Prefill(model),
+        {"token_ids": torch.ones(3, 7, dtype=torch.int64)},
+        {"token_ids": {0: rows, 1: length}},
+        tuple(_layer_names(model.dims, ("key", "value"))),
+    )
+    return prefill, _decode_graph(model, cross=False)
+
+
+def _decode_graph(model: TranslationModel | LanguageModel, *, cross: bool) -> Graph:
+    dims, num_rows = model.dims, 3
+    rows = torch.export.Dim("rows")
+    axes = {"self": torch.export.Dim("capacity"), "cross": torch.export.Dim("source_capacity")}
+    sizes = {"self": 11, "cross": 9}
+    inputs: dict[str, Tensor] = {
+        "token_ids": torch.ones(num_rows, dtype=torch.int64),
+        "lengths": torch.tensor([4, 0, 7], dtype=torch.int32),
+    }
+    dynamic: dict[str, DynamicAxes] = {"token_ids": {0: rows}, "lengths": {0: rows}}
+    if cross:
+        inputs["source_lengths"] = torch.tensor([9, 2, 5], dtype=torch.int32)
+        dynamic["source_lengths"] = {0: rows}
+    outputs = ["log_probabilities"]
+    for layer in range(dims.num_decoder_layers):
+        for kind, stem in [("self", "")] + ([("cross", "cross_")] if cross else []):
+            for part in ("key", "value"):
+                name = f"{stem}{part}_{layer}"
+                inputs[name] = torch.zeros(num_rows, dims.num_kv_heads, sizes[kind], dims.head_size)
+                dynamic[name] = {0: rows, 2: axes[kind]}
+                outputs.append(f"new_{name}")
+        for part in ("key", "value") if cross else ():
+            name = f"last_cross_{part}_{layer}"
+            inputs[name] = torch.zeros(num_rows, 1, dims.num_kv_heads * dims.head_size)
+            dynamic[name] = {0: rows}
+    return Graph("decode", _Decode(model, tuple(inputs)), inputs, dynamic, tuple(outputs), variadic=True)
+
+
+def _layer_names(dims: Dimensions, stems: tuple[str, ...]) -> list[str]:
+    return [f"{stem}_{layer}" for layer in range(dims.num_decoder_layers) for stem in stems]
+
+
+class _Encode(nn.Module):
+    def __init__(self, model: TranslationModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, source_ids: Tensor, source_lengths: Tensor) -> tuple[Tensor, ...]:
+        """source_ids (B, S), source_lengths (B) -> for each decoder layer keys and values, whole and last."""
+        positions = torch.arange(source_ids.shape[1])
+        allowed = (positions < source_lengths[:, None]).to(torch.int32)
+        x = self.model.embedding(source_ids, positions)
+        for layer in self.model.encoder_layers:
+            x = layer(x, lambda h, a=layer.self_attention: _attend_both_ways(a, h, allowed))
+        memory = self.model.encoder_norm(x)
+        last = (source_lengths.to(torch.int64) - 1)[:, None, None]
+        outputs: list[Tensor] = []
+        for module in self.model.decoder_layers:
+            attention = cast(DecoderLayer, module).cross_attention
+            key, value = attention.project_memory(memory)
+            outputs += [split_heads(key, attention.num_kv_heads), split_heads(value, attention.num_kv_heads)]
+            outputs += [part.gather(1, last.expand(-1, 1, part.shape[2])) for part in (key, value)]
+        return tuple(outputs)
+
+
+class _Prefill(nn.Module):
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, token_ids: Tensor) -> tuple[Tensor, ...]:
+        """token_ids (B, T), padded to the right -> for each layer the keys and values of its tokens."""
+        positions = torch.arange(token_ids.shape[1])
+        x = self.model.embedding(token_ids, positions)
+        outputs: list[Tensor] = []
+
+        def attend(attention: SelfAttention, h: Tensor) -> Tensor:
+            query, key, value = attention.project(h)
+            outputs.extend(split_heads(part, attention.num_kv_heads) for part in (key, value))
+            return attention.output(_multi_head(attention, query, key, value, None, causal=True))
+
+        for layer in self.model.decoder_layers:
+            x = layer(x, lambda h, a=layer.self_attention: attend(a, h))
+        return tuple(outputs)
+
+
+class _Decode(nn.Module):
+    def __init__(self, model: TranslationModel | LanguageModel, input_names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.input_names = input_names
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Tensors in the order of `input_names` -> log-probabilities (B, V), caches as they are now."""
+        given = dict(zip(self.input_names, tensors, strict=True))
+        lengths = given["lengths"]
+        x = self.model.embedding(given["token_ids"], lengths.to(torch.int64))
+        caches: list[Tensor] = []
+        for index, module in enumerate(self.model.decoder_layers):
+            layer = cast(DecoderLayer, module)
+
+            def attend_self(h: Tensor, layer: DecoderLayer = layer, i: int = index) -> Tensor:
+                attention = layer.self_attention
+                packed = attention.query_key_value(h)[:, None]
+                past = given[f"key_{i}"], given[f"value_{i}"]
+                heads, *new = _group_query(attention, packed, None, past, lengths)
+                caches.extend(new)
+                return attention.output(heads[:, 0])
+
+            def attend_source(h: Tensor, layer: DecoderLayer = layer, i: int = index) -> Tensor:
+                attention = layer.cross_attention
+                last = given[f"last_cross_key_{i}"], given[f"last_cross_value_{i}"]
+                past = given[f"cross_key_{i}"], given[f"cross_value_{i}"]
+                heads, *new = _group_query(
+                    attention, attention.query(h)[:, None], last, past, given["source_lengths"] - 1
+                )
+                caches.extend(new)
+                return attention.output(heads[:, 0])
+
+            x = layer(x, attend_self, attend_source if "source_lengths" in given else None)
+        return (self.model.logits(x).log_softmax(dim=-1), *caches)
+
+
+def _group_query(
+    attention: nn.Module,
+    query: Tensor,
+    new: tuple[Tensor, Tensor] | None,
+    past: tuple[Tensor, Tensor],
+    positions: Tensor,
+) -> tuple[Tensor, ...]:
+    """One query a row at `positions` (B), seeing positions 0..position; returns heads, keys, values.
+
+    `query` holds key and value too, packed, where `new` is None.
+    """
+    num_heads, num_kv_heads = cast(int, attention.num_heads), cast(int, attention.num_kv_heads)
+    # More than one, or the operator takes the step for a prompt and forgets the past.
+    capacity = torch.tensor([past[0].shape[2]], dtype=torch.int32)
+    heads, key, value = torch.onnx.ops.symbolic_multi_out(
+        "com.microsoft::GroupQueryAttention",
+        (query, *(new or (None, None)), *past, positions, capacity),
+        attrs={"num_heads": num_heads, "kv_num_heads": num_kv_heads},
+        dtypes=(_FLOAT, _FLOAT, _FLOAT),
+        shapes=((query.shape[0], 1, cast(int, attention.query_width)), past[0].shape, past[1].shape),
+        version=1,
+    )
+    return heads, key, value
+
+
+def _attend_both_ways(attention: SelfAttention, h: Tensor, allowed: Tensor) -> Tensor:
+    query, key, value = attention.project(h)
+    return attention.output(_multi_head(attention, query, key, value, allowed, causal=False))
+
+
+def _multi_head(
+    attention: SelfAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    allowed: Tensor | None,
+    *,
+    causal: bool,
+) -> Tensor:
+    groups = attention.num_heads // attention.num_kv_heads
+    if groups > 1:  # MultiHeadAttention knows no groups
+        key, value = (
+            part.unflatten(-1, (attention.num_kv_heads, -1)).repeat_interleave(groups, dim=2).flatten(2)
+            for part in (key, value)
+        )
+    heads: Tensor = torch.onnx.ops.symbolic(
+        "com.microsoft::MultiHeadAttention",
+        (query, key, value, None, allowed) if allowed is not None else (query, key, value),
+        attrs={"num_heads": attention.num_heads, "unidirectional": int(causal)},
+        dtype=_FLOAT,
+        shape=query.shape,
+        version=1,
+    )
+    return heads

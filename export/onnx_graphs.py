@@ -1,0 +1,50 @@
+"""A `Graph` to an ONNX model in memory, by PyTorch's own exporter."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+import onnx
+import torch
+
+from export.graphs import Graph
+
+__all__ = ["to_onnx"]
+
+OPSET = 20
+
+
+def to_onnx(graph: Graph) -> onnx.ModelProto:
+    """Export with `torch.onnx.export(dynamo=True)`: names, dynamic axes and weights included."""
+    axes = tuple(graph.dynamic_axes[name] for name in graph.inputs)
+    with _quiet():
+        program = torch.onnx.export(
+            graph.module.eval(),
+            tuple(graph.inputs.values()),
+            dynamo=True,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            # The decode graph takes its tensors as one variadic argument.
+            dynamic_shapes=(axes,) if graph.variadic else axes,
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    onnx.checker.check_model(model)
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes on absent optional packages and shared axis names from the user's screen."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

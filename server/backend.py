@@ -1,0 +1,176 @@
+"""ONNX Runtime under the engine: sessions shared by all lanes, and one lane's rows bound to them.
+
+`Backend` holds a bundle's sessions. `Rows` is what a lane drives: start inputs in rows, move a row, run one
+step over the first B rows. Nothing here knows of requests, queues or threads.
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from server.arena import Arena
+from server.bundle import Bundle
+from server.errors import BundleError, ProviderUnavailable
+
+__all__ = ["Backend", "Rows"]
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_MAX_PADDING_SHARE = 0.25
+
+
+class Backend:
+    """A bundle's graphs, loaded. Sessions may be run from several threads at once."""
+
+    def __init__(self, bundle: Bundle, sessions: dict[str, ort.InferenceSession]) -> None:
+        self.bundle = bundle
+        self.sessions = sessions
+
+    @classmethod
+    def load(cls, bundle: Bundle, *, provider: str, num_threads: int) -> Self:
+        """Load every graph for `provider`, with `num_threads` threads inside each operator.
+
+        Raises:
+            ProviderUnavailable: this build of ONNX Runtime does not offer the provider.
+            BundleError: a graph cannot be loaded.
+        """
+        wanted = _PROVIDERS[provider]
+        if wanted not in ort.get_available_providers():
+            offered = ", ".join(ort.get_available_providers())
+            raise ProviderUnavailable(
+                f"provider {provider!r} needs {wanted}; this onnxruntime offers {offered}"
+            )
+        options = _session_options(num_threads)
+        sessions = {}
+        for name in bundle.manifest.graphs:
+            path = bundle.graph_path(name)
+            try:
+                sessions[name] = ort.InferenceSession(str(path), options, providers=[wanted])
+            except Exception as error:  # noqa: BLE001 onnxruntime raises bare exceptions of its own
+                raise BundleError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
+        return cls(bundle, sessions)
+
+    def rows(self, num_rows: int) -> "Rows":
+        """A fresh arena of `num_rows` rows bound to these graphs, for the use of one thread at a time."""
+        return Rows(self, num_rows)
+
+
+def _session_options(num_threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    # A lane that waits for requests must not burn the core that another lane computes on.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The fused kernel takes four times as long as Add and LayerNormalization on CPUs.
+    options.add_session_config_entry("optimization.disable_specified_optimizers", "SkipLayerNormFusion")
+    return options
+
+
+class Rows:
+    """An arena and the graphs over it."""
+
+    def __init__(self, backend: Backend, num_rows: int) -> None:
+        self._manifest = backend.bundle.manifest
+        self._sessions = backend.sessions
+        self.arena = Arena(self._manifest, num_rows)
+        self._log_probabilities: NDArray[np.float32] = np.zeros(
+            (num_rows, self._manifest.dimensions.vocabulary_size), np.float32
+        )
+        self._bindings: dict[int, ort.IOBinding] = {}
+        self._begin = (
+            self._begin_translations if self._manifest.task == "translation" else self._begin_prompts
+        )
+        self.first_graph = "encode" if self._manifest.task == "translation" else "prefill"
+
+    def start(self, rows: Sequence[int], inputs: Sequence[Sequence[int]]) -> None:
+        """Put inputs (token ids, special tokens included) into rows, ready for `decode`.
+
+        Inputs of similar length share a run of the first graph; no more than a quarter of it is padding.
+        """
+        order = sorted(range(len(rows)), key=lambda i: len(inputs[i]))
+        while order:
+            longest = len(inputs[order[-1]])
+            batch = [i for i in order if len(inputs[i]) >= longest * (1 - _MAX_PADDING_SHARE)]
+            del order[-len(batch) :]
+            self._begin([rows[i] for i in batch], [inputs[i] for i in batch])
+
+    def move(self, source: int, target: int) -> None:
+        """Copy the state of row `source` to row `target`."""
+        self.arena.move(source, target)
+
+    def decode(self, num_rows: int) -> NDArray[np.float32]:
+        """Feed `arena.token_ids` of the first `num_rows` rows; every row's length grows by one.
+
+        Returns:
+            Log-probabilities of the next token, (num_rows, V): a view that the next call overwrites.
+        """
+        binding = self._bindings.get(num_rows)
+        if binding is None:
+            binding = self._bindings[num_rows] = self._bind(num_rows)
+        self._sessions["decode"].run_with_iobinding(binding)
+        self.arena.lengths[:num_rows] += 1
+        return self._log_probabilities[:num_rows]
+
+    def _bind(self, num_rows: int) -> ort.IOBinding:
+        arena, binding = self.arena, self._sessions["decode"].io_binding()
+        arrays = {
+            "token_ids": arena.token_ids,
+            "lengths": arena.lengths,
+            "source_lengths": arena.source_lengths,
+            "log_probabilities": self._log_probabilities,
+            **arena.caches,
+        }
+        values = {name: ort.OrtValue.ortvalue_from_numpy(array[:num_rows]) for name, array in arrays.items()}
+        graph = self._manifest.graphs["decode"]
+        for name in graph.inputs:
+            binding.bind_ortvalue_input(name, values[name])
+        for name in graph.outputs:
+            # new_key_0 is key_0: the same memory, so the operator appends in place.
+            binding.bind_ortvalue_output(name, values[name.removeprefix("new_")])
+        return binding
+
+    def _begin_translations(self, rows: list[int], sources: list[Sequence[int]]) -> None:
+        source_ids, lengths = _padded(sources, self._manifest.special_tokens.padding)
+        outputs = self._run("encode", {"source_ids": source_ids, "source_lengths": lengths})
+        self._keep(rows, lengths, outputs)
+        self.arena.source_lengths[rows] = lengths
+        self.arena.lengths[rows] = 0
+        self.arena.token_ids[rows] = self._manifest.special_tokens.begin
+
+    def _begin_prompts(self, rows: list[int], prompts: list[Sequence[int]]) -> None:
+        # The last token of a prompt goes through the first decode step, so that all tokens are chosen there.
+        token_ids, lengths = _padded(
+            [prompt[:-1] for prompt in prompts], self._manifest.special_tokens.padding
+        )
+        outputs = self._run("prefill", {"token_ids": token_ids}) if token_ids.size else {}
+        self._keep(rows, lengths, outputs)
+        self.arena.lengths[rows] = lengths
+        self.arena.token_ids[rows] = [prompt[-1] for prompt in prompts]
+
+    def _keep(
+        self, rows: list[int], lengths: NDArray[np.int32], outputs: dict[str, NDArray[np.float32]]
+    ) -> None:
+        """Copy what the first graph computed for each input to its row, without the padding."""
+        for name, output in outputs.items():
+            for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+                self.arena.keep(row, name, output[index], int(length))
+
+    def _run(
+        self, graph: str, inputs: dict[str, NDArray[np.int64] | NDArray[np.int32]]
+    ) -> dict[str, NDArray[np.float32]]:
+        return dict(
+            zip(self._manifest.graphs[graph].outputs, self._sessions[graph].run(None, inputs), strict=True)
+        )
+
+
+def _padded(sequences: Sequence[Sequence[int]], padding: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Ids (B, longest), padded to the right, and lengths (B)."""
+    lengths = np.array([len(sequence) for sequence in sequences], np.int32)
+    padded = np.full((len(sequences), int(lengths.max())), padding, np.int64)
+    for row, sequence in enumerate(sequences):
+        padded[row, : len(sequence)] = sequence
+    return padded, lengths

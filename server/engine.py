@@ -1,0 +1,285 @@
+"""The engine: iteration-level batching on lanes, behind an asyncio face.
+
+A lane is a thread that plans, steps and delivers, for ever:
+
+    scheduler.plan -> lane.execute -> deliver to the event loop, once a step for all rows
+
+Callers get a `Ticket` for each sequence. The scheduler is shared and guarded by one condition, held only for
+bookkeeping, never while a graph runs.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import structlog
+
+from server.backend import Backend
+from server.bundle import Bundle
+from server.config import EngineSettings
+from server.cpu import usable_cores
+from server.errors import Cancelled, DeadlineExceeded, EngineError, Overloaded, RequestError
+from server.golden import check_golden_examples
+from server.lane import EngineObserver, Finished, Lane, RunningSequence, StopCondition
+from server.sampling import DecodingParameters
+from server.scheduler import Departure, Plan, QueueFullError, Scheduler
+from server.scheduler import Sequence as Scheduled
+
+__all__ = ["Engine", "Occupancy", "Ticket"]
+
+RETRY_DELAY_S = 1.0
+"""What a refused caller is told to wait."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """How full the engine is at one moment."""
+
+    slots_used: int
+    slots_total: int
+    num_running: int
+    num_waiting: int
+
+
+class Ticket:
+    """One sequence's answer, in the making. Use it from the event loop that submitted it.
+
+    Attributes:
+        submitted_s: when it was handed in; all times are `time.monotonic()`.
+        finished_s: when the event loop heard of its end, or None.
+    """
+
+    def __init__(
+        self, sequence: RunningSequence, cancel: Callable[["Ticket"], None], *, stream: bool
+    ) -> None:
+        self.sequence = sequence
+        self.stream = stream
+        self.loop = asyncio.get_running_loop()
+        self.submitted_s = time.monotonic()
+        self.finished_s: float | None = None
+        self._cancel = cancel
+        self._outcome: asyncio.Future[Finished] = self.loop.create_future()
+        self._arrival = asyncio.Event()
+
+    @property
+    def admitted_s(self) -> float | None:
+        """When it got a slot, or None."""
+        return self.sequence.started_s
+
+    @property
+    def first_token_s(self) -> float | None:
+        """When its first token was chosen, or None."""
+        return self.sequence.first_token_s
+
+    async def result(self) -> Finished:
+        """The whole answer.
+
+        Raises:
+            DeadlineExceeded: its deadline passed first.
+            Cancelled: `cancel` was called first.
+            EngineError: a step failed.
+        """
+        return await asyncio.shield(self._outcome)
+
+    async def __aiter__(self) -> AsyncIterator[list[int]]:
+        """New tokens as they come, several at once for a slow reader; raises what `result` raises."""
+        assert self.stream, "submit with stream=True to iterate"
+        num_read = 0
+        while True:
+            await self._arrival.wait()
+            self._arrival.clear()
+            over = self._outcome.done()
+            # The lane only ever appends to this list.
+            if tokens := self.sequence.token_ids[num_read:]:
+                num_read += len(tokens)
+                yield tokens
+            if over:
+                self._outcome.result()
+                return
+
+    def cancel(self) -> None:
+        """Free the sequence's slot before its lane's next step. Harmless when it is over."""
+        if not self._outcome.done():
+            self._cancel(self)
+
+    def wake(self, outcome: Finished | RequestError | None) -> None:
+        """Called on the event loop when there are new tokens or, with `outcome`, when the sequence is over."""
+        if outcome is not None and not self._outcome.done():
+            self.finished_s = time.monotonic()
+            if isinstance(outcome, Finished):
+                self._outcome.set_result(outcome)
+            else:
+                self._outcome.set_exception(outcome)
+                self._outcome.exception()  # a caller that has left will not look: that is no warning
+        self._arrival.set()
+
+
+Wake = tuple[Ticket, Finished | RequestError | None]
+
+
+class Engine:
+    """A bundle being served.
+
+    Attributes:
+        num_threads: threads that compute.
+    """
+
+    def __init__(
+        self, backend: Backend, settings: EngineSettings, observer: EngineObserver | None = None
+    ) -> None:
+        num_lanes, num_lane_threads = lane_layout(settings)
+        self.num_threads = num_lanes * num_lane_threads
+        self._scheduler = Scheduler(
+            num_lanes, settings.slots_per_lane, settings.max_waiting, settings.max_start_tokens
+        )
+        self._tickets: dict[Scheduled, Ticket] = {}
+        self._work = threading.Condition()
+        self._closing = False
+        lanes = [Lane(backend, settings.slots_per_lane, observer) for _ in range(num_lanes)]
+        self._threads = [
+            threading.Thread(target=self._run_lane, args=(index, lane), name=f"lane-{index}", daemon=True)
+            for index, lane in enumerate(lanes)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @classmethod
+    def load(cls, bundle: Bundle, settings: EngineSettings, observer: EngineObserver | None = None) -> Self:
+        """Load a bundle's graphs, check its golden examples through them and start the lanes.
+
+        Raises:
+            BundleError: a graph cannot be loaded, or a golden example gets another answer.
+            ProviderUnavailable: the provider asked for cannot be had.
+        """
+        _, num_lane_threads = lane_layout(settings)
+        backend = Backend.load(bundle, provider=settings.provider, num_threads=num_lane_threads)
+        check_golden_examples(backend)
+        return cls(backend, settings, observer)
+
+    def submit(
+        self,
+        input_ids: Sequence[int],
+        parameters: DecodingParameters,
+        *,
+        deadline_s: float | None = None,
+        stop: StopCondition | None = None,
+        stream: bool = False,
+    ) -> Ticket:
+        """Queue one sequence. Call from a running event loop.
+
+        Args:
+            input_ids: what `tokenizer.json` makes of the text, special tokens included.
+            parameters: how to decode it.
+            deadline_s: on `time.monotonic()`; the sequence is dropped when it passes.
+            stop: may end the sequence early.
+            stream: whether the ticket will be iterated.
+
+        Raises:
+            Overloaded: too many sequences wait already.
+        """
+        sequence = RunningSequence.create(input_ids, parameters, deadline_s=deadline_s, stop=stop)
+        ticket = Ticket(sequence, self._cancel, stream=stream)
+        with self._work:
+            try:
+                self._scheduler.submit(sequence)
+            except QueueFullError:
+                num_waiting = self._scheduler.num_waiting
+                raise Overloaded(f"{num_waiting} inputs are waiting already", RETRY_DELAY_S) from None
+            self._tickets[sequence] = ticket
+            self._work.notify_all()
+        return ticket
+
+    def occupancy(self) -> Occupancy:
+        """Slots and queue at this moment."""
+        with self._work:
+            running = self._scheduler.num_running
+            return Occupancy(running, self._scheduler.num_slots, running, self._scheduler.num_waiting)
+
+    def close(self) -> None:
+        """Stop the lanes; sequences that have not ended fail with `EngineError`."""
+        with self._work:
+            self._closing = True
+            self._work.notify_all()
+        for thread in self._threads:
+            thread.join()
+        with self._work:
+            wakes = [(ticket, EngineError("the engine was closed")) for ticket in self._tickets.values()]
+            self._tickets.clear()
+        _wake_all(wakes)
+
+    def _cancel(self, ticket: Ticket) -> None:
+        with self._work:
+            if ticket.sequence in self._tickets and self._scheduler.cancel(ticket.sequence):
+                del self._tickets[ticket.sequence]
+                ticket.wake(Cancelled())
+
+    def _run_lane(self, index: int, lane: Lane) -> None:
+        while True:
+            with self._work:
+                self._work.wait_for(lambda: self._closing or self._scheduler.has_work(index))
+                if self._closing:
+                    return
+                plan = self._scheduler.plan(index, time.monotonic())
+            try:
+                progressed = lane.execute(plan)
+            except Exception:
+                _log.exception("step_failed", lane=index, rows=plan.num_rows)
+                lane.clear()
+                with self._work:
+                    failed = self._scheduler.evict(index)
+                    wakes = [
+                        (self._tickets.pop(sequence), EngineError("a step failed")) for sequence in failed
+                    ]
+                _wake_all(wakes)
+                progressed = []
+            self._settle(plan, progressed)
+
+    def _settle(self, plan: Plan, progressed: Sequence[RunningSequence]) -> None:
+        """Free the rows of what ended and wake those who wait for it."""
+        wakes: list[Wake] = []
+        with self._work:
+            for dropped, departure in plan.dropped:
+                outcome = Cancelled() if departure is Departure.CANCELLED else DeadlineExceeded()
+                wakes.append((self._tickets.pop(dropped), outcome))
+            for sequence in progressed:
+                if sequence.result is not None:
+                    self._scheduler.finish(sequence)
+                    wakes.append((self._tickets.pop(sequence), sequence.result))
+                elif (ticket := self._tickets[sequence]).stream:
+                    wakes.append((ticket, None))
+        _wake_all(wakes)
+
+
+def lane_layout(settings: EngineSettings) -> tuple[int, int]:
+    """Number of lanes and of threads in each, from the cores this process may use.
+
+    One lane of one thread per core: lanes share no barrier, and a small model's products gain nothing from a
+    second thread.
+    """
+    num_cores = usable_cores()
+    num_lanes = num_cores if settings.lanes == "auto" else settings.lanes
+    num_threads = (
+        max(1, num_cores // num_lanes) if settings.threads_per_lane == "auto" else settings.threads_per_lane
+    )
+    return num_lanes, num_threads
+
+
+def _wake_all(wakes: Sequence[Wake]) -> None:
+    """From a lane's thread: one call into each event loop, however many tickets it holds."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Wake]] = {}
+    for wake in wakes:
+        by_loop.setdefault(wake[0].loop, []).append(wake)
+    for loop, group in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody is left to be told
+            loop.call_soon_threadsafe(_wake_group, group)
+
+
+def _wake_group(group: Sequence[Wake]) -> None:
+    for ticket, outcome in group:
+        ticket.wake(outcome)

@@ -1,0 +1,42 @@
+"""Does a loaded bundle still give the answers it gave where it was made?
+
+Another onnxruntime, another CPU or a graph optimiser's bug shows here, before the first caller sees it.
+"""
+
+from server.backend import Backend
+from server.errors import BundleError
+from server.lane import decode_offline
+from server.sampling import DecodingParameters
+
+__all__ = ["check_golden_examples"]
+
+_MAX_LOG_PROBABILITY_ERROR = {"fp32": 1e-3, "int8": 2e-2}
+"""Per token. Integer products are exact everywhere, but a rounding of their inputs may fall the other way."""
+
+
+def check_golden_examples(backend: Backend) -> None:
+    """Decode the bundle's golden examples, together in one batch, and compare.
+
+    Raises:
+        BundleError: naming the first example whose tokens or log-probability disagree.
+    """
+    bundle = backend.bundle
+    tokenizer = bundle.load_tokenizer()
+    examples = bundle.manifest.golden_examples
+    inputs = [
+        (tokenizer.encode(example.text).ids, DecodingParameters(max_tokens=example.max_tokens))
+        for example in examples
+    ]
+    allowed = _MAX_LOG_PROBABILITY_ERROR[bundle.manifest.precision]
+    for example, result in zip(examples, decode_offline(backend, inputs, num_slots=len(inputs)), strict=True):
+        if result.token_ids != example.token_ids:
+            raise BundleError(
+                f"{bundle.path}: golden example {example.text!r} now gives {tokenizer.decode(result.token_ids)!r}, "
+                f"not {tokenizer.decode(example.token_ids)!r}"
+            )
+        error = abs(result.log_probability - example.log_probability)
+        if error > allowed * result.num_output_tokens:
+            raise BundleError(
+                f"{bundle.path}: golden example {example.text!r} now has log-probability "
+                f"{result.log_probability:.4f}, not {example.log_probability:.4f}"
+            )
