@@ -31,11 +31,11 @@ class DatesSettings(_CorpusSettings):
     """Dates as people write them, made by `model.corpora.dates`."""
 
     kind: Literal["dates"]
-    num_train: int = Field(default=100_000, gt=0)
+    num_train: int = Field(default=200_000, gt=0)
     num_validation: int = Field(default=2_000, gt=0)
     num_test: int = Field(default=2_000, gt=0)
-    first_year: int = Field(default=1950, ge=1000, le=9998)
-    last_year: int = Field(default=2049, ge=1000, le=9998)
+    first_year: int = Field(default=1600, ge=1000, le=9998)
+    last_year: int = Field(default=2199, ge=1000, le=9998)
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
