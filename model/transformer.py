@@ -57,8 +57,11 @@ class Dimensions:
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
             )
-        if self.width % 2:
-            raise ValueError(f"width {self.width} is odd: sinusoidal positions come in pairs")
+        if self.head_size % 8:  # what fused attention kernels work in; known now, not after hours of training
+            raise ValueError(
+                f"width {self.width} / num_heads {self.num_heads} gives heads of {self.head_size}, "
+                "which is not a multiple of 8"
+            )
 
     @property
     def head_size(self) -> int:

@@ -1,0 +1,84 @@
+"""Inputs that training never saw, from a run's own corpus: what a bundle is verified and measured on."""
+
+import dataclasses
+from pathlib import Path
+
+from model.corpora.corpus import Pair
+from model.corpora.load import load_corpus
+from model.run import Run
+
+__all__ = ["HeldOut", "held_out"]
+
+_NUM_PROMPT_TOKENS = 32
+_MAX_CONTINUATION_TOKENS = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Token ids to decode, with the texts they come from.
+
+    Attributes:
+        data: which examples these are, in words.
+        texts: one for each input.
+        references: what each should be translated to; empty for generation.
+        inputs: token ids, special tokens included.
+        max_tokens: most tokens to decode.
+    """
+
+    data: str
+    texts: list[str]
+    references: list[str]
+    inputs: list[list[int]]
+    max_tokens: int
+
+
+def held_out(run: Run, num_inputs: int, data: Path | None = None) -> HeldOut:
+    """The first `num_inputs` held-out examples that fit the model; documents are cut into prompts.
+
+    Raises:
+        CorpusError: the run's corpus cannot be read; `data` says where it is now.
+    """
+    corpus = load_corpus(run.recipe, data)
+    split = "test" if corpus.test else "validation"
+    dims = run.model.dims
+    if dims.task == "translation":
+        pairs = [example for example in corpus.held_out if isinstance(example, Pair)]
+        encodings = run.tokenizer.encode_batch([pair.source for pair in pairs[:num_inputs]])
+        fitting = [
+            (pair, encoding.ids)
+            for pair, encoding in zip(pairs, encodings, strict=False)
+            if len(encoding.ids) <= dims.max_source_tokens
+        ]
+        return HeldOut(
+            data=f"{corpus.name} {split} split",
+            texts=[pair.source for pair, _ in fitting],
+            references=[pair.target for pair, _ in fitting],
+            inputs=[ids for _, ids in fitting],
+            max_tokens=dims.max_target_tokens + 1,
+        )
+    prompts = _prompts(run, [example for example in corpus.held_out if isinstance(example, str)], num_inputs)
+    return HeldOut(
+        data=f"{corpus.name} {split} split",
+        texts=[text for text, _ in prompts],
+        references=[],
+        inputs=[ids for _, ids in prompts],
+        max_tokens=min(
+            _MAX_CONTINUATION_TOKENS, dims.max_target_tokens - max(len(ids) for _, ids in prompts)
+        ),
+    )
+
+
+def _prompts(run: Run, documents: list[str], num_prompts: int) -> list[tuple[str, list[int]]]:
+    """Prompts of mixed lengths, evenly spread over all documents, that read as the tokenizer reads their text."""
+    longest = min(_NUM_PROMPT_TOKENS, run.model.dims.max_target_tokens // 2)
+    windows: list[list[int]] = []
+    for document in documents:
+        ids = run.tokenizer.encode(document, add_special_tokens=False).ids
+        windows += [ids[start : start + longest] for start in range(0, len(ids) - longest, 4 * longest)]
+    spread = windows[:: max(1, len(windows) // num_prompts)][:num_prompts]
+    prompts = []
+    for index, window in enumerate(spread):
+        text = run.tokenizer.decode(window[: 1 + index % longest])
+        if text:
+            prompts.append((text, run.tokenizer.encode(text).ids))
+    return [(text, ids) for text, ids in prompts if len(ids) <= run.model.dims.max_target_tokens // 2]

@@ -1,0 +1,143 @@
+"""Does a bundle answer as its PyTorch model does, alone and in company?
+
+The bundle is run through the very backend that serves it. The reference is `model.decoding`, plain PyTorch in
+fp32. Where two tokens' logits are closer than `TIE` in PyTorch, either is right: such ties are counted, not failed.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import torch
+
+from model.batching import pad_right
+from model.decoding import Hypothesis
+from model.tokenizer import BEGIN_ID, END_ID
+from model.transformer import LanguageModel, TranslationModel
+from server.backend import Backend
+from server.lane import Finished, decode_offline
+from server.sampling import DecodingParameters
+from server.scoring import forced_steps
+
+__all__ = ["TIE", "Agreement", "Decoded", "compare", "decode_both_ways"]
+
+TIE = 1e-4
+BATCH_ROWS = 64
+_NUM_LOGIT_INPUTS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How a bundle's greedy answers compare with PyTorch's over held-out inputs.
+
+    Attributes:
+        num_inputs: answers compared.
+        num_tokens: tokens in PyTorch's answers, ends of sequence included.
+        num_equal_inputs: answers that are the same token for token.
+        num_equal_tokens: tokens at the same place with the same id.
+        num_ties: answers that part from PyTorch's at a tie.
+        num_disagreements: answers that part from PyTorch's anywhere else.
+        num_batch_differences: answers that differ between alone and in a batch of `BATCH_ROWS` mixed rows.
+        max_logit_difference: largest difference of a log-probability over the whole vocabulary, with PyTorch's
+            own tokens forced.
+    """
+
+    num_inputs: int
+    num_tokens: int
+    num_equal_inputs: int
+    num_equal_tokens: int
+    num_ties: int
+    num_disagreements: int
+    num_batch_differences: int
+    max_logit_difference: float
+
+    @property
+    def token_agreement(self) -> float:
+        """Share of PyTorch's tokens found at the same place."""
+        return self.num_equal_tokens / max(1, self.num_tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """The same inputs decoded one by one and in batches of `BATCH_ROWS` rows of mixed lengths."""
+
+    alone: list[Finished]
+    together: list[Finished]
+
+
+def decode_both_ways(
+    backend: Backend, inputs: Sequence[Sequence[int]], max_tokens: int, on_progress: Callable[[int], None]
+) -> Decoded:
+    """Greedy answers alone and in batches of `BATCH_ROWS`; `on_progress` hears how many inputs are done."""
+    parameters = DecodingParameters(max_tokens=max_tokens)
+    decoded = Decoded([], [])
+    for start in range(0, len(inputs), 4 * BATCH_ROWS):
+        part = [(ids, parameters) for ids in inputs[start : start + 4 * BATCH_ROWS]]
+        decoded.together.extend(decode_offline(backend, part, num_slots=BATCH_ROWS))
+        decoded.alone.extend(decode_offline(backend, part, num_slots=1))
+        on_progress(len(part))
+    return decoded
+
+
+def compare(
+    backend: Backend,
+    model: TranslationModel | LanguageModel,
+    inputs: Sequence[Sequence[int]],
+    reference: Sequence[Hypothesis],
+    decoded: Decoded,
+) -> Agreement:
+    """Hold the bundle's answers against PyTorch's."""
+    tokens = [_with_end(finished) for finished in decoded.together]
+    partings = [_parting(ours, theirs) for ours, theirs in zip(tokens, reference, strict=True)]
+    return Agreement(
+        num_inputs=len(inputs),
+        num_tokens=sum(len(hypothesis.token_ids) for hypothesis in reference),
+        num_equal_inputs=sum(parting is None for parting in partings),
+        num_equal_tokens=sum(
+            a == b
+            for ours, theirs in zip(tokens, reference, strict=True)
+            for a, b in zip(ours, theirs.token_ids)  # noqa: B905
+        ),
+        num_ties=sum(parting is not None and parting < TIE for parting in partings),
+        num_disagreements=sum(parting is not None and parting >= TIE for parting in partings),
+        num_batch_differences=sum(
+            a.token_ids != b.token_ids for a, b in zip(decoded.alone, decoded.together, strict=True)
+        ),
+        max_logit_difference=_max_logit_difference(
+            backend, model, inputs[:_NUM_LOGIT_INPUTS], reference[:_NUM_LOGIT_INPUTS]
+        ),
+    )
+
+
+def _with_end(finished: Finished) -> list[int]:
+    ended = finished.num_output_tokens > len(finished.token_ids)
+    return [*finished.token_ids, *([END_ID] if ended else [])]
+
+
+def _parting(ours: Sequence[int], theirs: Hypothesis) -> float | None:
+    """PyTorch's margin at the first token that differs; None where none does."""
+    for a, b, margin in zip(ours, theirs.token_ids, theirs.margins):  # noqa: B905 the shorter one ends the comparison
+        if a != b:
+            return margin
+    assert len(ours) == len(theirs.token_ids), "answers with the same tokens end at the same limit"
+    return None
+
+
+@torch.inference_mode()
+def _max_logit_difference(
+    backend: Backend,
+    model: TranslationModel | LanguageModel,
+    inputs: Sequence[Sequence[int]],
+    reference: Sequence[Hypothesis],
+) -> float:
+    order = sorted(range(len(inputs)), key=lambda index: -len(reference[index].token_ids))
+    sources, outputs = [inputs[i] for i in order], [reference[i].token_ids for i in order]
+    prefixes = sources if isinstance(model, LanguageModel) else [[BEGIN_ID]] * len(sources)
+    read = pad_right([[*prefix, *output][:-1] for prefix, output in zip(prefixes, outputs, strict=True)])
+    logits = model(read) if isinstance(model, LanguageModel) else model(pad_right(sources), read)
+    expected = logits.log_softmax(dim=-1)
+    first = torch.tensor([len(prefix) - 1 for prefix in prefixes])
+    largest = 0.0
+    for step, (num_rows, ours) in enumerate(forced_steps(backend, sources, outputs)):
+        theirs = expected[torch.arange(num_rows), first[:num_rows] + step]
+        largest = max(largest, float((torch.from_numpy(ours) - theirs).abs().max()))
+    return largest
