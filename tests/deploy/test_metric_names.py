@@ -1,0 +1,102 @@
+"""Every metric and label value that rules, dashboard and autoscaler name is one the program exposes."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import yaml
+
+from dragoman.v1 import generation_pb2, model_pb2, translation_pb2
+from server.metrics import GRAPHS, METRIC_PREFIX, REJECTION_REASONS, Metrics
+
+SUFFIXES = {
+    "counter": ["_total"],
+    "gauge": [""],
+    "info": ["_info"],
+    "histogram": ["_bucket", "_sum", "_count"],
+}
+RULES = Path("prometheus/rules/dragoman.yaml")
+DASHBOARD = Path("grafana/dragoman.json")
+# Prometheus itself makes this one for every target.
+OF_PROMETHEUS = {"up"}
+
+METHODS = {
+    method.name
+    for file in (translation_pb2, generation_pb2, model_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+CLOSED_SETS = {
+    "code": {code.name for code in grpc.StatusCode},
+    "reason": set(REJECTION_REASONS),
+    "method": METHODS,
+    "graph": {graph for graphs in GRAPHS.values() for graph in graphs},
+}
+
+
+@pytest.fixture(scope="module")
+def exposed() -> set[str]:
+    families = Metrics(cpu_limit_cores=1).registry.collect()
+    return {family.name + suffix for family in families for suffix in SUFFIXES[family.type]}
+
+
+@pytest.fixture(scope="module")
+def rules(deploy: Path) -> list[dict[str, Any]]:
+    groups = yaml.safe_load((deploy / RULES).read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+@pytest.fixture(scope="module")
+def expressions(deploy: Path, rules: list[dict[str, Any]]) -> list[str]:
+    dashboard = json.loads((deploy / DASHBOARD).read_text())
+    variables = [v["query"]["query"] for v in dashboard["templating"]["list"] if v["type"] == "query"]
+    targets = [t["expr"] for panel in dashboard["panels"] for t in panel.get("targets", [])]
+    return [*(rule["expr"] for rule in rules), *targets, *variables]
+
+
+def names_in(expression: str) -> Iterator[str]:
+    """Identifiers outside of strings that look like a metric's name."""
+    for name in re.findall(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.sub(r'"[^"]*"', "", expression)):
+        if ":" in name or name == "up" or name.startswith((f"{METRIC_PREFIX}_", "process_", "python_")):
+            yield name
+
+
+def test_every_name_is_exposed_recorded_or_prometheus_own(
+    expressions: list[str], rules: list[dict[str, Any]], exposed: set[str]
+) -> None:
+    recorded = {rule["record"] for rule in rules if "record" in rule}
+    used = {name for expression in expressions for name in names_in(expression)}
+    assert used - exposed - recorded == OF_PROMETHEUS & used
+
+
+def test_the_dashboard_shows_every_metric_of_the_server(deploy: Path, exposed: set[str]) -> None:
+    dashboard = (deploy / DASHBOARD).read_text()
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed if name.startswith(METRIC_PREFIX)}
+    assert not {family for family in families if family not in dashboard}
+
+
+def test_autoscalers_scale_by_metrics_that_exist(deploy: Path, exposed: set[str]) -> None:
+    named = []
+    for path in sorted(deploy.glob("**/autoscaler.yaml")):
+        for metric in yaml.safe_load(path.read_text())["spec"].get("metrics", []):
+            if metric["type"] == "Pods":
+                named.append(metric["pods"]["metric"]["name"])
+            else:
+                assert metric["resource"]["name"] == "cpu"
+    assert named
+    assert set(named) <= exposed
+
+
+@pytest.mark.parametrize("label", CLOSED_SETS)
+def test_label_values_are_of_the_closed_sets(expressions: list[str], label: str) -> None:
+    matchers = [
+        value
+        for expression in expressions
+        for value in re.findall(rf'\b{label}\s*(?:=~|!~|!=|=)\s*"([^"$]*)"', expression)
+    ]
+    named = {value for matcher in matchers for value in matcher.split("|")}
+    assert named <= CLOSED_SETS[label]

@@ -1,0 +1,229 @@
+"""The real Prometheus against a loaded server: every panel has data, every rule evaluates.
+
+Debian's package `prometheus` is what runs; without it these tests skip.
+"""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import pytest
+import yaml
+
+from dragoman.v1 import decoding_pb2, generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
+from dragoman.v1 import translation_pb2 as translation
+from dragoman.v1 import translation_pb2_grpc as translation_grpc
+
+SCRAPE_INTERVAL = "500ms"
+# Grafana's $__rate_interval is at least four scrapes.
+RATE_INTERVAL = "4s"
+PATIENCE_S = 60.0
+POLL_S = 0.25
+
+
+class Sample(NamedTuple):
+    labels: dict[str, str]
+    value: float
+
+
+class Prometheus:
+    """A running Prometheus's HTTP API."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def get(self, path: str, **parameters: str) -> Any:
+        url = f"http://{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            return json.load(reply)["data"]
+
+    def query(self, expression: str) -> list[Sample]:
+        """The samples at this moment that are numbers: a quantile of nothing is NaN, not data."""
+        result = self.get("query", query=expression)["result"]
+        samples = [Sample(one["metric"], float(one["value"][1])) for one in result]
+        return [sample for sample in samples if math.isfinite(sample.value)]
+
+
+class Load:
+    """Calls of every kind, good and bad, until it is stopped."""
+
+    def __init__(self, port: int) -> None:
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+        listed = model_pb2_grpc.ModelServiceStub(self.channel).ListModels(model_pb2.ListModelsRequest())
+        self.translators = [m.name for m in listed.models if m.task == model_pb2.TASK_TRANSLATION]
+        self.generators = [m.name for m in listed.models if m.task == model_pb2.TASK_GENERATION]
+        self.ok = 0
+        self.failed: dict[str, int] = {}
+        self._stop = threading.Event()
+
+    def calls(self) -> Iterator[Callable[[], Any]]:
+        translator = translation_grpc.TranslationServiceStub(self.channel)
+        generator = generation_pb2_grpc.GenerationServiceStub(self.channel)
+        for model in self.translators:
+            request = translation.TranslateRequest(model=model, inputs=["5 March 1999", "12.4.2007"])
+            many = translation.TranslateRequest(model=model, inputs=["Sunday, 5 March 1999"] * 100)
+            empty = translation.TranslateRequest(model=model, inputs=[""])
+            yield lambda request=request: translator.Translate(request, timeout=30)
+            yield lambda request=request: list(translator.StreamTranslate(request, timeout=30))
+            yield lambda request=many: translator.Translate(request, timeout=0.02)
+            yield lambda request=empty: translator.Translate(request, timeout=30)
+        for model in self.generators:
+            options = decoding_pb2.DecodingOptions(max_tokens=8)
+            prompt = generation_pb2.GenerateRequest(model=model, prompt="def ", options=options)
+            yield lambda request=prompt: list(generator.Generate(request, timeout=30))
+        unknown = translation.TranslateRequest(model="nobody", inputs=["5 March 1999"])
+        yield lambda: translator.Translate(unknown, timeout=30)
+
+    def run(self) -> None:
+        calls = list(self.calls())
+        while not self._stop.is_set():
+            for call in calls:
+                try:
+                    call()
+                    self.ok += 1
+                except grpc.RpcError as error:
+                    name = error.code().name  # type: ignore[attr-defined]
+                    self.failed[name] = self.failed.get(name, 0) + 1
+
+    def stop(self) -> None:
+        self._stop.set()
+
+
+def listening_address(log: Path, process: subprocess.Popen[bytes]) -> str:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        if found := re.search(r'msg="Listening on" address=(\S+)', log.read_text()):
+            return found[1]
+        time.sleep(POLL_S)
+    raise AssertionError(log.read_text())
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    deploy: Path, serving: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
+    """Prometheus with the committed configuration and rules, only quicker and at the test's server."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("prometheus is not installed (Debian package prometheus): no dashboard query was run")
+    folder = tmp_path_factory.mktemp("prometheus")
+    config = yaml.safe_load((deploy / "prometheus" / "prometheus.yml").read_text())
+    config["global"] = {name: SCRAPE_INTERVAL for name in (*config["global"], "scrape_timeout")}
+    (scrape,) = config["scrape_configs"]
+    scrape["static_configs"] = [{"targets": [f"127.0.0.1:{serving.metrics_port}"]}]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    shutil.copytree(deploy / "prometheus" / "rules", folder / "rules")
+    log = folder / "log"
+    command = [
+        program,
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        "--web.listen-address=127.0.0.1:0",
+    ]
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        try:
+            yield Prometheus(listening_address(log, process))
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def load(serving: Any, prometheus: Prometheus) -> Iterator[Load]:
+    load = Load(serving.port)
+    with load.channel, ThreadPoolExecutor(max_workers=2) as pool:
+        runs = [pool.submit(load.run) for _ in range(2)]
+        yield load
+        load.stop()
+        for run in runs:
+            run.result()
+
+
+def wait_for_data(
+    prometheus: Prometheus, queries: dict[str, str], enough: Callable[[str, list[Sample]], bool]
+) -> None:
+    """Ask until every query of `queries` (by the name it is reported under) has had enough data once."""
+    missing = dict(queries)
+    deadline = time.monotonic() + PATIENCE_S
+    while missing and time.monotonic() < deadline:
+        for name, expression in list(missing.items()):
+            if enough(name, prometheus.query(expression)):
+                del missing[name]
+        if missing:
+            time.sleep(POLL_S)
+    assert not missing, "no data for: " + "; ".join(f"{name}: {query}" for name, query in missing.items())
+
+
+def filled_in(expression: str) -> str:
+    """The query as Grafana sends it when "All" is chosen."""
+    filled = expression.replace("$__rate_interval", RATE_INTERVAL)
+    filled = filled.replace("$model", ".*").replace("$instance", ".*")
+    assert "$" not in filled
+    return filled
+
+
+def test_every_query_of_the_dashboard_returns_data(deploy: Path, prometheus: Prometheus, load: Load) -> None:
+    dashboard = json.loads((deploy / "grafana" / "dragoman.json").read_text())
+    targets = {
+        f"{panel['title']} ({target['refId']})": target
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", [])
+    }
+    assert len(targets) == sum(len(panel.get("targets", [])) for panel in dashboard["panels"])
+
+    def has_data_under_its_legend(name: str, samples: list[Sample]) -> bool:
+        labels = re.findall(r"\{\{(\w+)\}\}", targets[name]["legendFormat"])
+        return any(all(sample.labels.get(label) for label in labels) for sample in samples)
+
+    queries = {name: filled_in(target["expr"]) for name, target in targets.items()}
+    wait_for_data(prometheus, queries, has_data_under_its_legend)
+    assert load.ok
+
+
+def test_the_dashboards_variables_offer_what_is_served(
+    deploy: Path, prometheus: Prometheus, load: Load
+) -> None:
+    dashboard = json.loads((deploy / "grafana" / "dragoman.json").read_text())
+    offered = {}
+    for variable in dashboard["templating"]["list"]:
+        if variable["type"] == "query":
+            found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
+            assert found
+            wait_for_data(prometheus, {variable["name"]: filled_in(found[1])}, lambda _, samples: bool(samples))
+            samples = prometheus.query(filled_in(found[1]))
+            offered[variable["name"]] = {sample.labels[found[2]] for sample in samples}
+    assert offered["model"] == {*load.translators, *load.generators}
+    assert len(offered["instance"]) == 1
+
+
+def test_every_rule_evaluates_on_data(deploy: Path, prometheus: Prometheus, load: Load) -> None:
+    groups = prometheus.get("rules")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    committed = yaml.safe_load((deploy / "prometheus" / "rules" / "dragoman.yaml").read_text())["groups"]
+    assert len(rules) == sum(len(group["rules"]) for group in committed)
+
+    # A rule whose selector finds nothing evaluates happily for ever, so ask for each selector alone.
+    recorded = {rule["name"] for rule in rules if rule["type"] == "recording"}
+    expressions = [rule["query"] for rule in rules]
+    selectors = {name for e in expressions for name in re.findall(r"[a-zA-Z_:]+\{[^}]*\}", e)}
+    wait_for_data(
+        prometheus, {name: name for name in recorded | selectors}, lambda _, samples: bool(samples)
+    )
+    health = {
+        rule["name"]: (rule["health"], rule.get("lastError", ""))
+        for group in prometheus.get("rules")["groups"]
+        for rule in group["rules"]
+    }
+    assert set(health.values()) == {("ok", "")}, health
+    assert load.ok
