@@ -1,0 +1,52 @@
+"""`python -m server`: what `dragoman serve` does, with nothing but the server installed."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import UsageError
+from server.config import load_settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line and serve; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = load_settings(
+            options.config,
+            options={
+                "models.directory": options.models,
+                "server.host": options.host,
+                "server.port": options.port,
+                "server.metrics_host": options.metrics_host,
+                "server.metrics_port": options.metrics_port,
+                "logging.level": options.log_level,
+                "logging.format": options.log_format,
+            },
+            overrides=options.set,
+        )
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from server.app import serve  # noqa: PLC0415 a wrong option is answered before the heavy imports
+
+    return serve(settings)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m server", description="Serve models over gRPC.")
+    parser.add_argument("--models", type=Path, metavar="DIR", help="holds <name>/<version>/bundle.json")
+    parser.add_argument("--host", help="address to listen on")
+    parser.add_argument("--port", type=int, help="gRPC port; 0: any free one")
+    parser.add_argument("--metrics-host", metavar="HOST", help="address for HTTP; default: the same")
+    parser.add_argument("--metrics-port", type=int, metavar="PORT", help="HTTP port of /metrics and /readyz")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML settings")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="section.key=value")
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
+    parser.add_argument("--log-format", choices=["console", "json"])
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""What Prometheus is told. Labels come from closed sets: models, methods, status codes, graphs, reasons."""
+
+from collections.abc import Iterable, Iterator
+from typing import Literal, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+__all__ = ["METRIC_PREFIX", "Metrics", "ModelMetrics", "RejectionReason"]
+
+METRIC_PREFIX = "dragoman"
+
+RejectionReason = Literal["queue_full", "draining", "invalid", "deadline"]
+REJECTION_REASONS: tuple[RejectionReason, ...] = ("queue_full", "draining", "invalid", "deadline")
+GRAPHS = {"translation": ("encode", "decode"), "generation": ("prefill", "decode")}
+
+# fmt: off
+_LATENCY_BUCKETS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)
+_TOKEN_BUCKETS = (
+    5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 7.5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0,
+)
+_ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+# fmt: on
+
+
+class _Occupancy(Protocol):
+    @property
+    def slots_used(self) -> int: ...
+    @property
+    def slots_total(self) -> int: ...
+    @property
+    def num_running(self) -> int: ...
+    @property
+    def num_waiting(self) -> int: ...
+
+
+class OccupiedEngine(Protocol):
+    """An engine, as far as metrics know it."""
+
+    def occupancy(self) -> _Occupancy:
+        """How full it is at this moment."""
+
+
+class Metrics:
+    """All series of one server, on a registry of their own."""
+
+    def __init__(self, cpu_limit_cores: float) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+        self.requests = self._counter("requests", "Calls that ended.", ["model", "method", "code"])
+        self.rejected = self._counter(
+            "rejected_requests", "Calls refused before any work was done for them.", ["model", "reason"]
+        )
+        self.input_tokens = self._counter("input_tokens", "Tokens of accepted inputs.", ["model"])
+        self.output_tokens = self._counter("output_tokens", "Tokens of finished answers.", ["model"])
+
+        self.request_duration = self._histogram(
+            "request_duration_seconds", "From a call's start to its end.", ["model", "method"]
+        )
+        self.queue_duration = self._histogram(
+            "queue_duration_seconds", "How long an input waited for a slot."
+        )
+        self.time_to_first_token = self._histogram(
+            "time_to_first_token_seconds", "From an input's arrival to its first token."
+        )
+        self.time_per_output_token = self._histogram(
+            "time_per_output_token_seconds",
+            "Mean time between the tokens of an answer, after the first.",
+            buckets=_TOKEN_BUCKETS,
+        )
+        self.step_duration = self._histogram(
+            "step_duration_seconds",
+            "One run of a graph over the rows of a lane.",
+            ["model", "graph"],
+            buckets=_TOKEN_BUCKETS,
+        )
+        self.batch_rows = self._histogram("batch_rows", "Rows in one decode step.", buckets=_ROW_BUCKETS)
+
+        self.model_info = self._gauge(
+            "model_info",
+            "Models being served; always 1.",
+            ["model", "version", "task", "precision", "provider"],
+        )
+        self.model_load_duration = self._gauge(
+            "model_load_duration_seconds",
+            "From reading the bundle to its golden examples agreeing.",
+            ["model"],
+        )
+        self.threads = self._gauge("threads", "Threads that compute, over all models.")
+        self._gauge("cpu_limit_cores", "Cores this process may use.").set(cpu_limit_cores)
+
+        self._occupancy = _OccupancyCollector()
+        self.registry.register(self._occupancy)
+
+    def for_model(self, name: str, task: str) -> "ModelMetrics":
+        """The series of one model; its labels exist from now on, at zero."""
+        return ModelMetrics(self, name, task)
+
+    def watch(self, name: str, engine: OccupiedEngine) -> None:
+        """Read the engine's occupancy at every scrape."""
+        self._occupancy.engines[name] = engine
+
+    def _counter(self, name: str, help_text: str, labels: Iterable[str] = ()) -> Counter:
+        return Counter(name, help_text, labels, namespace=METRIC_PREFIX, registry=self.registry)
+
+    def _gauge(self, name: str, help_text: str, labels: Iterable[str] = ()) -> Gauge:
+        return Gauge(name, help_text, labels, namespace=METRIC_PREFIX, registry=self.registry)
+
+    def _histogram(
+        self,
+        name: str,
+        help_text: str,
+        labels: Iterable[str] = ("model",),
+        buckets: Iterable[float] = _LATENCY_BUCKETS,
+    ) -> Histogram:
+        return Histogram(
+            name, help_text, labels, namespace=METRIC_PREFIX, registry=self.registry, buckets=tuple(buckets)
+        )
+
+
+class ModelMetrics:
+    """One model's series, looked up once; safe to call from any thread."""
+
+    def __init__(self, metrics: Metrics, name: str, task: str) -> None:
+        self._input_tokens = metrics.input_tokens.labels(name)
+        self._output_tokens = metrics.output_tokens.labels(name)
+        self._queue_duration = metrics.queue_duration.labels(name)
+        self._time_to_first_token = metrics.time_to_first_token.labels(name)
+        self._time_per_output_token = metrics.time_per_output_token.labels(name)
+        self._batch_rows = metrics.batch_rows.labels(name)
+        self._steps = {graph: metrics.step_duration.labels(name, graph) for graph in GRAPHS[task]}
+        self._rejected = {reason: metrics.rejected.labels(name, reason) for reason in REJECTION_REASONS}
+
+    def observe_step(self, graph: str, seconds: float, rows: int) -> None:
+        """One run of a graph; called by the engine's lanes."""
+        self._steps[graph].observe(seconds)
+        if graph == "decode":
+            self._batch_rows.observe(rows)
+
+    def observe_accepted(self, num_input_tokens: int) -> None:
+        """An input was queued."""
+        self._input_tokens.inc(num_input_tokens)
+
+    def observe_times(
+        self, submitted_s: float, admitted_s: float | None, first_token_s: float | None
+    ) -> None:
+        """An input ended, well or not: what it waited for a slot and for its first token."""
+        if admitted_s is not None:
+            self._queue_duration.observe(admitted_s - submitted_s)
+        if first_token_s is not None:
+            self._time_to_first_token.observe(first_token_s - submitted_s)
+
+    def observe_answer(self, num_output_tokens: int, decoding_s: float) -> None:
+        """An input was answered; `decoding_s` passed between its first token and its last."""
+        self._output_tokens.inc(num_output_tokens)
+        if num_output_tokens > 1:
+            self._time_per_output_token.observe(decoding_s / (num_output_tokens - 1))
+
+    def observe_rejected(self, reason: RejectionReason) -> None:
+        """A call was refused before any work was done for it."""
+        self._rejected[reason].inc()
+
+
+class _OccupancyCollector(Collector):
+    """Gauges that are read when they are asked for, so nothing is paid between scrapes."""
+
+    def __init__(self) -> None:
+        self.engines: dict[str, OccupiedEngine] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        families = {
+            "slots_used": "Slots that hold a sequence.",
+            "slots_total": "Slots there are.",
+            "requests_running": "Inputs being decoded.",
+            "requests_waiting": "Inputs waiting for a slot.",
+        }
+        gauges = [
+            GaugeMetricFamily(f"{METRIC_PREFIX}_{name}", help_text, labels=["model"])
+            for name, help_text in families.items()
+        ]
+        for model, engine in list(self.engines.items()):
+            now = engine.occupancy()
+            values = (now.slots_used, now.slots_total, now.num_running, now.num_waiting)
+            for gauge, value in zip(gauges, values, strict=True):
+                gauge.add_metric([model], value)
+        yield from gauges

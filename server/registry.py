@@ -1,0 +1,164 @@
+"""Which models this server has: <models>/<name>/<version>/ on disk, engines in memory."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from tokenizers import Tokenizer
+
+from server.bundle import Bundle, Manifest
+from server.config import EngineSettings
+from server.engine import Engine
+from server.errors import ModelNotFound, ModelsError
+from server.metrics import Metrics, ModelMetrics
+
+__all__ = ["Registry", "ServedModel", "discover", "load_models"]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """A loaded bundle and all that answering with it takes."""
+
+    name: str
+    version: str
+    provider: str
+    manifest: Manifest
+    tokenizer: Tokenizer
+    engine: Engine
+    metrics: ModelMetrics
+
+    @property
+    def max_input_tokens(self) -> int:
+        """Longest input accepted, special tokens included; a prompt leaves room for one token of answer."""
+        limits = self.manifest.limits
+        if self.manifest.task == "translation":
+            return limits.max_source_tokens
+        return min(limits.max_source_tokens, limits.max_context_tokens - 1)
+
+
+class Registry:
+    """The models being served, one version of each name."""
+
+    def __init__(self, models: Iterable[ServedModel]) -> None:
+        self._models = {model.name: model for model in sorted(models, key=lambda model: model.name)}
+
+    def find(self, name: str, version: str = "") -> ServedModel:
+        """The model called `name`; `version` "" is whichever is served.
+
+        Raises:
+            ModelNotFound: listing what there is.
+        """
+        model = self._models.get(name)
+        if model is None or version not in {"", model.version}:
+            requested = f"{name}/{version}" if version else name
+            raise ModelNotFound(requested, [f"{each.name}/{each.version}" for each in self.models])
+        return model
+
+    @property
+    def models(self) -> Sequence[ServedModel]:
+        """All models, by name."""
+        return tuple(self._models.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._models
+
+    def close(self) -> None:
+        """Stop all engines."""
+        for model in self.models:
+            model.engine.close()
+
+
+def discover(directory: Path) -> list[Path]:
+    """The folder of the highest version of each model, sorted by name.
+
+    Versions are whole numbers; other folders, and those whose name starts with a dot, are no versions.
+
+    Raises:
+        ModelsError: the folder is missing or holds no model.
+    """
+    found = []
+    for model in _folders(directory):
+        versions = [version for version in _folders(model) if version.name.isdecimal()]
+        if versions:
+            found.append(max(versions, key=lambda version: int(version.name)))
+        else:
+            _log.warning(
+                "not_a_model", path=str(model), reason="holds no folder named like a version: 1, 2, ..."
+            )
+    if not found:
+        raise ModelsError(f"no models in {directory}: expected {directory}/<name>/<version>/bundle.json")
+    return found
+
+
+def load_models(
+    directory: Path,
+    settings: EngineSettings,
+    metrics: Metrics,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Registry:
+    """Load the highest version of every model in `directory`, check its golden examples, start its lanes.
+
+    `should_stop` is asked between models, so that a server told to stop while loading does not load them all.
+
+    Raises:
+        ModelsError: there is nothing to load.
+        BundleError: a bundle is corrupt, or gives other answers than it did when it was made.
+        ProviderUnavailable: the execution provider cannot be had here.
+    """
+    models: list[ServedModel] = []
+    try:
+        for folder in discover(directory):
+            if should_stop():
+                break
+            models.append(_load(folder, settings, metrics))
+    except BaseException:
+        Registry(models).close()
+        raise
+    return Registry(models)
+
+
+def _load(folder: Path, settings: EngineSettings, metrics: Metrics) -> ServedModel:
+    started = time.perf_counter()
+    bundle = Bundle.read(folder)
+    manifest = bundle.manifest
+    model_metrics = metrics.for_model(bundle.name, manifest.task)
+    tokenizer = bundle.load_tokenizer()
+    engine = Engine.load(bundle, settings, model_metrics)
+    seconds = time.perf_counter() - started
+    metrics.watch(bundle.name, engine)
+    metrics.threads.inc(engine.num_threads)
+    metrics.model_load_duration.labels(bundle.name).set(seconds)
+    metrics.model_info.labels(
+        bundle.name, bundle.version, manifest.task, manifest.precision, settings.provider
+    ).set(1)
+    _log.info(
+        "model_loaded",
+        model=bundle.name,
+        version=bundle.version,
+        task=manifest.task,
+        precision=manifest.precision,
+        threads=engine.num_threads,
+        slots=engine.occupancy().slots_total,
+        seconds=round(seconds, 3),
+    )
+    return ServedModel(
+        name=bundle.name,
+        version=bundle.version,
+        provider=settings.provider,
+        manifest=manifest,
+        tokenizer=tokenizer,
+        engine=engine,
+        metrics=model_metrics,
+    )
+
+
+def _folders(directory: Path) -> list[Path]:
+    try:
+        return sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise ModelsError(f"cannot read the models folder {directory}: {error.strerror}") from error

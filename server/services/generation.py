@@ -1,0 +1,45 @@
+"""dragoman.v1.GenerationService."""
+
+import grpc.aio
+from dragoman.v1 import generation_pb2, generation_pb2_grpc
+
+from server.runtime import Call, Delta, Runtime
+from server.services import messages
+
+__all__ = ["GenerationServicer"]
+
+Context = grpc.aio.ServicerContext[generation_pb2.GenerateRequest, generation_pb2.GenerateResponse]
+
+
+class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
+    """Decoder-only models over gRPC."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    # grpc.aio takes a coroutine that writes just as well as the generator that the stubs know; cancelling
+    # the call reaches a coroutine wherever it waits.
+    async def Generate(  # type: ignore[override]
+        self, request: generation_pb2.GenerateRequest, context: Context
+    ) -> None:
+        """Continue a prompt and send text as it is produced."""
+
+        async def send(delta: Delta) -> None:
+            response = generation_pb2.GenerateResponse(text_delta=delta.text)
+            if answer := delta.answer:
+                response.summary.version = answer.version
+                response.summary.finish_reason = messages.finish_reason(answer.finish_reason)
+                response.summary.usage.CopyFrom(messages.usage(answer))
+                response.summary.log_probability = answer.log_probability
+            await context.write(response)
+
+        call = Call(
+            model=request.model,
+            version=request.version,
+            task="generation",
+            inputs=[request.prompt],
+            input_field="prompt",
+            options=messages.options(request.options),
+            deadline_s=messages.deadline_s(context.time_remaining()),
+        )
+        await self._runtime.stream(call, send)

@@ -1,0 +1,52 @@
+"""dragoman.v1.ModelService."""
+
+import grpc.aio
+from dragoman.v1 import model_pb2, model_pb2_grpc
+
+from server.registry import Registry, ServedModel
+
+__all__ = ["ModelServicer"]
+
+ListContext = grpc.aio.ServicerContext[model_pb2.ListModelsRequest, model_pb2.ListModelsResponse]
+GetContext = grpc.aio.ServicerContext[model_pb2.GetModelRequest, model_pb2.Model]
+
+_TASKS = {"translation": model_pb2.TASK_TRANSLATION, "generation": model_pb2.TASK_GENERATION}
+
+
+class ModelServicer(model_pb2_grpc.ModelServiceServicer):
+    """Tells which models there are."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def ListModels(
+        self, request: model_pb2.ListModelsRequest, context: ListContext
+    ) -> model_pb2.ListModelsResponse:
+        """All models, sorted by name."""
+        return model_pb2.ListModelsResponse(models=[_message(model) for model in self._registry.models])
+
+    async def GetModel(self, request: model_pb2.GetModelRequest, context: GetContext) -> model_pb2.Model:
+        """One model."""
+        return _message(self._registry.find(request.model, request.version))
+
+
+def _message(model: ServedModel) -> model_pb2.Model:
+    manifest = model.manifest
+    message = model_pb2.Model(
+        name=model.name,
+        version=model.version,
+        task=_TASKS[manifest.task],
+        precision=manifest.precision,
+        provider=model.provider,
+        num_parameters=manifest.dimensions.num_parameters,
+        max_input_tokens=model.max_input_tokens,
+        max_output_tokens=manifest.limits.max_output_tokens,
+        quality=[
+            model_pb2.Quality(
+                metric=figure.metric, value=figure.value, num_examples=figure.num_examples, data=figure.data
+            )
+            for figure in manifest.quality
+        ],
+    )
+    message.provenance.update(manifest.provenance)
+    return message

@@ -1,0 +1,54 @@
+"""dragoman.v1.TranslationService."""
+
+import grpc.aio
+from dragoman.v1 import translation_pb2, translation_pb2_grpc
+
+from server.runtime import Call, Delta, Runtime
+from server.services import messages
+
+__all__ = ["TranslationServicer"]
+
+Request = translation_pb2.TranslateRequest
+Context = grpc.aio.ServicerContext[Request, translation_pb2.TranslateResponse]
+StreamContext = grpc.aio.ServicerContext[Request, translation_pb2.StreamTranslateResponse]
+
+
+class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
+    """Encoder-decoder models over gRPC."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def Translate(self, request: Request, context: Context) -> translation_pb2.TranslateResponse:
+        """Translate every input and answer when all are done."""
+        answers = await self._runtime.answer(_call(request, context.time_remaining()))
+        return translation_pb2.TranslateResponse(
+            version=answers[0].version, translations=[messages.translation(answer) for answer in answers]
+        )
+
+    # grpc.aio takes a coroutine that writes just as well as the generator that the stubs know; cancelling
+    # the call reaches a coroutine wherever it waits.
+    async def StreamTranslate(  # type: ignore[override]
+        self, request: Request, context: StreamContext
+    ) -> None:
+        """Translate every input and send text as it is produced."""
+
+        async def send(delta: Delta) -> None:
+            response = translation_pb2.StreamTranslateResponse(index=delta.index, text_delta=delta.text)
+            if delta.answer:
+                response.translation.CopyFrom(messages.translation(delta.answer))
+            await context.write(response)
+
+        await self._runtime.stream(_call(request, context.time_remaining()), send)
+
+
+def _call(request: Request, time_remaining_s: float | None) -> Call:
+    return Call(
+        model=request.model,
+        version=request.version,
+        task="translation",
+        inputs=request.inputs,
+        input_field="inputs",
+        options=messages.options(request.options),
+        deadline_s=messages.deadline_s(time_remaining_s),
+    )
