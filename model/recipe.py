@@ -1,7 +1,7 @@
 """Recipes: everything that decides a training run, as typed, validated settings read from TOML.
 
 A recipe is one of those beside this file (`builtin_recipes`) or a path to a `.toml` of one's own;
-`recipes/example.toml` is a commented one to copy.
+`docs/example-recipe.toml` is a commented one to copy.
 """
 
 from collections.abc import Sequence

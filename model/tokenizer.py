@@ -1,8 +1,8 @@
 """Tokenizers: text to token ids and back, through the `tokenizers` library, saved as one tokenizer.json.
 
 `tokenizer.encode(text)` gives exactly the model's input: `text </s>` for translation, `<s> text` for
-generation. Training targets are `encode(text, add_special_tokens=False)`. Incremental decoding is `DecodeStream`; give it
-the prompt's ids to begin with, or the first token's leading space is taken for the start of a text.
+generation. Training targets are `encode(text, add_special_tokens=False)`. Incremental decoding is
+`DecodeStream`; give it the prompt's ids to begin with, or a leading space is taken for the start of a text.
 """
 
 from collections.abc import Iterable

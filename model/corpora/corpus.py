@@ -24,6 +24,9 @@ Example = TypeVar("Example", Pair, str)
 class Corpus(Generic[Example]):
     """Examples to learn from, to choose by and to measure on.
 
+    Attributes:
+        num_empty: examples that were left out because a side of theirs is empty.
+
     Raises:
         CorpusError: a split holds nothing; `test` alone may be empty.
     """
@@ -32,6 +35,7 @@ class Corpus(Generic[Example]):
     train: Sequence[Example]
     validation: Sequence[Example]
     test: Sequence[Example]
+    num_empty: int = 0
 
     def __post_init__(self) -> None:
         for split in ("train", "validation"):

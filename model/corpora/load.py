@@ -3,16 +3,47 @@
 from pathlib import Path
 
 from model.corpora.corpus import Corpus, Pair
+from model.corpora.dates import make_dates
+from model.corpora.files import read_document_files, read_pair_files
+from model.corpora.public import read_multi30k, read_shakespeare
+from model.corpora.settings import (
+    DatesSettings,
+    JsonLinesSettings,
+    Multi30kSettings,
+    ShakespeareSettings,
+    StdlibSettings,
+    TextSettings,
+)
+from model.corpora.stdlib import read_stdlib
 from model.recipe import Recipe
 
 __all__ = ["load_corpus"]
 
 
 def load_corpus(recipe: Recipe, data: Path | None = None) -> Corpus[Pair] | Corpus[str]:
-    """Read or make the corpus of `recipe`; `data` is the folder its files are in (`--data`).
+    """Read or make the corpus of `recipe`: pairs for translation, documents for generation.
+
+    `data` is the folder its files are in (`--data`), in place of the recipe's own.
 
     Raises:
-        CorpusError: it is missing, empty or does not fit together.
+        RecipeError: `data` is given and the recipe reads no files.
+        CorpusError: the corpus is missing, empty or does not fit together.
         DownloadError: it has to be fetched and could not be.
     """
-    raise NotImplementedError(recipe, data)
+    recipe = recipe.with_data(data)
+    settings = recipe.corpus
+    match settings:
+        case DatesSettings():
+            return make_dates(settings, recipe.seed)
+        case StdlibSettings():
+            return read_stdlib()
+        case Multi30kSettings():
+            return read_multi30k(settings)
+        case ShakespeareSettings():
+            return read_shakespeare(settings)
+    folder = Path(settings.folder or "")
+    if isinstance(settings, TextSettings) or (
+        isinstance(settings, JsonLinesSettings) and recipe.task == "generation"
+    ):
+        return read_document_files(recipe.name, settings, folder)
+    return read_pair_files(recipe.name, settings, folder)

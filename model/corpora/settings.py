@@ -12,8 +12,10 @@ __all__ = [
     "FolderSettings",
     "JsonLinesSettings",
     "Multi30kSettings",
+    "ParallelFiles",
     "ParallelSettings",
     "ShakespeareSettings",
+    "SplitSettings",
     "StdlibSettings",
     "TextSettings",
     "TsvSettings",
@@ -49,7 +51,6 @@ class StdlibSettings(_CorpusSettings):
 
     tasks = ("generation",)
     kind: Literal["stdlib"]
-    max_file_bytes: int = Field(default=200_000, gt=0)  # longer ones are mostly tables
 
 
 class FolderSettings(_CorpusSettings):
@@ -80,7 +81,7 @@ class ShakespeareSettings(FolderSettings):
     kind: Literal["shakespeare"]
 
 
-class _SplitSettings(FolderSettings):
+class SplitSettings(FolderSettings):
     """Files for each split; where validation or test has none, a share of the training data is held out."""
 
     validation_share: Share = 0.02
@@ -103,7 +104,7 @@ class ParallelFiles(Settings):
     target: str
 
 
-class ParallelSettings(_SplitSettings):
+class ParallelSettings(SplitSettings):
     """Pairs from two text files."""
 
     kind: Literal["parallel"]
@@ -112,7 +113,7 @@ class ParallelSettings(_SplitSettings):
     test: ParallelFiles | None = None
 
 
-class TsvSettings(_SplitSettings):
+class TsvSettings(SplitSettings):
     """Pairs from two columns, counted from 0, of a tab-separated file."""
 
     kind: Literal["tsv"]
@@ -123,7 +124,7 @@ class TsvSettings(_SplitSettings):
     target_column: int = Field(default=1, ge=0)
 
 
-class JsonLinesSettings(_SplitSettings):
+class JsonLinesSettings(SplitSettings):
     """One JSON object a line: two fields for translation, one for generation."""
 
     tasks = ("translation", "generation")
@@ -136,7 +137,7 @@ class JsonLinesSettings(_SplitSettings):
     text_field: str = "text"
 
 
-class TextSettings(_SplitSettings):
+class TextSettings(SplitSettings):
     """Plain text, each file a document; a path may be a pattern such as `**/*.md`."""
 
     tasks = ("generation",)
