@@ -108,20 +108,21 @@ class Scheduler:
             raise QueueFullError
         self._waiting.append(sequence)
         if sequence.deadline_s is not None:
+            self._forget_stale_deadlines()
             heapq.heappush(self._deadlines, (sequence.deadline_s, next(self._order), sequence))
 
     def cancel(self, sequence: Sequence) -> bool:
         """Take a sequence out: at once if it waits (True), before its lane's next step if it runs (False)."""
         sequence.cancelled = True
-        if sequence.waiting and not sequence.finished:
-            self._waiting.remove(sequence)
-            sequence.finished = True
-            return True
-        return False
+        was_waiting = sequence.waiting
+        if was_waiting:
+            self._leave_queue(sequence)
+        return was_waiting
 
     def finish(self, sequence: Sequence) -> None:
-        """A running sequence has come to its end; its row is free from the next plan on."""
+        """A running sequence has come to its end; its row is taken again from the next plan on."""
         sequence.finished = True
+        self.num_running -= 1
 
     def has_work(self, lane: int) -> bool:
         """Whether `plan(lane)` has anything to do, apart from deadlines of the waiting."""
@@ -132,10 +133,9 @@ class Scheduler:
         running = [
             sequence for sequence in self._rows[lane] if sequence is not None and not sequence.finished
         ]
-        self.num_running -= len(self._rows[lane])
         self._rows[lane].clear()
         for sequence in running:
-            sequence.finished = True
+            self.finish(sequence)
         return running
 
     def plan(self, lane: int, now_s: float) -> Plan:
@@ -153,10 +153,20 @@ class Scheduler:
     def _drop_expired_waiting(self, plan: Plan, now_s: float) -> None:
         while self._deadlines and (self._deadlines[0][0] <= now_s or not self._deadlines[0][2].waiting):
             sequence = heapq.heappop(self._deadlines)[2]
-            if sequence.waiting and not sequence.finished:
-                self._waiting.remove(sequence)
-                sequence.finished = True
+            if sequence.waiting:
+                self._leave_queue(sequence)
                 plan.dropped.append((sequence, Departure.EXPIRED))
+
+    def _forget_stale_deadlines(self) -> None:
+        """Keep the heap in proportion to the queue: far deadlines of answered sequences would pile up in it."""
+        if len(self._deadlines) > 2 * len(self._waiting) + 64:
+            self._deadlines = [entry for entry in self._deadlines if entry[2].waiting]
+            heapq.heapify(self._deadlines)
+
+    def _leave_queue(self, sequence: Sequence) -> None:
+        self._waiting.remove(sequence)
+        sequence.waiting = False
+        sequence.finished = True
 
     def _free_rows(self, rows: list[Sequence | None], plan: Plan, now_s: float) -> None:
         for row, sequence in enumerate(rows):
@@ -165,14 +175,13 @@ class Scheduler:
                 departure = sequence.departure(now_s)
                 if departure is None:
                     continue
-                sequence.finished = True
+                self.finish(sequence)
                 plan.dropped.append((sequence, departure))
             rows[row] = None
-            self.num_running -= 1
 
     def _num_startable(self, lane: int) -> int:
         """Rows the lane may still take: its even share of the work, at most its free slots."""
-        num_own = sum(1 for sequence in self._rows[lane] if sequence is not None)
+        num_own = sum(sequence is not None and not sequence.finished for sequence in self._rows[lane])
         share = -(-(self.num_running + self.num_waiting) // len(self._rows))
         return min(share, self.slots_per_lane) - num_own
 

@@ -1,0 +1,90 @@
+"""A bundle is believed only when every byte agrees."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.bundle import Bundle
+from server.errors import BundleError
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "bundles"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(FIXTURES / "spell" / "1", tmp_path / "spell" / "1"))
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    path = folder / "bundle.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_reads_name_version_and_limits(folder: Path) -> None:
+    bundle = Bundle.read(folder)
+    assert (bundle.name, bundle.version, bundle.manifest.task) == ("spell", "1", "translation")
+    assert bundle.manifest.limits.max_source_tokens == 32
+
+
+def test_a_flipped_byte_names_the_file(folder: Path) -> None:
+    path = folder / "decode.onnx"
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"decode\.onnx is corrupt: its SHA-256"):
+        Bundle.read(folder)
+
+
+def test_a_torn_file_names_the_file(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(BundleError, match=r"tokenizer\.json is corrupt: \d+ bytes where"):
+        Bundle.read(folder)
+
+
+def test_a_missing_file_names_the_file(folder: Path) -> None:
+    (folder / "encode.onnx").unlink()
+    with pytest.raises(BundleError, match=r"cannot read .*encode\.onnx: No such file"):
+        Bundle.read(folder)
+
+
+def test_a_missing_bundle_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"no bundle in .*nowhere: cannot read bundle\.json") as caught:
+        Bundle.read(tmp_path / "nowhere")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema_version": 99}, "schema version 99; this server reads version 1"),
+        ({"task": "singing"}, "task: Input should be 'translation' or 'generation'"),
+        ({"graphs": {}}, "a translation bundle needs a graph 'encode'"),
+        ({"files": {}}, r"decode\.onnx is used but has no entry under files"),
+        ({"files": {"../../secret": {"sha256": "", "num_bytes": 0}}}, "is not a plain file name"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_says_where(folder: Path, changes: dict[str, Any], message: str) -> None:
+    edit(folder, **changes)
+    with pytest.raises(BundleError, match=message):
+        Bundle.read(folder)
+
+
+def test_newer_keys_are_passed_by(folder: Path) -> None:
+    edit(folder, added_later={"x": 1})
+    assert Bundle.read(folder).manifest.schema_version == 1
+
+
+def test_json_that_is_none_is_one_line(folder: Path) -> None:
+    (folder / "bundle.json").write_text('{"schema_version": 1,')
+    with pytest.raises(BundleError, match=r"bundle\.json is not a bundle manifest"):
+        Bundle.read(folder)
+
+
+def test_text_that_looks_like_a_special_token_is_text(folder: Path) -> None:
+    bundle = Bundle.read(folder)
+    end = bundle.manifest.special_tokens.end
+    assert bundle.load_tokenizer().encode("1</s>2").ids.count(end) == 1, "only the one at the end"

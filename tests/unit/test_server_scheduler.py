@@ -1,0 +1,169 @@
+"""The scheduler against its promises, over random histories."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.scheduler import Departure, Plan, QueueFullError, Scheduler, Sequence
+
+
+class Rows:
+    """What a lane does with plans: the model that the scheduler's bookkeeping is held against."""
+
+    def __init__(self) -> None:
+        self.rows: list[Sequence] = []
+
+    def carry_out(self, plan: Plan) -> None:
+        for move in plan.moves:
+            assert self.rows[move.source] is move.sequence
+            self.rows[move.target] = self.rows[move.source]
+        for sequence, row in plan.starts:
+            if row == len(self.rows):
+                self.rows.append(sequence)
+            else:
+                self.rows[row] = sequence
+        del self.rows[plan.num_rows :]
+        assert len(self.rows) == plan.num_rows
+        assert not any(sequence.finished for sequence in self.rows)
+        assert len(set(map(id, self.rows))) == len(self.rows)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), st.integers(1, 3), st.integers(1, 5), st.integers(0, 6))
+def test_every_sequence_gets_one_outcome_and_rows_stay_dense(
+    data: st.DataObject, num_lanes: int, num_slots: int, max_waiting: int
+) -> None:
+    scheduler = Scheduler(num_lanes, num_slots, max_waiting, max_start_tokens=20)
+    lanes = [Rows() for _ in range(num_lanes)]
+    accepted: list[Sequence] = []
+    outcomes: dict[int, str] = {}
+
+    def settle(sequence: Sequence, outcome: str) -> None:
+        assert id(sequence) not in outcomes, "settled twice"
+        outcomes[id(sequence)] = outcome
+
+    def step(lane: int, now: float) -> None:
+        plan = scheduler.plan(lane, now)
+        for sequence, departure in plan.dropped:
+            settle(sequence, departure.name)
+        lanes[lane].carry_out(plan)
+        assert len(lanes[lane].rows) <= num_slots
+
+    for now in range(data.draw(st.integers(1, 40))):
+        match data.draw(st.sampled_from(["submit", "submit", "cancel", "step", "step", "finish"])):
+            case "submit":
+                deadline = data.draw(st.none() | st.integers(now + 1, now + 10))
+                sequence = Sequence(data.draw(st.integers(1, 30)), deadline)
+                try:
+                    scheduler.submit(sequence)
+                    accepted.append(sequence)
+                except QueueFullError:
+                    assert scheduler.num_waiting >= max_waiting
+            case "cancel":
+                open_ones = [s for s in accepted if id(s) not in outcomes and not s.cancelled]
+                if open_ones and scheduler.cancel(victim := data.draw(st.sampled_from(open_ones))):
+                    settle(victim, "CANCELLED")
+            case "finish":
+                running = [s for lane in lanes for s in lane.rows if not s.finished]
+                if running:
+                    ended = data.draw(st.sampled_from(running))
+                    scheduler.finish(ended)
+                    settle(ended, "FINISHED")
+            case "step":
+                step(data.draw(st.integers(0, num_lanes - 1)), now)
+        assert scheduler.num_running == sum(not s.finished for lane in lanes for s in lane.rows)
+
+    for _ in range(200):  # without deadlines or cancellations everything now runs to its end
+        for lane in range(num_lanes):
+            step(lane, now=-1.0)
+            for sequence in lanes[lane].rows:
+                scheduler.finish(sequence)
+                settle(sequence, "FINISHED")
+        if len(outcomes) == len(accepted):
+            break
+    assert len(outcomes) == len(accepted), "someone waits for ever"
+    for lane in range(num_lanes):
+        step(lane, now=-1.0)
+        assert not scheduler.has_work(lane)
+    assert (scheduler.num_running, scheduler.num_waiting) == (0, 0)
+
+
+def test_first_come_first_served() -> None:
+    scheduler = Scheduler(1, 2, max_waiting=10, max_start_tokens=100)
+    sequences = [Sequence(5) for _ in range(4)]
+    for sequence in sequences:
+        scheduler.submit(sequence)
+    assert [s for s, _ in scheduler.plan(0, 0.0).starts] == sequences[:2]
+    scheduler.finish(sequences[0])
+    plan = scheduler.plan(0, 0.0)
+    assert plan.starts == [(sequences[2], 0)], "the freed row goes to the next in line, before the next step"
+    assert plan.num_rows == 2
+
+
+def test_a_burst_spreads_over_the_lanes() -> None:
+    scheduler = Scheduler(2, 32, max_waiting=100, max_start_tokens=10_000)
+    for _ in range(8):
+        scheduler.submit(Sequence(5))
+    assert scheduler.plan(0, 0.0).num_rows == 4
+    assert scheduler.plan(1, 0.0).num_rows == 4
+
+
+def test_long_inputs_do_not_hold_up_running_rows() -> None:
+    scheduler = Scheduler(1, 8, max_waiting=10, max_start_tokens=100)
+    for num_tokens in (500, 60, 60, 30):
+        scheduler.submit(Sequence(num_tokens))
+    assert [len(scheduler.plan(0, 0.0).starts) for _ in range(3)] == [1, 1, 2]
+
+
+def test_the_last_row_fills_a_hole_when_none_waits() -> None:
+    scheduler = Scheduler(1, 4, max_waiting=0, max_start_tokens=100)
+    sequences = [Sequence(1) for _ in range(4)]
+    for sequence in sequences:
+        scheduler.submit(sequence)
+    scheduler.plan(0, 0.0)
+    scheduler.finish(sequences[1])
+    plan = scheduler.plan(0, 0.0)
+    assert [(m.sequence, m.source, m.target) for m in plan.moves] == [(sequences[3], 3, 1)]
+    assert plan.num_rows == 3
+
+
+def test_a_cancelled_running_row_is_free_at_the_next_plan() -> None:
+    scheduler = Scheduler(1, 2, max_waiting=2, max_start_tokens=100)
+    running, neighbour, waiting = Sequence(1), Sequence(1), Sequence(1)
+    for sequence in (running, neighbour, waiting):
+        scheduler.submit(sequence)
+    scheduler.plan(0, 0.0)
+    assert not scheduler.cancel(running)
+    plan = scheduler.plan(0, 0.0)
+    assert plan.dropped == [(running, Departure.CANCELLED)]
+    assert plan.starts == [(waiting, 0)]
+
+
+def test_expired_sequences_never_reach_a_row() -> None:
+    scheduler = Scheduler(1, 1, max_waiting=5, max_start_tokens=100)
+    running, late, patient = Sequence(1, deadline_s=100.0), Sequence(1, deadline_s=5.0), Sequence(1)
+    for sequence in (running, late, patient):
+        scheduler.submit(sequence)
+    scheduler.plan(0, 0.0)
+    assert scheduler.plan(0, 5.0).dropped == [(late, Departure.EXPIRED)]
+    plan = scheduler.plan(0, 100.0)
+    assert plan.dropped == [(running, Departure.EXPIRED)]
+    assert plan.starts == [(patient, 0)]
+
+
+def test_the_queue_is_bounded() -> None:
+    scheduler = Scheduler(1, 2, max_waiting=3, max_start_tokens=100)
+    for _ in range(5):  # two slots are free, three may wait
+        scheduler.submit(Sequence(1))
+    with pytest.raises(QueueFullError):
+        scheduler.submit(Sequence(1))
+
+
+def test_far_deadlines_of_answered_sequences_do_not_pile_up() -> None:
+    scheduler = Scheduler(1, 4, max_waiting=4, max_start_tokens=100)
+    for _ in range(1000):
+        sequence = Sequence(1, deadline_s=1e9)
+        scheduler.submit(sequence)
+        scheduler.plan(0, 0.0)
+        scheduler.finish(sequence)
+    assert len(scheduler._deadlines) < 200
