@@ -1,0 +1,226 @@
+"""Tickets, lanes and what happens when something goes wrong, on a real bundle and without sockets."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from server.backend import Backend, Rows
+from server.bundle import Bundle
+from server.config import EngineSettings
+from server.engine import Engine, lane_layout
+from server.errors import Cancelled, DeadlineExceeded, EngineError, Overloaded
+from server.lane import FinishReason, decode_offline
+from server.sampling import DecodingParameters
+
+BUNDLE = Bundle.read(Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1")
+TOKENIZER = BUNDLE.load_tokenizer()
+GREEDY = DecodingParameters(max_tokens=81)
+LONG = DecodingParameters(max_tokens=81, min_tokens=80)
+
+
+def ids(text: str) -> list[int]:
+    return list(TOKENIZER.encode(text).ids)
+
+
+class Gate:
+    """Holds the lanes before each step until told how many more steps may run."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steps = threading.Semaphore(0)
+        self.rows: list[int] = []
+        decode = Rows.decode
+
+        def gated(rows: Rows, num_rows: int) -> NDArray[np.float32]:
+            self.steps.acquire()
+            self.rows.append(num_rows)
+            return decode(rows, num_rows)
+
+        monkeypatch.setattr(Rows, "decode", gated)
+
+    def let(self, num_steps: int) -> None:
+        self.steps.release(num_steps)
+
+
+def load(**settings: Any) -> Engine:
+    return Engine(
+        Backend.load(BUNDLE, provider="cpu", num_threads=1), EngineSettings(**{"lanes": 1, **settings})
+    )
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Engine]:
+    engine = Engine.load(BUNDLE, EngineSettings(lanes=2, slots_per_lane=4))
+    yield engine
+    engine.close()
+
+
+async def test_many_requests_over_two_lanes_answer_as_alone(engine: Engine) -> None:
+    inputs = [ids(str(i * 7919 % 100_003)) for i in range(60)]
+    tickets = [engine.submit(source, GREEDY) for source in inputs]
+    together = await asyncio.gather(*(ticket.result() for ticket in tickets))
+    backend = Backend.load(BUNDLE, provider="cpu", num_threads=1)
+    assert together == decode_offline(backend, [(source, GREEDY) for source in inputs], num_slots=1)
+    assert engine.occupancy().num_running == engine.occupancy().num_waiting == 0
+
+
+async def test_streamed_tokens_are_the_answer(engine: Engine) -> None:
+    ticket = engine.submit(ids("90210"), GREEDY, stream=True)
+    streamed = [token async for chunk in ticket for token in chunk]
+    finished = await ticket.result()
+    assert tuple(streamed) == finished.token_ids
+    assert TOKENIZER.decode(streamed) == "nine zero two one zero"
+    assert finished.finish_reason is FinishReason.END_OF_SEQUENCE
+    assert finished.num_output_tokens == len(streamed) + 1
+    assert ticket.admitted_s is not None
+    assert ticket.first_token_s is not None
+    assert ticket.finished_s is not None
+    assert ticket.submitted_s <= ticket.admitted_s <= ticket.first_token_s <= ticket.finished_s
+
+
+async def test_maximum_and_minimum_lengths(engine: Engine) -> None:
+    short = await engine.submit(ids("777"), DecodingParameters(max_tokens=3)).result()
+    assert (TOKENIZER.decode(list(short.token_ids)), short.finish_reason) == ("sev", FinishReason.LENGTH)
+    long = await engine.submit(ids("7"), DecodingParameters(max_tokens=40, min_tokens=30)).result()
+    assert len(long.token_ids) >= 30
+
+
+async def test_a_stop_condition_ends_the_sequence(engine: Engine) -> None:
+    class StopAtSpace:
+        def accept(self, token_id: int) -> bool:
+            return TOKENIZER.decode([token_id]) == " "
+
+    finished = await engine.submit(ids("12"), GREEDY, stop=StopAtSpace()).result()
+    assert (TOKENIZER.decode(list(finished.token_ids)), finished.finish_reason) == (
+        "one ",
+        FinishReason.STOP_STRING,
+    )
+
+
+async def test_a_cancelled_ticket_frees_its_slot_within_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    engine = load(slots_per_lane=2)
+    try:
+        doomed, neighbour = (engine.submit(ids(text), LONG) for text in ("12345", "67890"))
+        waiting = engine.submit(ids("5"), GREEDY)
+        gate.let(5)
+        while len(gate.rows) < 5:
+            await asyncio.sleep(0)
+        doomed.cancel()
+        steps_before = len(gate.rows)
+        gate.let(2)
+        while waiting.admitted_s is None and len(gate.rows) < steps_before + 2:
+            await asyncio.sleep(0)
+        assert waiting.admitted_s is not None, "the slot is not free two steps after the cancellation"
+        gate.let(1000)
+        with pytest.raises(Cancelled):
+            await doomed.result()
+        alone = decode_offline(
+            Backend.load(BUNDLE, provider="cpu", num_threads=1), [(ids("67890"), LONG)], num_slots=1
+        )
+        assert await neighbour.result() == alone[0]
+        assert TOKENIZER.decode(list((await waiting.result()).token_ids)) == "five"
+    finally:
+        gate.let(100_000)
+        engine.close()
+
+
+async def test_a_waiting_ticket_is_cancelled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    engine = load(slots_per_lane=1)
+    try:
+        running, waiting = (engine.submit(ids("12345"), GREEDY) for _ in range(2))
+        waiting.cancel()
+        with pytest.raises(Cancelled):
+            await waiting.result()
+        waiting.cancel()  # harmless
+        gate.let(1000)
+        assert (await running.result()).token_ids
+    finally:
+        gate.let(100_000)
+        engine.close()
+
+
+async def test_a_deadline_ends_running_and_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    engine = load(slots_per_lane=1)
+    try:
+        deadline = time.monotonic() + 0.05
+        running, waiting = (engine.submit(ids("12345"), LONG, deadline_s=deadline) for _ in range(2))
+        while time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        gate.let(2)
+        for ticket in (running, waiting):
+            with pytest.raises(DeadlineExceeded):
+                await ticket.result()
+        assert waiting.admitted_s is None
+        assert engine.occupancy().slots_used == 0
+    finally:
+        gate.let(100_000)
+        engine.close()
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    engine = load(slots_per_lane=1, max_waiting=1)
+    try:
+        accepted = []
+        with pytest.raises(Overloaded) as refused:
+            for _ in range(3):
+                accepted.append(engine.submit(ids("1"), GREEDY))
+        assert len(accepted) == 2
+        assert refused.value.retry_delay_s > 0
+        gate.let(1000)
+        for ticket in accepted:
+            await ticket.result()
+    finally:
+        gate.let(100_000)
+        engine.close()
+
+
+async def test_a_failed_step_fails_its_rows_and_the_engine_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load(slots_per_lane=4)
+    decode = Rows.decode
+    failures = iter([True])
+
+    def failing(rows: Rows, num_rows: int) -> NDArray[np.float32]:
+        if next(failures, False):
+            raise RuntimeError("secret internals")
+        return decode(rows, num_rows)
+
+    try:
+        monkeypatch.setattr(Rows, "decode", failing)
+        with pytest.raises(EngineError):
+            await engine.submit(ids("12"), GREEDY).result()
+        after = await engine.submit(ids("12"), GREEDY).result()
+        assert TOKENIZER.decode(list(after.token_ids)) == "one two"
+    finally:
+        engine.close()
+
+
+async def test_close_settles_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    engine = load(slots_per_lane=1)
+    tickets = [engine.submit(ids("12345"), LONG) for _ in range(3)]
+    gate.let(3)
+    while len(gate.rows) < 3:
+        await asyncio.sleep(0)
+    closing = asyncio.to_thread(engine.close)
+    gate.let(100_000)
+    await closing
+    for ticket in tickets:
+        with pytest.raises(EngineError):
+            await ticket.result()
+
+
+def test_lanes_and_threads_fill_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.engine.usable_cores", lambda: 6)
+    assert lane_layout(EngineSettings()) == (6, 1)
+    assert lane_layout(EngineSettings(lanes=2)) == (2, 3)
+    assert lane_layout(EngineSettings(lanes=4, threads_per_lane=2)) == (4, 2)
