@@ -24,6 +24,9 @@ __all__ = ["OperationsServer", "operations_app"]
 CLIENT_TIMEOUT_S = 10.0
 """A client that sends nothing for so long loses its thread."""
 
+POLL_INTERVAL_S = 0.1
+"""How often the listening thread looks whether it should stop; new connections wake it at once."""
+
 
 def operations_app(registry: CollectorRegistry, lifecycle: Lifecycle) -> "WSGIApplication":
     """The WSGI application behind the metrics port."""
@@ -62,7 +65,9 @@ class OperationsServer:
             raise AddressError(f"cannot serve metrics on {host}:{port}: {error.strerror}") from error
         self._server.set_app(operations_app(registry, lifecycle))
         self.port: int = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(POLL_INTERVAL_S,), name="http", daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:

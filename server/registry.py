@@ -80,17 +80,20 @@ def discover(directory: Path) -> list[Path]:
     Raises:
         ModelsError: the folder is missing or holds no model.
     """
-    found = []
+    found, others = [], []
     for model in _folders(directory):
-        versions = [version for version in _folders(model) if version.name.isdecimal()]
+        versions = _versions(model)
         if versions:
             found.append(max(versions, key=lambda version: int(version.name)))
         else:
-            _log.warning(
-                "not_a_model", path=str(model), reason="holds no folder named like a version: 1, 2, ..."
-            )
+            others.append(model)
     if not found:
-        raise ModelsError(f"no models in {directory}: expected {directory}/<name>/<version>/bundle.json")
+        hint = f"; did you mean {directory.parent}?" if _versions(directory) else ""
+        raise ModelsError(
+            f"no models in {directory}: expected {directory}/<name>/<version>/bundle.json{hint}"
+        )
+    for folder in others:
+        _log.warning("not_a_model", path=str(folder), reason="no folder in it is named by a number")
     return found
 
 
@@ -155,6 +158,10 @@ def _load(folder: Path, settings: EngineSettings, metrics: Metrics) -> ServedMod
         engine=engine,
         metrics=model_metrics,
     )
+
+
+def _versions(model: Path) -> list[Path]:
+    return [folder for folder in _folders(model) if folder.name.isdecimal()]
 
 
 def _folders(directory: Path) -> list[Path]:

@@ -73,11 +73,12 @@ class DecodingOptions(_message.Message):
     """
     seed: _builtins.int
     """The same seed, input and model give the same answer, whatever else is being served.
+    In a call with several inputs, input number i (from 0) uses seed + i.
     Left out: a fresh one for each input. Needs temperature > 0.
     """
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The output ends before the first of these strings. At most 16, none empty."""
+        """The output ends before the first of these strings. At most 16, each of 1 to 256 characters."""
 
     def __init__(
         self,
