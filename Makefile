@@ -1,0 +1,74 @@
+# One verb a task; CI and pre-commit call the same ones. `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Which torch: "cpu" takes PyTorch's own CPU wheels where their index answers, "default" whatever pip's index has
+# (on Linux that is the CUDA build, gigabytes of it).
+TORCH ?= cpu
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format types imports stubs stubs-check unit bench lock image-context clean
+.PHONY: proto model export server client deploy benchmarks tests docs
+
+help: ## list the verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Dragoman needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# torch goes first and by itself: once it is there, nothing below pulls in another build of it.
+$(VENV)/.torch: constraints.txt | $(VENV)/pyvenv.cfg
+	@torch="$$(grep '^torch==' constraints.txt)"; \
+	if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/python tools/index_answers.py $(TORCH_CPU_INDEX); \
+	then echo "installing $$torch (CPU build)"; $(PIP) install --index-url $(TORCH_CPU_INDEX) "$$torch"; \
+	else echo "installing $$torch"; $(PIP) install "$$torch"; fi
+	@touch $@
+
+$(VENV)/.train: pyproject.toml $(VENV)/.torch
+	@echo "installing dragoman with what training needs"
+	@$(PIP) install --constraint constraints.txt --editable '.[train]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.train
+	@echo "installing what the tests need"
+	@$(PIP) install --constraint constraints.txt --editable '.[train,dev]'
+	@touch $@
+
+install: $(VENV)/.dev ## the development environment, in .venv
+
+demo: $(VENV)/.train ## train dates, export it, serve it, ask it questions
+	$(BIN)/dragoman demo
+
+test: $(VENV)/.dev lint types imports stubs-check unit ## lint, types, import contracts, stubs and all tests
+
+lint: $(VENV)/.dev ## ruff: style, names, complexity
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev ## ruff: put it right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev ## mypy, strict
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev ## the arrows between packages
+	$(BIN)/lint-imports
+
+stubs: $(VENV)/.dev ## regenerate proto/dragoman from the .proto files
+	$(BIN)/python tools/generate_stubs.py proto
+
+stubs-check: $(VENV)/.dev ## fail when the committed stubs are not what the .proto files give
+	$(BIN)/python tools/generate_stubs.py --check proto
+
+unit: $(VENV)/.dev ## all tests
+	$(BIN)/pytest
+
+lock: $(VENV)/.dev ## write what is installed now to constraints.txt
+	$(BIN)/python tools/lock.py constraints.txt
+
+clean: ## remove the environment and caches; runs/ and models/ stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
