@@ -1,8 +1,13 @@
 """What the deployment tests share: built overlays, and one real server started as a pod starts it."""
 
+import json
 import shutil
 import subprocess
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +17,20 @@ import yaml
 
 Manifest = dict[str, Any]
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+BUNDLES = ROOT / "tests" / "fixtures" / "bundles"
+START_PATIENCE_S = 60.0
+POLL_S = 0.05
+
+
+@dataclass
+class Serving:
+    """A server process that is ready, and where it listens."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    metrics_port: int
 
 
 @cache
@@ -34,3 +52,43 @@ def build() -> Callable[[str], list[Manifest]]:
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed: the Kubernetes overlays are not built")
     return lambda folder: list(yaml.safe_load_all(_build(folder)))
+
+
+@pytest.fixture(scope="session")
+def start_server(
+    deploy: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., AbstractContextManager[Serving]]:
+    """Starts `dragoman serve` on the file that pods get, with the tests' bundles and free ports."""
+
+    @contextmanager
+    def start(*overrides: str) -> Iterator[Serving]:
+        log = tmp_path_factory.mktemp("server") / "log"
+        command = [sys.executable, "-m", "server"]
+        command += ["--config", str(deploy / "base" / "server.toml"), "--models", str(BUNDLES)]
+        command += ["--host", "127.0.0.1", "--port", "0", "--metrics-port", "0"]
+        command += [part for override in overrides for part in ("--set", override)]
+        with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+            try:
+                yield Serving(process, *_ports(log, process))
+            finally:
+                process.kill()
+
+    return start
+
+
+def _ports(log: Path, process: subprocess.Popen[bytes]) -> tuple[int, int]:
+    deadline = time.monotonic() + START_PATIENCE_S
+    while time.monotonic() < deadline and process.poll() is None:
+        for line in log.read_text().splitlines():
+            event = json.loads(line) if line.startswith("{") else {}
+            if event.get("event") == "serving":
+                return event["port"], event["metrics_port"]
+        time.sleep(POLL_S)
+    raise AssertionError(f"the server did not start: {log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def serving(start_server: Callable[..., AbstractContextManager[Serving]]) -> Iterator[Serving]:
+    """One server for all tests that only look at it."""
+    with start_server() as server:
+        yield server

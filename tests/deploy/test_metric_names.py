@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 import pytest
 import yaml
-
 from dragoman.v1 import generation_pb2, model_pb2, translation_pb2
+
 from server.metrics import GRAPHS, METRIC_PREFIX, REJECTION_REASONS, Metrics
 
 SUFFIXES = {
@@ -30,7 +30,7 @@ METHODS = {
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
-CLOSED_SETS = {
+CLOSED_SETS: dict[str, set[str]] = {
     "code": {code.name for code in grpc.StatusCode},
     "reason": set(REJECTION_REASONS),
     "method": METHODS,
@@ -75,7 +75,9 @@ def test_every_name_is_exposed_recorded_or_prometheus_own(
 
 def test_the_dashboard_shows_every_metric_of_the_server(deploy: Path, exposed: set[str]) -> None:
     dashboard = (deploy / DASHBOARD).read_text()
-    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed if name.startswith(METRIC_PREFIX)}
+    families = {
+        re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed if name.startswith(METRIC_PREFIX)
+    }
     assert not {family for family in families if family not in dashboard}
 
 

@@ -14,13 +14,13 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
 import pytest
 import yaml
-
 from dragoman.v1 import decoding_pb2, generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
 from dragoman.v1 import translation_pb2 as translation
 from dragoman.v1 import translation_pb2_grpc as translation_grpc
@@ -28,8 +28,9 @@ from dragoman.v1 import translation_pb2_grpc as translation_grpc
 SCRAPE_INTERVAL = "500ms"
 # Grafana's $__rate_interval is at least four scrapes.
 RATE_INTERVAL = "4s"
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 POLL_S = 0.25
+TEXTS = ["5 March 1999", "12.4.2007"]
 
 
 class Sample(NamedTuple):
@@ -70,20 +71,30 @@ class Load:
     def calls(self) -> Iterator[Callable[[], Any]]:
         translator = translation_grpc.TranslationServiceStub(self.channel)
         generator = generation_pb2_grpc.GenerationServiceStub(self.channel)
-        for model in self.translators:
-            request = translation.TranslateRequest(model=model, inputs=["5 March 1999", "12.4.2007"])
-            many = translation.TranslateRequest(model=model, inputs=["Sunday, 5 March 1999"] * 100)
-            empty = translation.TranslateRequest(model=model, inputs=[""])
-            yield lambda request=request: translator.Translate(request, timeout=30)
-            yield lambda request=request: list(translator.StreamTranslate(request, timeout=30))
-            yield lambda request=many: translator.Translate(request, timeout=0.02)
-            yield lambda request=empty: translator.Translate(request, timeout=30)
-        for model in self.generators:
+
+        def translate(model: str, inputs: list[str], *, timeout: float = 30) -> None:
+            translator.Translate(translation.TranslateRequest(model=model, inputs=inputs), timeout=timeout)
+
+        def stream(model: str) -> None:
+            list(
+                translator.StreamTranslate(
+                    translation.TranslateRequest(model=model, inputs=TEXTS), timeout=30
+                )
+            )
+
+        def generate(model: str) -> None:
             options = decoding_pb2.DecodingOptions(max_tokens=8)
-            prompt = generation_pb2.GenerateRequest(model=model, prompt="def ", options=options)
-            yield lambda request=prompt: list(generator.Generate(request, timeout=30))
-        unknown = translation.TranslateRequest(model="nobody", inputs=["5 March 1999"])
-        yield lambda: translator.Translate(unknown, timeout=30)
+            request = generation_pb2.GenerateRequest(model=model, prompt=TEXTS[0], options=options)
+            list(generator.Generate(request, timeout=30))
+
+        for model in self.translators:
+            yield partial(translate, model, TEXTS)
+            yield partial(stream, model)
+            yield partial(translate, model, TEXTS * 50, timeout=0.02)
+            yield partial(translate, model, [""])
+        for model in self.generators:
+            yield partial(generate, model)
+        yield partial(translate, "nobody", TEXTS)
 
     def run(self) -> None:
         calls = list(self.calls())
@@ -93,7 +104,7 @@ class Load:
                     call()
                     self.ok += 1
                 except grpc.RpcError as error:
-                    name = error.code().name  # type: ignore[attr-defined]
+                    name = error.code().name
                     self.failed[name] = self.failed.get(name, 0) + 1
 
     def stop(self) -> None:
@@ -111,16 +122,14 @@ def listening_address(log: Path, process: subprocess.Popen[bytes]) -> str:
 
 
 @pytest.fixture(scope="module")
-def prometheus(
-    deploy: Path, serving: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Prometheus]:
+def prometheus(deploy: Path, serving: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Prometheus with the committed configuration and rules, only quicker and at the test's server."""
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("prometheus is not installed (Debian package prometheus): no dashboard query was run")
     folder = tmp_path_factory.mktemp("prometheus")
     config = yaml.safe_load((deploy / "prometheus" / "prometheus.yml").read_text())
-    config["global"] = {name: SCRAPE_INTERVAL for name in (*config["global"], "scrape_timeout")}
+    config["global"] = dict.fromkeys((*config["global"], "scrape_timeout"), SCRAPE_INTERVAL)
     (scrape,) = config["scrape_configs"]
     scrape["static_configs"] = [{"targets": [f"127.0.0.1:{serving.metrics_port}"]}]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
@@ -176,7 +185,7 @@ def filled_in(expression: str) -> str:
 def test_every_query_of_the_dashboard_returns_data(deploy: Path, prometheus: Prometheus, load: Load) -> None:
     dashboard = json.loads((deploy / "grafana" / "dragoman.json").read_text())
     targets = {
-        f"{panel['title']} ({target['refId']})": target
+        f"{panel['id']} {panel['title']} ({target['refId']})": target
         for panel in dashboard["panels"]
         for target in panel.get("targets", [])
     }
@@ -200,7 +209,9 @@ def test_the_dashboards_variables_offer_what_is_served(
         if variable["type"] == "query":
             found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
             assert found
-            wait_for_data(prometheus, {variable["name"]: filled_in(found[1])}, lambda _, samples: bool(samples))
+            wait_for_data(
+                prometheus, {variable["name"]: filled_in(found[1])}, lambda _, samples: bool(samples)
+            )
             samples = prometheus.query(filled_in(found[1]))
             offered[variable["name"]] = {sample.labels[found[2]] for sample in samples}
     assert offered["model"] == {*load.translators, *load.generators}
@@ -216,10 +227,8 @@ def test_every_rule_evaluates_on_data(deploy: Path, prometheus: Prometheus, load
     # A rule whose selector finds nothing evaluates happily for ever, so ask for each selector alone.
     recorded = {rule["name"] for rule in rules if rule["type"] == "recording"}
     expressions = [rule["query"] for rule in rules]
-    selectors = {name for e in expressions for name in re.findall(r"[a-zA-Z_:]+\{[^}]*\}", e)}
-    wait_for_data(
-        prometheus, {name: name for name in recorded | selectors}, lambda _, samples: bool(samples)
-    )
+    selectors = {name for e in expressions for name in re.findall(r"[a-zA-Z_:][a-zA-Z0-9_:]*\{[^}]*\}", e)}
+    wait_for_data(prometheus, {name: name for name in recorded | selectors}, lambda _, samples: bool(samples))
     health = {
         rule["name"]: (rule["health"], rule.get("lastError", ""))
         for group in prometheus.get("rules")["groups"]

@@ -44,7 +44,10 @@ def test_every_rule_has_a_unit_test_and_every_alert_one_in_which_it_fires(deploy
     tests = yaml.safe_load((deploy / RULE_TESTS).read_text())["tests"]
     queried = {query["expr"] for test in tests for query in test.get("promql_expr_test", [])}
     fired = {
-        alert["alertname"] for test in tests for alert in test.get("alert_rule_test", []) if alert["exp_alerts"]
+        alert["alertname"]
+        for test in tests
+        for alert in test.get("alert_rule_test", [])
+        if alert["exp_alerts"]
     }
     rules = rules_of(deploy)
     assert {rule["record"] for rule in rules if "record" in rule} == queried - {"ALERTS"}
