@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from common.settings import Settings, parse_overrides, read_toml
 
@@ -18,8 +18,9 @@ __all__ = [
 ]
 
 
-def _check_auto(value: int | str) -> int | str:
-    if value == "auto" or (isinstance(value, int) and value >= 1):
+def _check_auto(value: object) -> object:
+    # Before pydantic tries the union's members one by one, which would give a message for each.
+    if value == "auto" or (type(value) is int and value >= 1):
         return value
     raise ValueError('must be a whole number from 1, or "auto"')
 
@@ -27,7 +28,7 @@ def _check_auto(value: int | str) -> int | str:
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-CountOrAuto = Annotated[int | Literal["auto"], AfterValidator(_check_auto)]
+CountOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_check_auto)]
 
 
 class ListenSettings(Settings):

@@ -1,0 +1,114 @@
+"""Names, labels and values of the series."""
+
+from dataclasses import dataclass
+
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from server.metrics import Metrics
+
+LABELS = {
+    "dragoman_requests": {"model", "method", "code"},
+    "dragoman_request_duration_seconds": {"model", "method"},
+    "dragoman_queue_duration_seconds": {"model"},
+    "dragoman_time_to_first_token_seconds": {"model"},
+    "dragoman_time_per_output_token_seconds": {"model"},
+    "dragoman_step_duration_seconds": {"model", "graph"},
+    "dragoman_batch_rows": {"model"},
+    "dragoman_slots_used": {"model"},
+    "dragoman_slots_total": {"model"},
+    "dragoman_requests_running": {"model"},
+    "dragoman_requests_waiting": {"model"},
+    "dragoman_input_tokens": {"model"},
+    "dragoman_output_tokens": {"model"},
+    "dragoman_rejected_requests": {"model", "reason"},
+    "dragoman_model_info": {"model", "version", "task", "precision", "provider"},
+    "dragoman_threads": set(),
+    "dragoman_cpu_limit_cores": set(),
+    "dragoman_model_load_duration_seconds": {"model"},
+}
+
+
+@dataclass
+class Occupied:
+    slots_used: int = 3
+    slots_total: int = 8
+    num_running: int = 3
+    num_waiting: int = 5
+
+    def occupancy(self) -> "Occupied":
+        return self
+
+
+def filled() -> Metrics:
+    metrics = Metrics(cpu_limit_cores=1.5)
+    model = metrics.for_model("toy", "translation")
+    metrics.watch("toy", Occupied())
+    metrics.requests.labels("toy", "Translate", "OK").inc()
+    metrics.request_duration.labels("toy", "Translate").observe(0.1)
+    metrics.model_info.labels("toy", "1", "translation", "fp32", "cpu").set(1)
+    metrics.model_load_duration.labels("toy").set(0.2)
+    model.observe_accepted(7)
+    model.observe_step("encode", 0.001, 4)
+    model.observe_step("decode", 0.001, 4)
+    model.observe_step("decode", 0.001, 2)
+    model.observe_times(10.0, 10.25, 10.5)
+    model.observe_answer(5, decoding_s=1.0)
+    model.observe_rejected("queue_full")
+    return metrics
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"dragoman_{name}", labels)
+
+
+def test_names_and_labels_are_the_promised_ones() -> None:
+    text = generate_latest(filled().registry).decode()
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(text):
+        if family.name.startswith("dragoman_") and not family.name.endswith("_created"):
+            labels = found.setdefault(family.name, set())
+            for sample in family.samples:
+                labels |= set(sample.labels) - {"le"}
+    assert found == LABELS
+
+
+def test_values() -> None:
+    metrics = filled()
+    assert value(metrics, "input_tokens_total", model="toy") == 7
+    assert value(metrics, "output_tokens_total", model="toy") == 5
+    assert value(metrics, "queue_duration_seconds_sum", model="toy") == 0.25
+    assert value(metrics, "time_to_first_token_seconds_sum", model="toy") == 0.5
+    assert value(metrics, "time_per_output_token_seconds_sum", model="toy") == 0.25
+    assert value(metrics, "step_duration_seconds_count", model="toy", graph="encode") == 1
+    assert value(metrics, "step_duration_seconds_count", model="toy", graph="decode") == 2
+    assert value(metrics, "batch_rows_count", model="toy") == 2
+    assert value(metrics, "batch_rows_sum", model="toy") == 6
+    assert value(metrics, "rejected_requests_total", model="toy", reason="queue_full") == 1
+    assert value(metrics, "rejected_requests_total", model="toy", reason="draining") == 0
+    assert value(metrics, "cpu_limit_cores") == 1.5
+
+
+def test_occupancy_is_read_at_the_scrape() -> None:
+    metrics, engine = Metrics(1.0), Occupied()
+    metrics.watch("toy", engine)
+    engine.num_waiting = 9
+    assert value(metrics, "requests_waiting", model="toy") == 9
+    engine.slots_used = 1
+    assert value(metrics, "slots_used", model="toy") == 1
+
+
+def test_an_answer_of_one_token_has_no_time_between_tokens() -> None:
+    metrics = Metrics(1.0)
+    metrics.for_model("toy", "generation").observe_answer(1, decoding_s=0.0)
+    assert value(metrics, "time_per_output_token_seconds_count", model="toy") == 0
+
+
+def test_two_servers_in_one_process_share_nothing() -> None:
+    first, second = filled(), Metrics(1.0)
+    assert value(first, "requests_total", model="toy", method="Translate", code="OK") == 1
+    assert value(second, "requests_total", model="toy", method="Translate", code="OK") is None
+
+
+def test_the_process_describes_itself() -> None:
+    assert b"process_resident_memory_bytes" in generate_latest(Metrics(1.0).registry)

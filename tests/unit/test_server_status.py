@@ -1,0 +1,99 @@
+"""The exception tree, and the one table from it to gRPC statuses."""
+
+import ast
+from pathlib import Path
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+import server.errors
+from server.errors import (
+    MAX_LISTED,
+    Draining,
+    EngineError,
+    FieldViolation,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    RequestError,
+)
+from server.status import STATUS_CODES, internal_status, rejection_reason, to_status
+
+METADATA_LIMIT_BYTES = 8 * 1024
+
+
+def details(status: grpc.Status) -> status_pb2.Status:
+    [(key, value)] = status.trailing_metadata or ()
+    assert key == "grpc-status-details-bin"
+    assert isinstance(value, bytes)
+    return status_pb2.Status.FromString(value)
+
+
+def test_every_request_error_has_a_code() -> None:
+    assert set(STATUS_CODES) == set(RequestError.__subclasses__())
+
+
+def test_the_module_draws_and_exports_every_error() -> None:
+    tree = ast.parse(Path(server.errors.__file__).read_text(encoding="utf-8"))
+    classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    assert classes == set(server.errors.__all__)
+    for name in classes - {"FieldViolation"}:
+        assert name in (server.errors.__doc__ or "")
+
+
+def test_invalid_request_carries_all_field_violations() -> None:
+    error = InvalidRequest([FieldViolation("inputs[1]", "is empty"), FieldViolation("options.seed", "no")])
+    status = to_status(error)
+    assert status.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert status.details == "inputs[1]: is empty; options.seed: no"
+    bad_request = error_details_pb2.BadRequest()
+    assert details(status).details[0].Unpack(bad_request)
+    assert [(each.field, each.description) for each in bad_request.field_violations] == [
+        ("inputs[1]", "is empty"),
+        ("options.seed", "no"),
+    ]
+
+
+def test_overload_carries_when_to_retry() -> None:
+    status = to_status(Overloaded("8 inputs are waiting already", 1.5))
+    assert status.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    retry_info = error_details_pb2.RetryInfo()
+    assert details(status).details[0].Unpack(retry_info)
+    assert retry_info.retry_delay.ToMilliseconds() == 1500
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidRequest([FieldViolation(f"inputs[{i}]", "is empty") for i in range(5000)]),
+        ModelNotFound("x" * 1_000_000, [f"model-{i}/1" for i in range(5000)]),
+    ],
+)
+def test_a_status_fits_into_trailing_metadata(error: RequestError) -> None:
+    status = to_status(error)
+    [(_, value)] = status.trailing_metadata or ()
+    # The message is sent twice: as grpc-message and within the details.
+    assert len(value) * 4 / 3 + len(status.details) < METADATA_LIMIT_BYTES
+    assert f"and {5000 - MAX_LISTED} more" in status.details
+
+
+def test_an_unknown_model_is_named_and_what_there_is_listed() -> None:
+    assert str(ModelNotFound("datse", ["dates/2", "spell/1"])) == (
+        "no model 'datse'; this server has: dates/2, spell/1"
+    )
+
+
+def test_internals_never_reach_the_caller() -> None:
+    status = internal_status("abc123")
+    assert status.code is grpc.StatusCode.INTERNAL
+    assert status.details == "internal error; the server's log has it under request id abc123"
+    with pytest.raises(AssertionError):
+        to_status(EngineError("at 0x7f: secret"))
+
+
+def test_reasons_for_refusals() -> None:
+    assert rejection_reason(Overloaded("full", 1)) == "queue_full"
+    assert rejection_reason(Draining()) == "draining"
+    assert rejection_reason(InvalidRequest([])) == rejection_reason(ModelNotFound("x", [])) == "invalid"
+    assert rejection_reason(EngineError("broken")) is None
