@@ -53,7 +53,7 @@ def test_a_traceback_shows_no_local_variables(log_format: str) -> None:
     settings = LoggingSettings.load({"format": log_format}, source="test")
     configure_logs(settings, stream)
     try:
-        fail("".join(["words", " of", " a user"]))
+        fail("WORDS OF A USER".lower())
     except ValueError:
         structlog.get_logger().exception("request")
     assert "ValueError: 23" in stream.getvalue()
