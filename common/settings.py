@@ -3,9 +3,9 @@
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,7 +15,7 @@ __all__ = ["Settings", "parse_overrides", "read_toml"]
 
 
 class Settings(BaseModel):
-    """Base of every settings type: frozen, and an unknown key is an error that names the nearest known one."""
+    """Base of every settings type: frozen, and an unknown key is an error naming the nearest known one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -78,28 +78,60 @@ def _toml_value(text: str) -> Any:
 
 def _first_problem(cls: type[BaseModel], error: ValidationError) -> str:
     problem = error.errors()[0]
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        known = list(_settings_at(cls, location[:-1]))
-        nearest = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.0)
-        return f"unknown key {key!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else "")
-    if problem["type"] == "missing":
-        return f"{key!r} is missing"
+    context = problem.get("ctx", {})
+    tag = str(context.get("discriminator", "")).strip("'")  # the field a union's members are told apart by
+    sections, types = _locate(cls, problem["loc"][:-1])
+    key = ".".join([*sections, *(str(part) for part in problem["loc"][-1:])])
+    match problem["type"]:
+        case "extra_forbidden":
+            nearest = _nearest(cls, str(problem["loc"][-1]), types)
+            return f"unknown key {key!r}" + (f"; did you mean {nearest!r}?" if nearest else "")
+        case "missing":
+            return f"{key!r} is missing"
+        case "union_tag_not_found":
+            return f"'{key}.{tag}' is missing"
+        case "union_tag_invalid":
+            return f"{key}.{tag} = {context['tag']!r}: it is one of {context['expected_tags']}"
     message = problem["msg"].removeprefix("Value error, ")
-    if not key:
-        return message
-    return f"{key} = {problem['input']!r}: {message}"
+    if isinstance(problem["input"], Mapping):  # a rule between several keys, which it names
+        return ": ".join([".".join(_locate(cls, problem["loc"])[0]), message]).removeprefix(": ")
+    return f"{key} = {problem['input']!r}: {message}" if key else message
 
 
-def _settings_at(cls: type[BaseModel], location: Sequence[str]) -> Sequence[str]:
-    """Field names of the settings type nested at `location`; unions offer the fields of every member."""
-    candidates: list[type[BaseModel]] = [cls]
-    for part in location:
-        nested = [_models_in(c.model_fields[part].annotation) for c in candidates if part in c.model_fields]
-        found = [model for models in nested for model in models]
-        candidates = found or candidates  # a discriminator's tag is part of the location, not a field
-    return [name for candidate in candidates for name in candidate.model_fields]
+def _locate(cls: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str], list[type[BaseModel]]]:
+    """Sections as a file writes them, and the settings types that may stand there.
+
+    Pydantic puts the tag of a discriminated union into the location: no section, but it tells the type.
+    """
+    sections: list[str] = []
+    types = [cls]
+    for part in map(str, location):
+        fields = [model.model_fields[part] for model in types if part in model.model_fields]
+        if fields:
+            sections.append(part)
+            types = [model for field in fields for model in _models_in(field.annotation)]
+        else:
+            types = [model for model in types if part in _tags(model)] or types
+    return sections, types
+
+
+def _nearest(cls: type[BaseModel], key: str, types: Sequence[type[BaseModel]]) -> str | None:
+    """The known key most like `key`: the same one in another section, or else one of its own section."""
+    elsewhere = [path for path in _paths(cls) if path.split(".")[-1] == key]
+    known = elsewhere or [name for model in types for name in model.model_fields]
+    return next(iter(difflib.get_close_matches(key, known, n=1, cutoff=0.0)), None)
+
+
+def _paths(cls: type[BaseModel]) -> Iterator[str]:
+    for name, field in cls.model_fields.items():
+        yield name
+        for nested in _models_in(field.annotation):
+            yield from (f"{name}.{path}" for path in _paths(nested))
+
+
+def _tags(cls: type[BaseModel]) -> list[Any]:
+    annotations = [field.annotation for field in cls.model_fields.values()]
+    return [tag for a in annotations if get_origin(a) is Literal for tag in get_args(a)]
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
