@@ -33,7 +33,7 @@ class Backend:
         """Load every graph for `provider`, with `num_threads` threads inside each operator.
 
         Raises:
-            ProviderUnavailable: this build of ONNX Runtime does not offer the provider.
+            ProviderUnavailable: ONNX Runtime does not offer the provider, or cannot start it here.
             BundleError: a graph cannot be loaded.
         """
         wanted = _PROVIDERS[provider]
@@ -42,14 +42,19 @@ class Backend:
             raise ProviderUnavailable(
                 f"provider {provider!r} needs {wanted}; this onnxruntime offers {offered}"
             )
+        if provider == "cuda":
+            ort.preload_dlls()  # CUDA from pip's wheels lies where the system's loader does not look
         options = _session_options(num_threads)
         sessions = {}
         for name in bundle.manifest.graphs:
             path = bundle.graph_path(name)
             try:
                 sessions[name] = ort.InferenceSession(str(path), options, providers=[wanted])
-            except Exception as error:  # noqa: BLE001 onnxruntime raises bare exceptions of its own
+            except Exception as error:  # onnxruntime raises bare exceptions of its own
                 raise BundleError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
+            # Where CUDA cannot start, ONNX Runtime says so in its log and goes on with the CPU.
+            if wanted not in sessions[name].get_providers():
+                raise ProviderUnavailable(f"provider {provider!r}: {wanted} could not be started here")
         return cls(bundle, sessions)
 
     def rows(self, num_rows: int) -> "Rows":

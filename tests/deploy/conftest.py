@@ -63,7 +63,7 @@ def start_server(
     @contextmanager
     def start(*overrides: str) -> Iterator[Serving]:
         log = tmp_path_factory.mktemp("server") / "log"
-        command = [sys.executable, "-m", "server"]
+        command = [str(Path(sys.executable).parent / "dragoman"), "serve"]
         command += ["--config", str(deploy / "base" / "server.toml"), "--models", str(BUNDLES)]
         command += ["--host", "127.0.0.1", "--port", "0", "--metrics-port", "0"]
         command += [part for override in overrides for part in ("--set", override)]

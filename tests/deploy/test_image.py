@@ -94,6 +94,13 @@ def test_the_process_is_the_server_itself_under_a_numeric_user(
     assert user == f"{context['runAsUser']}:{context['runAsGroup']}"
 
 
+@pytest.mark.parametrize("target", ["serve", "serve-cuda"])
+def test_nothing_is_written_and_nobody_is_reported_to(stages: dict[str, Stage], target: str) -> None:
+    variables = last(stages, target, "ENV").split()
+    assert "PYTHONDONTWRITEBYTECODE=1" in variables
+    assert "ORT_DISABLE_TELEMETRY=1" in variables
+
+
 def test_the_entry_point_is_a_command_of_the_distribution() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert "dragoman" in scripts

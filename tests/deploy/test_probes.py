@@ -32,7 +32,7 @@ def container(deploy: Path) -> dict[str, Any]:
 def check(port: int, service: str) -> int:
     """The status that the health service gives; SERVICE_UNKNOWN comes as the error NOT_FOUND."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         status: int = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=PATIENCE_S).status
         return status
 

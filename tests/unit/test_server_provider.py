@@ -1,0 +1,30 @@
+"""The execution provider is the one asked for, or the server does not start."""
+
+from pathlib import Path
+
+import onnxruntime as ort  # type: ignore[import-untyped]
+import pytest
+
+from server.backend import Backend
+from server.bundle import Bundle
+from server.errors import ProviderUnavailable
+
+BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1"
+
+
+def test_a_provider_that_this_onnxruntime_does_not_have_is_named() -> None:
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("this onnxruntime is built for CUDA")
+    with pytest.raises(ProviderUnavailable, match="'cuda' needs CUDAExecutionProvider"):
+        Backend.load(Bundle.read(BUNDLE), provider="cuda", num_threads=1)
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider'")
+def test_a_session_that_fell_back_to_the_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build for CUDA on a machine without a usable GPU claims the provider, then does without it."""
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("this onnxruntime is built for CUDA")
+    offered = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: offered)
+    with pytest.raises(ProviderUnavailable, match="could not be started here"):
+        Backend.load(Bundle.read(BUNDLE), provider="cuda", num_threads=1)
