@@ -1,0 +1,129 @@
+from pathlib import Path
+
+import pytest
+
+from common.errors import SettingsError
+from model.errors import RecipeError
+from model.recipe import Recipe, builtin_recipes, load_recipe
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "example-recipe.toml"
+
+
+def test_the_built_in_recipes() -> None:
+    assert builtin_recipes() == ("dates", "multi30k", "shakespeare", "stdlib")
+
+
+@pytest.mark.parametrize("name", builtin_recipes())
+def test_a_built_in_recipe_is_valid_and_named_like_its_file(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description.endswith(".")
+    dims = recipe.dimensions(recipe.tokenizer.vocabulary_size)
+    assert dims.task == recipe.task
+    assert (dims.num_encoder_layers > 0) == (recipe.task == "translation")
+
+
+def test_overrides_reach_nested_settings() -> None:
+    recipe = load_recipe(
+        "dates", ["training.max_steps=7", "model.activation=swiglu", "corpus.first_year = 1900", "seed=5"]
+    )
+    assert recipe.training.max_steps == 7
+    assert recipe.model.activation == "swiglu"
+    assert recipe.corpus.model_dump()["first_year"] == 1900
+    assert recipe.seed == 5
+    assert recipe.training.batch_tokens == load_recipe("dates").training.batch_tokens
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.max_step=5", "unknown key 'training.max_step'; did you mean 'max_steps'?"),
+        ("corpus.num_trian=5", "unknown key 'corpus.num_trian'; did you mean 'num_train'?"),
+        ("batch_tokens=5", "unknown key 'batch_tokens'; did you mean 'training.batch_tokens'?"),
+        ("tokeniser.kind=bpe", "unknown key 'tokeniser'; did you mean 'tokenizer'?"),
+        ("training.warmup_steps=-1", "training.warmup_steps = -1"),
+        ("corpus.first_year=2500", "last_year 2199 is before first_year 2500"),
+        ("corpus.kind=date", "corpus.kind = 'date': it is one of 'dates'"),
+        ("model.num_heads=3", "width 128 is not a multiple of num_heads 3"),
+        ("model.num_kv_heads=3", "num_heads 4 is not a multiple of num_kv_heads 3"),
+        ("model.num_encoder_layers=0", "model.num_encoder_layers must be at least 1"),
+        ("task=generation", "corpus.kind = 'dates' is for translation, not generation"),
+        ("training.min_learning_rate=1.0", "min_learning_rate 1.0 is above max_learning_rate"),
+        ("training.max_steps", "is not of the form key=value"),
+    ],
+)
+def test_a_wrong_override_is_one_line_with_the_value(override: str, message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_recipe("dates", [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_training_without_an_end_is_refused(tmp_path: Path) -> None:
+    text = EXAMPLE.read_text().replace("max_minutes = 10 ", "# max_minutes = 10 ")
+    path = tmp_path / "endless.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match="max_steps, max_minutes or both"):
+        load_recipe(str(path))
+
+
+def test_an_unknown_recipe_lists_those_there_are() -> None:
+    with pytest.raises(RecipeError, match="no recipe 'date'.*dates, multi30k, shakespeare, stdlib"):
+        load_recipe("date")
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"cannot read nowhere/mine\.toml"):
+        load_recipe("nowhere/mine.toml")
+
+
+def test_the_documented_example_is_valid_and_its_paths_start_at_its_own_folder(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(EXAMPLE.read_text())
+    recipe = load_recipe(str(path))
+    assert recipe.name == "example"
+    assert recipe.corpus.model_dump()["folder"] == str(tmp_path)
+
+
+def test_the_documented_alternatives_are_valid(tmp_path: Path) -> None:
+    """Each commented `kind` of the example, with the keys under it, in place of the first."""
+    text = EXAMPLE.read_text()
+    head, rest = text.split('kind = "parallel"', 1)
+    commented, tail = rest.split("# Other kinds:", 1)[1].split("[tokenizer]", 1)
+    alternatives = [f"kind = {block}" for block in commented.replace("\n# ", "\n").split("kind = ")[1:]]
+    assert len(alternatives) == 3
+    for alternative in alternatives:
+        body = alternative.replace("\n#\n", "\n")
+        if 'kind = "text"' in body:
+            head_used = head.replace('task = "translation"', 'task = "generation"')
+            tail_used = "\n".join(
+                line
+                for line in tail.splitlines()
+                if "encoder_layers" not in line and "max_source" not in line
+            )
+        else:
+            head_used, tail_used = head, tail
+        path = tmp_path / "mine.toml"
+        path.write_text(f"{head_used}{body}\n[tokenizer]{tail_used}")
+        assert load_recipe(str(path)).corpus.kind in body
+
+
+def test_data_given_on_the_command_line_is_recorded(tmp_path: Path) -> None:
+    recipe = load_recipe("multi30k").with_data(tmp_path)
+    assert recipe.corpus.model_dump()["folder"] == str(tmp_path)
+    assert Recipe.load(recipe.model_dump(), source="recipe.json") == recipe
+
+
+def test_data_for_a_corpus_that_reads_none_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="'dates' makes its own corpus"):
+        load_recipe("dates").with_data(tmp_path)
+
+
+def test_generation_has_no_encoder() -> None:
+    with pytest.raises(SettingsError, match="num_encoder_layers = 2: generation has no encoder"):
+        load_recipe("stdlib", ["model.num_encoder_layers=2"])
+
+
+def test_byte_bpe_needs_room_for_all_bytes() -> None:
+    with pytest.raises(SettingsError, match="vocabulary_size 100"):
+        load_recipe("stdlib", ["tokenizer.vocabulary_size=100"])
