@@ -98,7 +98,9 @@ class UnavailableError(CallError, OperationError):
     """No server answers at the target, or it is shutting down."""
 
     def __str__(self) -> str:
-        return f"no answer from {self.target}: {self.message}"
+        # gRPC's own report repeats itself before it comes to the address and the reason.
+        reason = self.message.rpartition("last error: ")[2].removeprefix("UNKNOWN: ")
+        return f"no answer from {self.target}: {reason}"
 
 
 class DeadlineExceededError(CallError, OperationError):

@@ -1,11 +1,13 @@
 """Between the caller's plain data and the messages of `dragoman.v1`."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dragoman.v1 import decoding_pb2, generation_pb2, model_pb2, translation_pb2
 from google.protobuf import json_format
 
+from client.errors import FieldViolation
 from client.results import (
     DecodingOptions,
     FinishReason,
@@ -22,10 +24,13 @@ __all__ = [
     "delta_from",
     "generate_request",
     "model_from",
+    "refused_inputs",
     "summary_from",
     "translate_request",
     "translations_from",
 ]
+
+_INPUT_FIELD = re.compile(r"inputs\[(\d+)\]")
 
 _FINISH_REASONS = {
     decoding_pb2.FINISH_REASON_END_OF_SEQUENCE: FinishReason.END_OF_SEQUENCE,
@@ -101,9 +106,15 @@ def model_from(model: model_pb2.Model) -> ModelInfo:
         num_parameters=model.num_parameters,
         max_input_tokens=model.max_input_tokens,
         max_output_tokens=model.max_output_tokens,
-        provenance=json_format.MessageToDict(model.provenance),
+        provenance=_with_integers(json_format.MessageToDict(model.provenance)),
         quality=tuple(QualityFigure(q.metric, q.value, q.num_examples, q.data) for q in model.quality),
     )
+
+
+def refused_inputs(violations: Iterable[FieldViolation]) -> dict[int, str]:
+    """Which inputs of a `TranslateRequest` were refused, by index, and why."""
+    matches = [(_INPUT_FIELD.fullmatch(violation.field), violation) for violation in violations]
+    return {int(match[1]): violation.description for match, violation in matches if match}
 
 
 def _translation_from(translation: translation_pb2.Translation, version: str | None) -> Translation:
@@ -115,6 +126,15 @@ def _translation_from(translation: translation_pb2.Translation, version: str | N
         log_probability=translation.log_probability,
         version=version,
     )
+
+
+def _with_integers(value: Any) -> Any:
+    """`google.protobuf.Struct` knows no whole numbers: 500 arrives as 500.0."""
+    if isinstance(value, dict):
+        return {key: _with_integers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_integers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _options_message(options: DecodingOptions) -> decoding_pb2.DecodingOptions:

@@ -1,0 +1,74 @@
+"""`dragoman evaluate`: the quality of what is served, as JSON."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.cli.options import DEFAULT_TIMEOUT_S, Data, ModelVersion, Timeout, complete_model, examples
+from client.cli.output import write_json
+from client.cli.progress import progress_bar
+from common.errors import UsageError
+
+__all__ = ["EPILOG", "evaluate"]
+
+EPILOG = examples(
+    "dragoman evaluate models/dates/1",
+    "dragoman evaluate localhost:8500 --model dates --limit 1000",
+    "dragoman evaluate models/multi30k/1 --data ~/multi30k",
+)
+
+
+def evaluate(
+    subject: Annotated[
+        str,
+        typer.Argument(metavar="BUNDLE_OR_HOST", help="A bundle's folder, or HOST:PORT of a running server."),
+    ],
+    *,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME",
+            autocompletion=complete_model,
+            help="Of a server's models, which one.",
+            show_default="the only one",
+        ),
+    ] = None,
+    model_version: ModelVersion = "",
+    data: Data = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Use the first N examples only.", show_default="all"),
+    ] = None,
+    timeout_s: Timeout = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Measure a model on test examples that training never saw, and print the figures as JSON.
+
+    Translation: exact match, BLEU and chrF, over gRPC or from a bundle's folder. Generation: bits per byte,
+    from a bundle's folder only, because no call of the server scores a given text.
+    """
+    from client.cli.bundle_evaluation import evaluate_bundle
+    from client.cli.served_evaluation import evaluate_served
+
+    folder = Path(subject)
+    is_folder = folder.is_dir()
+    if not is_folder and ":" not in subject:
+        raise UsageError(f"{subject!r} is neither a bundle's folder nor HOST:PORT")
+    with progress_bar() as progress:
+        evaluation = (
+            evaluate_bundle(folder, data=data, limit=limit, progress=progress)
+            if is_folder
+            else evaluate_served(
+                subject,
+                model,
+                version=model_version,
+                data=data,
+                limit=limit,
+                timeout_s=timeout_s,
+                progress=progress,
+            )
+        )
+    write_json(dataclasses.asdict(evaluation))

@@ -1,0 +1,88 @@
+"""Quality on the unseen test split of the corpus a model was trained on: what, and by which measures."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.quality import bleu, chrf, exact_match
+
+from common.errors import UsageError
+from model.corpora.corpus import Corpus, Pair
+from model.corpora.load import load_corpus
+from model.recipe import Recipe
+
+__all__ = ["Evaluation", "Progress", "corpus_of", "split_name", "test_pairs", "translation_metrics"]
+
+Progress = Callable[[str, float, float], None]
+"""Told what is going on, how much of it is done, and of how much."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures with what they were measured on.
+
+    Attributes:
+        model: The model's name.
+        version: Its version.
+        task: Translation or generation.
+        precision: "fp32" or "int8".
+        through: "grpc" or "bundle": a server, or the serving backend in this process.
+        data: Corpus and split.
+        num_examples: Examples of the split that were used.
+        num_refused: Inputs among them that are longer than the model's limit; they count as wrong.
+        metrics: By name: exact_match, bleu and chrf in percent, bits_per_byte.
+        seconds: How long the answers took.
+    """
+
+    model: str
+    version: str
+    task: str
+    precision: str
+    through: str
+    data: str
+    num_examples: int
+    num_refused: int
+    metrics: dict[str, float]
+    seconds: float
+
+
+def corpus_of(provenance: Mapping[str, Any], data: Path | None, *, source: str) -> Corpus[Pair] | Corpus[str]:
+    """The corpus that a model's provenance names.
+
+    Args:
+        provenance: As the bundle and the server give it.
+        data: Folder of the corpus, if it lies elsewhere than it did at training.
+        source: Whose provenance it is, for messages.
+
+    Raises:
+        UsageError: the provenance holds no recipe.
+        CorpusError: the corpus cannot be read.
+    """
+    recipe = provenance.get("recipe")
+    if not isinstance(recipe, dict):
+        raise UsageError(f"{source} does not say which recipe it was trained with")
+    return load_corpus(Recipe.load(recipe, source=source), data)
+
+
+def split_name(corpus: Corpus[Pair] | Corpus[str]) -> str:
+    """What `corpus.held_out` is, in words."""
+    return f"{corpus.name} {'test' if corpus.test else 'validation'} split"
+
+
+def test_pairs(
+    provenance: Mapping[str, Any], data: Path | None, limit: int | None, *, source: str
+) -> tuple[str, list[Pair]]:
+    """The name of the held-out split, and its first `limit` pairs; arguments and errors as `corpus_of`."""
+    corpus = corpus_of(provenance, data, source=source)
+    return split_name(corpus), [pair for pair in corpus.held_out[:limit] if isinstance(pair, Pair)]
+
+
+def translation_metrics(answers: Sequence[str | None], pairs: Sequence[Pair]) -> dict[str, float]:
+    """Exact match, BLEU and chrF in percent; no answer counts as an empty one."""
+    hypotheses, references = [answer or "" for answer in answers], [pair.target for pair in pairs]
+    return {
+        "exact_match": exact_match(hypotheses, references),
+        "bleu": bleu(hypotheses, references),
+        "chrf": chrf(hypotheses, references),
+    }

@@ -1,0 +1,69 @@
+"""`dragoman export`: from a run folder to a bundle that a server can load."""
+
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from client.cli.options import Data, examples
+from client.cli.output import note, write_text
+from client.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from export.exporter import ExportReport
+
+__all__ = ["EPILOG", "export", "export_lines"]
+
+EPILOG = examples(
+    "dragoman export runs/dates --out models/dates/1",
+    "dragoman export runs/dates --out models/dates/2 --precision int8  # smaller and faster",
+)
+
+
+class Precision(enum.StrEnum):
+    """Arithmetic of the exported graphs."""
+
+    FP32 = "fp32"
+    INT8 = "int8"
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder that `dragoman train` left.")],
+    *,
+    out: Annotated[
+        Path,
+        typer.Option(metavar="BUNDLE", help="The bundle's folder: MODELS/NAME/VERSION, VERSION a number."),
+    ],
+    precision: Annotated[
+        Precision, typer.Option(help="fp32, or int8 by row-wise dynamic quantisation.")
+    ] = Precision.FP32,
+    data: Data = None,
+) -> None:
+    """Export a run to ONNX and verify the bundle against PyTorch on held-out inputs.
+
+    When an fp32 bundle disagrees with PyTorch in any token, nothing is written.
+    """
+    from export.exporter import export_run
+
+    with progress_bar() as progress:
+        report = export_run(run, out, precision=precision.value, data=data, progress=progress)
+    write_text("".join(f"{line}\n" for line in export_lines(report)))
+    note(f"next: dragoman serve --models {out.parent.parent}")
+
+
+def export_lines(report: "ExportReport") -> list[str]:
+    """The report, a fact a line."""
+    agreement = report.agreement
+    equal = f"{agreement.num_equal_inputs} of {agreement.num_inputs} held-out inputs"
+    tokens = f"{agreement.token_agreement:.2%} of {agreement.num_tokens} tokens, {agreement.num_ties} ties"
+    return [
+        f"bundle: {report.bundle} ({report.precision}, {report.num_bytes / 1e6:.1f} MB)",
+        f"same answer as PyTorch: {equal} ({tokens})",
+        f"answers that change in a batch: {agreement.num_batch_differences}",
+        f"largest logit difference: {agreement.max_logit_difference:.2e}",
+        *(
+            f"{figure.metric}: {figure.value:.4g} ({figure.num_examples} examples, {figure.data})"
+            for figure in report.quality
+        ),
+    ]

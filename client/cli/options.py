@@ -1,0 +1,199 @@
+"""Options that several commands share, each written once, and what the shell may complete them with."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import model
+from client.results import DecodingOptions
+from common.errors import DragomanError
+
+__all__ = [
+    "DEFAULT_TARGET",
+    "DEFAULT_TIMEOUT_S",
+    "Data",
+    "MaxTokens",
+    "MinTokens",
+    "Model",
+    "ModelVersion",
+    "Overrides",
+    "Seed",
+    "Stop",
+    "Target",
+    "Temperature",
+    "Timeout",
+    "TopK",
+    "TopP",
+    "decoding_options",
+    "examples",
+    "recipe_names",
+]
+
+DEFAULT_TARGET = "localhost:8500"
+DEFAULT_TIMEOUT_S = 60.0
+
+_COMPLETION_TIMEOUT_S = 0.5
+
+
+def recipe_names() -> list[str]:
+    """The built-in recipes. `model.recipe.builtin_recipes` says the same, but imports torch to say it."""
+    return sorted(path.stem for root in model.__path__ for path in Path(root, "recipes").glob("*.toml"))
+
+
+def complete_model(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of the models that the server at `--target` holds; none when it does not answer at once."""
+    from client.blocking import Client
+    from client.channel import ChannelSettings
+
+    target = context.params.get("target") or DEFAULT_TARGET
+    try:
+        with Client(target, settings=ChannelSettings(max_attempts=1)) as client:
+            names = {held.name for held in client.models(timeout_s=_COMPLETION_TIMEOUT_S)}
+    except DragomanError:
+        return []
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Names of built-in recipes."""
+    return [name for name in recipe_names() if name.startswith(incomplete)]
+
+
+def examples(*lines: str) -> str:
+    """A help epilog that lists commands to copy; what follows a `#` is shown above its command."""
+    shown = ["[bold]Examples[/bold]"]
+    for line in lines:
+        command, _, remark = line.replace("[", "\\[").partition("  # ")
+        shown += [f"[dim]# {remark}[/dim]"] if remark else []
+        shown.append(f"[cyan]{command}[/cyan]")
+    return "\n".join(shown)
+
+
+def decoding_options(
+    *,
+    max_tokens: int | None = None,
+    min_tokens: int | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: list[str] | None = None,
+) -> DecodingOptions:
+    """The options that were given, as the client takes them."""
+    return DecodingOptions(
+        max_tokens=max_tokens,
+        min_tokens=min_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stop=stop or None,
+    )
+
+
+Target = Annotated[
+    str, typer.Option(metavar="HOST:PORT", help="The server to call.", rich_help_panel="Server")
+]
+Timeout = Annotated[
+    float,
+    typer.Option(
+        "--timeout", metavar="SECONDS", min=0.0, help="Deadline of a call.", rich_help_panel="Server"
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        autocompletion=complete_model,
+        help="The model that answers; `dragoman models` lists them.",
+        rich_help_panel="Server",
+    ),
+]
+ModelVersion = Annotated[
+    str,
+    typer.Option(
+        metavar="VERSION",
+        help="A version of the model.",
+        show_default="the highest there is",
+        rich_help_panel="Server",
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder the recipe's corpus is read from, instead of a download.",
+        show_default=False,
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override one setting, such as training.max_steps=500. May be repeated.",
+        show_default=False,
+    ),
+]
+
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Most tokens to produce.",
+        show_default="the model's limit",
+        rich_help_panel="Decoding",
+    ),
+]
+MinTokens = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Fewest tokens to produce.", show_default="0", rich_help_panel="Decoding"),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        metavar="T",
+        help="Above 0: sample from softmax(logits / T).",
+        show_default="0, greedy",
+        rich_help_panel="Decoding",
+    ),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K",
+        help="Sample among the K most probable tokens.",
+        show_default="all",
+        rich_help_panel="Decoding",
+    ),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        help="Sample among the most probable tokens that together reach P.",
+        show_default="1.0",
+        rich_help_panel="Decoding",
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Makes sampling repeatable.",
+        show_default="a fresh one each time",
+        rich_help_panel="Decoding",
+    ),
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT",
+        help="End the output before this text. May be repeated.",
+        show_default=False,
+        rich_help_panel="Decoding",
+    ),
+]

@@ -1,0 +1,37 @@
+"""Standard output for results, standard error for everything that is said about them."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["note", "report_console", "write_json", "write_text"]
+
+_WIDE = 160
+
+
+def write_text(text: str) -> None:
+    """Write to standard output at once, as UTF-8 whatever the locale says: scripts rely on it."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()
+
+
+def write_json(value: Any) -> None:
+    """Write one JSON document to standard output."""
+    write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def note(text: str) -> None:
+    """Say something to the person in front of the screen, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def report_console(*, stderr: bool = False) -> "Console":
+    """A console for tables; into a file or a pipe they are as wide as they need to be."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else _WIDE, highlight=False)

@@ -1,0 +1,77 @@
+"""`dragoman serve`: the server, in this process."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.cli.options import Overrides, examples
+
+__all__ = ["EPILOG", "serve"]
+
+EPILOG = examples(
+    "dragoman serve --models models",
+    "dragoman serve --models models --host 0.0.0.0 --port 8500 --metrics-port 8002",
+    "dragoman serve --config server.toml --set engine.slots_per_lane=64",
+)
+
+_PANEL = "Where"
+
+
+def serve(
+    models: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder of models: NAME/VERSION/bundle.json.", show_default="models"
+        ),
+    ] = None,
+    *,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST", help="Address to listen on.", show_default="127.0.0.1", rich_help_panel=_PANEL
+        ),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT",
+            help="Port for gRPC; 0 is any free one.",
+            show_default="8500",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT",
+            help="Port for /metrics, /healthz and /readyz over HTTP; 0 is any free one.",
+            show_default="8002",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Server configuration in TOML; options given here win over it.",
+            show_default=False,
+        ),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Serve models over gRPC until SIGTERM or Ctrl-C, then finish what is running and leave."""
+    from server.app import serve as run
+    from server.config import load_settings
+
+    settings = load_settings(
+        config,
+        options={
+            "models.directory": models,
+            "server.host": host,
+            "server.port": port,
+            "server.metrics_port": metrics_port,
+        },
+        overrides=overrides or (),
+    )
+    raise typer.Exit(run(settings))

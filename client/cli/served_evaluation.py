@@ -1,0 +1,117 @@
+"""Quality of a running server's answers."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from client.asynchronous import AsyncClient
+from client.blocking import Client
+from client.cli.evaluation import Evaluation, Progress, test_pairs, translation_metrics
+from client.errors import InvalidRequestError
+from client.messages import refused_inputs
+from client.pipeline import map_in_order, until_accepted
+from client.results import ModelInfo, Task
+from common.errors import UsageError
+
+__all__ = ["evaluate_served"]
+
+INPUTS_PER_CALL = 32
+MAX_CALLS = 8
+
+
+def evaluate_served(
+    target: str,
+    model: str | None,
+    *,
+    version: str = "",
+    data: Path | None = None,
+    limit: int | None = None,
+    timeout_s: float,
+    progress: Progress,
+) -> Evaluation:
+    """Measure a translation model over gRPC.
+
+    Raises:
+        UsageError: there is no such model, or it does not translate.
+        CorpusError: its test examples cannot be read.
+        CallError: the server cannot be reached.
+    """
+    with Client(target, timeout_s=timeout_s) as client:
+        info = client.model(model or _only_model([held.name for held in client.models()]), version)
+    if info.task is not Task.TRANSLATION:
+        raise UsageError(
+            f"{info.name} at {target} is a {info.task} model: bits per byte need the bundle's folder, "
+            "no call of the server scores a given text"
+        )
+    data_name, pairs = test_pairs(info.provenance, data, limit, source=f"{target}: model {info.name}")
+    begin_s = time.perf_counter()
+    answers = asyncio.run(_translate_all(target, info, [pair.source for pair in pairs], timeout_s, progress))
+    return Evaluation(
+        model=info.name,
+        version=info.version,
+        task=info.task.value,
+        precision=info.precision,
+        through="grpc",
+        data=data_name,
+        num_examples=len(pairs),
+        num_refused=answers.count(None),
+        metrics=translation_metrics(answers, pairs),
+        seconds=round(time.perf_counter() - begin_s, 3),
+    )
+
+
+async def _translate_all(
+    target: str, info: ModelInfo, texts: Sequence[str], timeout_s: float, progress: Progress
+) -> list[str | None]:
+    """The translations; None for each input that the model cannot take."""
+    answers: list[str | None] = []
+    async with AsyncClient(target, timeout_s=timeout_s) as client:
+
+        async def batches() -> AsyncIterator[Sequence[str]]:
+            for start in range(0, len(texts), INPUTS_PER_CALL):
+                yield texts[start : start + INPUTS_PER_CALL]
+
+        async def translate(batch: Sequence[str]) -> list[str | None]:
+            return await _translate_batch(client, info, batch, timeout_s)
+
+        results = map_in_order(translate, batches(), max_in_flight=MAX_CALLS)
+        async with contextlib.aclosing(results):
+            async for translated in results:
+                answers += translated
+                progress("translating", len(answers), len(texts))
+    return answers
+
+
+async def _translate_batch(
+    client: AsyncClient, info: ModelInfo, batch: Sequence[str], timeout_s: float
+) -> list[str | None]:
+    answers: list[str | None] = [None] * len(batch)
+    places = list(range(len(batch)))
+    while places:
+        asked = [batch[place] for place in places]
+
+        async def ask(asked: list[str] = asked) -> list[str]:
+            translations = await client.translate(asked, model=info.name, version=info.version)
+            return [translation.text for translation in translations]
+
+        try:
+            texts = await until_accepted(ask, timeout_s=timeout_s)
+        except InvalidRequestError as error:
+            refused = refused_inputs(error.violations)
+            if not refused:
+                raise
+            places = [place for index, place in enumerate(places) if index not in refused]
+            continue
+        for place, text in zip(places, texts, strict=True):
+            answers[place] = text
+        break
+    return answers
+
+
+def _only_model(names: Sequence[str]) -> str:
+    different = sorted(set(names))
+    if len(different) != 1:
+        raise UsageError(f"which model? --model is one of {', '.join(different)}")
+    return different[0]

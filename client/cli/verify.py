@@ -1,0 +1,35 @@
+"""`dragoman verify`: does a bundle answer as it should?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.cli.options import examples
+from client.cli.output import write_text
+
+__all__ = ["EPILOG", "verify"]
+
+EPILOG = examples(
+    "dragoman verify models/dates/1  # files unchanged, golden examples right",
+    "dragoman verify models/dates/1 --run runs/dates  # and every token as PyTorch gives it",
+)
+
+
+def verify(
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder: MODELS/NAME/VERSION.")
+    ],
+    *,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="The run it was exported from, to compare with.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Check a bundle's files and golden examples and, given its run, compare it with PyTorch."""
+    from export.verification import verify_bundle
+
+    report = verify_bundle(bundle, run)
+    write_text(f"{report}\n")
