@@ -1,4 +1,4 @@
-"""Multi-head attention (Vaswani et al. 2017, section 3.2), with keys and values optionally shared by groups of heads.
+"""Multi-head attention (Vaswani et al. 2017, section 3.2); groups of heads may share keys and values.
 
 Two functions compute the same thing: `explicit_attention` in the paper's three steps, to read and to look at
 the weights, and `fused_attention`, which hands them to one kernel. Where the keys come from differs between
@@ -7,7 +7,6 @@ knows, and the projections around it are shared by all.
 """
 
 import math
-
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,7 +28,7 @@ def explicit_attention(
 
     Args:
         query: (B, H, T, head).
-        key: (B, Hkv, S, head); Hkv divides H and each key head serves H / Hkv query heads (Ainslie et al. 2023).
+        key: (B, Hkv, S, head); Hkv divides H, each key head serves H / Hkv query heads (Ainslie et al. 2023).
         value: (B, Hkv, S, head).
         allowed: boolean, broadcastable to (B, H, T, S); True where a query may look at a key.
 
