@@ -65,8 +65,8 @@ def hold_out_ends(documents: Sequence[str], validation_share: float, test_share:
     """Cut off the end of each document, as nanoGPT does: text for validation, and after it for the test."""
     cuts = []
     for document in documents:
-        first = round(len(document) * (1 - validation_share - test_share))
-        second = round(len(document) * (1 - test_share))
+        first = int(len(document) * (1 - validation_share - test_share))
+        second = int(len(document) * (1 - test_share))
         cuts.append((document[:first], document[first:second], document[second:]))
     train, validation, test = ([part for part in parts if part.strip()] for parts in zip(*cuts, strict=True))
     return train, validation, test

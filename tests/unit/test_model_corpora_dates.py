@@ -41,7 +41,7 @@ def test_no_source_of_the_corpus_has_two_targets() -> None:
 
 
 def test_no_spelling_of_any_form_in_any_style_has_two_readings() -> None:
-    """Exhaustive over forms, styles and tags, on days whose day, month and year can be taken for each other."""
+    """All forms, styles and tags, on days whose day, month and year can be taken for each other."""
     numbers = (1, 3, 12)
     days = [dt.date(2000 + y, m, d) for y, m, d in itertools.product(numbers, numbers, numbers)]
     days += [dt.date(2011, 11, 10), dt.date(2011, 10, 11), dt.date(1911, 10, 11), dt.date(2025, 2, 1)]
@@ -57,7 +57,7 @@ def test_no_spelling_of_any_form_in_any_style_has_two_readings() -> None:
 
 
 def readings(text: str) -> set[dt.date]:
-    """Every day an all-numeric date with a four-digit year means somewhere, by a reader that knows no forms."""
+    """Every day an all-numeric date with a four-digit year means somewhere; knows no forms."""
     separator = r"([/.-]) ?"
     year_last = re.search(rf"(?<!\d)(\d{{1,2}}){separator}(\d{{1,2}}){separator}(\d{{4}})(?!\d)", text)
     year_first = re.search(rf"(?<!\d)(\d{{4}}){separator}(\d{{1,2}}){separator}(\d{{1,2}})(?!\d)", text)
