@@ -59,7 +59,7 @@ class ListenSettings(Settings):
     keepalive_time_s: Annotated[float, Field(gt=0)] = 60.0
     """Ping a silent client this often, to notice that it is gone."""
     keepalive_timeout_s: Annotated[float, Field(gt=0)] = 20.0
-    min_ping_interval_s: Annotated[float, Field(gt=0)] = 10.0
+    min_ping_interval_s: Annotated[float, Field(gt=0)] = 5.0
     """Clients may ping this often. gRPC's own default, 300 s, answers keepalives with GOAWAY."""
 
 

@@ -1,0 +1,155 @@
+"""A whole server in this process, on free ports, with the tiny bundles; and a gate to hold its engines at."""
+
+import asyncio
+import contextlib
+import http.client
+import shutil
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from dragoman.v1 import generation_pb2_grpc, model_pb2_grpc, translation_pb2_grpc
+from numpy.typing import NDArray
+
+from server.app import Server
+from server.backend import Rows
+from server.config import load_settings
+
+BUNDLES = Path(__file__).parents[1] / "fixtures" / "bundles"
+PATIENCE_S = 20.0
+
+
+class Gate:
+    """Holds every lane before its next step while closed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._is_open = threading.Event()
+        self._held = threading.Event()
+        self._is_open.set()
+        decode = Rows.decode
+
+        def gated(rows: Rows, num_rows: int) -> NDArray[np.float32]:
+            if not self._is_open.is_set():
+                self._held.set()
+                assert self._is_open.wait(PATIENCE_S), "the test never opened the gate"
+            return decode(rows, num_rows)
+
+        monkeypatch.setattr(Rows, "decode", gated)
+
+    @contextlib.contextmanager
+    def closed(self) -> Iterator[None]:
+        self._held.clear()
+        self._is_open.clear()
+        try:
+            yield
+        finally:
+            self.open()
+
+    def open(self) -> None:
+        self._is_open.set()
+
+    async def wait_for_lane(self) -> None:
+        """Return when a lane has come to the closed gate: its sequences have their rows."""
+        assert await asyncio.to_thread(self._held.wait, PATIENCE_S)
+
+
+@dataclass
+class Served:
+    """A running server and ways to ask it."""
+
+    server: Server
+    channel: grpc.aio.Channel
+
+    @property
+    def translation(self) -> "translation_pb2_grpc.TranslationServiceAsyncStub":
+        return translation_pb2_grpc.TranslationServiceStub(self.channel)
+
+    @property
+    def generation(self) -> "generation_pb2_grpc.GenerationServiceAsyncStub":
+        return generation_pb2_grpc.GenerationServiceStub(self.channel)
+
+    @property
+    def models(self) -> "model_pb2_grpc.ModelServiceAsyncStub":
+        return model_pb2_grpc.ModelServiceStub(self.channel)
+
+    def metric(self, name: str, **labels: str) -> float:
+        value = self.server.metrics.registry.get_sample_value(f"dragoman_{name}", labels)
+        return 0.0 if value is None else value
+
+    def codes(self) -> dict[tuple[str, str, str], float]:
+        """requests_total by (model, method, code), without zeros."""
+        return {
+            (sample.labels["model"], sample.labels["method"], sample.labels["code"]): sample.value
+            for family in self.server.metrics.registry.collect()
+            if family.name == "dragoman_requests"
+            for sample in family.samples
+            if sample.name.endswith("_total") and sample.value
+        }
+
+    async def http(self, path: str) -> tuple[int, str]:
+        return await asyncio.to_thread(http_get, self.server.metrics_port, path)
+
+
+def http_get(port: int, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+
+
+@contextlib.asynccontextmanager
+async def serving(models: Path = BUNDLES, *overrides: str) -> AsyncIterator[Served]:
+    """Start a server with one lane and stop it."""
+    settings = load_settings(
+        options={
+            "models.directory": models,
+            "server.port": 0,
+            "server.metrics_port": 0,
+            "engine.lanes": 1,
+            "engine.threads_per_lane": 1,
+        },
+        overrides=overrides,
+    )
+    server = Server(settings)
+    try:
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            yield Served(server, channel)
+    finally:
+        await server.close()
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what no event tells: a server's bookkeeping after its answer has been received."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+def one_version(folder: Path, *bundles: str) -> Path:
+    """A models folder holding copies of the bundles named like `spell/1`."""
+    for bundle in bundles:
+        shutil.copytree(BUNDLES / bundle, folder / bundle)
+    return folder
+
+
+async def error_of(call: Any) -> grpc.aio.AioRpcError:
+    """The error that a unary or streaming call ends with."""
+
+    async def finish() -> None:
+        if hasattr(call, "__aiter__"):
+            async for _ in call:
+                pass
+        else:
+            await call
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await finish()
+    return caught.value
