@@ -50,13 +50,13 @@ def evaluate(
     Translation: exact match, BLEU and chrF, over gRPC or from a bundle's folder. Generation: bits per byte,
     from a bundle's folder only, because no call of the server scores a given text.
     """
-    from client.cli.bundle_evaluation import evaluate_bundle
-    from client.cli.served_evaluation import evaluate_served
-
     folder = Path(subject)
     is_folder = folder.is_dir()
     if not is_folder and ":" not in subject:
         raise UsageError(f"{subject!r} is neither a bundle's folder nor HOST:PORT")
+    from client.cli.bundle_evaluation import evaluate_bundle
+    from client.cli.served_evaluation import evaluate_served
+
     with progress_bar() as progress:
         evaluation = (
             evaluate_bundle(folder, data=data, limit=limit, progress=progress)

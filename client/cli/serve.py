@@ -61,8 +61,12 @@ def serve(
     overrides: Overrides = None,
 ) -> None:
     """Serve models over gRPC until SIGTERM or Ctrl-C, then finish what is running and leave."""
-    from server.app import serve as run
+    import asyncio
+
+    from server.app import run
+    from server.app import serve as run_and_log
     from server.config import load_settings
+    from server.logs import configure_logs
 
     settings = load_settings(
         config,
@@ -74,4 +78,7 @@ def serve(
         },
         overrides=overrides or (),
     )
-    raise typer.Exit(run(settings))
+    if settings.logging.format == "json":  # whoever collects the log expects the error to be a part of it
+        raise typer.Exit(run_and_log(settings))
+    configure_logs(settings.logging)
+    asyncio.run(run(settings))

@@ -1,0 +1,105 @@
+"""The load generator against a real gRPC server."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from client import NotFoundError
+from client.load.generator import LoadPlan, Progress, run_load
+from tests.integration.scripted_server import Failure, ScriptedServer, running_server
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    with running_server() as running:
+        yield running
+
+
+async def test_a_stall_shows_in_the_latency_of_all_who_came_meanwhile(server: ScriptedServer) -> None:
+    """Coordinated omission: a generator that waits for the server would send one slow request only."""
+    plan = LoadPlan(
+        target=server.target,
+        model="dates",
+        inputs=["un"],
+        rate=40.0,
+        warm_up_s=0.0,
+        duration_s=1.5,
+        options={},
+        seed=5,
+    )
+    running = asyncio.ensure_future(run_load(plan))
+    assert await asyncio.to_thread(server.script.arrived.acquire, timeout=10)  # it asked for the model
+    server.script.hold.clear()
+    await asyncio.sleep(1.0)
+    server.script.hold.set()
+    report = await running
+    assert report.errors == {}
+    assert report.latency is not None
+    # Requests came all through a second of silence: half of all waited, some nearly all of it.
+    assert report.latency.max_s > 0.8
+    assert report.latency.p50_s > 0.2
+    assert report.send_lag is not None
+    assert report.send_lag.p99_s < report.latency.p50_s
+
+
+async def test_a_closed_loop_has_as_many_requests_as_callers(server: ScriptedServer) -> None:
+    most, running, lock = 0, 0, threading.Lock()
+    seen: list[Progress] = []
+
+    def count(request: object) -> None:
+        nonlocal most, running
+        with lock:
+            running += 1
+            most = max(most, running)
+        server.script.hold.wait(0.01)
+        with lock:
+            running -= 1
+
+    server.script.refuse = count  # judges every request, and refuses none
+    plan = LoadPlan(
+        target=server.target,
+        model="stdlib",
+        inputs=["a b", "c d e"],
+        concurrency=3,
+        warm_up_s=0.1,
+        duration_s=0.4,
+        options={"max_tokens": 9},
+    )
+    report = await run_load(plan, seen.append)
+    assert most <= 3
+    assert report.num_requests > 3
+    assert report.time_to_first_token is not None
+    assert report.output_tokens_per_s > 0
+    assert {request.prompt for request in server.script.requests[1:]} == {"a b", "c d e"}
+    assert all(request.options.max_tokens == 9 for request in server.script.requests[1:])
+    assert seen[0].total_s == pytest.approx(0.5)
+
+
+async def test_errors_are_counted_by_their_code_and_not_tried_again(server: ScriptedServer) -> None:
+    def refuse(request: object) -> Failure | None:
+        return Failure(grpc.StatusCode.UNAVAILABLE) if len(server.script.requests) % 2 else None
+
+    plan = LoadPlan(
+        target=server.target,
+        model="dates",
+        inputs=["un"],
+        concurrency=1,
+        warm_up_s=0.0,
+        duration_s=0.3,
+        options={},
+        stream=True,
+    )
+    server.script.refuse = lambda request: refuse(request) if hasattr(request, "inputs") else None
+    report = await run_load(plan)
+    assert set(report.errors) == {"UNAVAILABLE"}
+    assert report.num_errors == pytest.approx(report.num_requests / 2, abs=1)
+    assert report.num_requests == len(server.script.requests) - 1
+
+
+async def test_a_model_that_is_not_there_is_no_load(server: ScriptedServer) -> None:
+    plan = LoadPlan(target=server.target, model="nope", inputs=["un"], concurrency=1, options={})
+    with pytest.raises(NotFoundError):
+        await run_load(plan)

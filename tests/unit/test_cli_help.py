@@ -1,0 +1,107 @@
+"""The command's face: help, completion, and what it loads before it knows what to do."""
+
+import inspect
+import os
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+from typer.models import OptionInfo
+
+from client.cli import options, serve
+from client.cli.main import app, main
+from model.recipe import builtin_recipes
+from server.config import ServerSettings
+
+COMMANDS = (
+    "train",
+    "evaluate",
+    "export",
+    "verify",
+    "serve",
+    "translate",
+    "generate",
+    "models",
+    "bench",
+    "demo",
+)
+
+
+def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f" {command} " in shown for command in COMMANDS)
+    assert {command.callback.__name__ for command in app.registered_commands if command.callback} == set(
+        COMMANDS
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_examples_that_its_own_parser_accepts(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main([command, "-h"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Usage: dragoman {command}" in shown
+    lines = [line.strip() for line in shown.partition("Examples")[2].splitlines()]
+    examples = [line for line in lines if line.startswith("dragoman")]
+    assert examples
+    for example in examples:
+        words = example.partition(" < ")[0].split()
+        assert words[1] == command
+        for word in words:
+            if word.startswith("--"):
+                assert f" {word} " in shown
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("host", ServerSettings().server.host),
+        ("port", ServerSettings().server.port),
+        ("metrics_port", ServerSettings().server.metrics_port),
+        ("models", ServerSettings().models.directory),
+    ],
+)
+def test_the_defaults_that_serve_shows_are_the_servers(parameter: str, value: object) -> None:
+    annotation = inspect.signature(serve.serve).parameters[parameter].annotation
+    [option] = [info for info in get_args(annotation) if isinstance(info, OptionInfo)]
+    assert option.show_default == str(value)
+
+
+def test_nothing_heavy_is_loaded_before_a_command_needs_it() -> None:
+    heavy = {
+        "asyncio",
+        "grpc",
+        "numpy",
+        "onnxruntime",
+        "pydantic",
+        "rich",
+        "tokenizers",
+        "torch",
+        "urllib.request",
+    }
+    program = f"import sys, client.cli.main; print(*sorted({heavy} & set(sys.modules)))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert loaded.stdout.split() == []
+
+
+def test_recipes_complete_without_loading_them() -> None:
+    assert tuple(options.recipe_names()) == builtin_recipes()
+    assert options.complete_recipe("da") == ["dates"]
+    assert options.complete_recipe("zz") == []
+
+
+def test_completing_a_model_without_a_server_is_quiet() -> None:
+    class Context:
+        params = {"target": "not a target"}  # noqa: RUF012
+
+    assert options.complete_model(Context(), "") == []  # type: ignore[arg-type]
