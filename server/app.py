@@ -24,9 +24,9 @@ from dragoman.v1 import (
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from common.cpu import cpu_limit_cores
 from common.errors import DragomanError, UsageError
 from server.config import ListenSettings, ServerSettings
-from server.cpu import cpu_limit_cores
 from server.errors import AddressError
 from server.http import OperationsServer
 from server.interceptors import CallInterceptor

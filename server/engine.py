@@ -18,10 +18,10 @@ from typing import Self
 
 import structlog
 
+from common.cpu import usable_cores
 from server.backend import Backend
 from server.bundle import Bundle
 from server.config import EngineSettings
-from server.cpu import usable_cores
 from server.errors import Cancelled, DeadlineExceeded, EngineError, Overloaded, RequestError
 from server.golden import check_golden_examples
 from server.lane import EngineObserver, Finished, Lane, RunningSequence, StopCondition
