@@ -5,6 +5,7 @@ Start: metrics over HTTP, models, golden examples, gRPC, health. End: readiness 
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -49,6 +50,9 @@ SERVICE_NAMES = tuple(
         (model_pb2, "ModelService"),
     )
 )
+
+MAX_TAKE_UP_S = 1.0
+"""How long new calls may put off the end of listening."""
 
 _log = structlog.get_logger(__name__)
 
@@ -159,15 +163,16 @@ class Server:
         listen, in_flight = self._settings.server, self._interceptor.in_flight
         _log.info("draining", running=in_flight.count, delay_s=listen.drain_delay_s)
         await asyncio.sleep(listen.drain_delay_s)
-        self.lifecycle.phase = Phase.STOPPING
-        # gRPC would wait for health watchers too, who never leave: it is told to stop at once when the last
-        # of our own calls has ended.
+        # gRPC drops calls that have arrived without having been taken up when it is told to stop.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(in_flight.wait_until_none_begins(), MAX_TAKE_UP_S)
+        # It would wait for health watchers too, who never leave, hence the second stop below.
         refusing = asyncio.create_task(self._grpc.stop(listen.drain_timeout_s))
         try:
-            async with asyncio.timeout(listen.drain_timeout_s):
-                await in_flight.wait_until_idle()
+            await asyncio.wait_for(in_flight.wait_until_none_runs(), listen.drain_timeout_s)
         except TimeoutError:
             _log.warning("drain_timeout", cancelled=in_flight.count, timeout_s=listen.drain_timeout_s)
+        self.lifecycle.phase = Phase.STOPPING
         await self._grpc.stop(None)
         await refusing
 

@@ -22,6 +22,11 @@ OUR_PACKAGE = "/dragoman."
 UNKNOWN_MODEL = "unknown"
 NO_MODEL = ""
 
+QUIET_S = 0.1
+QUIET_TURNS = 20
+"""Between a call's arrival and its begin lie a few turns of the event loop and of gRPC's own threads; a turn
+is long while many streams are being written."""
+
 _log = structlog.get_logger(__name__)
 
 # A string: generic in the stubs only.
@@ -34,12 +39,14 @@ class CallsInFlight:
 
     def __init__(self) -> None:
         self.count = 0
+        self._num_begun = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     def begin(self) -> None:
         """A call has begun."""
         self.count += 1
+        self._num_begun += 1
         self._idle.clear()
 
     def end(self) -> None:
@@ -48,9 +55,22 @@ class CallsInFlight:
         if self.count == 0:
             self._idle.set()
 
-    async def wait_until_idle(self) -> None:
-        """Return when no call is running."""
-        await self._idle.wait()
+    async def wait_until_none_begins(self) -> None:
+        """Return when no call has begun for a while: those that had arrived have been taken up."""
+        num_begun = -1
+        while num_begun != self._num_begun:
+            num_begun = self._num_begun
+            await asyncio.sleep(QUIET_S)
+            for _ in range(QUIET_TURNS):
+                await asyncio.sleep(0)
+
+    async def wait_until_none_runs(self) -> None:
+        """Return when no call runs and none has begun for a while."""
+        while True:
+            await self._idle.wait()
+            await self.wait_until_none_begins()
+            if self.count == 0:
+                return
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from dragoman.v1 import translation_pb2
+from dragoman.v1 import model_pb2, model_pb2_grpc, translation_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.app import Server
@@ -80,6 +80,15 @@ async def test_told_to_stop_while_loading_it_never_serves() -> None:
     assert server.port == 0
 
 
+async def takes_new_calls(port: int) -> bool:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            await model_pb2_grpc.ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest())
+        except grpc.aio.AioRpcError as error:
+            return error.code() is not grpc.StatusCode.UNAVAILABLE
+        return True
+
+
 async def test_draining_turns_readiness_off_first_and_finishes_what_runs(tmp_path: Path, gate: Gate) -> None:
     models = one_version(tmp_path, "spell/1")
     async with serving(models, "server.drain_delay_s=0.2", "server.drain_timeout_s=20") as served:
@@ -96,7 +105,10 @@ async def test_draining_turns_readiness_off_first_and_finishes_what_runs(tmp_pat
             # Balancers have not noticed yet: a new call is still answered.
             late = served.translation.Translate(Request(model="spell", inputs=["21"]))
             await eventually(lambda: served.metric("input_tokens_total", model="spell") == 6)
-            await eventually(lambda: served.server.lifecycle.phase == "stopping")
+            # The lane stands still, so both calls outlive the delay, after which new ones are refused.
+            async with asyncio.timeout(PATIENCE_S):
+                while await takes_new_calls(served.server.port):
+                    pass
             assert not draining.done()
         assert (await running).translations[0].text == "one two"
         assert (await late).translations[0].text == "two one"

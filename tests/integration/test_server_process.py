@@ -1,0 +1,151 @@
+"""`python -m server` as an operator runs it: signals, exit codes, one line for each mistake."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from dragoman.v1 import decoding_pb2, generation_pb2, generation_pb2_grpc
+
+from tests.integration.serving import BUNDLES, PATIENCE_S, http_get, one_version
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")])}
+Responses = Iterator[generation_pb2.GenerateResponse]
+
+
+class Process:
+    """A server process and the events it logged."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "server", "--log-format", "json", *arguments]
+        self.process = subprocess.Popen(
+            command, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.events: list[dict[str, Any]] = []
+
+    def wait_for(self, event: str) -> dict[str, Any]:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.events.append(json.loads(line))
+            if self.events[-1]["event"] == event:
+                return self.events[-1]
+        raise AssertionError(f"the server ended without {event!r}: {self.events}")
+
+    def wait_for_end(self) -> int:
+        assert self.process.stderr is not None
+        self.events += [json.loads(line) for line in self.process.stderr]
+        return self.process.wait(PATIENCE_S)
+
+
+@contextlib.contextmanager
+def running(*arguments: str) -> Iterator[Process]:
+    server = Process(*arguments)
+    try:
+        yield server
+    finally:
+        server.process.kill()
+        server.process.communicate()
+
+
+def ports(models: Path = BUNDLES) -> Sequence[str]:
+    return ("--models", str(models), "--host", "127.0.0.1", "--port", "0", "--metrics-port", "0")
+
+
+@contextlib.contextmanager
+def generating(port: int, num_tokens: int) -> Iterator[Callable[[], Responses]]:
+    """Gives a function that starts a call of exactly so many tokens."""
+    options = decoding_pb2.DecodingOptions(max_tokens=num_tokens, min_tokens=num_tokens)
+    request = generation_pb2.GenerateRequest(model="count", prompt="one two", options=options)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = generation_pb2_grpc.GenerationServiceStub(channel)
+        yield lambda: stub.Generate(request)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_running_calls_finish_and_exits_with_0(number: signal.Signals) -> None:
+    num_calls, num_tokens = 50, 240  # more than is decoded before the signal arrives
+    with running(*ports()) as server:
+        port = server.wait_for("serving")["port"]
+        with generating(port, num_tokens) as start:
+            calls = [start() for _ in range(num_calls)]
+            first = next(calls[0]).text_delta
+            server.process.send_signal(number)
+            assert server.wait_for("draining")["running"] > 0
+            for call in calls:
+                responses = list(call)
+                text = "".join(response.text_delta for response in responses)
+                assert (first + text if call is calls[0] else text).startswith(" three four")
+                assert responses[-1].summary.usage.output_tokens == num_tokens
+        assert server.wait_for_end() == 0
+        assert [event["event"] for event in server.events[-3:]] == ["stopping", "draining", "stopped"]
+        assert server.process.stdout is not None
+        assert server.process.stdout.read() == ""
+
+
+def test_readiness_goes_off_during_the_drain_delay_and_a_second_signal_ends_it() -> None:
+    with running(*ports(), "--set", "server.drain_delay_s=60") as server:
+        serving = server.wait_for("serving")
+        assert http_get(serving["metrics_port"], "/readyz")[0] == 200
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for("draining")
+        assert http_get(serving["metrics_port"], "/readyz") == (503, "draining\n")
+        with generating(serving["port"], 3) as start:
+            assert list(start())[-1].HasField("summary"), "still answering"
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait_for_end() == 128 + signal.SIGTERM
+
+
+def failing(*arguments: str) -> tuple[int, str]:
+    with running(*arguments) as server:
+        code = server.wait_for_end()
+        [event] = server.events
+        assert event["event"] == "cannot_serve"
+        return code, event["error"]
+
+
+@pytest.mark.parametrize("option", ["--port", "--metrics-port"])
+def test_a_port_in_use(option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        code, error = failing(*ports(), option, str(port))
+    assert code == 1
+    assert error.endswith(f"127.0.0.1:{port}: Address already in use")
+
+
+def test_a_missing_folder_and_a_corrupt_bundle(tmp_path: Path) -> None:
+    code, error = failing(*ports(tmp_path / "nope"))
+    assert code == 2
+    assert error == f"cannot read the models folder {tmp_path / 'nope'}: No such file or directory"
+    models = one_version(tmp_path / "models", "spell/1")
+    (models / "spell" / "1" / "tokenizer.json").write_text("{}")
+    code, error = failing(*ports(models))
+    assert code == 2
+    assert "tokenizer.json is corrupt" in error
+
+
+def test_an_unknown_setting_is_one_line_without_a_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "server", "--set", "server.prt=1"],
+        env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "error: settings: unknown key 'server.prt'; did you mean 'port'?\n"
+
+
+def test_serving_loads_nothing_of_training() -> None:
+    program = "import server.app, sys; print(*sorted(m.partition('.')[0] for m in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert "onnxruntime" in loaded
+    assert not loaded & {"torch", "onnx", "onnxscript", "model", "export", "client", "typer"}
