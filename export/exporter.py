@@ -1,27 +1,24 @@
 """A training run becomes a bundle: export, quantise, verify through the serving backend, measure, seal."""
 
 import dataclasses
-import datetime
+import datetime as dt
 import importlib.metadata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
 from common.files import atomic_folder, atomic_write, check_writable, sha256_of
-from export.errors import ExportError
 from export.graphs import Graph, generation_graphs, translation_graphs
 from export.held_out import HeldOut, held_out
 from export.onnx_graphs import to_onnx
 from export.quality import measure_quality
 from export.quantization import quantize
-from export.verification import TIE, Agreement, Decoded, compare, decode_both_ways
-from model.decoding import Hypothesis, greedy_decode
+from export.verification import Agreement, Decoded, verify_against
+from model.decoding import Hypothesis
 from model.run import Run, load_run
 from model.tokenizer import BEGIN_ID, END_ID, PADDING_ID, UNKNOWN_ID
 from model.transformer import TranslationModel
-from server import bundle as format
+from server import bundle as bundle_format
 from server.backend import Backend
 from server.golden import check_golden_examples
 
@@ -43,14 +40,14 @@ class ExportReport:
     precision: str
     num_bytes: int
     agreement: Agreement
-    quality: tuple[format.QualityFigure, ...]
+    quality: tuple[bundle_format.QualityFigure, ...]
 
 
 def export_run(
     run_folder: Path,
     bundle_folder: Path,
     *,
-    precision: format.Precision = "fp32",
+    precision: bundle_format.Precision = "fp32",
     data: Path | None = None,
     num_held_out: int = NUM_HELD_OUT,
     progress: Progress = lambda *_: None,
@@ -85,12 +82,10 @@ def export_run(
             model = to_onnx(graph)
             model = quantize(model) if precision == "int8" else model
             atomic_write(folder / f"{graph.name}.onnx", model.SerializeToString())
-        atomic_write(folder / format.TOKENIZER_NAME, run.tokenizer.to_str(pretty=True))
+        atomic_write(folder / bundle_format.TOKENIZER_NAME, run.tokenizer.to_str(pretty=True))
         manifest = _manifest(run, graphs, folder, precision)
-        backend = Backend.load(format.Bundle(folder, manifest), provider="cpu", num_threads=1)
-        reference, decoded = _decode(run, backend, examples, progress)
-        agreement = compare(backend, run.model, examples.inputs, reference, decoded)
-        _check(agreement, precision)
+        backend = Backend.load(bundle_format.Bundle(folder, manifest), provider="cpu", num_threads=1)
+        agreement, reference, decoded = verify_against(backend, run, examples, progress)
         quality = measure_quality(backend, run, examples, decoded.together, data)
         sealed = manifest.model_copy(
             update={
@@ -103,55 +98,25 @@ def export_run(
                 "golden_examples": _golden_examples(examples, reference, decoded),
             }
         )
-        atomic_write(folder / format.MANIFEST_NAME, sealed.model_dump_json(indent=2) + "\n")
-        check_golden_examples(Backend(format.Bundle.read(folder), backend.sessions))
+        atomic_write(folder / bundle_format.MANIFEST_NAME, sealed.model_dump_json(indent=2) + "\n")
+        check_golden_examples(Backend(bundle_format.Bundle.read(folder), backend.sessions))
     num_bytes = sum(record.num_bytes for record in manifest.files.values())
     return ExportReport(bundle_folder, precision, num_bytes, agreement, quality)
 
 
-def _decode(
-    run: Run, backend: Backend, examples: HeldOut, progress: Progress
-) -> tuple[list[Hypothesis], Decoded]:
-    total = 2 * len(examples.inputs)
-    progress("decoding held-out inputs with PyTorch", 0, total)
-    reference = greedy_decode(run.model, examples.inputs, examples.max_tokens)
-    done = len(examples.inputs)
-
-    def on_progress(num_inputs: int) -> None:
-        nonlocal done
-        done += num_inputs
-        progress("decoding them with the bundle, alone and together", done, total)
-
-    return reference, decode_both_ways(backend, examples.inputs, examples.max_tokens, on_progress)
-
-
-def _check(agreement: Agreement, precision: format.Precision) -> None:
-    if agreement.num_batch_differences:
-        raise ExportError(
-            f"{agreement.num_batch_differences} of {agreement.num_inputs} held-out inputs are answered "
-            "differently alone and in a batch"
-        )
-    if precision == "fp32" and agreement.num_disagreements:
-        raise ExportError(
-            f"{agreement.num_disagreements} of {agreement.num_inputs} held-out inputs are answered differently "
-            f"from PyTorch (ties under {TIE} not counted); largest logit difference "
-            f"{agreement.max_logit_difference:.2e}"
-        )
-
-
 def _manifest(
-    run: Run, graphs: Sequence[Graph], folder: Path, precision: format.Precision
-) -> format.Manifest:
+    run: Run, graphs: Sequence[Graph], folder: Path, precision: bundle_format.Precision
+) -> bundle_format.Manifest:
     dims = run.model.dims
     translates = dims.task == "translation"
     # The end token needs a place of its own after the longest translation.
     capacity = dims.max_target_tokens + translates
     files = sorted(path for path in folder.iterdir())
-    return format.Manifest(
-        schema_version=format.SCHEMA_VERSION,
+    return bundle_format.Manifest(
+        schema_version=bundle_format.SCHEMA_VERSION,
         task=dims.task,
         precision=precision,
-        dimensions=format.Dimensions(
+        dimensions=bundle_format.Dimensions(
             vocabulary_size=dims.vocabulary_size,
             width=dims.width,
             num_heads=dims.num_heads,
@@ -162,22 +127,22 @@ def _manifest(
             num_decoder_layers=dims.num_decoder_layers,
             num_parameters=sum(parameter.numel() for parameter in run.model.parameters()),
         ),
-        limits=format.Limits(
+        limits=bundle_format.Limits(
             max_source_tokens=dims.max_source_tokens if translates else capacity - 1,
             max_output_tokens=capacity if translates else capacity - 1,
             max_context_tokens=capacity,
         ),
-        special_tokens=format.SpecialTokens(
+        special_tokens=bundle_format.SpecialTokens(
             padding=PADDING_ID, unknown=UNKNOWN_ID, begin=BEGIN_ID, end=END_ID
         ),
         graphs={
-            graph.name: format.GraphRecord(
+            graph.name: bundle_format.GraphRecord(
                 file=f"{graph.name}.onnx", inputs=tuple(graph.inputs), outputs=graph.outputs
             )
             for graph in graphs
         },
         files={
-            path.name: format.FileRecord(sha256=sha256_of(path), num_bytes=path.stat().st_size)
+            path.name: bundle_format.FileRecord(sha256=sha256_of(path), num_bytes=path.stat().st_size)
             for path in files
         },
         provenance=_provenance(run),
@@ -192,15 +157,15 @@ def _provenance(run: Run) -> dict[str, Any]:
         "training_metrics": run.metrics,
         "commit": run.commit,
         "torch": run.torch_version,
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": importlib.metadata.version("onnxruntime"),
         "dragoman": importlib.metadata.version("dragoman"),
-        "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "exported": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
 
 
 def _golden_examples(
     examples: HeldOut, reference: Sequence[Hypothesis], decoded: Decoded
-) -> tuple[format.GoldenExample, ...]:
+) -> tuple[bundle_format.GoldenExample, ...]:
     """Answers far from any tie, of the shortest to the longest inputs."""
 
     def same(index: int) -> bool:
@@ -217,7 +182,7 @@ def _golden_examples(
     safe.sort(key=lambda index: len(examples.inputs[index]))
     chosen = safe[:: max(1, len(safe) // _NUM_GOLDEN)][:_NUM_GOLDEN]
     return tuple(
-        format.GoldenExample(
+        bundle_format.GoldenExample(
             text=examples.texts[index],
             max_tokens=examples.max_tokens,
             token_ids=decoded.together[index].token_ids,

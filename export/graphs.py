@@ -116,8 +116,8 @@ class _Encode(nn.Module):
         memory = self.model.encoder_norm(x)
         last = (source_lengths.to(torch.int64) - 1)[:, None, None]
         outputs: list[Tensor] = []
-        for module in self.model.decoder_layers:
-            attention = cast(DecoderLayer, module).cross_attention
+        for decoder_layer in self.model.decoder_layers:
+            attention = decoder_layer.cross_attention
             key, value = attention.project_memory(memory)
             outputs += [split_heads(key, attention.num_kv_heads), split_heads(value, attention.num_kv_heads)]
             outputs += [part.gather(1, last.expand(-1, 1, part.shape[2])) for part in (key, value)]
@@ -157,8 +157,7 @@ class _Decode(nn.Module):
         lengths = given["lengths"]
         x = self.model.embedding(given["token_ids"], lengths.to(torch.int64))
         caches: list[Tensor] = []
-        for index, module in enumerate(self.model.decoder_layers):
-            layer = cast(DecoderLayer, module)
+        for index, layer in enumerate(self.model.decoder_layers):
 
             def attend_self(h: Tensor, layer: DecoderLayer = layer, i: int = index) -> Tensor:
                 attention = layer.self_attention
@@ -193,7 +192,7 @@ def _group_query(
 
     `query` holds key and value too, packed, where `new` is None.
     """
-    num_heads, num_kv_heads = cast(int, attention.num_heads), cast(int, attention.num_kv_heads)
+    num_heads, num_kv_heads = cast("int", attention.num_heads), cast("int", attention.num_kv_heads)
     # More than one, or the operator takes the step for a prompt and forgets the past.
     capacity = torch.tensor([past[0].shape[2]], dtype=torch.int32)
     heads, key, value = torch.onnx.ops.symbolic_multi_out(
@@ -201,7 +200,7 @@ def _group_query(
         (query, *(new or (None, None)), *past, positions, capacity),
         attrs={"num_heads": num_heads, "kv_num_heads": num_kv_heads},
         dtypes=(_FLOAT, _FLOAT, _FLOAT),
-        shapes=((query.shape[0], 1, cast(int, attention.query_width)), past[0].shape, past[1].shape),
+        shapes=((query.shape[0], 1, cast("int", attention.query_width)), past[0].shape, past[1].shape),
         version=1,
     )
     return heads, key, value

@@ -13,6 +13,7 @@ docs, "Quantize ONNX models", on U8S8). Integer products are then exact, and so 
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -106,7 +107,7 @@ class _Rewriter:
             )
         return self.weights[key]
 
-    def _node(self, op_type: str, inputs: list[str], output: str, **attributes: int) -> str:
+    def _node(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op_type, inputs, [output], name=f"{output}_node", **attributes))
         return output
 

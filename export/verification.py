@@ -6,19 +6,33 @@ fp32. Where two tokens' logits are closer than `TIE` in PyTorch, either is right
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
+from export.errors import ExportError
+from export.held_out import HeldOut, held_out
 from model.batching import pad_right
-from model.decoding import Hypothesis
+from model.decoding import Hypothesis, greedy_decode
+from model.run import Run, load_run
 from model.tokenizer import BEGIN_ID, END_ID
 from model.transformer import LanguageModel, TranslationModel
 from server.backend import Backend
+from server.bundle import Bundle
+from server.golden import check_golden_examples
 from server.lane import Finished, decode_offline
 from server.sampling import DecodingParameters
 from server.scoring import forced_steps
 
-__all__ = ["TIE", "Agreement", "Decoded", "compare", "decode_both_ways"]
+__all__ = [
+    "TIE",
+    "Agreement",
+    "Decoded",
+    "VerificationReport",
+    "compare",
+    "decode_both_ways",
+    "verify_bundle",
+]
 
 TIE = 1e-4
 BATCH_ROWS = 64
@@ -64,6 +78,71 @@ class Decoded:
     together: list[Finished]
 
 
+@dataclasses.dataclass(frozen=True)
+class VerificationReport:
+    """What was checked; nothing in it failed.
+
+    Attributes:
+        bundle: its folder.
+        num_golden_examples: answered as recorded.
+        agreement: with PyTorch over held-out inputs; None without a run to compare with.
+    """
+
+    bundle: Path
+    num_golden_examples: int
+    agreement: Agreement | None
+
+
+def verify_bundle(
+    bundle_folder: Path,
+    run_folder: Path | None = None,
+    *,
+    data: Path | None = None,
+    num_held_out: int = 1_000,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> VerificationReport:
+    """Check a bundle's files and golden examples and, given its run, hold it against PyTorch.
+
+    Raises:
+        BundleError: a file is damaged or a golden example gets another answer.
+        RunError: the run cannot be read.
+        ExportError: the answers are not PyTorch's, or change in a batch.
+    """
+    bundle = Bundle.read(bundle_folder)
+    backend = Backend.load(bundle, provider="cpu", num_threads=1)
+    check_golden_examples(backend)
+    num_golden = len(bundle.manifest.golden_examples)
+    if run_folder is None:
+        return VerificationReport(bundle_folder, num_golden, None)
+    run = load_run(run_folder)
+    agreement = verify_against(backend, run, held_out(run, num_held_out, data), progress)[0]
+    return VerificationReport(bundle_folder, num_golden, agreement)
+
+
+def verify_against(
+    backend: Backend, run: Run, examples: HeldOut, progress: Callable[[str, int, int], None]
+) -> tuple[Agreement, list[Hypothesis], Decoded]:
+    """Decode `examples` with PyTorch and with the bundle, and compare.
+
+    Raises:
+        ExportError: an answer changes in a batch, or an fp32 bundle parts from PyTorch without a tie.
+    """
+    total = 2 * len(examples.inputs)
+    progress("decoding held-out inputs with PyTorch", 0, total)
+    reference = greedy_decode(run.model, examples.inputs, examples.max_tokens)
+    done = len(examples.inputs)
+
+    def on_progress(num_inputs: int) -> None:
+        nonlocal done
+        done += num_inputs
+        progress("decoding them with the bundle, alone and together", done, total)
+
+    decoded = decode_both_ways(backend, examples.inputs, examples.max_tokens, on_progress)
+    agreement = compare(backend, run.model, examples.inputs, reference, decoded)
+    _check(agreement, backend.bundle.manifest.precision)
+    return agreement, reference, decoded
+
+
 def decode_both_ways(
     backend: Backend, inputs: Sequence[Sequence[int]], max_tokens: int, on_progress: Callable[[int], None]
 ) -> Decoded:
@@ -106,6 +185,20 @@ def compare(
             backend, model, inputs[:_NUM_LOGIT_INPUTS], reference[:_NUM_LOGIT_INPUTS]
         ),
     )
+
+
+def _check(agreement: Agreement, precision: str) -> None:
+    if agreement.num_batch_differences:
+        raise ExportError(
+            f"{agreement.num_batch_differences} of {agreement.num_inputs} held-out inputs are answered "
+            "differently alone and in a batch"
+        )
+    if precision == "fp32" and agreement.num_disagreements:
+        raise ExportError(
+            f"{agreement.num_disagreements} of {agreement.num_inputs} held-out inputs are answered differently "
+            f"from PyTorch (ties under {TIE} not counted); largest logit difference "
+            f"{agreement.max_logit_difference:.2e}"
+        )
 
 
 def _with_end(finished: Finished) -> list[int]:

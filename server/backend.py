@@ -122,7 +122,7 @@ class Rows:
 
     def _bind(self, num_rows: int) -> ort.IOBinding:
         arena, binding = self.arena, self._sessions["decode"].io_binding()
-        arrays = {
+        arrays: dict[str, NDArray[np.generic]] = {
             "token_ids": arena.token_ids,
             "lengths": arena.lengths,
             "source_lengths": arena.source_lengths,

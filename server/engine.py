@@ -228,7 +228,7 @@ class Engine:
                 plan = self._scheduler.plan(index, time.monotonic())
             try:
                 progressed = lane.execute(plan)
-            except Exception:
+            except Exception:  # noqa: BLE001 whatever it is, callers hear and the lane goes on
                 _log.exception("step_failed", lane=index, rows=plan.num_rows)
                 lane.clear()
                 with self._work:

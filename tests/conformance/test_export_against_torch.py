@@ -3,6 +3,7 @@
 import functools
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ from server import bundle
 from server.backend import Backend
 from server.scoring import score_offline
 
-SHARED = {
+SHARED: dict[str, Any] = {
     "vocabulary_size": 120,
     "width": 64,
     "feed_forward_width": 96,

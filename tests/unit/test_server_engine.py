@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from server.backend import Backend, Rows
 from server.bundle import Bundle
 from server.config import EngineSettings
-from server.engine import Engine, lane_layout
+from server.engine import Engine, Ticket, lane_layout
 from server.errors import Cancelled, DeadlineExceeded, EngineError, Overloaded
 from server.lane import FinishReason, decode_offline
 from server.sampling import DecodingParameters
@@ -170,10 +170,9 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back(monkeypatch: pyte
     gate = Gate(monkeypatch)
     engine = load(slots_per_lane=1, max_waiting=1)
     try:
-        accepted = []
+        accepted: list[Ticket] = []
         with pytest.raises(Overloaded) as refused:
-            for _ in range(3):
-                accepted.append(engine.submit(ids("1"), GREEDY))
+            accepted.extend(engine.submit(ids("1"), GREEDY) for _ in range(3))
         assert len(accepted) == 2
         assert refused.value.retry_delay_s > 0
         gate.let(1000)
