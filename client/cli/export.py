@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client.cli.agreement import agreement_lines
 from client.cli.options import Data, examples
 from client.cli.output import note, write_text
 from client.cli.progress import progress_bar
@@ -54,14 +55,9 @@ def export(
 
 def export_lines(report: "ExportReport") -> list[str]:
     """The report, a fact a line."""
-    agreement = report.agreement
-    equal = f"{agreement.num_equal_inputs} of {agreement.num_inputs} held-out inputs"
-    tokens = f"{agreement.token_agreement:.2%} of {agreement.num_tokens} tokens, {agreement.num_ties} ties"
     return [
         f"bundle: {report.bundle} ({report.precision}, {report.num_bytes / 1e6:.1f} MB)",
-        f"same answer as PyTorch: {equal} ({tokens})",
-        f"answers that change in a batch: {agreement.num_batch_differences}",
-        f"largest logit difference: {agreement.max_logit_difference:.2e}",
+        *agreement_lines(report.agreement),
         *(
             f"{figure.metric}: {figure.value:.4g} ({figure.num_examples} examples, {figure.data})"
             for figure in report.quality

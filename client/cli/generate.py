@@ -22,7 +22,7 @@ from client.cli.options import (
     decoding_options,
     examples,
 )
-from client.cli.output import write_text
+from client.cli.output import note_waiting_for_input, write_text
 
 __all__ = ["EPILOG", "generate"]
 
@@ -63,10 +63,12 @@ def generate(
         seed=seed,
         stop=stop,
     )
-    text = sys.stdin.read() if prompt is None else prompt
+    if prompt is None:
+        note_waiting_for_input()
+        prompt = sys.stdin.read()
     with (
         Client(target, timeout_s=timeout_s) as client,
-        client.generate(text, model=model, version=model_version, **options) as generation,
+        client.generate(prompt, model=model, version=model_version, **options) as generation,
     ):
         piece = ""
         for piece in generation:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["note", "report_console", "write_json", "write_text"]
+__all__ = ["note", "note_waiting_for_input", "report_console", "write_json", "write_text"]
 
 _WIDE = 160
 
@@ -27,6 +27,12 @@ def write_json(value: Any) -> None:
 def note(text: str) -> None:
     """Say something to the person in front of the screen, on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+def note_waiting_for_input() -> None:
+    """A terminal that waits for somebody to type looks like one that hangs."""
+    if sys.stdin.isatty():
+        note("reading from the terminal; Ctrl-D ends the input")
 
 
 def report_console(*, stderr: bool = False) -> "Console":

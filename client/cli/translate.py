@@ -21,6 +21,7 @@ from client.cli.options import (
     decoding_options,
     examples,
 )
+from client.cli.output import note_waiting_for_input
 
 __all__ = ["EPILOG", "translate"]
 
@@ -67,5 +68,7 @@ def translate(
         seed=seed,
         stop=stop,
     )
+    if not texts:
+        note_waiting_for_input()
     translator = LineTranslator(model=model, version=model_version, timeout_s=timeout_s, options=options)
     asyncio.run(translator.run(target, texts))
