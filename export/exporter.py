@@ -11,7 +11,7 @@ from common.files import atomic_folder, atomic_write, check_writable, sha256_of
 from export.graphs import Graph, generation_graphs, translation_graphs
 from export.held_out import HeldOut, held_out
 from export.onnx_graphs import to_onnx
-from export.quality import measure_quality
+from export.quality import generation_quality, translation_quality
 from export.quantization import quantize
 from export.verification import Agreement, Decoded, verify_against
 from model.decoding import Hypothesis
@@ -72,36 +72,50 @@ def export_run(
     run = load_run(run_folder)
     examples = held_out(run, num_held_out, data)
     with atomic_folder(bundle_folder) as folder:
-        graphs = (
-            translation_graphs(run.model)
-            if isinstance(run.model, TranslationModel)
-            else generation_graphs(run.model)
-        )
-        for index, graph in enumerate(graphs):
-            progress(f"exporting {graph.name}", index, len(graphs))
-            model = to_onnx(graph)
-            model = quantize(model) if precision == "int8" else model
-            atomic_write(folder / f"{graph.name}.onnx", model.SerializeToString())
-        atomic_write(folder / bundle_format.TOKENIZER_NAME, run.tokenizer.to_str(pretty=True))
-        manifest = _manifest(run, graphs, folder, precision)
+        manifest = _write_graphs(run, folder, precision, progress)
         backend = Backend.load(bundle_format.Bundle(folder, manifest), provider="cpu", num_threads=1)
         agreement, reference, decoded = verify_against(backend, run, examples, progress)
-        quality = measure_quality(backend, run, examples, decoded.together, data)
+        progress("measuring quality", 0, 1)
+        quality = _quality(run, backend, examples, decoded)
+        verification = {
+            **dataclasses.asdict(agreement),
+            "token_agreement": agreement.token_agreement,
+            "data": examples.data,
+        }
+        golden_examples = _golden_examples(examples, reference, decoded)
         sealed = manifest.model_copy(
-            update={
-                "quality": quality,
-                "verification": {
-                    **dataclasses.asdict(agreement),
-                    "token_agreement": agreement.token_agreement,
-                    "data": examples.data,
-                },
-                "golden_examples": _golden_examples(examples, reference, decoded),
-            }
+            update={"quality": quality, "verification": verification, "golden_examples": golden_examples}
         )
         atomic_write(folder / bundle_format.MANIFEST_NAME, sealed.model_dump_json(indent=2) + "\n")
         check_golden_examples(Backend(bundle_format.Bundle.read(folder), backend.sessions))
     num_bytes = sum(record.num_bytes for record in manifest.files.values())
     return ExportReport(bundle_folder, precision, num_bytes, agreement, quality)
+
+
+def _write_graphs(
+    run: Run, folder: Path, precision: bundle_format.Precision, progress: Progress
+) -> bundle_format.Manifest:
+    """Write the graphs and the tokenizer; returns the manifest, not yet verified or written."""
+    graphs = (
+        translation_graphs(run.model)
+        if isinstance(run.model, TranslationModel)
+        else generation_graphs(run.model)
+    )
+    for index, graph in enumerate(graphs):
+        progress(f"exporting {graph.name}", index, len(graphs))
+        model = to_onnx(graph)
+        model = quantize(model) if precision == "int8" else model
+        atomic_write(folder / f"{graph.name}.onnx", model.SerializeToString())
+    atomic_write(folder / bundle_format.TOKENIZER_NAME, run.tokenizer.to_str(pretty=True))
+    return _manifest(run, graphs, folder, precision)
+
+
+def _quality(
+    run: Run, backend: Backend, examples: HeldOut, decoded: Decoded
+) -> tuple[bundle_format.QualityFigure, ...]:
+    if isinstance(run.model, TranslationModel):
+        return translation_quality(run.tokenizer, examples, decoded.together)
+    return generation_quality(backend, run.tokenizer, examples.documents, examples.data)
 
 
 def _manifest(

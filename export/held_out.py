@@ -23,6 +23,7 @@ class HeldOut:
         references: what each should be translated to; empty for generation.
         inputs: token ids, special tokens included.
         max_tokens: most tokens to decode.
+        documents: what prompts were cut from; empty for translation.
     """
 
     data: str
@@ -30,6 +31,7 @@ class HeldOut:
     references: list[str]
     inputs: list[list[int]]
     max_tokens: int
+    documents: list[str] = dataclasses.field(default_factory=list)
 
 
 def held_out(run: Run, num_inputs: int, data: Path | None = None) -> HeldOut:
@@ -56,7 +58,8 @@ def held_out(run: Run, num_inputs: int, data: Path | None = None) -> HeldOut:
             inputs=[ids for _, ids in fitting],
             max_tokens=dims.max_target_tokens + 1,
         )
-    prompts = _prompts(run, [example for example in corpus.held_out if isinstance(example, str)], num_inputs)
+    documents = [example for example in corpus.held_out if isinstance(example, str)]
+    prompts = _prompts(run, documents, num_inputs)
     return HeldOut(
         data=f"{corpus.name} {split} split",
         texts=[text for text, _ in prompts],
@@ -65,6 +68,7 @@ def held_out(run: Run, num_inputs: int, data: Path | None = None) -> HeldOut:
         max_tokens=min(
             _MAX_CONTINUATION_TOKENS, dims.max_target_tokens - max(len(ids) for _, ids in prompts)
         ),
+        documents=documents,
     )
 
 

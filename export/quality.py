@@ -1,14 +1,68 @@
-"""Quality of a bundle, measured through the backend that serves it."""
+"""Quality of a bundle, measured on held-out data through the backend that serves it."""
 
-from pathlib import Path
+import itertools
+import math
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
 from export.held_out import HeldOut
-from model.run import Run
+from model import quality
+from model.batching import Stream
+from model.tokenizer import BEGIN_ID, PADDING_ID
 from server.backend import Backend
 from server.bundle import QualityFigure
 from server.lane import Finished
+from server.scoring import score_offline
+
+__all__ = ["bits_per_byte", "generation_quality", "translation_quality"]
+
+_MAX_SCORED_TOKENS = 100_000
 
 
-def measure_quality(
-    backend: Backend, run: Run, examples: HeldOut, answers: list[Finished], data: Path | None
+def translation_quality(
+    tokenizer: Tokenizer, examples: HeldOut, answers: Sequence[Finished]
 ) -> tuple[QualityFigure, ...]:
-    return ()
+    """Exact match, BLEU and chrF of greedy answers, each in percent."""
+    texts = [tokenizer.decode(answer.token_ids) for answer in answers]
+    metrics = {"exact_match": quality.exact_match, "bleu": quality.bleu, "chrf": quality.chrf}
+    return tuple(
+        QualityFigure(
+            metric=name,
+            value=metric(texts, examples.references),
+            num_examples=len(texts),
+            data=examples.data,
+        )
+        for name, metric in metrics.items()
+    )
+
+
+def generation_quality(
+    backend: Backend, tokenizer: Tokenizer, documents: Sequence[str], data: str
+) -> tuple[QualityFigure, ...]:
+    """Bits per byte over the first documents, about a hundred thousand tokens of them."""
+    chosen: list[str] = []
+    num_tokens = 0
+    for document in documents:
+        if chosen and num_tokens >= _MAX_SCORED_TOKENS:
+            break
+        chosen.append(document)
+        num_tokens += len(tokenizer.encode(document, add_special_tokens=False).ids)
+    value = bits_per_byte(backend, tokenizer, chosen)
+    return (QualityFigure(metric="bits_per_byte", value=value, num_examples=len(chosen), data=data),)
+
+
+def bits_per_byte(backend: Backend, tokenizer: Tokenizer, documents: Sequence[str]) -> float:
+    """What `model.quality.bits_per_byte` measures, by feeding the same windows through the serving graphs."""
+    token_ids = [
+        encoding.ids for encoding in tokenizer.encode_batch_fast(list(documents), add_special_tokens=False)
+    ]
+    context_tokens = backend.bundle.manifest.limits.max_context_tokens
+    windows = [
+        labels[labels != PADDING_ID].tolist()
+        for batch in Stream(token_ids, context_tokens).in_order(context_tokens)
+        for labels in batch.label_ids
+    ]
+    scores = score_offline(backend, [[BEGIN_ID]] * len(windows), windows)
+    num_bytes = sum(len(document.encode()) for document in documents)
+    return -sum(itertools.chain.from_iterable(scores)) / math.log(2) / num_bytes
