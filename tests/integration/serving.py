@@ -29,30 +29,45 @@ class Gate:
     """Holds every lane before its next step while closed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._is_open = threading.Event()
+        self._changed = threading.Condition()
+        self._is_open = True
+        self._num_allowed = 0
         self._held = threading.Event()
-        self._is_open.set()
         decode = Rows.decode
 
         def gated(rows: Rows, num_rows: int) -> NDArray[np.float32]:
-            if not self._is_open.is_set():
-                self._held.set()
-                assert self._is_open.wait(PATIENCE_S), "the test never opened the gate"
+            self._pass()
             return decode(rows, num_rows)
 
         monkeypatch.setattr(Rows, "decode", gated)
 
+    def _pass(self) -> None:
+        with self._changed:
+            if self._is_open:
+                return
+            if not self._num_allowed:
+                self._held.set()
+            moved = self._changed.wait_for(lambda: self._is_open or self._num_allowed, PATIENCE_S)
+            assert moved, "the test never opened the gate"
+            self._num_allowed = max(0, self._num_allowed - 1)
+
     @contextlib.contextmanager
     def closed(self) -> Iterator[None]:
         self._held.clear()
-        self._is_open.clear()
+        with self._changed:
+            self._is_open, self._num_allowed = False, 0
         try:
             yield
         finally:
-            self.open()
+            with self._changed:
+                self._is_open = True
+                self._changed.notify_all()
 
-    def open(self) -> None:
-        self._is_open.set()
+    def allow(self, num_steps: int) -> None:
+        """Let so many steps through the closed gate."""
+        with self._changed:
+            self._num_allowed += num_steps
+            self._changed.notify_all()
 
     async def wait_for_lane(self) -> None:
         """Return when a lane has come to the closed gate: its sequences have their rows."""
@@ -92,6 +107,10 @@ class Served:
             if sample.name.endswith("_total") and sample.value
         }
 
+    def num_accepted(self, model: str) -> float:
+        """Inputs that run or wait."""
+        return self.metric("requests_running", model=model) + self.metric("requests_waiting", model=model)
+
     async def http(self, path: str) -> tuple[int, str]:
         return await asyncio.to_thread(http_get, self.server.metrics_port, path)
 
@@ -129,7 +148,7 @@ async def serving(models: Path = BUNDLES, *overrides: str) -> AsyncIterator[Serv
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait for what no event tells: a server's bookkeeping after its answer has been received."""
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.005)
 
 

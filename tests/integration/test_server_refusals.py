@@ -94,6 +94,18 @@ async def test_prompts_that_cannot_be_continued(served: Served) -> None:
     assert described["prompt"].endswith("tokens are more than 255, the model's limit")
 
 
+async def test_a_prompt_that_leaves_less_than_the_minimum(served: Served) -> None:
+    request = generation_pb2.GenerateRequest(
+        model="count", prompt="one two three four", options=Options(min_tokens=255)
+    )
+    described = await violations_of(served.generation.Generate(request))
+    assert list(described) == ["options.min_tokens"]
+    limit = int(described["options.min_tokens"].split()[4].rstrip(","))
+    request.options.min_tokens = limit
+    answer = [response async for response in served.generation.Generate(request)]
+    assert answer[-1].summary.usage.output_tokens == limit
+
+
 async def test_a_model_of_another_task(served: Served) -> None:
     generate = served.generation.Generate(generation_pb2.GenerateRequest(model="spell", prompt="12"))
     assert await violations_of(generate) == {"model": "'spell' is a translation model, not for generation"}
@@ -218,10 +230,6 @@ async def test_an_unknown_method_is_no_label(served: Served) -> None:
     error = await error_of(method(b""))
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
     assert served.codes() == {}
-
-
-def num_accepted(served: Served) -> float:
-    return served.metric("slots_used", model="spell") + served.metric("requests_waiting", model="spell")
 
 
 @pytest.mark.parametrize("streaming", [False, True])

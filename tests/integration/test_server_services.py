@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from server.app import SERVICE_NAMES
-from tests.integration.serving import Served, error_of, eventually, one_version, serving
+from tests.integration.serving import Gate, Served, error_of, eventually, one_version, serving
 
 Options = decoding_pb2.DecodingOptions
 
@@ -41,16 +41,32 @@ async def test_translations_come_in_the_order_of_the_inputs(served: Served) -> N
 async def test_streamed_translations_join_to_the_whole(served: Served) -> None:
     inputs = ["12", "90210", "5"]
     whole = await served.translation.Translate(translate(*inputs))
-    texts, final, order = ["", "", ""], {}, []
+    texts, final = ["", "", ""], {}
     async for response in served.translation.StreamTranslate(translate(*inputs)):
         texts[response.index] += response.text_delta
-        order.append(response.index)
         if response.HasField("translation"):
             final[response.index] = response.translation
     assert [final[index] for index in range(3)] == list(whole.translations)
     assert texts == [each.text for each in whole.translations]
-    # Side by side: the longest has not waited for the others nor they for it.
-    assert order.index(1) < len(order) - 1 - order[::-1].index(0)
+
+
+async def test_inputs_of_one_stream_progress_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    async with serving(one_version(tmp_path, "spell/1")) as served:
+        with gate.closed():
+            call = served.translation.StreamTranslate(translate("90210", "12345"))
+            await eventually(lambda: served.num_accepted("spell") == 2)
+            gate.allow(4)
+            seen: set[int] = set()
+            async for response in call:
+                assert not response.HasField("translation")
+                seen.add(response.index)
+                if len(seen) == 2:
+                    break
+        rest = [response async for response in call]
+        assert {response.index for response in rest if response.HasField("translation")} == {0, 1}
 
 
 async def generate(
