@@ -1,0 +1,92 @@
+"""Quality of a bundle's answers, through the serving backend in this process."""
+
+import time
+from pathlib import Path
+
+from client.cli.evaluation import (
+    Evaluation,
+    Progress,
+    corpus_of,
+    split_name,
+    test_pairs,
+    translation_metrics,
+)
+from export.quality import generation_quality
+from server.backend import Backend
+from server.bundle import Bundle
+from server.lane import decode_offline
+from server.sampling import DecodingParameters
+
+__all__ = ["evaluate_bundle"]
+
+NUM_SLOTS = 32
+INPUTS_PER_PASS = 8 * NUM_SLOTS
+
+
+def evaluate_bundle(folder: Path, *, data: Path | None, limit: int | None, progress: Progress) -> Evaluation:
+    """Measure a bundle's folder; `limit` is the most examples (pairs or documents) to use.
+
+    Raises:
+        BundleError: the folder holds no sound bundle.
+        CorpusError: its test examples cannot be read.
+    """
+    bundle = Bundle.read(folder)
+    backend = Backend.load(bundle, provider="cpu", num_threads=1)
+    measure = _translation if bundle.manifest.task == "translation" else _generation
+    return measure(backend, data, limit, progress)
+
+
+def _translation(backend: Backend, data: Path | None, limit: int | None, progress: Progress) -> Evaluation:
+    bundle = backend.bundle
+    data_name, pairs = test_pairs(bundle.manifest.provenance, data, limit, source=str(bundle.path))
+    limits, tokenizer = bundle.manifest.limits, bundle.load_tokenizer()
+    parameters = DecodingParameters(max_tokens=limits.max_output_tokens)
+    begin_s = time.perf_counter()
+    encoded = [encoding.ids for encoding in tokenizer.encode_batch_fast([pair.source for pair in pairs])]
+    answers: list[str | None] = [None] * len(pairs)
+    fitting = [index for index, ids in enumerate(encoded) if len(ids) <= limits.max_source_tokens]
+    for start in range(0, len(fitting), INPUTS_PER_PASS):
+        progress("translating", start, len(fitting))
+        chosen = fitting[start : start + INPUTS_PER_PASS]
+        finished = decode_offline(backend, [(encoded[i], parameters) for i in chosen], num_slots=NUM_SLOTS)
+        for index, answer in zip(chosen, finished, strict=True):
+            answers[index] = tokenizer.decode(answer.token_ids)
+    seconds = time.perf_counter() - begin_s
+    metrics = translation_metrics(answers, pairs)
+    return _evaluation(bundle, data_name, len(pairs), metrics, seconds, num_refused=answers.count(None))
+
+
+def _generation(backend: Backend, data: Path | None, limit: int | None, progress: Progress) -> Evaluation:
+    bundle = backend.bundle
+    corpus = corpus_of(bundle.manifest.provenance, data, source=str(bundle.path))
+    documents = [document for document in corpus.held_out[:limit] if isinstance(document, str)]
+    progress("scoring", 0, 1)
+    begin_s = time.perf_counter()
+    figures = generation_quality(backend, bundle.load_tokenizer(), documents, split_name(corpus))
+    metrics = {figure.metric: figure.value for figure in figures}
+    return _evaluation(
+        bundle, figures[0].data, figures[0].num_examples, metrics, time.perf_counter() - begin_s
+    )
+
+
+def _evaluation(
+    bundle: Bundle,
+    data: str,
+    num_examples: int,
+    metrics: dict[str, float],
+    seconds: float,
+    *,
+    num_refused: int = 0,
+) -> Evaluation:
+    return Evaluation(
+        model=bundle.name,
+        version=bundle.version,
+        task=bundle.manifest.task,
+        precision=bundle.manifest.precision,
+        through="bundle",
+        data=data,
+        num_examples=num_examples,
+        num_refused=num_refused,
+        metrics=metrics,
+        seconds=round(seconds, 3),
+    )
