@@ -1,0 +1,133 @@
+"""`dragoman evaluate`: the same figures over gRPC and from the bundle's folder, on examples counted by hand."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+
+from client.cli.main import main
+from client.cli.server_process import running_server
+from model.recipe import load_recipe
+
+BUNDLES = Path(__file__).parents[1] / "fixtures" / "bundles"
+
+TRANSLATION = """
+name = "spelled"
+task = "translation"
+[corpus]
+kind = "tsv"
+train = "train.tsv"
+validation = "train.tsv"
+test = "test.tsv"
+[tokenizer]
+kind = "character"
+[model]
+width = 8
+num_heads = 1
+num_encoder_layers = 1
+num_decoder_layers = 1
+max_source_tokens = 8
+max_target_tokens = 8
+[training]
+max_steps = 1
+"""
+GENERATION = """
+name = "counted"
+task = "generation"
+[corpus]
+kind = "text"
+train = "train.txt"
+validation = "train.txt"
+test = "test.txt"
+[tokenizer]
+kind = "byte_bpe"
+[model]
+width = 8
+num_heads = 1
+num_decoder_layers = 1
+max_target_tokens = 8
+[training]
+max_steps = 1
+"""
+
+
+def bundle_with_recipe(folder: Path, fixture: str, recipe: str) -> Path:
+    """A copy of a fixture that says it was trained on the corpus in `folder`."""
+    (folder / "recipe.toml").write_text(recipe)
+    bundle = folder / "models" / fixture / "1"
+    shutil.copytree(BUNDLES / fixture / "1", bundle)
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["provenance"]["recipe"] = load_recipe(str(folder / "recipe.toml")).model_dump(mode="json")
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    return bundle
+
+
+def golden_pairs(bundle: Path) -> list[tuple[str, str]]:
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
+    return [
+        (example["text"], tokenizer.decode(example["token_ids"])) for example in manifest["golden_examples"]
+    ]
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert main(["evaluate", *arguments]) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+def test_a_server_and_a_folder_have_the_same_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = bundle_with_recipe(tmp_path, "spell", TRANSLATION)
+    right = golden_pairs(bundle)
+    pairs = [*right, ("9" * 60, "too long to be answered"), (right[0][0], "not what it says")]
+    lines = "".join(f"{source}\t{target}\n" for source, target in pairs)
+    (tmp_path / "train.tsv").write_text("1\tone\n")
+    (tmp_path / "test.tsv").write_text(lines)
+
+    from_folder = evaluated(capsys, str(bundle))
+    with running_server(tmp_path / "models") as server:
+        from_server = evaluated(capsys, server.target)
+        first = evaluated(capsys, server.target, "--model", "spell", "--limit", str(len(right)))
+
+    assert from_folder["metrics"]["exact_match"] == pytest.approx(100 * len(right) / len(pairs))
+    assert (from_folder["num_examples"], from_folder["num_refused"]) == (len(pairs), 1)
+    assert (from_folder["model"], from_folder["version"], from_folder["data"]) == (
+        "spell",
+        "1",
+        "spelled test split",
+    )
+    assert first["metrics"] == pytest.approx({"exact_match": 100, "bleu": 100, "chrf": 100})
+    unlike = {"through", "seconds"}
+    assert {k: v for k, v in from_server.items() if k not in unlike} == {
+        k: v for k, v in from_folder.items() if k not in unlike
+    }
+
+
+def test_what_a_model_knows_takes_fewer_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = bundle_with_recipe(tmp_path, "count", GENERATION)
+    (tmp_path / "train.txt").write_text("one two three\n")
+    figures = {}
+    for name, text in (("known", "four five six seven eight"), ("strange", "Zyx, qwop! 99 @ vlurm")):
+        (tmp_path / "test.txt").write_text(text)
+        result = evaluated(capsys, str(bundle))
+        assert result["task"] == "generation"
+        figures[name] = result["metrics"]["bits_per_byte"]
+        assert math.isfinite(figures[name])
+    assert 0 < figures["known"] < 1 < figures["strange"]
+
+
+def test_a_bundle_that_names_no_recipe_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(BUNDLES / "spell" / "1")]) == 2
+    assert "spell/1: 'task' is missing" in capsys.readouterr().err
+
+
+def test_a_corpus_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = bundle_with_recipe(tmp_path, "spell", TRANSLATION)
+    assert main(["evaluate", str(bundle), "--data", str(tmp_path / "elsewhere")]) == 2
+    assert str(tmp_path / "elsewhere") in capsys.readouterr().err
