@@ -29,6 +29,7 @@ from common.files import atomic_write, sha256_of
 from common.settings import Settings
 from model.errors import RunError
 from model.recipe import Recipe
+from model.tokenizer import load_tokenizer
 from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
 
 __all__ = ["Run", "RunRecord", "load_run", "read_weights", "save_run", "write_weights"]
@@ -104,10 +105,7 @@ def load_run(path: Path) -> Run:
     recipe = _read(path / RECIPE_FILE, Recipe)
     if sha256_of(path / WEIGHTS_FILE) != record.weights_sha256:
         raise RunError(f"{path / WEIGHTS_FILE} is not the file that {RECORD_FILE} records: SHA-256 differs")
-    try:
-        tokenizer = Tokenizer.from_file(str(path / TOKENIZER_FILE))
-    except Exception as error:  # the library raises nothing narrower
-        raise RunError(f"{path / TOKENIZER_FILE} cannot be read: {error}") from error
+    tokenizer = load_tokenizer(path / TOKENIZER_FILE)
     model = build_model(record.dimensions)
     try:
         model.load_state_dict(read_weights(path / WEIGHTS_FILE))

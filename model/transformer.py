@@ -211,10 +211,14 @@ class LanguageModel(_Transformer):
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """token_ids (B, T) -> logits (B, T, vocabulary). Padding, if any, stands to the right."""
+        return self.logits(self.states(token_ids))
+
+    def states(self, token_ids: Tensor) -> Tensor:
+        """token_ids (B, T) -> the last layer's states (B, T, width), which `logits` reads."""
         x = self.embedding(token_ids, torch.arange(token_ids.shape[1], device=token_ids.device))
         for layer in self.decoder_layers:
             x = layer(x, lambda h, attention=layer.self_attention: attention(h, causal=True))
-        return self.logits(x)
+        return x
 
 
 class TranslationModel(_Transformer):
@@ -235,7 +239,7 @@ class TranslationModel(_Transformer):
         return self.encoder_norm(x)
 
     def decode(self, target_ids: Tensor, memory: Tensor, source_allowed: Tensor) -> Tensor:
-        """target_ids (B, T), memory (B, S, width) -> logits (B, T, vocabulary)."""
+        """target_ids (B, T), memory (B, S, width) -> the last layer's states (B, T, width)."""
         x = self.embedding(target_ids, torch.arange(target_ids.shape[1], device=target_ids.device))
         for layer in self.decoder_layers:
             x = layer(
@@ -243,10 +247,14 @@ class TranslationModel(_Transformer):
                 lambda h, attention=layer.self_attention: attention(h, causal=True),
                 lambda h, attention=layer.cross_attention: attention(h, memory, source_allowed),
             )
-        return self.logits(x)
+        return x
 
     def forward(self, source_ids: Tensor, target_ids: Tensor) -> Tensor:
         """source_ids (B, S) and target_ids (B, T), padded to the right -> logits (B, T, vocabulary)."""
+        return self.logits(self.states(source_ids, target_ids))
+
+    def states(self, source_ids: Tensor, target_ids: Tensor) -> Tensor:
+        """As `forward`, up to the last layer's states (B, T, width), which `logits` reads."""
         source_allowed = (source_ids != self.dims.padding_id)[:, None, None, :]
         return self.decode(target_ids, self.encode(source_ids, source_allowed), source_allowed)
 

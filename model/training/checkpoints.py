@@ -1,0 +1,62 @@
+"""Checkpoints: weights as safetensors and what was measured as JSON, the best so many kept and averaged."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from common.files import atomic_write
+from model.run import read_weights, write_weights
+
+__all__ = ["Checkpoint", "CheckpointKeeper", "average_weights"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Weights on the disk, with the step they were reached at."""
+
+    path: Path  # .safetensors, with a .json beside it
+    step: int
+    validation_loss: float
+
+
+class CheckpointKeeper:
+    """Writes checkpoints and keeps the `max_kept` of lowest validation loss."""
+
+    def __init__(self, folder: Path, max_kept: int) -> None:
+        self._folder, self._max_kept = folder, max_kept
+        self.kept: list[Checkpoint] = []  # best first
+
+    def add(self, step: int, weights: Mapping[str, Tensor], validation_loss: float) -> bool:
+        """Write a checkpoint unless all that are kept are better; returns whether it is the best so far.
+
+        Raises:
+            OperationError: the folder cannot be written.
+        """
+        checkpoint = Checkpoint(self._folder / f"step-{step:07}.safetensors", step, validation_loss)
+        ranked = sorted([*self.kept, checkpoint], key=lambda kept: (kept.validation_loss, -kept.step))
+        self.kept, dropped = ranked[: self._max_kept], ranked[self._max_kept :]
+        if checkpoint in self.kept:
+            write_weights(checkpoint.path, weights)
+            record = {"step": step, "validation_loss": validation_loss}
+            atomic_write(checkpoint.path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+        for other in dropped:
+            other.path.unlink(missing_ok=True)
+            other.path.with_suffix(".json").unlink(missing_ok=True)
+        return self.kept[0] is checkpoint
+
+
+def average_weights(checkpoints: Sequence[Checkpoint]) -> dict[str, Tensor]:
+    """The mean of each weight over `checkpoints` (Vaswani et al. 2017, section 6.1), summed in fp64.
+
+    Raises:
+        RunError: a file is missing or damaged.
+    """
+    first, *others = [read_weights(checkpoint.path) for checkpoint in checkpoints]
+    total = {name: tensor.double() for name, tensor in first.items()}
+    for weights in others:
+        for name, tensor in weights.items():
+            total[name] += tensor
+    return {name: (tensor / len(checkpoints)).to(first[name].dtype) for name, tensor in total.items()}

@@ -1,0 +1,49 @@
+"""What a trained model is worth on text that training never saw."""
+
+from tokenizers import Tokenizer
+
+from model.corpora.corpus import Corpus, Pair
+from model.decoding import greedy_decode
+from model.quality import bits_per_byte, bleu, chrf, exact_match
+from model.transformer import LanguageModel, TranslationModel
+
+__all__ = ["measure"]
+
+
+def measure(
+    model: TranslationModel | LanguageModel,
+    tokenizer: Tokenizer,
+    corpus: Corpus[Pair] | Corpus[str],
+    max_examples: int,
+) -> dict[str, float]:
+    """Figures named after split and measure, of at most `max_examples` of a split; `model` evaluates.
+
+    Translation: exact match, BLEU and chrF in percent, of greedy decoding. Generation: bits per byte.
+    """
+    if isinstance(model, LanguageModel):
+        splits = {"validation": corpus.validation, "test": corpus.test}
+        return {
+            f"{name}_bits_per_byte": bits_per_byte(model, tokenizer, documents)
+            for name, split in splits.items()
+            if (documents := [text for text in split[:max_examples] if isinstance(text, str)])
+        }
+    name = "test" if corpus.test else "validation"
+    pairs = [pair for pair in corpus.held_out[:max_examples] if isinstance(pair, Pair)]
+    hypotheses = _translate(model, tokenizer, [pair.source for pair in pairs])
+    references = [pair.target for pair in pairs]
+    return {
+        f"{name}_exact_match": exact_match(hypotheses, references),
+        f"{name}_bleu": bleu(hypotheses, references),
+        f"{name}_chrf": chrf(hypotheses, references),
+    }
+
+
+def _translate(model: TranslationModel, tokenizer: Tokenizer, sources: list[str]) -> list[str]:
+    """One answer a source; none (an empty one) for a source over the model's limit, as when served."""
+    encoded = [encoding.ids for encoding in tokenizer.encode_batch_fast(sources)]
+    fitting = [row for row, ids in enumerate(encoded) if len(ids) <= model.dims.max_source_tokens]
+    hypotheses = greedy_decode(model, [encoded[row] for row in fitting], model.dims.max_target_tokens + 1)
+    answers = [""] * len(sources)
+    for row, hypothesis in zip(fitting, hypotheses, strict=True):
+        answers[row] = tokenizer.decode(hypothesis.token_ids)
+    return answers

@@ -1,0 +1,48 @@
+"""AdamW (Loshchilov and Hutter 2019) and the learning rate's way up and down."""
+
+import math
+
+import torch
+from torch import nn
+
+from model.recipe import TrainingSettings
+from model.transformer import LanguageModel, TranslationModel
+
+__all__ = ["learning_rate", "new_optimizer"]
+
+
+def new_optimizer(model: TranslationModel | LanguageModel, settings: TrainingSettings) -> torch.optim.AdamW:
+    """AdamW that decays the matrices of linear layers only: not norms, biases or embeddings."""
+    matrices = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    decayed = [parameter for parameter in model.parameters() if id(parameter) in matrices]
+    others = [parameter for parameter in model.parameters() if id(parameter) not in matrices]
+    return torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": settings.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=settings.max_learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        fused=True,
+    )
+
+
+def learning_rate(settings: TrainingSettings, step: int, progress: float) -> float:
+    """The learning rate of a step.
+
+    Args:
+        settings: schedule, peak, end and warm-up.
+        step: counted from 0.
+        progress: share of the training that lies behind, in [0, 1]; what `cosine` follows.
+    """
+    warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    match settings.schedule:
+        case "constant":
+            return settings.max_learning_rate * warmup
+        case "inverse_sqrt":
+            decay = math.sqrt(max(settings.warmup_steps, 1) / max(step + 1, settings.warmup_steps, 1))
+            return settings.max_learning_rate * warmup * decay
+        case "cosine":
+            height = settings.max_learning_rate - settings.min_learning_rate
+            decay = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+            return (settings.min_learning_rate + height * decay) * warmup

@@ -1,0 +1,56 @@
+"""The end of a training, in figures."""
+
+import dataclasses
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from model.run import METRICS_FILE, TENSORBOARD_FOLDER
+from model.training.loop import Outcome
+
+__all__ = ["TrainingSummary", "print_summary"]
+
+_ENDINGS = {
+    "max_steps": "training.max_steps is reached",
+    "max_minutes": "training.max_minutes are over",
+    "patience": "validation no longer improves",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSummary:
+    """A finished training."""
+
+    path: Path
+    num_parameters: int
+    outcome: Outcome
+    num_too_long: int  # pairs left out, because a side is over the model's limit
+    metrics: dict[str, float]  # as in run.json
+
+
+def print_summary(summary: TrainingSummary, console: Console) -> None:
+    """Show `summary` as a table."""
+    outcome = summary.outcome
+    table = Table(box=box.SIMPLE, show_header=False)
+    table.add_row("steps", f"{outcome.num_steps:,} ({_ENDINGS[outcome.stopped_by]})")
+    table.add_row("time", f"{outcome.seconds:.1f} s, validation included")
+    table.add_row("throughput", f"{outcome.num_tokens / outcome.seconds:,.0f} tokens/s")
+    table.add_row("padding", f"{100 * outcome.padding_share:.1f} % of what was computed")
+    if summary.num_too_long:
+        table.add_row("left out", f"{summary.num_too_long:,} pairs over the model's limits")
+    for name, value in summary.metrics.items():
+        table.add_row(name.replace("_", " "), _readable(name, value))
+    table.add_row("run", str(summary.path))
+    table.add_row("curves", f"tensorboard --logdir {summary.path / TENSORBOARD_FOLDER}")
+    table.add_row("figures", str(summary.path / METRICS_FILE))
+    console.print(table, soft_wrap=True)
+
+
+def _readable(name: str, value: float) -> str:
+    if name.endswith("loss"):
+        return f"{value:.4f} nats a token"
+    if name.endswith("bits_per_byte"):
+        return f"{value:.3f}"
+    return f"{value:.2f} %"
