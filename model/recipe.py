@@ -37,11 +37,13 @@ class TokenizerSettings(Settings):
         vocabulary_size: upper limit, the four special tokens included; a `character` tokenizer keeps the
             most frequent ones.
         normalization: Unicode form text is brought to first; anything but `none` is not undone by decoding.
+        lowercase: fold upper case into lower; where case says nothing, rare words are seen more often.
     """
 
     kind: Literal["bpe", "byte_bpe", "character"]
     vocabulary_size: int = Field(default=8_000, ge=8, le=1_000_000)
     normalization: Literal["none", "nfc", "nfkc"] = "none"
+    lowercase: bool = False
 
     @model_validator(mode="after")
     def _holds_all_bytes(self) -> Self:

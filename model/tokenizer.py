@@ -41,8 +41,11 @@ def train_tokenizer(
     """
     build = {"bpe": _bpe, "byte_bpe": _byte_bpe, "character": _character}[settings.kind]
     tokenizer, trainer = build(settings)
-    if settings.normalization != "none":
-        tokenizer.normalizer = {"nfc": normalizers.NFC, "nfkc": normalizers.NFKC}[settings.normalization]()
+    steps = {"none": [], "nfc": [normalizers.NFC()], "nfkc": [normalizers.NFKC()]}[settings.normalization]
+    if settings.lowercase:
+        steps = [*steps, normalizers.Lowercase()]
+    if steps:
+        tokenizer.normalizer = normalizers.Sequence(steps)
     # A text that happens to hold "</s>" is text: without this it would become the end token.
     tokenizer.encode_special_tokens = True
     tokenizer.train_from_iterator(texts, trainer)

@@ -164,3 +164,12 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(RunError, match=r"tokenizer\.json is not a tokenizer"):
         load_tokenizer(path)
+
+
+def test_lowercase_folds_what_is_read_and_stays_in_the_file(tmp_path: Path) -> None:
+    settings = TokenizerSettings(kind="character", normalization="nfkc", lowercase=True)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(train_tokenizer(settings, TEXTS, "translation").to_str(), encoding="utf-8")
+    tokenizer = load_tokenizer(path)
+    assert tokenizer.encode("THE QUICK").ids == tokenizer.encode("the quick").ids
+    assert tokenizer.decode(tokenizer.encode("GRÖẞE").ids) == "größe"
