@@ -109,7 +109,8 @@ async def test_draining_turns_readiness_off_first_and_finishes_what_runs(tmp_pat
             async with asyncio.timeout(PATIENCE_S):
                 while await takes_new_calls(served.server.port):
                     pass
-            assert not draining.done()
+            done, _ = await asyncio.wait([draining], timeout=0.5)
+            assert not done, "two calls are running"
         assert (await running).translations[0].text == "one two"
         assert (await late).translations[0].text == "two one"
         # The health watcher, who never leaves, does not hold up the end.
