@@ -42,6 +42,7 @@ _METRICS = (
     "dragoman_slots_total",
     "dragoman_threads",
     "dragoman_model_load_duration_seconds",
+    "process_resident_memory_bytes",
 )
 
 
@@ -64,7 +65,7 @@ def demo(
     console = report_console()
     _train(console, run, overrides or [])
     _export(console, run, bundle)
-    console.rule("3. Serve", align="left")
+    _heading(console, "3. Serve and ask")
     with running_server(bundle.parent.parent) as server:
         console.print(
             f"`dragoman serve --models {bundle.parent.parent}` answers after {server.start_s:.2f} s"
@@ -77,12 +78,11 @@ def demo(
 
 
 def _train(console: "Console", run: Path, overrides: list[str]) -> None:
+    from model.recipe import load_recipe
     from model.training.train import train
 
-    from model.recipe import load_recipe
-
     recipe = load_recipe(RECIPE, overrides)
-    console.rule("1. Train", align="left")
+    _heading(console, "1. Train")
     console.print(f"recipe {recipe.name}: {recipe.description}")
     begin_s = time.perf_counter()
     train(recipe, run)
@@ -92,7 +92,7 @@ def _train(console: "Console", run: Path, overrides: list[str]) -> None:
 def _export(console: "Console", run: Path, bundle: Path) -> None:
     from export.exporter import export_run
 
-    console.rule("2. Export to ONNX and verify", align="left")
+    _heading(console, "2. Export to ONNX and verify")
     begin_s = time.perf_counter()
     with progress_bar() as progress:
         report = export_run(run, bundle, progress=progress)
@@ -140,7 +140,7 @@ def _show_metrics(console: "Console", server: "ServerProcess") -> None:
 
     from prometheus_client.parser import text_string_to_metric_families
 
-    console.rule("4. Some of its Prometheus metrics", align="left")
+    _heading(console, "4. Some of its Prometheus metrics")
     url = f"http://127.0.0.1:{server.metrics_port}/metrics"
     with urllib.request.urlopen(url, timeout=10) as response:
         text = response.read().decode()
@@ -148,11 +148,16 @@ def _show_metrics(console: "Console", server: "ServerProcess") -> None:
         for sample in family.samples:
             if sample.name in _METRICS:
                 labels = ", ".join(f'{name}="{value}"' for name, value in sample.labels.items())
-                console.print(f"{sample.name}{{{labels}}} {sample.value:g}", markup=False)
+                value = f"{sample.value:,.3f}".removesuffix(".000")
+                console.print(sample.name + (f"{{{labels}}}" if labels else ""), value, markup=False)
+
+
+def _heading(console: "Console", text: str) -> None:
+    console.print(f"\n{text}", style="bold", markup=False)
 
 
 def _sum_up(console: "Console", run: Path, bundle: Path, seconds: float) -> None:
-    console.rule(f"Done in {seconds:.0f} s", align="left")
+    _heading(console, f"Done in {seconds:.0f} s")
     console.print(f"{run}: the run (weights, checkpoints, metrics, TensorBoard)")
     console.print(f"{bundle}: the bundle, ready to be served")
     console.print("Next:", style="bold")

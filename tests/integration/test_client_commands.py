@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,6 +198,15 @@ def test_a_port_in_use_is_one_line(server: ServerProcess, log_format: str) -> No
     assert told.count("\n") == 1
     error = told.strip().removeprefix("error: ") if log_format == "console" else json.loads(told)["error"]
     assert error == f"cannot serve gRPC on {server.target}: Address already in use"
+
+
+def test_a_bundle_is_verified(dragoman: Run, tmp_path: Path) -> None:
+    bundle = tmp_path / "spell" / "1"
+    shutil.copytree(BUNDLES / "spell" / "1", bundle)
+    assert "golden examples: 8 answered as recorded" in dragoman("verify", str(bundle))
+    (bundle / "tokenizer.json").write_text("{}")
+    dragoman("verify", str(bundle), code=2, error=str(bundle / "tokenizer.json"))
+    dragoman("verify", str(tmp_path), code=2, error=f"no bundle in {tmp_path}")
 
 
 def test_a_busy_server_is_waited_for(scripted: ScriptedServer) -> None:
