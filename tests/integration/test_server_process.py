@@ -7,19 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from dragoman.v1 import decoding_pb2, generation_pb2, generation_pb2_grpc
+from dragoman.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
 
 from tests.integration.serving import BUNDLES, PATIENCE_S, http_get, one_version
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")])}
-Responses = Iterator[generation_pb2.GenerateResponse]
 
 
 class Process:
@@ -60,31 +59,30 @@ def ports(models: Path = BUNDLES) -> Sequence[str]:
     return ("--models", str(models), "--host", "127.0.0.1", "--port", "0", "--metrics-port", "0")
 
 
-@contextlib.contextmanager
-def generating(port: int, num_tokens: int) -> Iterator[Callable[[], Responses]]:
-    """Gives a function that starts a call of exactly so many tokens."""
-    options = decoding_pb2.DecodingOptions(max_tokens=num_tokens, min_tokens=num_tokens)
-    request = generation_pb2.GenerateRequest(model="count", prompt="one two", options=options)
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub = generation_pb2_grpc.GenerationServiceStub(channel)
-        yield lambda: stub.Generate(request)
+def translate(stub: translation_pb2_grpc.TranslationServiceStub, num_inputs: int, num_tokens: int) -> Any:
+    """Starts a call of at least so many tokens an input; gives its future."""
+    options = decoding_pb2.DecodingOptions(min_tokens=num_tokens)
+    request = translation_pb2.TranslateRequest(model="spell", inputs=["12"] * num_inputs, options=options)
+    return stub.Translate.future(request)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_running_calls_finish_and_exits_with_0(number: signal.Signals) -> None:
-    num_calls, num_tokens = 50, 240  # more than is decoded before the signal arrives
+    num_calls, num_inputs = 4, 128  # a second's work, so that none has ended when the signal arrives
     with running(*ports()) as server:
-        port = server.wait_for("serving")["port"]
-        with generating(port, num_tokens) as start:
-            calls = [start() for _ in range(num_calls)]
-            first = next(calls[0]).text_delta
+        serving = server.wait_for("serving")
+        with grpc.insecure_channel(f"127.0.0.1:{serving['port']}") as channel:
+            stub = translation_pb2_grpc.TranslationServiceStub(channel)
+            calls = [translate(stub, num_inputs, num_tokens=80) for _ in range(num_calls)]
+            all_begun = f'dragoman_input_tokens_total{{model="spell"}} {num_calls * num_inputs * 3}.0\n'
+            while all_begun not in http_get(serving["metrics_port"], "/metrics")[1]:
+                pass
             server.process.send_signal(number)
             assert server.wait_for("draining")["running"] > 0
             for call in calls:
-                responses = list(call)
-                text = "".join(response.text_delta for response in responses)
-                assert (first + text if call is calls[0] else text).startswith(" three four")
-                assert responses[-1].summary.usage.output_tokens == num_tokens
+                translations = call.result(PATIENCE_S).translations
+                assert len(translations) == num_inputs
+                assert all(each.usage.output_tokens >= 80 for each in translations)
         assert server.wait_for_end() == 0
         assert [event["event"] for event in server.events[-3:]] == ["stopping", "draining", "stopped"]
         assert server.process.stdout is not None
@@ -98,8 +96,9 @@ def test_readiness_goes_off_during_the_drain_delay_and_a_second_signal_ends_it()
         server.process.send_signal(signal.SIGTERM)
         server.wait_for("draining")
         assert http_get(serving["metrics_port"], "/readyz") == (503, "draining\n")
-        with generating(serving["port"], 3) as start:
-            assert list(start())[-1].HasField("summary"), "still answering"
+        with grpc.insecure_channel(f"127.0.0.1:{serving['port']}") as channel:
+            stub = translation_pb2_grpc.TranslationServiceStub(channel)
+            assert translate(stub, 1, num_tokens=0).result(PATIENCE_S).translations[0].text == "one two"
         server.process.send_signal(signal.SIGTERM)
         assert server.wait_for_end() == 128 + signal.SIGTERM
 
