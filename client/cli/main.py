@@ -88,7 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _leave_broken_pipe()
     except Exception as error:  # noqa: BLE001  the unexpected is raised again
         message, code = _explain(error)
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        if message:  # `dragoman` alone has said all with its help
+            print(f"error: {' '.join(message.split())}", file=sys.stderr)
         return code
     return status if isinstance(status, int) else 0
 
@@ -97,8 +98,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     """One line for the user, and the exit code; what is nobody's mistake but ours is raised again."""
     match error:
         case TyperException():
-            message = error.format_message()
-            return message[:1].lower() + message[1:].rstrip("."), error.exit_code
+            return _usage_message(error), error.exit_code
         case UsageError():
             return str(error), EXIT_USAGE
         case DragomanError():
@@ -108,6 +108,16 @@ def _explain(error: Exception) -> tuple[str, int]:
         case OSError(strerror=str(reason), filename=filename):
             return f"{reason}: {filename}" if filename else reason, EXIT_FAILURE
     raise error
+
+
+def _usage_message(error: TyperException) -> str:
+    """As every other message here: no capital, no full stop, and with the offending value."""
+    from pydantic import ValidationError  # Typer's own means of reading values
+
+    message = error.format_message()
+    if isinstance(error.__cause__, ValidationError):
+        message += f" (got {error.__cause__.errors()[0]['input']!r})"
+    return message[:1].lower() + message[1:].rstrip(".")
 
 
 def _leave_broken_pipe() -> int:

@@ -210,7 +210,7 @@ def test_a_bundle_is_verified(dragoman: Run, tmp_path: Path) -> None:
 
 
 def test_a_busy_server_is_waited_for(scripted: ScriptedServer) -> None:
-    scripted.script.failures.extend([overloaded(0.01)] * 12)  # more than the channel's own retries
+    scripted.script.failures.extend([overloaded(0.01)] * 6)  # more than the channel's own retries
     done = translate_lines(scripted.target, "dates", "un\n")
     assert (done.returncode, done.stdout, done.stderr) == (0, "UN\n", "")
 

@@ -15,7 +15,10 @@ from common.errors import DragomanError, OperationError, SettingsError, UsageErr
     [
         (["trnslate"], "error: no such command 'trnslate'. Did you mean 'translate'?"),
         (["translate", "hello"], "error: missing option '--model' / '-m'"),
-        (["generate", "--model", "m", "--top-p", "high", "x"], "error: invalid value for '--top-p': "),
+        (
+            ["evaluate", "h:1", "--limit", "0"],
+            "error: invalid value for '--limit': Input should be greater than or equal to 1 (got '0')",
+        ),
         (["models", "--target", "nowhere"], "error: target 'nowhere' is not of the form HOST:PORT"),
         (["translate", "--model", "m", "--timeout", "-1", "x"], "error: invalid value for '--timeout': "),
         (["evaluate", "nothing-here"], "error: 'nothing-here' is neither a bundle's folder nor HOST:PORT"),
@@ -37,6 +40,7 @@ def test_the_callers_mistakes(arguments: list[str], line: str, capsys: pytest.Ca
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(line)
+    assert not captured.err.endswith(".\n")
     assert captured.err.count("\n") == 1
 
 

@@ -4,6 +4,7 @@ import inspect
 import os
 import subprocess
 import sys
+from importlib import metadata
 from typing import get_args
 
 import pytest
@@ -35,6 +36,18 @@ def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     assert {command.callback.__name__ for command in app.registered_commands if command.callback} == set(
         COMMANDS
     )
+
+
+def test_the_command_alone_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    captured = capsys.readouterr()
+    assert "Usage: dragoman" in captured.out
+    assert captured.err == ""
+
+
+def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dragoman {metadata.version('dragoman')}\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
