@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from client.cli.options import Overrides, examples
+from client.cli.options import examples
 
 __all__ = ["EPILOG", "serve"]
 
@@ -58,7 +58,15 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override one setting, such as engine.slots_per_lane=64. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Serve models over gRPC until SIGTERM or Ctrl-C, then finish what is running and leave."""
     import asyncio
