@@ -55,7 +55,7 @@ def copy_attention(ours: Any, theirs: Any) -> None:
     """Pack the projections; a shared key or value head is repeated for each query head it serves."""
     if isinstance(ours, SelfAttention):
         weights, biases = (
-            p.split([ours.query_width, ours.kv_width, ours.kv_width])
+            p.tensor_split((ours.query_width, ours.query_width + ours.kv_width))
             for p in (ours.query_key_value.weight, ours.query_key_value.bias)
         )
     else:
