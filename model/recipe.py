@@ -38,12 +38,14 @@ class TokenizerSettings(Settings):
             most frequent ones.
         normalization: Unicode form text is brought to first; anything but `none` is not undone by decoding.
         lowercase: fold upper case into lower; where case says nothing, rare words are seen more often.
+        strip_accents: leave marks out (`kesäkuuta` is read as `kesakuuta`), where people do too.
     """
 
     kind: Literal["bpe", "byte_bpe", "character"]
     vocabulary_size: int = Field(default=8_000, ge=8, le=1_000_000)
     normalization: Literal["none", "nfc", "nfkc"] = "none"
     lowercase: bool = False
+    strip_accents: bool = False
 
     @model_validator(mode="after")
     def _holds_all_bytes(self) -> Self:

@@ -41,10 +41,7 @@ def train_tokenizer(
     """
     build = {"bpe": _bpe, "byte_bpe": _byte_bpe, "character": _character}[settings.kind]
     tokenizer, trainer = build(settings)
-    steps = {"none": [], "nfc": [normalizers.NFC()], "nfkc": [normalizers.NFKC()]}[settings.normalization]
-    if settings.lowercase:
-        steps = [*steps, normalizers.Lowercase()]
-    if steps:
+    if steps := _normalization_steps(settings):
         tokenizer.normalizer = normalizers.Sequence(steps)
     # A text that happens to hold "</s>" is text: without this it would become the end token.
     tokenizer.encode_special_tokens = True
@@ -75,6 +72,17 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise RunError(f"{path} is not a tokenizer: {error}") from error
     tokenizer.encode_special_tokens = True  # not part of the file
     return tokenizer
+
+
+def _normalization_steps(settings: TokenizerSettings) -> list[normalizers.Normalizer]:
+    steps: list[normalizers.Normalizer] = []
+    if settings.strip_accents:  # marks are characters of their own only in a decomposed form
+        steps = [normalizers.NFD(), normalizers.StripAccents(), normalizers.NFC()]
+    if settings.normalization != "none":
+        steps.append({"nfc": normalizers.NFC, "nfkc": normalizers.NFKC}[settings.normalization]())
+    if settings.lowercase:
+        steps.append(normalizers.Lowercase())
+    return steps
 
 
 def _bpe(settings: TokenizerSettings) -> tuple[Tokenizer, trainers.Trainer]:

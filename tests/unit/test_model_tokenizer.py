@@ -173,3 +173,11 @@ def test_lowercase_folds_what_is_read_and_stays_in_the_file(tmp_path: Path) -> N
     tokenizer = load_tokenizer(path)
     assert tokenizer.encode("THE QUICK").ids == tokenizer.encode("the quick").ids
     assert tokenizer.decode(tokenizer.encode("GRÖẞE").ids) == "größe"
+
+
+def test_stripped_accents_are_not_read_and_syllables_stay_whole() -> None:
+    texts = ["kesäkuuta ČERVENCE 월요일 Μαΐου"]
+    settings = TokenizerSettings(kind="character", lowercase=True, strip_accents=True)
+    tokenizer = train_tokenizer(settings, texts, "translation")
+    assert tokenizer.encode("kesakuuta cervence").ids == tokenizer.encode("KESÄKUUTA ČERVENCE").ids
+    assert tokenizer.decode(tokenizer.encode("월요일 Μαΐου").ids) == "월요일 μαιου"
