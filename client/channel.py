@@ -31,9 +31,10 @@ class ChannelSettings:
 
     Attributes:
         max_attempts: Tries of one call, the first included, 1 to 5 (gRPC's own limit); 1 turns retries
-            off. A call is tried again when nobody answers (UNAVAILABLE) or the server's queue is full
-            (RESOURCE_EXHAUSTED), never once a first part of the answer has come. Between tries it waits
-            as long as the server asks (`grpc-retry-pushback-ms`), else 0.1 s doubling up to 2 s.
+            off. A call is tried again when nobody answers (UNAVAILABLE), the server stops before it has
+            taken the call up (CANCELLED) or its queue is full (RESOURCE_EXHAUSTED), never once a first part
+            of the answer has come. Between tries it waits as long as the server asks
+            (`grpc-retry-pushback-ms`), else 0.1 s doubling up to 2 s.
         keepalive_time_s: A ping goes out after so much silence while calls run, so that a dead peer is
             noticed.
         keepalive_timeout_s: The connection is given up when the ping stays unanswered for so long.
@@ -63,7 +64,9 @@ class ChannelSettings:
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+                # A server that stops ends what it has not taken up yet with CANCELLED (gRPC core offers it no
+                # other way); a call that its own caller cancels is over before retries are thought of.
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
             }
         return {
             "loadBalancingConfig": [{"round_robin": {}}],

@@ -1,6 +1,8 @@
 """From the exception tree to gRPC statuses: one table, and the details that clients can act on."""
 
-from google.protobuf.any_pb2 import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import Status, StatusCode
@@ -18,7 +20,7 @@ from server.errors import (
 )
 from server.metrics import RejectionReason
 
-__all__ = ["STATUS_CODES", "internal_status", "rejection_reason", "status_code", "to_status"]
+__all__ = ["STATUS_CODES", "CallStatus", "internal_status", "rejection_reason", "status_code", "to_status"]
 
 STATUS_CODES: dict[type[RequestError], StatusCode] = {
     InvalidRequest: StatusCode.INVALID_ARGUMENT,
@@ -50,25 +52,41 @@ def rejection_reason(error: RequestError) -> RejectionReason | None:
     return _REJECTIONS.get(type(error))
 
 
-def to_status(error: RequestError) -> Status:
+@dataclass(frozen=True)
+class CallStatus(Status):
+    """How a call ends: what `ServicerContext.abort_with_status` takes."""
+
+    code: StatusCode
+    details: str
+    trailing_metadata: tuple[tuple[str, str | bytes], ...]
+
+
+def to_status(error: RequestError) -> CallStatus:
     """Code, message and details (google.rpc.BadRequest, google.rpc.RetryInfo) for the caller.
 
     The message of an `EngineError` stays here: use `internal_status`.
     """
     assert not isinstance(error, EngineError), "internals are for the log"
-    details = []
-    for message in _details(error):
-        packed = Any()
-        packed.Pack(message)
-        details.append(packed)
-    status = status_pb2.Status(code=status_code(error).value[0], message=str(error), details=details)
-    return rpc_status.to_status(status)
+    status = _status(status_code(error), str(error), _details(error))
+    if not isinstance(error, Overloaded):
+        return status
+    # RetryInfo is for people and libraries; gRPC's own retries look at this key (gRFC A6).
+    pushback = ("grpc-retry-pushback-ms", str(round(error.retry_delay_s * 1000)))
+    return replace(status, trailing_metadata=(*status.trailing_metadata, pushback))
 
 
-def internal_status(request_id: str) -> Status:
+def internal_status(request_id: str) -> CallStatus:
     """What a caller is told of a failure of ours: nothing but where the log has it."""
     message = f"internal error; the server's log has it under request id {request_id}"
-    return rpc_status.to_status(status_pb2.Status(code=StatusCode.INTERNAL.value[0], message=message))
+    return _status(StatusCode.INTERNAL, message, [])
+
+
+def _status(code: StatusCode, message: str, details: Sequence[Message]) -> CallStatus:
+    rich = status_pb2.Status(code=code.value[0], message=message)
+    for detail in details:
+        rich.details.add().Pack(detail)
+    plain = rpc_status.to_status(rich)
+    return CallStatus(plain.code, plain.details, tuple(plain.trailing_metadata or ()))
 
 
 def _details(error: RequestError) -> list[Message]:

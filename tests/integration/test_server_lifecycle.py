@@ -8,9 +8,10 @@ from typing import Any
 
 import grpc
 import pytest
-from dragoman.v1 import model_pb2, model_pb2_grpc, translation_pb2
+from dragoman.v1 import model_pb2, model_pb2_grpc, translation_pb2, translation_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from client.channel import ChannelSettings
 from server.app import Server
 from server.bundle import Bundle
 from server.config import load_settings
@@ -117,6 +118,32 @@ async def test_draining_turns_readiness_off_first_and_finishes_what_runs(tmp_pat
         await asyncio.wait_for(draining, 5)
         error = await error_of(served.translation.Translate(Request(model="spell", inputs=["1"])))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_rolling_restart_loses_no_call(tmp_path: Path) -> None:
+    """One of two servers drains under steady traffic from our client's channel."""
+    models = one_version(tmp_path, "spell/1")
+    async with serving(models) as leaving, serving(models) as staying:
+        target = f"ipv4:127.0.0.1:{leaving.server.port},127.0.0.1:{staying.server.port}"
+        async with grpc.aio.insecure_channel(target, options=ChannelSettings().arguments()) as channel:
+            stub = translation_pb2_grpc.TranslationServiceStub(channel)
+            over = asyncio.Event()
+
+            async def ask_on() -> int:
+                num_answers = 0
+                while not over.is_set():
+                    response = await stub.Translate(Request(model="spell", inputs=["5"]))
+                    assert response.translations[0].text == "five"
+                    num_answers += 1
+                return num_answers
+
+            callers = [asyncio.create_task(ask_on()) for _ in range(8)]
+            await eventually(lambda: leaving.metric("output_tokens_total", model="spell") > 0)
+            await leaving.server.drain()
+            after = staying.metric("output_tokens_total", model="spell")
+            await eventually(lambda: staying.metric("output_tokens_total", model="spell") > after + 50)
+            over.set()
+            assert all(await asyncio.gather(*callers))
 
 
 async def test_what_does_not_finish_in_time_is_cancelled(tmp_path: Path, gate: Gate) -> None:

@@ -24,7 +24,7 @@ METADATA_LIMIT_BYTES = 8 * 1024
 
 
 def details(status: grpc.Status) -> status_pb2.Status:
-    [(key, value)] = status.trailing_metadata or ()
+    key, value = (status.trailing_metadata or ())[0]
     assert key == "grpc-status-details-bin"
     assert isinstance(value, bytes)
     return status_pb2.Status.FromString(value)
@@ -61,6 +61,7 @@ def test_overload_carries_when_to_retry() -> None:
     retry_info = error_details_pb2.RetryInfo()
     assert details(status).details[0].Unpack(retry_info)
     assert retry_info.retry_delay.ToMilliseconds() == 1500
+    assert ("grpc-retry-pushback-ms", "1500") in (status.trailing_metadata or ())
 
 
 @pytest.mark.parametrize(
