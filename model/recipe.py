@@ -85,7 +85,8 @@ class TrainingSettings(Settings):
         precision: `auto` takes bf16 autocast where the device gains from it.
         evaluation_interval_steps: validation loss, metrics and a checkpoint every so many steps.
         patience: stop when validation has not improved for so many evaluations; 0 never stops early.
-        average_checkpoints: the final weights are the mean of the last so many checkpoints; 1 takes the best.
+        average_checkpoints: so many checkpoints of lowest validation loss are kept, and the final weights are
+            their mean, or the best one where that validates better; 1 takes the best.
         num_quality_examples: held-out examples decoded for the measured quality at the end.
     """
 

@@ -52,6 +52,8 @@ def fit(
         TrainingError: the loss is not finite, with the step.
         OperationError: a checkpoint or a figure cannot be written.
     """
+    device = model.embedding.token.weight.device
+    precision = choose_precision(settings.precision, device)
     optimizer = new_optimizer(model, settings)
     batches = endless(corpus.train, settings.batch_tokens, seed)
     limits, meter = Limits(settings), _Meter()
@@ -60,7 +62,7 @@ def fit(
     for step in itertools.count(1):
         rate = learning_rate(settings, step - 1, limits.progress(step - 1))
         parts = list(itertools.islice(batches, settings.accumulation_steps))
-        loss = _accumulate_gradients(model, parts, settings)
+        loss = _accumulate_gradients(model, parts, settings.label_smoothing, precision)
         norm = nn.utils.clip_grad_norm_(model.parameters(), settings.max_gradient_norm or math.inf)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -78,10 +80,17 @@ def fit(
             reporter.record(step, {**figures, "learning_rate": rate, "gradient_norm": float(norm)})
         if evaluates:
             reporter.phase("validating")
-            validation_loss = mean_loss(model, corpus.validation, settings.batch_tokens)
-            reporter.phase("training")
+            start_s = limits.elapsed_s
+            validation_loss = _validate(model, corpus, settings, step)
             is_best = keeper.add(step, model.state_dict(), validation_loss)
+            limits.reserve(limits.elapsed_s - start_s)
             evaluations_since_best = 0 if is_best else evaluations_since_best + 1
+            reporter.record(step, {"validation_loss": validation_loss})
+            reporter.say(
+                f"step {step:,}: loss {figures['loss']:.4f}, validation {validation_loss:.4f}"
+                + (", the best so far" if is_best else "")
+            )
+            reporter.phase("training")
             if settings.patience and evaluations_since_best >= settings.patience:
                 stopped_by = stopped_by or "patience"
             meter.restart_clock()
@@ -91,19 +100,37 @@ def fit(
 
 
 def _accumulate_gradients(
-    model: TranslationModel | LanguageModel, parts: Sequence[Batch], settings: TrainingSettings
+    model: TranslationModel | LanguageModel,
+    parts: Sequence[Batch],
+    label_smoothing: float,
+    precision: torch.dtype,
 ) -> Tensor:
     """Add the gradients of the mean loss over all labels of `parts`; returns that loss."""
     device = model.embedding.token.weight.device
-    precision = choose_precision(settings.precision, device)
     num_labels = sum(part.num_labels for part in parts)
     loss = torch.zeros((), device=device)
     for part in parts:
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            share = total_loss(model, part.to(device), label_smoothing=settings.label_smoothing) / num_labels
+            share = total_loss(model, part.to(device), label_smoothing=label_smoothing) / num_labels
         share.backward()
         loss += share.detach()
     return loss
+
+
+def _validate(
+    model: TranslationModel | LanguageModel, corpus: EncodedCorpus, settings: TrainingSettings, step: int
+) -> float:
+    loss = mean_loss(model, corpus.validation, settings.batch_tokens)
+    _check_finite(loss, step)  # the last gradient may have broken weights whose loss was still a number
+    return loss
+
+
+def _check_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss} at step {step}: lower training.max_learning_rate "
+            "or lengthen training.warmup_steps"
+        )
 
 
 class _Meter:
@@ -132,11 +159,7 @@ class _Meter:
         """Mean loss and tokens/s since the last reading; `step` is the last that was added."""
         losses = torch.stack(self._losses).tolist()
         for index, loss in enumerate(losses, start=step - len(losses) + 1):
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"the loss is {loss} at step {index}: lower training.max_learning_rate "
-                    "or lengthen training.warmup_steps"
-                )
+            _check_finite(loss, index)
         now_s = time.monotonic()
         tokens_per_second = (self.num_tokens - self._tokens_read) / max(now_s - self._read_s, 1e-9)
         self._losses, self._tokens_read, self._read_s = [], self.num_tokens, now_s

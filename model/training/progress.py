@@ -24,12 +24,17 @@ class Limits:
     def __init__(self, settings: TrainingSettings) -> None:
         self._max_steps = settings.max_steps
         self._max_s = None if settings.max_minutes is None else 60.0 * settings.max_minutes
+        self._reserved_s = 0.0
         self._start_s = time.monotonic()
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since the start."""
         return time.monotonic() - self._start_s
+
+    def reserve(self, seconds: float) -> None:
+        """Leave so much of the time for the validation at the end."""
+        self._reserved_s = seconds
 
     def progress(self, step: int) -> float:
         """Share of the training that lies behind after `step` steps, at most 1: of the nearer limit.
@@ -41,14 +46,14 @@ class Limits:
         if self._max_steps is not None:
             shares.append(step / self._max_steps)
         if self._max_s is not None:
-            shares.append(self.elapsed_s / self._max_s)
+            shares.append((self.elapsed_s + self._reserved_s) / self._max_s)
         return min(1.0, max(shares))
 
     def reached(self, step: int) -> Literal["max_steps", "max_minutes"] | None:
         """Which limit ends training after `step` steps, if any."""
         if self._max_steps is not None and step >= self._max_steps:
             return "max_steps"
-        if self._max_s is not None and self.elapsed_s >= self._max_s:
+        if self._max_s is not None and self.elapsed_s + self._reserved_s >= self._max_s:
             return "max_minutes"
         return None
 
