@@ -25,6 +25,7 @@ from dragoman.v1 import (
 )
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import disable_created_metrics
 
 from common.cpu import cpu_limit_cores
 from common.errors import DragomanError, UsageError
@@ -61,6 +62,7 @@ _log = structlog.get_logger(__name__)
 def serve(settings: ServerSettings) -> int:
     """Serve until a signal says stop; returns the process's exit code. A failure to start is one line."""
     configure_logs(settings.logging)
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of all series, of use to nobody here
     try:
         asyncio.run(run(settings))
     except DragomanError as error:

@@ -17,6 +17,7 @@ METRIC_PREFIX = "dragoman"
 RejectionReason = Literal["queue_full", "draining", "invalid", "deadline"]
 REJECTION_REASONS: tuple[RejectionReason, ...] = ("queue_full", "draining", "invalid", "deadline")
 GRAPHS = {"translation": ("encode", "decode"), "generation": ("prefill", "decode")}
+METHODS = {"translation": ("Translate", "StreamTranslate"), "generation": ("Generate",)}
 
 # fmt: off
 _LATENCY_BUCKETS = (
@@ -138,6 +139,10 @@ class ModelMetrics:
         self._time_per_output_token = metrics.time_per_output_token.labels(name)
         self._batch_rows = metrics.batch_rows.labels(name)
         self._steps = {graph: metrics.step_duration.labels(name, graph) for graph in GRAPHS[task]}
+        for method in METHODS[task]:
+            # A rate needs a series that was there before the first call.
+            metrics.requests.labels(name, method, "OK")
+            metrics.request_duration.labels(name, method)
         self._rejected = {reason: metrics.rejected.labels(name, reason) for reason in REJECTION_REASONS}
 
     def observe_step(self, graph: str, seconds: float, rows: int) -> None:

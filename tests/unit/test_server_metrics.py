@@ -104,6 +104,13 @@ def test_an_answer_of_one_token_has_no_time_between_tokens() -> None:
     assert value(metrics, "time_per_output_token_seconds_count", model="toy") == 0
 
 
+def test_series_exist_before_the_first_call() -> None:
+    metrics = Metrics(1.0)
+    metrics.for_model("toy", "generation")
+    assert value(metrics, "requests_total", model="toy", method="Generate", code="OK") == 0
+    assert value(metrics, "requests_total", model="toy", method="Translate", code="OK") is None
+
+
 def test_two_servers_in_one_process_share_nothing() -> None:
     first, second = filled(), Metrics(1.0)
     assert value(first, "requests_total", model="toy", method="Translate", code="OK") == 1
