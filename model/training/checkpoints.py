@@ -36,7 +36,8 @@ class CheckpointKeeper:
             OperationError: the folder cannot be written.
         """
         checkpoint = Checkpoint(self._folder / f"step-{step:07}.safetensors", step, validation_loss)
-        ranked = sorted([*self.kept, checkpoint], key=lambda kept: (kept.validation_loss, -kept.step))
+        # A stable sort: what equals an earlier one is no better.
+        ranked = sorted([*self.kept, checkpoint], key=lambda kept: kept.validation_loss)
         self.kept, dropped = ranked[: self._max_kept], ranked[self._max_kept :]
         if checkpoint in self.kept:
             write_weights(checkpoint.path, weights)
