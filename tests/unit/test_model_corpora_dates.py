@@ -2,7 +2,7 @@ import datetime as dt
 import functools
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import babel.dates
 import pytest
@@ -12,6 +12,7 @@ from model.corpora.date_forms import LOCALES, TWO_DIGIT_YEARS, Form, locale_form
 from model.corpora.dates import make_dates, restyle, spellings, split_of
 from model.corpora.settings import DatesSettings
 from model.recipe import load_recipe
+from model.tokenizer import train_tokenizer
 
 
 @functools.cache
@@ -34,10 +35,25 @@ def test_at_least_twenty_languages() -> None:
     assert len({tag.split("-")[0] for tag in LOCALES}) >= 20
 
 
+def folded(texts: Iterable[str]) -> list[str]:
+    """The texts without what the recipe's tokenizer folds away (case, accents), so as the model sees them."""
+    tokenizer = train_tokenizer(load_recipe("dates").tokenizer, ["1 May 2024"], "translation")
+    normalizer = tokenizer.normalizer
+    assert normalizer is not None
+    return str(normalizer.normalize_str("\n".join(texts))).split("\n")
+
+
+def assert_one_target(sources: Sequence[str], targets: Sequence[str]) -> None:
+    known: dict[str, str] = {}
+    for source, target in zip(sources, targets, strict=True):
+        assert known.setdefault(source, target) == target, (source, target)
+
+
 def test_no_source_of_the_corpus_has_two_targets() -> None:
-    targets: dict[str, str] = {}
-    for pair in (*corpus().train, *corpus().validation, *corpus().test):
-        assert targets.setdefault(pair.source, pair.target) == pair.target, pair
+    pairs = [*corpus().train, *corpus().validation, *corpus().test]
+    sources, targets = [pair.source for pair in pairs], [pair.target for pair in pairs]
+    assert_one_target(sources, targets)
+    assert_one_target(folded(sources), targets)
 
 
 def test_no_spelling_of_any_form_in_any_style_has_two_readings() -> None:
@@ -54,6 +70,7 @@ def test_no_spelling_of_any_form_in_any_style_has_two_readings() -> None:
                     for text in spellings(form, day):
                         assert meanings.setdefault(text, day) == day, (text, tag)
     assert len(meanings) > 100_000
+    assert_one_target(folded(meanings), [day.isoformat() for day in meanings.values()])
 
 
 def readings(text: str) -> set[dt.date]:

@@ -44,7 +44,7 @@ def test_overrides_reach_nested_settings() -> None:
         ("training.warmup_steps=-1", "training.warmup_steps = -1"),
         ("corpus.first_year=2500", "last_year 2199 is before first_year 2500"),
         ("corpus.kind=date", "corpus.kind = 'date': it is one of 'dates'"),
-        ("model.num_heads=3", "width 128 is not a multiple of num_heads 3"),
+        ("model.width=33", "width 33 is not a multiple of num_heads 4"),
         ("model.num_kv_heads=3", "num_heads 4 is not a multiple of num_kv_heads 3"),
         ("model.num_encoder_layers=0", "model.num_encoder_layers must be at least 1"),
         ("task=generation", "corpus.kind = 'dates' is for translation, not generation"),
