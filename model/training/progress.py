@@ -3,6 +3,7 @@
 import contextlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -77,8 +78,9 @@ class Reporter:
         )
 
     def __enter__(self) -> Self:
-        with self._exits:
-            self._metrics = self._exits.enter_context(self._metrics_path.open("w", encoding="utf-8"))
+        with self._exits, self._disk_errors():
+            # Unbuffered: a line is in the file, whole, once `record` returns, and closing writes nothing.
+            self._metrics = self._exits.enter_context(self._metrics_path.open("wb", buffering=0))
             self._board = SummaryWriter(str(self._tensorboard_folder))
             self._exits.callback(self._board.close)
             self._exits.enter_context(self._bar)
@@ -89,11 +91,16 @@ class Reporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._exits.close()
+        try:
+            with self._disk_errors():
+                self._exits.close()
+        except OperationError:
+            if error is None:  # else what ended the training says more
+                raise
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        self._console.print(line, highlight=False, markup=False)
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def phase(self, name: str) -> None:
         """What is going on now, beside the bar."""
@@ -111,10 +118,16 @@ class Reporter:
         Raises:
             OperationError: the disk does not take them.
         """
-        for name, value in figures.items():
-            self._board.add_scalar(name, value, step)
+        with self._disk_errors():
+            self._metrics.write((json.dumps({"step": step, **figures}) + "\n").encode())
+            for name, value in figures.items():
+                self._board.add_scalar(name, value, step)
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
         try:
-            self._metrics.write(json.dumps({"step": step, **figures}) + "\n")
-            self._metrics.flush()
+            yield
         except OSError as error:
-            raise OperationError(f"cannot write {self._metrics_path}: {error.strerror}") from error
+            raise OperationError(
+                f"cannot write {error.filename or self._metrics_path}: {error.strerror}"
+            ) from error

@@ -34,6 +34,8 @@ def print_summary(summary: TrainingSummary, console: Console) -> None:
     """Show `summary` as a table."""
     outcome = summary.outcome
     table = Table(box=box.SIMPLE, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # a path is shown whole, to be copied
     table.add_row("steps", f"{outcome.num_steps:,} ({_ENDINGS[outcome.stopped_by]})")
     table.add_row("time", f"{outcome.seconds:.1f} s, validation included")
     table.add_row("throughput", f"{outcome.num_tokens / outcome.seconds:,.0f} tokens/s")
@@ -45,7 +47,7 @@ def print_summary(summary: TrainingSummary, console: Console) -> None:
     table.add_row("run", str(summary.path))
     table.add_row("curves", f"tensorboard --logdir {summary.path / TENSORBOARD_FOLDER}")
     table.add_row("figures", str(summary.path / METRICS_FILE))
-    console.print(table, soft_wrap=True)
+    console.print(table)
 
 
 def _readable(name: str, value: float) -> str:

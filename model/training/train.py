@@ -1,6 +1,7 @@
 """Training, from a recipe to a run folder."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ from model.transformer import LanguageModel, TranslationModel, build_model
 
 __all__ = ["TrainingSummary", "train"]
 
+_WIDE = 160  # lines in a file or a pipe are not cut
 _RUN_FILES = (RECORD_FILE, WEIGHTS_FILE, TOKENIZER_FILE, METRICS_FILE, TENSORBOARD_FOLDER, CHECKPOINT_FOLDER)
 
 
@@ -57,7 +59,8 @@ def train(
     _make_room(out)
     atomic_write(out / RECIPE_FILE, recipe.model_dump_json(indent=2) + "\n")
     device, num_threads = choose_device(recipe.training.device), use_all_cores()
-    console = Console(stderr=True, quiet=not show_progress)
+    width = None if sys.stderr.isatty() else _WIDE
+    console = Console(stderr=True, quiet=not show_progress, width=width, highlight=False)
     with Reporter(out, console) as reporter:
         reporter.phase("reading the corpus")
         corpus = load_corpus(recipe)

@@ -1,0 +1,179 @@
+"""What the loop promises beyond learning: sums over parts, averages, limits, and errors of one line."""
+
+import io
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from common.errors import OperationError
+from model.batching import Batch, Pairs, endless
+from model.errors import TrainingError
+from model.recipe import Recipe, TrainingSettings
+from model.run import load_run
+from model.tokenizer import END_ID
+from model.training import loop
+from model.training.progress import Limits, Reporter
+from model.training.train import train
+from model.transformer import Dimensions, TranslationModel, build_model
+
+
+@pytest.fixture(autouse=True)
+def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.training.train.use_all_cores", lambda: 1)
+
+
+def recipe(folder: Path, **changes: Any) -> Recipe:
+    """A few letters to the same letters in capitals."""
+    rng = random.Random(5)
+    words = sorted({"".join(rng.choices("abcdef", k=rng.randint(1, 4))) for _ in range(600)})
+    (folder / "pairs.tsv").write_text("".join(f"{word}\t{word.upper()}\n" for word in words))
+    settings: dict[str, Any] = {
+        "name": "capitals",
+        "task": "translation",
+        "corpus": {"kind": "tsv", "train": "pairs.tsv", "validation_share": 0.1, "folder": str(folder)},
+        "tokenizer": {"kind": "character"},
+        "model": {
+            "width": 32,
+            "num_heads": 2,
+            "num_encoder_layers": 1,
+            "num_decoder_layers": 1,
+            "max_source_tokens": 8,
+            "max_target_tokens": 8,
+            "dropout": 0.0,
+        },
+        "training": {
+            "max_steps": 10,
+            "batch_tokens": 256,
+            "max_learning_rate": 5e-3,
+            "warmup_steps": 5,
+            "schedule": "constant",
+            "evaluation_interval_steps": 5,
+            "label_smoothing": 0.0,
+            **changes,
+        },
+    }
+    return Recipe.load(settings, source="test")
+
+
+def small_model() -> TranslationModel:
+    torch.manual_seed(0)
+    model = build_model(Dimensions("translation", 20, 16, 2, 2, 32, 1, 1, 8, 8))
+    assert isinstance(model, TranslationModel)
+    return model
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_accumulation_equals_the_bigger_batch(label_smoothing: float) -> None:
+    """Parts of unlike sizes count by their tokens, not each the same."""
+    rng = random.Random(0)
+    targets = [[rng.randrange(4, 20) for _ in range(length)] for length in (1, 1, 2, 7, 6, 7)]
+    [whole] = Pairs([[*target, END_ID] for target in targets], targets).in_order(1000)
+    assert whole.source_ids is not None
+    parts = [
+        Batch(whole.source_ids[rows], whole.input_ids[rows], whole.label_ids[rows])
+        for rows in (slice(0, 3), slice(3, 6))
+    ]
+    assert parts[0].num_labels != parts[1].num_labels
+    model, losses, gradients = small_model(), [], []
+    for batches in ([whole], parts):
+        model.zero_grad()
+        losses.append(loop._accumulate_gradients(model, batches, label_smoothing, torch.float32).item())
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch_tokens", [30, 64, 150])
+def test_padding_and_tokens_are_counted(batch_tokens: int) -> None:
+    rng = random.Random(0)
+    targets = [[rng.randrange(4, 20) for _ in range(rng.randint(1, 9))] for _ in range(100)]
+    pairs = Pairs([[*target, END_ID] for target in targets], targets)
+    meter = loop._Meter()
+    num_passed = 0
+    for batch in endless(pairs, batch_tokens, seed=1):
+        meter.add(torch.zeros(()), [batch])
+        num_passed += len(batch.label_ids)
+        if num_passed == 2 * len(targets):
+            break
+    assert meter.num_tokens == 2 * 2 * sum(len(target) + 1 for target in targets)  # two sides, two passes
+    assert 0 <= meter.padding_share < 0.25
+    assert meter.read(step=7)["loss"] == 0
+
+
+def test_a_run_holds_the_mean_of_its_best_checkpoints_when_that_is_better(tmp_path: Path) -> None:
+    # A high constant rate: weights swing around a good place, and their mean is nearer to it.
+    settings = recipe(
+        tmp_path, max_steps=120, max_learning_rate=2e-2, evaluation_interval_steps=10, average_checkpoints=4
+    )
+    train(settings, tmp_path / "run", show_progress=False)
+    files = sorted((tmp_path / "run" / "checkpoints").glob("*.safetensors"))
+    losses = [json.loads(file.with_suffix(".json").read_text())["validation_loss"] for file in files]
+    kept = [load_file(file) for file in files]
+    assert len(kept) == 4
+    run = load_run(tmp_path / "run")
+    assert run.metrics["validation_loss"] < min(losses)
+    for name, tensor in run.model.state_dict().items():
+        torch.testing.assert_close(tensor, torch.stack([weights[name] for weights in kept]).mean(dim=0))
+
+
+def test_a_mean_that_is_worse_than_the_best_is_not_taken(tmp_path: Path) -> None:
+    # At a rate that falls, the last checkpoint is far better than the ones before it.
+    settings = recipe(
+        tmp_path, max_steps=60, schedule="cosine", evaluation_interval_steps=20, average_checkpoints=3
+    )
+    train(settings, tmp_path / "run", show_progress=False)
+    last = load_file(tmp_path / "run" / "checkpoints" / "step-0000060.safetensors")
+    for name, tensor in load_run(tmp_path / "run").model.state_dict().items():
+        torch.testing.assert_close(tensor, last[name], atol=0, rtol=0)
+
+
+def test_time_is_left_for_the_last_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    limits = Limits(TrainingSettings(max_minutes=1.0))
+    now_s += 45.0
+    assert limits.reached(5) is None
+    limits.reserve(15.0)
+    assert limits.progress(5) == 1.0
+    assert limits.reached(5) == "max_minutes"
+
+
+def test_weights_that_broke_in_the_last_step_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "mean_loss", lambda *_: float("nan"))
+    with pytest.raises(TrainingError, match=r"^the loss is nan at step 5: lower [^\n]*$"):
+        train(recipe(tmp_path), tmp_path / "run", show_progress=False)
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with (
+        pytest.raises(OperationError, match=r"^cannot write .*metrics\.jsonl: No space left on device$"),
+        Reporter(tmp_path, Console(file=io.StringIO())) as reporter,
+    ):
+        reporter.record(1, {"loss": 1.0})
+
+
+def test_each_validation_is_said_also_where_no_terminal_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(recipe(tmp_path), tmp_path / "run")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [
+        line.partition(":")[0] for line in err.splitlines() if "validation " in line and "step" in line
+    ] == [
+        "step 5",
+        "step 10",
+    ]
