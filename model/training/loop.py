@@ -24,6 +24,7 @@ from model.transformer import LanguageModel, TranslationModel
 __all__ = ["Outcome", "fit"]
 
 _REPORT_INTERVAL_STEPS = 10
+_MIN_VALIDATION_BATCH_TOKENS = 4_096  # small batches help learning; here they would only take time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _accumulate_gradients(
 def _validate(
     model: TranslationModel | LanguageModel, corpus: EncodedCorpus, settings: TrainingSettings, step: int
 ) -> float:
-    loss = mean_loss(model, corpus.validation, settings.batch_tokens)
+    loss = mean_loss(model, corpus.validation, max(settings.batch_tokens, _MIN_VALIDATION_BATCH_TOKENS))
     _check_finite(loss, step)  # the last gradient may have broken weights whose loss was still a number
     return loss
 
