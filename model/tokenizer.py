@@ -91,12 +91,13 @@ def _bpe(settings: TokenizerSettings) -> tuple[Tokenizer, trainers.Trainer]:
     One leading space is not kept, and a literal ▁ decodes to a space.
     """
     tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL_TOKENS[UNKNOWN_ID]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Metaspace(),
-            pre_tokenizers.Split(Regex(r"\p{P}"), "isolated"),  # "dog." shares its token with "dog"
-        ]
-    )
+    steps = [
+        pre_tokenizers.Metaspace(),
+        pre_tokenizers.Split(Regex(r"\p{P}"), "isolated"),  # "dog." shares its token with "dog"
+    ]
+    if settings.max_digits:
+        steps.append(pre_tokenizers.Split(Regex(rf"\d{{1,{settings.max_digits}}}"), "isolated"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     tokenizer.decoder = decoders.Metaspace()
     return tokenizer, trainers.BpeTrainer(
         vocab_size=settings.vocabulary_size,

@@ -11,7 +11,7 @@ import torch
 from common.cpu import usable_cores
 from common.errors import UsageError
 
-__all__ = ["choose_device", "choose_precision", "use_all_cores"]
+__all__ = ["choose_device", "choose_precision", "set_threads"]
 
 # Without these instructions a CPU emulates bf16 products, slower than fp32. With AVX512-BF16 they ran at four
 # times the rate of fp32 (torch 2.13, AMD Zen 5).
@@ -43,9 +43,9 @@ def choose_precision(
     return torch.bfloat16 if gains else torch.float32
 
 
-def use_all_cores() -> int:
-    """Give PyTorch as many threads as this process may use cores; returns how many."""
-    num_threads = usable_cores()
+def set_threads(wanted: int | Literal["auto"]) -> int:
+    """Give PyTorch `wanted` threads, or as many as this process may use cores; returns how many."""
+    num_threads = usable_cores() if wanted == "auto" else wanted
     torch.set_num_threads(num_threads)
     return num_threads
 

@@ -27,7 +27,7 @@ from model.run import (
 from model.tokenizer import train_tokenizer
 from model.training.checkpoints import CheckpointKeeper, average_weights
 from model.training.data import EncodedCorpus, encode_corpus
-from model.training.hardware import choose_device, choose_precision, use_all_cores
+from model.training.hardware import choose_device, choose_precision, set_threads
 from model.training.loop import fit
 from model.training.measure import measure
 from model.training.progress import Reporter
@@ -58,7 +58,7 @@ def train(
     recipe = recipe.with_data(data)
     _make_room(out)
     atomic_write(out / RECIPE_FILE, recipe.model_dump_json(indent=2) + "\n")
-    device, num_threads = choose_device(recipe.training.device), use_all_cores()
+    device, num_threads = choose_device(recipe.training.device), set_threads(recipe.training.num_threads)
     width = None if sys.stderr.isatty() else _WIDE
     console = Console(stderr=True, quiet=not show_progress, width=width, highlight=False)
     with Reporter(out, console) as reporter:

@@ -5,6 +5,7 @@ from typing import Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
@@ -181,3 +182,12 @@ def test_stripped_accents_are_not_read_and_syllables_stay_whole() -> None:
     tokenizer = train_tokenizer(settings, texts, "translation")
     assert tokenizer.encode("kesakuuta cervence").ids == tokenizer.encode("KESÄKUUTA ČERVENCE").ids
     assert tokenizer.decode(tokenizer.encode("월요일 Μαΐου").ids) == "월요일 μαιου"
+
+
+def test_digits_stand_in_groups() -> None:
+    settings = TokenizerSettings(kind="bpe", max_digits=2, vocabulary_size=200)
+    tokenizer = train_tokenizer(settings, [f"in {number}" for number in range(1900, 2000)], "translation")
+    assert tokenizer.encode("in 1984").tokens == ["▁in", "▁", "19", "84", "</s>"]
+    assert tokenizer.decode(tokenizer.encode("in 1984").ids) == "in 1984"
+    with pytest.raises(ValidationError, match="max_digits 2 is for kind bpe, not character"):
+        TokenizerSettings(kind="character", max_digits=2)

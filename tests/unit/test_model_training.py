@@ -21,7 +21,7 @@ from model.training.train import train
 
 @pytest.fixture(autouse=True)
 def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.training.train.use_all_cores", lambda: 1)
+    monkeypatch.setattr("model.training.train.set_threads", lambda _: 1)
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Models this small gain nothing from a second thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr("model.training.train.use_all_cores", lambda: 1)
+    monkeypatch.setattr("model.training.train.set_threads", lambda _: 1)
     yield
     torch.set_num_threads(before)
 

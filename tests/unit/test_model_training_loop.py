@@ -26,7 +26,7 @@ from model.transformer import Dimensions, TranslationModel, build_model
 
 @pytest.fixture(autouse=True)
 def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.training.train.use_all_cores", lambda: 1)
+    monkeypatch.setattr("model.training.train.set_threads", lambda _: 1)
 
 
 def recipe(folder: Path, **changes: Any) -> Recipe:

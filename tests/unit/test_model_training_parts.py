@@ -13,7 +13,7 @@ from model.errors import RunError
 from model.recipe import TrainingSettings
 from model.run import write_weights
 from model.training.checkpoints import Checkpoint, CheckpointKeeper, average_weights
-from model.training.hardware import choose_device, choose_precision, use_all_cores
+from model.training.hardware import choose_device, choose_precision, set_threads
 from model.training.optimizer import learning_rate, new_optimizer
 from model.training.progress import Limits
 from model.transformer import Dimensions, build_model
@@ -90,7 +90,7 @@ def test_threads_are_the_cores_this_process_may_use(monkeypatch: pytest.MonkeyPa
     before = torch.get_num_threads()
     monkeypatch.setattr("model.training.hardware.usable_cores", lambda: 3)
     try:
-        assert use_all_cores() == 3
+        assert set_threads("auto") == 3
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
