@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import onnxruntime as ort  # type: ignore[import-untyped]
+import onnxruntime as ort
 import pytest
 
 from server.backend import Backend
