@@ -165,8 +165,11 @@ def _manifest(
 
 
 def _provenance(run: Run) -> dict[str, Any]:
+    recipe = run.recipe.model_dump(mode="json")
+    if "folder" in recipe["corpus"]:
+        recipe["corpus"]["folder"] = None  # a path of the machine that trained it; evaluation takes --data
     return {
-        "recipe": run.recipe.model_dump(mode="json"),
+        "recipe": recipe,
         "training_step": run.step,
         "training_metrics": run.metrics,
         "commit": run.commit,

@@ -1,0 +1,148 @@
+"""From a run to a sealed bundle, or to nothing at all."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+import export.exporter
+from common.errors import OperationError
+from export.errors import ExportError
+from export.exporter import export_run
+from export.graphs import Graph
+from export.onnx_graphs import to_onnx
+from export.verification import verify_bundle
+from model.decoding import Hypothesis, greedy_decode
+from model.recipe import load_recipe
+from model.training.train import train
+from server.bundle import Bundle
+
+RECIPE = """
+name = "shout"
+task = "translation"
+[corpus]
+kind = "tsv"
+train = "pairs.tsv"
+[tokenizer]
+kind = "character"
+[model]
+width = 16
+num_heads = 2
+num_encoder_layers = 1
+num_decoder_layers = 1
+max_source_tokens = 12
+max_target_tokens = 12
+dropout = 0.0
+[training]
+max_steps = 30
+batch_tokens = 256
+evaluation_interval_steps = 30
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    words = [f"{a}{b}{c}" for a in "abcdefgh" for b in "aeiou" for c in "klmn"]
+    (folder / "pairs.tsv").write_text("".join(f"{word}\t{word.upper()}\n" for word in words))
+    (folder / "shout.toml").write_text(RECIPE)
+    train(load_recipe(str(folder / "shout.toml")), folder / "run", show_progress=False)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def traced(run: Path) -> dict[str, onnx.ModelProto]:
+    """Tracing takes seconds a graph; all exports here are of one run."""
+    from export.graphs import translation_graphs
+    from model.run import load_run
+    from model.transformer import TranslationModel
+
+    model = load_run(run).model
+    assert isinstance(model, TranslationModel)
+    return {graph.name: to_onnx(graph) for graph in translation_graphs(model)}
+
+
+@pytest.fixture(autouse=True)
+def traced_once(monkeypatch: pytest.MonkeyPatch, traced: dict[str, onnx.ModelProto]) -> None:
+    def reuse(graph: Graph) -> onnx.ModelProto:
+        return traced[graph.name]
+
+    monkeypatch.setattr(export.exporter, "to_onnx", reuse)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_bundle_is_sealed_and_verifies(run: Path, tmp_path: Path, precision: Any) -> None:
+    bundle = tmp_path / "models" / "shout" / "1"
+    report = export_run(run, bundle, precision=precision)
+    manifest = Bundle.read(bundle).manifest
+    assert manifest.precision == precision
+    assert report.agreement.num_batch_differences == 0
+    assert {figure.metric for figure in manifest.quality} == {"exact_match", "bleu", "chrf"}
+    assert manifest.golden_examples
+    assert manifest.verification["num_inputs"] == report.agreement.num_inputs > 0
+    assert verify_bundle(bundle).num_golden_examples == len(manifest.golden_examples)
+    if precision == "fp32":
+        assert report.agreement.num_disagreements == 0
+        assert verify_bundle(bundle, run).agreement == report.agreement
+
+
+def test_no_path_of_the_machine_that_trained_is_in_a_bundle(run: Path, tmp_path: Path) -> None:
+    export_run(run, tmp_path / "shout" / "1")
+    assert str(run.parent) not in (tmp_path / "shout" / "1" / "bundle.json").read_text()
+
+
+def test_a_disagreement_with_pytorch_leaves_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_answers(*arguments: Any, **options: Any) -> list[Hypothesis]:
+        truth = greedy_decode(*arguments, **options)
+        return [
+            dataclasses.replace(h, token_ids=[5, *h.token_ids[1:]], margins=[1.0, *h.margins[1:]])
+            for h in truth
+        ]
+
+    monkeypatch.setattr("export.verification.greedy_decode", other_answers)
+    with pytest.raises(
+        ExportError, match=r"\d+ of \d+ held-out inputs are answered differently from PyTorch"
+    ):
+        export_run(run, tmp_path / "shout" / "1")
+    assert list((tmp_path / "shout").iterdir()) == []
+
+
+def test_a_tie_is_counted_and_not_failed(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_answers(*arguments: Any, **options: Any) -> list[Hypothesis]:
+        truth = greedy_decode(*arguments, **options)
+        tie = dataclasses.replace(truth[0], token_ids=[4, *truth[0].token_ids[1:]], margins=[1e-6] * 20)
+        other = dataclasses.replace(tie, token_ids=[6, *truth[0].token_ids[1:]])
+        return [other if truth[0].token_ids[0] == 4 else tie, *truth[1:]]
+
+    monkeypatch.setattr("export.verification.greedy_decode", other_answers)
+    report = export_run(run, tmp_path / "shout" / "1")
+    assert (report.agreement.num_ties, report.agreement.num_disagreements) == (1, 0)
+
+
+def test_a_failed_export_keeps_the_bundle_that_was_there(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "shout" / "1"
+    export_run(run, bundle)
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+
+    def disk_full(path: Path, content: bytes | str) -> None:
+        raise OperationError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr(export.exporter, "atomic_write", disk_full)
+    with pytest.raises(OperationError, match="No space left on device"):
+        export_run(run, bundle)
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+    assert [path.name for path in bundle.parent.iterdir()] == ["1"]
+
+
+def test_the_manifest_is_plain_json(run: Path, tmp_path: Path) -> None:
+    export_run(run, tmp_path / "shout" / "1")
+    manifest = json.loads((tmp_path / "shout" / "1" / "bundle.json").read_text())
+    assert manifest["provenance"]["recipe"]["name"] == "shout"
+    assert set(manifest["files"]) == {"encode.onnx", "decode.onnx", "tokenizer.json"}
