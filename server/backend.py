@@ -67,7 +67,6 @@ def _session_options(num_threads: int) -> ort.SessionOptions:
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     # A lane that waits for requests must not burn the core that another lane computes on.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # The fused kernel takes four times as long as Add and LayerNormalization on CPUs.

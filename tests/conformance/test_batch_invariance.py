@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from server.backend import Backend
@@ -88,3 +89,9 @@ def test_while_neighbours_are_cancelled(backend: Backend, inputs: list[Input]) -
 def test_committed_bundles_still_answer(backend: Backend) -> None:
     assert backend.bundle.manifest.golden_examples
     check_golden_examples(backend)
+
+
+def test_loading_a_bundle_leaves_the_float_mode_of_its_thread_alone(backend: Backend) -> None:
+    """onnxruntime's set_denormal_as_zero would flush the smallest numbers of everything else on the thread."""
+    assert float(np.float32(1e-40) * np.float32(0.5)) > 0
+    assert 5e-324 > 0
