@@ -28,7 +28,7 @@ from dragoman.v1 import translation_pb2_grpc as translation_grpc
 SCRAPE_INTERVAL = "500ms"
 # Grafana's $__rate_interval is at least four scrapes.
 RATE_INTERVAL = "4s"
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 POLL_S = 0.25
 TEXTS = ["5 March 1999", "12.4.2007"]
 
