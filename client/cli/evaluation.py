@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.quality import bleu, chrf, exact_match
-
 from common.errors import UsageError
 from model.corpora.corpus import Corpus, Pair
 from model.corpora.load import load_corpus
+from model.quality import bleu, chrf, exact_match
 from model.recipe import Recipe
 
 __all__ = ["Evaluation", "Progress", "corpus_of", "split_name", "test_pairs", "translation_metrics"]

@@ -35,9 +35,8 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Train a model by a recipe and leave a run folder, ready for `dragoman export`."""
-    from model.training.train import train as run_training
-
     from model.recipe import load_recipe
+    from model.training.train import train as run_training
 
     run_training(load_recipe(recipe, overrides or ()), out, data=data)
     note(f"next: dragoman export {out} --out models/{out.name}/1")
