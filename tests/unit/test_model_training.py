@@ -198,7 +198,8 @@ def test_time_ends_training(numbers: Path, tmp_path: Path) -> None:
     recipe = translation(numbers, max_steps=1_000_000, max_minutes=0.02)
     summary = train(recipe, tmp_path / "run", show_progress=False)
     assert summary.outcome.stopped_by == "max_minutes"
-    assert 1.2 <= summary.outcome.seconds < 30
+    # A little less than the limit is right: the time of the last validation is kept back beforehand.
+    assert 0.6 <= summary.outcome.seconds < 30
     rates = [
         line["learning_rate"] for line in lines_of(tmp_path / "run/metrics.jsonl") if "learning_rate" in line
     ]
