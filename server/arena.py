@@ -6,7 +6,6 @@ without a copy and the operators append to them in place.
 """
 
 import re
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,11 +47,6 @@ class Arena:
                 self._kinds[name] = cache["kind"]
                 self.caches[name] = np.zeros((num_rows, *shapes[cache["kind"]]), np.float32)
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory held, in bytes."""
-        return sum(array.nbytes for array in self._arrays())
-
     def keep(self, row: int, name: str, computed: NDArray[np.float32], num_tokens: int) -> None:
         """Copy what a graph computed for one row into cache `name`: (kv heads, tokens, head size), padding left out."""
         used = slice(None) if self._kinds[name] == _LAST else slice(num_tokens)
@@ -65,6 +59,3 @@ class Arena:
         num_tokens = {"": self.lengths[source], "cross_": self.source_lengths[source], _LAST: 0}
         for name, cache in self.caches.items():
             self.keep(target, name, cache[source], num_tokens[self._kinds[name]])
-
-    def _arrays(self) -> Iterable[NDArray[np.float32] | NDArray[np.int64] | NDArray[np.int32]]:
-        return (self.token_ids, self.lengths, self.source_lengths, *self.caches.values())

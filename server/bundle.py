@@ -8,6 +8,7 @@
 A bundle is believed only after every file's SHA-256 agrees.
 """
 
+import functools
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -154,8 +155,9 @@ class Bundle:
         """Where the tokenizer lies."""
         return self.path / TOKENIZER_NAME
 
-    def load_tokenizer(self) -> Tokenizer:
-        """The bundle's tokenizer, ready to use.
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's tokenizer, read once, ready to use.
 
         Raises:
             BundleError: the file is no tokenizer.

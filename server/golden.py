@@ -21,7 +21,7 @@ def check_golden_examples(backend: Backend) -> None:
         BundleError: naming the first example whose tokens or log-probability disagree.
     """
     bundle = backend.bundle
-    tokenizer = bundle.load_tokenizer()
+    tokenizer = bundle.tokenizer
     examples = bundle.manifest.golden_examples
     inputs = [
         (tokenizer.encode(example.text).ids, DecodingParameters(max_tokens=example.max_tokens))

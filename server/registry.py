@@ -130,7 +130,7 @@ def _load(folder: Path, settings: EngineSettings, metrics: Metrics) -> ServedMod
     bundle = Bundle.read(folder)
     manifest = bundle.manifest
     model_metrics = metrics.for_model(bundle.name, manifest.task)
-    tokenizer = bundle.load_tokenizer()
+    tokenizer = bundle.tokenizer
     engine = Engine.load(bundle, settings, model_metrics)
     seconds = time.perf_counter() - started
     metrics.watch(bundle.name, engine)

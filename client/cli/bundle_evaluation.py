@@ -39,7 +39,7 @@ def evaluate_bundle(folder: Path, *, data: Path | None, limit: int | None, progr
 def _translation(backend: Backend, data: Path | None, limit: int | None, progress: Progress) -> Evaluation:
     bundle = backend.bundle
     data_name, pairs = test_pairs(bundle.manifest.provenance, data, limit, source=str(bundle.path))
-    limits, tokenizer = bundle.manifest.limits, bundle.load_tokenizer()
+    limits, tokenizer = bundle.manifest.limits, bundle.tokenizer
     parameters = DecodingParameters(max_tokens=limits.max_output_tokens)
     begin_s = time.perf_counter()
     encoded = [encoding.ids for encoding in tokenizer.encode_batch_fast([pair.source for pair in pairs])]
@@ -62,7 +62,7 @@ def _generation(backend: Backend, data: Path | None, limit: int | None, progress
     documents = [document for document in corpus.held_out[:limit] if isinstance(document, str)]
     progress("scoring", 0, 1)
     begin_s = time.perf_counter()
-    figures = generation_quality(backend, bundle.load_tokenizer(), documents, split_name(corpus))
+    figures = generation_quality(backend, bundle.tokenizer, documents, split_name(corpus))
     metrics = {figure.metric: figure.value for figure in figures}
     return _evaluation(
         bundle, figures[0].data, figures[0].num_examples, metrics, time.perf_counter() - begin_s

@@ -29,7 +29,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 def inputs(backend: Backend) -> list[Input]:
     """64 inputs of mixed lengths, greedy and sampled, with minimum and maximum lengths."""
     rng = random.Random(3)
-    tokenizer = backend.bundle.load_tokenizer()
+    tokenizer = backend.bundle.tokenizer
     translates = backend.bundle.manifest.task == "translation"
     words = ["one ", "two ", "three ", "four ", "five ", "six ", "seven "]
     made = []

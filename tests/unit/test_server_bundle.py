@@ -87,4 +87,4 @@ def test_json_that_is_none_is_one_line(folder: Path) -> None:
 def test_text_that_looks_like_a_special_token_is_text(folder: Path) -> None:
     bundle = Bundle.read(folder)
     end = bundle.manifest.special_tokens.end
-    assert bundle.load_tokenizer().encode("1</s>2").ids.count(end) == 1, "only the one at the end"
+    assert bundle.tokenizer.encode("1</s>2").ids.count(end) == 1, "only the one at the end"

@@ -20,7 +20,7 @@ from server.lane import FinishReason, decode_offline
 from server.sampling import DecodingParameters
 
 BUNDLE = Bundle.read(Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1")
-TOKENIZER = BUNDLE.load_tokenizer()
+TOKENIZER = BUNDLE.tokenizer
 GREEDY = DecodingParameters(max_tokens=81)
 LONG = DecodingParameters(max_tokens=81, min_tokens=80)
 
