@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from export.held_out import HeldOut
 from model import quality
-from model.batching import Stream
+from model.batching import Stream, in_order
 from model.tokenizer import BEGIN_ID, PADDING_ID
 from server.backend import Backend
 from server.bundle import QualityFigure
@@ -60,7 +60,7 @@ def bits_per_byte(backend: Backend, tokenizer: Tokenizer, documents: Sequence[st
     context_tokens = backend.bundle.manifest.limits.max_context_tokens
     windows = [
         labels[labels != PADDING_ID].tolist()
-        for batch in Stream(token_ids, context_tokens).in_order(context_tokens)
+        for batch in in_order(Stream(token_ids, context_tokens), context_tokens)
         for labels in batch.label_ids
     ]
     scores = score_offline(backend, [[BEGIN_ID]] * len(windows), windows)

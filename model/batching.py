@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.tokenizer import BEGIN_ID, END_ID, PADDING_ID
 
-__all__ = ["Batch", "Examples", "Pairs", "Stream", "bucket_by_length", "endless", "pad_right"]
+__all__ = ["Batch", "Examples", "Pairs", "Rows", "Stream", "bucket_by_length", "in_order", "pad_right"]
 
 _BUCKETED_BATCHES = 100  # sorting a chunk of so many batches at a time leaves them well mixed
 
@@ -51,41 +51,58 @@ class Batch:
         )
 
 
+Rows = NDArray[np.int64]
+"""Which examples share a batch."""
+
+
 class Examples(Protocol):
-    """Something to learn from, or to validate on, in batches of at most `batch_tokens` padded tokens."""
+    """Something to learn from, or to validate on, in batches of at most `batch_tokens` padded tokens.
 
-    def shuffled(self, batch_tokens: int, rng: np.random.Generator) -> Iterator[Batch]:
-        """One pass over all in an order drawn from `rng`."""
+    What is in a batch and making it are two things: a training that is resumed passes over the batches that lie
+    behind it, and of several processes each makes its own part of a batch.
+    """
 
-    def in_order(self, batch_tokens: int) -> Iterator[Batch]:
-        """One pass over all, the same each time."""
+    def plan(self, batch_tokens: int, rng: np.random.Generator | None = None) -> Iterator[Rows]:
+        """The rows of each batch of one pass, in an order drawn from `rng`, or in a fixed one without it."""
+
+    def batch(self, rows: Rows) -> Batch:
+        """Rows, all from one batch of a plan, as tensors."""
 
 
 class Pairs:
     """Sources and targets for translation. The longer side of a pair counts against a batch's budget."""
 
-    def __init__(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> None:
-        """Sources as the tokenizer encodes them; targets without special tokens."""
-        self._sources, self._targets = sources, targets
+    def __init__(
+        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], num_editions: int = 1
+    ) -> None:
+        """Sources as the tokenizer encodes them; targets without special tokens.
+
+        With `num_editions`, pair n of N stands there so many times, at n, N + n, 2 N + n, ..., each time cut
+        into other tokens (BPE-dropout): a pass reads one edition of each pair, drawn anew.
+        """
+        assert len(sources) == len(targets)
+        assert len(sources) % num_editions == 0
+        self._sources, self._targets, self._num_editions = sources, targets, num_editions
         self._lengths = np.array(
             [(len(source), len(target) + 1) for source, target in zip(sources, targets, strict=True)],
             dtype=np.int64,
         ).reshape(-1, 2)
 
     def __len__(self) -> int:
-        return len(self._sources)
+        return len(self._sources) // self._num_editions
 
-    def shuffled(self, batch_tokens: int, rng: np.random.Generator) -> Iterator[Batch]:
-        """One pass over all in an order drawn from `rng`."""
-        yield from map(self._batch, bucket_by_length(self._lengths, batch_tokens, rng))
+    def plan(self, batch_tokens: int, rng: np.random.Generator | None = None) -> Iterator[Rows]:
+        """One pass over all: shuffled by `rng`, or shortest first."""
+        rows = np.arange(len(self))
+        if rng is None:
+            yield from _fill(_by_length(rows, self._lengths), self._lengths, batch_tokens)
+            return
+        if self._num_editions > 1:
+            rows += len(self) * rng.integers(self._num_editions, size=len(self))
+        yield from (rows[batch] for batch in bucket_by_length(self._lengths[rows], batch_tokens, rng))
 
-    def in_order(self, batch_tokens: int) -> Iterator[Batch]:
-        """One pass over all, shortest first."""
-        yield from map(
-            self._batch, _fill(_by_length(np.arange(len(self)), self._lengths), self._lengths, batch_tokens)
-        )
-
-    def _batch(self, rows: NDArray[np.int64]) -> Batch:
+    def batch(self, rows: Rows) -> Batch:
+        """Rows padded to the longest of them."""
         return Batch(
             source_ids=pad_right([self._sources[row] for row in rows]),
             input_ids=pad_right([[BEGIN_ID, *self._targets[row]] for row in rows]),
@@ -97,7 +114,7 @@ class Stream:
     """Documents for generation, one after the other with the end token between, cut into windows.
 
     Every window is read from the begin token on, so that a prompt, which starts with it too, may be any
-    excerpt and not only the start of a document.
+    excerpt and not only the start of a document. A row is where a window starts.
     """
 
     def __init__(
@@ -113,35 +130,33 @@ class Stream:
         num_windows = -(-len(self._tokens) // self._context)
         return num_windows if self._max_windows is None else min(num_windows, self._max_windows)
 
-    def shuffled(self, batch_tokens: int, rng: np.random.Generator) -> Iterator[Batch]:
-        """One pass in an order drawn from `rng`; the cuts between windows are elsewhere each time."""
-        room = max(0, len(self._tokens) - self._context)
-        starts = np.arange(rng.integers(min(self._context, room + 1)), room + 1, self._context)
-        yield from self._batches(rng.permutation(starts), batch_tokens)
-
-    def in_order(self, batch_tokens: int) -> Iterator[Batch]:
-        """One pass from the start; the last window is padded."""
-        starts = np.arange(0, len(self._tokens), self._context)
-        yield from self._batches(starts[np.linspace(0, len(starts) - 1, len(self)).astype(int)], batch_tokens)
-
-    def _batches(self, starts: NDArray[np.int64], batch_tokens: int) -> Iterator[Batch]:
+    def plan(self, batch_tokens: int, rng: np.random.Generator | None = None) -> Iterator[Rows]:
+        """One pass: shuffled by `rng`, the cuts between windows elsewhere each time, or from the start."""
+        if rng is None:
+            starts = np.arange(0, len(self._tokens), self._context)
+            starts = starts[np.linspace(0, len(starts) - 1, len(self)).astype(int)]
+        else:
+            room = max(0, len(self._tokens) - self._context)
+            starts = rng.permutation(
+                np.arange(rng.integers(min(self._context, room + 1)), room + 1, self._context)
+            )
         num_rows = max(1, batch_tokens // self._context)
-        for first in range(0, len(starts), num_rows):
-            windows = [
-                self._tokens[start : start + self._context] for start in starts[first : first + num_rows]
-            ]
-            longest = max(map(len, windows))
-            labels = np.full((len(windows), longest), PADDING_ID, dtype=np.int64)
-            for row, window in zip(labels, windows, strict=True):
-                row[: len(window)] = window
-            inputs = np.concatenate([np.full((len(windows), 1), BEGIN_ID), labels[:, :-1]], axis=1)
-            yield Batch(None, torch.from_numpy(inputs), torch.from_numpy(labels))
+        yield from (starts[first : first + num_rows] for first in range(0, len(starts), num_rows))
+
+    def batch(self, rows: Rows) -> Batch:
+        """The windows that start at `rows`; one at the very end is padded."""
+        windows = [self._tokens[start : start + self._context] for start in rows]
+        longest = max(map(len, windows))
+        labels = np.full((len(windows), longest), PADDING_ID, dtype=np.int64)
+        for row, window in zip(labels, windows, strict=True):
+            row[: len(window)] = window
+        inputs = np.concatenate([np.full((len(windows), 1), BEGIN_ID), labels[:, :-1]], axis=1)
+        return Batch(None, torch.from_numpy(inputs), torch.from_numpy(labels))
 
 
-def endless(examples: Examples, batch_tokens: int, seed: int) -> Iterator[Batch]:
-    """Pass after pass, each in an order that depends on `seed` and its number alone."""
-    for epoch in itertools.count():
-        yield from examples.shuffled(batch_tokens, np.random.default_rng([seed, epoch]))
+def in_order(examples: Examples, batch_tokens: int) -> Iterator[Batch]:
+    """One pass over all, the same each time."""
+    yield from map(examples.batch, examples.plan(batch_tokens))
 
 
 def bucket_by_length(

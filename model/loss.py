@@ -4,10 +4,9 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
-from model.batching import Batch, Examples
+from model.batching import Batch, Examples, in_order
+from model.cross_entropy import LossTerms, linear_cross_entropy, linear_cross_entropy_twice
 from model.tokenizer import PADDING_ID
 from model.transformer import LanguageModel, TranslationModel
 
@@ -15,23 +14,34 @@ __all__ = ["mean_loss", "total_loss"]
 
 
 def total_loss(
-    model: TranslationModel | LanguageModel, batch: Batch, *, label_smoothing: float = 0.0
-) -> Tensor:
-    """Summed cross-entropy in nats (a scalar) of the labels of `batch`, which lies on the model's device.
+    model: TranslationModel | LanguageModel,
+    batch: Batch,
+    *,
+    label_smoothing: float = 0.0,
+    r_drop: float = 0.0,
+) -> LossTerms:
+    """Summed cross-entropy in nats of the labels of `batch`, which lies on the model's device.
 
-    Label smoothing is that of Szegedy et al. 2016, as in Vaswani et al. 2017, section 5.4.
+    Label smoothing is that of Szegedy et al. 2016, as in Vaswani et al. 2017, section 5.4. With `r_drop` the
+    batch goes through the model twice, each time with dropout of its own (Liang et al. 2021).
     """
+    num_passes = 2 if r_drop else 1
+    input_ids = batch.input_ids.repeat(num_passes, 1)
     if isinstance(model, TranslationModel):
         assert batch.source_ids is not None
-        states = model.states(batch.source_ids, batch.input_ids)
+        states = model.states(batch.source_ids.repeat(num_passes, 1), input_ids)
     else:
-        states = model.states(batch.input_ids)
-    states, labels = states.flatten(0, 1), batch.label_ids.flatten()  # (B * T, width), (B * T)
-    real = labels != PADDING_ID
-    if not real.all():
-        states, labels = states[real], labels[real]
-    logits = model.logits(states).float()
-    return functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+        states = model.states(input_ids)
+    # (passes * B * T, width), (B * T)
+    states, labels = states.flatten(0, 1), batch.label_ids.flatten()
+    real = (labels != PADDING_ID).nonzero()[:, 0]
+    if len(real) < len(labels):
+        states = states[torch.cat([real + number * len(labels) for number in range(num_passes)])]
+        labels = labels[real]
+    states, weight = model.decoder_norm(states), model.embedding.token.weight
+    if r_drop:
+        return linear_cross_entropy_twice(states, weight, labels, label_smoothing, r_drop)
+    return linear_cross_entropy(states, weight, labels, label_smoothing)
 
 
 @torch.inference_mode()
@@ -40,8 +50,8 @@ def mean_loss(model: TranslationModel | LanguageModel, examples: Examples, batch
     device = model.embedding.token.weight.device
     total, num_labels = 0.0, 0
     with _evaluating(model):
-        for batch in examples.in_order(batch_tokens):
-            total += float(total_loss(model, batch.to(device)))
+        for batch in in_order(examples, batch_tokens):
+            total += float(total_loss(model, batch.to(device)).total)
             num_labels += batch.num_labels
     return total / num_labels
 

@@ -41,6 +41,10 @@ class TokenizerSettings(Settings):
         max_digits: for `bpe`, digits stand together in groups of at most so many, from the left; 0 leaves them
             to the merges. In pairs, `2031` is two tokens that are read and written as a whole.
         strip_accents: leave marks out (`kesäkuuta` is read as `kesakuuta`), where people do too.
+        splits_punctuation: for `bpe`, each punctuation mark is a token; turn it off for text that is tokenized
+            already, with a space before each mark.
+        dropout: for `bpe` and translation, the share of merges left out at random while training
+            (BPE-dropout, Provilkov et al. 2020), in `num_editions` random cuts of each pair.
     """
 
     kind: Literal["bpe", "byte_bpe", "character"]
@@ -49,11 +53,16 @@ class TokenizerSettings(Settings):
     lowercase: bool = False
     strip_accents: bool = False
     max_digits: int = Field(default=0, ge=0, le=9)
+    splits_punctuation: bool = True
+    dropout: Share = 0.0
+    num_editions: int = Field(default=8, ge=1)
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
         if self.max_digits and self.kind != "bpe":
             raise ValueError(f"max_digits {self.max_digits} is for kind bpe, not {self.kind}")
+        if self.dropout and self.kind != "bpe":
+            raise ValueError(f"dropout {self.dropout} is for kind bpe, not {self.kind}")
         if self.kind == "byte_bpe" and self.vocabulary_size < 260:
             raise ValueError(
                 f"vocabulary_size {self.vocabulary_size} does not hold 256 bytes and 4 special tokens"
@@ -74,7 +83,8 @@ class ModelSettings(Settings):
     max_target_tokens: int = Field(gt=0)
     activation: Literal["relu", "gelu", "swiglu"] = "relu"
     norm: Literal["pre", "post"] = "pre"
-    dropout: Share = 0.1
+    dropout: Share = 0.1  # of embeddings, of each sublayer's output and of the feed-forward network's inside
+    attention_dropout: Share = 0.0  # of the attention's weights
 
 
 class TrainingSettings(Settings):
@@ -109,6 +119,8 @@ class TrainingSettings(Settings):
     beta2: Share = 0.98
     weight_decay: float = Field(default=0.01, ge=0)
     label_smoothing: Share = 0.1
+    r_drop: float = Field(default=0.0, ge=0)
+    optimizer: Literal["adamw", "muon"] = "adamw"
     max_gradient_norm: float = Field(default=1.0, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -175,6 +187,7 @@ class Recipe(Settings):
             activation=model.activation,
             norm=model.norm,
             dropout=model.dropout,
+            attention_dropout=model.attention_dropout,
         )
 
     def with_data(self, data: Path | None) -> Self:

@@ -91,10 +91,9 @@ def _bpe(settings: TokenizerSettings) -> tuple[Tokenizer, trainers.Trainer]:
     One leading space is not kept, and a literal ▁ decodes to a space.
     """
     tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL_TOKENS[UNKNOWN_ID]))
-    steps = [
-        pre_tokenizers.Metaspace(),
-        pre_tokenizers.Split(Regex(r"\p{P}"), "isolated"),  # "dog." shares its token with "dog"
-    ]
+    steps: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.Metaspace()]
+    if settings.splits_punctuation:  # "dog." shares its token with "dog"
+        steps.append(pre_tokenizers.Split(Regex(r"\p{P}"), "isolated"))
     if settings.max_digits:
         steps.append(pre_tokenizers.Split(Regex(rf"\d{{1,{settings.max_digits}}}"), "isolated"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)

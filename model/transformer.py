@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.attention import CrossAttention, SelfAttention
+from model.dropout import Dropout
 
 __all__ = ["DecoderLayer", "Dimensions", "EncoderLayer", "LanguageModel", "TranslationModel", "build_model"]
 
@@ -48,6 +49,7 @@ class Dimensions:
     activation: Literal["relu", "gelu", "swiglu"] = "relu"
     norm: Literal["pre", "post"] = "pre"
     dropout: float = 0.0
+    attention_dropout: float = 0.0  # of the attention's weights
     padding_id: int = 0
 
     def __post_init__(self) -> None:
@@ -89,7 +91,7 @@ class Embedding(nn.Module):
         length = max(dims.max_source_tokens, dims.max_target_tokens) + 1  # one more for the begin token
         self.register_buffer("position", sinusoidal_positions(length, dims.width), persistent=False)
         self.position: Tensor
-        self.dropout = nn.Dropout(dims.dropout)
+        self.dropout = Dropout(dims.dropout)
 
     def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         """token_ids (...), positions broadcastable to it -> (..., width)."""
@@ -107,7 +109,7 @@ class FeedForward(nn.Module):
         self.activation = _ACTIVATIONS[dims.activation]
         self.expand = nn.Linear(dims.width, dims.feed_forward_width * (2 if self.gated else 1))
         self.contract = nn.Linear(dims.feed_forward_width, dims.width)
-        self.dropout = nn.Dropout(dims.dropout)
+        self.dropout = Dropout(dims.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width), each position on its own."""
@@ -127,13 +129,14 @@ class Residual(nn.Module):
         super().__init__()
         self.pre = dims.norm == "pre"
         self.norm = nn.LayerNorm(dims.width)
-        self.dropout = nn.Dropout(dims.dropout)
+        self.dropout = Dropout(dims.dropout)
 
     def forward(self, x: Tensor, sublayer: Attend) -> Tensor:
         """Apply `sublayer` to x (..., width) around the residual connection."""
         if self.pre:
-            return x + self.dropout(sublayer(self.norm(x)))
-        normed: Tensor = self.norm(x + self.dropout(sublayer(x)))
+            # Under autocast the sublayer gives bf16; adding unlike types is 15 times slower than converting first.
+            return x + self.dropout(sublayer(self.norm(x))).to(x.dtype)
+        normed: Tensor = self.norm(x + self.dropout(sublayer(x)).to(x.dtype))
         return normed
 
 
@@ -142,7 +145,7 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, dims: Dimensions) -> None:
         super().__init__()
-        self.self_attention = SelfAttention(dims.width, dims.num_heads, dims.num_kv_heads, dims.dropout)
+        self.self_attention = SelfAttention(dims.width, dims.num_heads, dims.num_kv_heads, dims.attention_dropout)
         self.feed_forward = FeedForward(dims)
         self.around_self_attention = Residual(dims)
         self.around_feed_forward = Residual(dims)
@@ -158,7 +161,7 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, dims: Dimensions) -> None:
         super().__init__()
-        attention = (dims.width, dims.num_heads, dims.num_kv_heads, dims.dropout)
+        attention = (dims.width, dims.num_heads, dims.num_kv_heads, dims.attention_dropout)
         self.self_attention = SelfAttention(*attention)
         self.around_self_attention = Residual(dims)
         if dims.num_encoder_layers:

@@ -9,6 +9,8 @@ from model.batching import Examples, Pairs, Stream
 from model.corpora.corpus import Corpus, Pair
 from model.errors import CorpusError
 from model.recipe import Recipe
+from model.subwords import BpeDropout
+from model.tokenizer import END_ID
 
 __all__ = ["EncodedCorpus", "encode_corpus"]
 
@@ -42,8 +44,11 @@ def encode_corpus(corpus: Corpus[Pair] | Corpus[str], tokenizer: Tokenizer, reci
             num_too_long=0,
         )
     splits = [
-        _encode_pairs([pair for pair in split if isinstance(pair, Pair)], tokenizer, recipe)
-        for split in (corpus.train, corpus.validation[:max_validation])
+        _encode_pairs([pair for pair in split if isinstance(pair, Pair)], tokenizer, recipe, dropout)
+        for split, dropout in (
+            (corpus.train, recipe.tokenizer.dropout),
+            (corpus.validation[:max_validation], 0.0),
+        )
     ]
     for name, pairs in zip(("train", "validation"), splits, strict=True):
         if not len(pairs):
@@ -65,12 +70,27 @@ def _encode_documents(documents: list[str], tokenizer: Tokenizer) -> list[list[i
     return [encoding.ids for encoding in tokenizer.encode_batch_fast(documents, add_special_tokens=False)]
 
 
-def _encode_pairs(pairs: Sequence[Pair], tokenizer: Tokenizer, recipe: Recipe) -> Pairs:
+def _encode_pairs(pairs: Sequence[Pair], tokenizer: Tokenizer, recipe: Recipe, dropout: float) -> Pairs:
+    """Pairs within the model's limits; with `dropout`, in several editions."""
     sources = tokenizer.encode_batch_fast([pair.source for pair in pairs])
     targets = tokenizer.encode_batch_fast([pair.target for pair in pairs], add_special_tokens=False)
-    fitting = [
-        (source.ids, target.ids)
-        for source, target in zip(sources, targets, strict=True)
-        if len(source) <= recipe.model.max_source_tokens and len(target) <= recipe.model.max_target_tokens
-    ]
-    return Pairs([source for source, _ in fitting], [target for _, target in fitting])
+    encoded = [(source.ids, target.ids) for source, target in zip(sources, targets, strict=True)]
+    kept = [row for row, (source, target) in enumerate(encoded) if _fits(source, target, recipe)]
+    if not dropout:
+        return Pairs([encoded[row][0] for row in kept], [encoded[row][1] for row in kept])
+    cut = BpeDropout(tokenizer, dropout, recipe.seed)
+    all_sources: list[list[int]] = []
+    all_targets: list[list[int]] = []
+    for _ in range(recipe.tokenizer.num_editions):
+        for row in kept:
+            source, target = [*cut.encode(pairs[row].source), END_ID], cut.encode(pairs[row].target)
+            # Cut finer a pair may be over the limits; it then keeps its shortest cut.
+            source, target = (source, target) if _fits(source, target, recipe) else encoded[row]
+            all_sources.append(source)
+            all_targets.append(target)
+    return Pairs(all_sources, all_targets, recipe.tokenizer.num_editions)
+
+
+def _fits(source: Sequence[int], target: Sequence[int], recipe: Recipe) -> bool:
+    limits = recipe.model
+    return len(source) <= limits.max_source_tokens and len(target) <= limits.max_target_tokens

@@ -4,20 +4,21 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.batching import Batch, endless
+from model.batching import Batch, Examples
 from model.errors import TrainingError
 from model.loss import mean_loss, total_loss
 from model.recipe import TrainingSettings
 from model.training.checkpoints import CheckpointKeeper
 from model.training.data import EncodedCorpus
 from model.training.hardware import choose_precision
-from model.training.optimizer import learning_rate, new_optimizer
+from model.training.optimizer import learning_rate, new_optimizers
 from model.training.progress import Limits, Reporter
 from model.transformer import LanguageModel, TranslationModel
 
@@ -55,20 +56,21 @@ def fit(
     """
     device = model.embedding.token.weight.device
     precision = choose_precision(settings.precision, device)
-    optimizer = new_optimizer(model, settings)
-    batches = endless(corpus.train, settings.batch_tokens, seed)
+    optimizers = new_optimizers(model, settings)
+    batches = _endless(corpus.train, settings.batch_tokens, seed)
     limits, meter = Limits(settings), _Meter()
     evaluations_since_best = 0
     model.train()
     for step in itertools.count(1):
         rate = learning_rate(settings, step - 1, limits.progress(step - 1))
         parts = list(itertools.islice(batches, settings.accumulation_steps))
-        loss = _accumulate_gradients(model, parts, settings.label_smoothing, precision)
+        loss = _accumulate_gradients(model, parts, settings, precision)
         norm = nn.utils.clip_grad_norm_(model.parameters(), settings.max_gradient_norm or math.inf)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad()
         meter.add(loss, parts)
 
         stopped_by: Literal["max_steps", "max_minutes", "patience"] | None = limits.reached(step)
@@ -103,7 +105,7 @@ def fit(
 def _accumulate_gradients(
     model: TranslationModel | LanguageModel,
     parts: Sequence[Batch],
-    label_smoothing: float,
+    settings: TrainingSettings,
     precision: torch.dtype,
 ) -> Tensor:
     """Add the gradients of the mean loss over all labels of `parts`; returns that loss."""
@@ -112,7 +114,10 @@ def _accumulate_gradients(
     loss = torch.zeros((), device=device)
     for part in parts:
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            share = total_loss(model, part.to(device), label_smoothing=label_smoothing) / num_labels
+            terms = total_loss(
+                model, part.to(device), label_smoothing=settings.label_smoothing, r_drop=settings.r_drop
+            )
+            share = terms.total / num_labels
         share.backward()
         loss += share.detach()
     return loss
@@ -165,3 +170,8 @@ class _Meter:
         tokens_per_second = (self.num_tokens - self._tokens_read) / max(now_s - self._read_s, 1e-9)
         self._losses, self._tokens_read, self._read_s = [], self.num_tokens, now_s
         return {"loss": sum(losses) / len(losses), "tokens_per_second": tokens_per_second}
+
+
+def _endless(examples: Examples, batch_tokens: int, seed: int) -> Iterator[Batch]:
+    for epoch in itertools.count():
+        yield from map(examples.batch, examples.plan(batch_tokens, np.random.default_rng([seed, epoch])))

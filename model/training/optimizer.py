@@ -1,6 +1,7 @@
-"""AdamW (Loshchilov and Hutter 2019) and the learning rate's way up and down."""
+"""AdamW (Loshchilov and Hutter 2019), Muon, and the learning rate's way up and down."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,23 +9,40 @@ from torch import nn
 from model.recipe import TrainingSettings
 from model.transformer import LanguageModel, TranslationModel
 
-__all__ = ["learning_rate", "new_optimizer"]
+__all__ = ["learning_rate", "new_optimizers"]
 
 
-def new_optimizer(model: TranslationModel | LanguageModel, settings: TrainingSettings) -> torch.optim.AdamW:
-    """AdamW that decays the matrices of linear layers only: not norms, biases or embeddings."""
+def new_optimizers(
+    model: TranslationModel | LanguageModel, settings: TrainingSettings
+) -> list[torch.optim.Optimizer]:
+    """The optimizers that together train every weight once.
+
+    AdamW decays the matrices of linear layers only: not norms, biases or embeddings. With Muon (Jordan et al.
+    2024) those matrices go to it, its steps scaled to those of AdamW (Liu et al. 2025), so that one learning
+    rate serves both.
+    """
     matrices = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
     decayed = [parameter for parameter in model.parameters() if id(parameter) in matrices]
     others = [parameter for parameter in model.parameters() if id(parameter) not in matrices]
-    return torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": settings.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=settings.max_learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        fused=True,
+    groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0}]
+    optimizers: list[torch.optim.Optimizer] = []
+    if settings.optimizer == "muon":
+        optimizers.append(
+            torch.optim.Muon(
+                decayed,
+                lr=settings.max_learning_rate,
+                weight_decay=settings.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    else:
+        groups.append({"params": decayed, "weight_decay": settings.weight_decay})
+    optimizers.append(
+        torch.optim.AdamW(
+            groups, lr=settings.max_learning_rate, betas=(settings.beta1, settings.beta2), fused=True
+        )
     )
+    return optimizers
 
 
 def learning_rate(settings: TrainingSettings, step: int, progress: float) -> float:

@@ -27,7 +27,7 @@ from model.run import (
 from model.tokenizer import train_tokenizer
 from model.training.checkpoints import CheckpointKeeper, average_weights
 from model.training.data import EncodedCorpus, encode_corpus
-from model.training.hardware import choose_device, choose_precision, set_threads
+from model.training.hardware import choose_device, choose_precision, keep_freed_memory, set_threads
 from model.training.loop import fit
 from model.training.measure import measure
 from model.training.progress import Reporter
@@ -59,6 +59,7 @@ def train(
     _make_room(out)
     atomic_write(out / RECIPE_FILE, recipe.model_dump_json(indent=2) + "\n")
     device, num_threads = choose_device(recipe.training.device), set_threads(recipe.training.num_threads)
+    keep_freed_memory()
     width = None if sys.stderr.isatty() else _WIDE
     console = Console(stderr=True, quiet=not show_progress, width=width, highlight=False)
     with Reporter(out, console) as reporter:
