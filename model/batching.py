@@ -1,6 +1,7 @@
 """Batches by token budget with length bucketing: rows of like length share a batch, so little is padding."""
 
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -12,7 +13,17 @@ from torch import Tensor
 
 from model.tokenizer import BEGIN_ID, END_ID, PADDING_ID
 
-__all__ = ["Batch", "Examples", "Pairs", "Rows", "Stream", "bucket_by_length", "in_order", "pad_right"]
+__all__ = [
+    "Batch",
+    "BatchSource",
+    "Examples",
+    "Pairs",
+    "Rows",
+    "Stream",
+    "bucket_by_length",
+    "in_order",
+    "pad_right",
+]
 
 _BUCKETED_BATCHES = 100  # sorting a chunk of so many batches at a time leaves them well mixed
 
@@ -41,6 +52,10 @@ class Batch:
         """Tokens with padding: what is computed."""
         return self.label_ids.numel() + (0 if self.source_ids is None else self.source_ids.numel())
 
+    def without_labels(self) -> "Batch":
+        """The batch with nothing to predict."""
+        return dataclasses.replace(self, label_ids=torch.full_like(self.label_ids, PADDING_ID))
+
     def to(self, device: torch.device) -> "Batch":
         """The batch on `device`."""
         source_ids = None if self.source_ids is None else self.source_ids.to(device, non_blocking=True)
@@ -67,6 +82,9 @@ class Examples(Protocol):
 
     def batch(self, rows: Rows) -> Batch:
         """Rows, all from one batch of a plan, as tensors."""
+
+    def digest(self) -> str:
+        """A hash of all examples."""
 
 
 class Pairs:
@@ -100,6 +118,13 @@ class Pairs:
         if self._num_editions > 1:
             rows += len(self) * rng.integers(self._num_editions, size=len(self))
         yield from (rows[batch] for batch in bucket_by_length(self._lengths[rows], batch_tokens, rng))
+
+    def digest(self) -> str:
+        """A hash of all examples."""
+        digest = hashlib.blake2b(self._lengths.tobytes(), digest_size=16)
+        for tokens in itertools.chain(self._sources, self._targets):
+            digest.update(np.array(tokens, dtype=np.int32).tobytes())
+        return digest.hexdigest()
 
     def batch(self, rows: Rows) -> Batch:
         """Rows padded to the longest of them."""
@@ -143,6 +168,10 @@ class Stream:
         num_rows = max(1, batch_tokens // self._context)
         yield from (starts[first : first + num_rows] for first in range(0, len(starts), num_rows))
 
+    def digest(self) -> str:
+        """A hash of all documents."""
+        return hashlib.blake2b(self._tokens.tobytes(), digest_size=16).hexdigest()
+
     def batch(self, rows: Rows) -> Batch:
         """The windows that start at `rows`; one at the very end is padded."""
         windows = [self._tokens[start : start + self._context] for start in rows]
@@ -152,6 +181,29 @@ class Stream:
             row[: len(window)] = window
         inputs = np.concatenate([np.full((len(windows), 1), BEGIN_ID), labels[:, :-1]], axis=1)
         return Batch(None, torch.from_numpy(inputs), torch.from_numpy(labels))
+
+
+class BatchSource:
+    """Pass after pass over `examples`, each in an order that depends on the seed and its number alone."""
+
+    def __init__(
+        self, examples: Examples, batch_tokens: int, seed: int, epoch: int = 0, num_batches: int = 0
+    ) -> None:
+        """`epoch` passes, and `num_batches` batches of the next one, lie behind already."""
+        self._examples, self._batch_tokens, self._seed = examples, batch_tokens, seed
+        self.epoch, self.num_batches = epoch, num_batches
+        self._plan: Iterator[Rows] = itertools.islice(self._pass(), num_batches, None)
+
+    def next_rows(self) -> Rows:
+        """The rows of the next batch."""
+        while (rows := next(self._plan, None)) is None:
+            self.epoch, self.num_batches = self.epoch + 1, 0
+            self._plan = self._pass()
+        self.num_batches += 1
+        return rows
+
+    def _pass(self) -> Iterator[Rows]:
+        return iter(self._examples.plan(self._batch_tokens, np.random.default_rng([self._seed, self.epoch])))
 
 
 def in_order(examples: Examples, batch_tokens: int) -> Iterator[Batch]:

@@ -61,13 +61,13 @@ def linear_cross_entropy_twice(
 
 
 def _apply(*arguments: Any) -> tuple[Tensor, Tensor]:
-    total, divergence = _LinearCrossEntropy.apply(*arguments)  # type: ignore[no-untyped-call]
+    total, divergence = _LinearCrossEntropy.apply(*arguments)
     return total, divergence
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917  autograd passes what it is given by position
         ctx: Any,
         states: Tensor,
         weight: Tensor,

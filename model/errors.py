@@ -7,11 +7,13 @@ UsageError
 OperationError
 ├── DownloadError  a public corpus that could not be fetched
 └── TrainingError  training that could not go on (no finite loss, disk full)
+
+TrainingStopped is no error: somebody asked for it.
 """
 
 from common.errors import OperationError, UsageError
 
-__all__ = ["CorpusError", "DownloadError", "RecipeError", "RunError", "TrainingError"]
+__all__ = ["CorpusError", "DownloadError", "RecipeError", "RunError", "TrainingError", "TrainingStopped"]
 
 
 class RecipeError(UsageError):
@@ -32,3 +34,12 @@ class DownloadError(OperationError):
 
 class TrainingError(OperationError):
     """Training could not go on."""
+
+
+class TrainingStopped(Exception):
+    """A signal ended training; all of it is saved, to be resumed."""
+
+    def __init__(self, step: int | None, *, interrupted: bool = False) -> None:
+        """`step` is none where there was nothing to save yet; `interrupted`: by a person's Ctrl-C."""
+        super().__init__(step)
+        self.step, self.interrupted = step, interrupted

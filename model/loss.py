@@ -1,7 +1,7 @@
 """Cross-entropy over the tokens there are, padding left out before the vocabulary-wide product."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -10,7 +10,7 @@ from model.cross_entropy import LossTerms, linear_cross_entropy, linear_cross_en
 from model.tokenizer import PADDING_ID
 from model.transformer import LanguageModel, TranslationModel
 
-__all__ = ["mean_loss", "total_loss"]
+__all__ = ["mean_loss", "sum_losses", "total_loss"]
 
 
 def total_loss(
@@ -44,16 +44,22 @@ def total_loss(
     return linear_cross_entropy(states, weight, labels, label_smoothing)
 
 
-@torch.inference_mode()
 def mean_loss(model: TranslationModel | LanguageModel, examples: Examples, batch_tokens: int) -> float:
     """Cross-entropy in nats a token over all `examples`, in evaluation mode, without smoothing."""
+    total, num_labels = sum_losses(model, in_order(examples, batch_tokens))
+    return total / num_labels
+
+
+@torch.no_grad()
+def sum_losses(model: TranslationModel | LanguageModel, batches: Iterable[Batch]) -> tuple[float, int]:
+    """Cross-entropy in nats over all labels of `batches`, as in `mean_loss`, and how many labels there are."""
     device = model.embedding.token.weight.device
     total, num_labels = 0.0, 0
     with _evaluating(model):
-        for batch in in_order(examples, batch_tokens):
+        for batch in batches:
             total += float(total_loss(model, batch.to(device)).total)
             num_labels += batch.num_labels
-    return total / num_labels
+    return total, num_labels
 
 
 @contextlib.contextmanager

@@ -124,6 +124,8 @@ class TrainingSettings(Settings):
     max_gradient_norm: float = Field(default=1.0, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    state_interval_s: float = Field(default=60.0, ge=0)
     num_threads: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     evaluation_interval_steps: int = Field(default=500, gt=0)
     max_validation_examples: int = Field(default=2_000, gt=0)

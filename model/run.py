@@ -7,6 +7,7 @@
     metrics.jsonl       what was measured while training, a line a time
     tensorboard/        the same, to look at
     checkpoints/        step-*.safetensors, each with a step-*.json
+    state/              step-*.safetensors: all that a training under way needs to go on
 
 `run.json` is written last, so a folder that has one is whole.
 """
@@ -41,6 +42,17 @@ RECORD_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 CHECKPOINT_FOLDER = "checkpoints"
+STATE_FOLDER = "state"
+RUN_FILES = (
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    TOKENIZER_FILE,
+    METRICS_FILE,
+    TENSORBOARD_FOLDER,
+    CHECKPOINT_FOLDER,
+    STATE_FOLDER,
+)
+"""All but the recipe, which tells that a folder is a run's."""
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
 

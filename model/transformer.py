@@ -145,7 +145,9 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, dims: Dimensions) -> None:
         super().__init__()
-        self.self_attention = SelfAttention(dims.width, dims.num_heads, dims.num_kv_heads, dims.attention_dropout)
+        self.self_attention = SelfAttention(
+            dims.width, dims.num_heads, dims.num_kv_heads, dims.attention_dropout
+        )
         self.feed_forward = FeedForward(dims)
         self.around_self_attention = Residual(dims)
         self.around_feed_forward = Residual(dims)

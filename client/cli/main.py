@@ -15,14 +15,11 @@ import typer
 from typer.exceptions import TyperException
 
 from client.cli import bench, demo, evaluate, export, generate, models, serve, train, translate, verify
+from client.cli.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE
 from client.cli.options import examples
 from common.errors import DragomanError, UsageError
 
 __all__ = ["app", "main"]
-
-EXIT_FAILURE = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 _TRAIN_EXTRA = frozenset(
     {"babel", "onnx", "onnx_ir", "onnxscript", "sacrebleu", "safetensors", "tensorboard", "torch"}

@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
+from client.cli.exit_codes import EXIT_INTERRUPTED
 from client.cli.options import Data, Overrides, complete_recipe, examples, recipe_names
 from client.cli.output import note
+from common.errors import UsageError
 
 __all__ = ["EPILOG", "train"]
 
@@ -14,6 +16,9 @@ EPILOG = examples(
     "dragoman train dates --out runs/dates",
     "dragoman train multi30k --out runs/multi30k --data ~/multi30k",
     "dragoman train my-recipe.toml --out runs/mine --set training.max_minutes=30 --set model.width=256",
+    "dragoman train my-recipe.toml --out runs/mine --resume  # go on after a crash, a kill or Ctrl-C",
+    "dragoman train my-recipe.toml --out runs/next --init runs/mine  # start from another run's weights",
+    "torchrun --nproc-per-node 2 -m client.cli.main train multi30k --out runs/multi30k  # two processes",
 )
 
 
@@ -33,10 +38,79 @@ def train(
     ],
     data: Data = None,
     overrides: Overrides = None,
-) -> None:
-    """Train a model by a recipe and leave a run folder, ready for `dragoman export`."""
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the unfinished run in --out.", rich_help_panel="Start from"
+        ),
+    ] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="Resume although the recipe is not the one the run was begun with.",
+            rich_help_panel="Start from",
+        ),
+    ] = False,
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart", help="Begin again, over an unfinished run in --out.", rich_help_panel="Start from"
+        ),
+    ] = False,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Start from the weights and the tokenizer of this finished run.",
+            show_default=False,
+            rich_help_panel="Start from",
+        ),
+    ] = None,
+    new_tokenizer: Annotated[
+        bool,
+        typer.Option(
+            "--new-tokenizer",
+            help="With --init: train the recipe's own tokenizer; tokens that both have keep their embedding.",
+            rich_help_panel="Start from",
+        ),
+    ] = False,
+) -> int:
+    """Train a model by a recipe and leave a run folder, ready for `dragoman export`.
+
+    SIGTERM and Ctrl-C save the state first; a killed training loses no more than training.state_interval_s.
+    """
+    from model.errors import TrainingStopped
     from model.recipe import load_recipe
+    from model.training.train import Beginning
     from model.training.train import train as run_training
 
-    run_training(load_recipe(recipe, overrides or ()), out, data=data)
+    _check_together(
+        resume=resume, accept_changes=accept_changes, restart=restart, init=init, new=new_tokenizer
+    )
+    beginning = Beginning(
+        resume=resume, accept_changes=accept_changes, restart=restart, init=init, new_tokenizer=new_tokenizer
+    )
+    try:
+        run_training(load_recipe(recipe, overrides or ()), out, data=data, beginning=beginning)
+    except TrainingStopped as stopped:
+        if stopped.step is None:
+            note("stopped before training began: there is nothing to resume")
+        else:
+            note(f"stopped at step {stopped.step:,}, all saved; the same command with --resume goes on")
+        return EXIT_INTERRUPTED if stopped.interrupted else 0
     note(f"next: dragoman export {out} --out models/{out.name}/1")
+    return 0
+
+
+def _check_together(
+    *, resume: bool, accept_changes: bool, restart: bool, init: Path | None, new: bool
+) -> None:
+    if resume and restart:
+        raise UsageError("--resume goes on and --restart begins again: give one of them")
+    if accept_changes and not resume:
+        raise UsageError("--accept-changes is for --resume")
+    if init and resume:
+        raise UsageError(f"--init {init} is for a new run; --resume has its weights already")
+    if new and not init:
+        raise UsageError("--new-tokenizer is for --init")

@@ -8,9 +8,17 @@ from pathlib import Path
 from torch import Tensor
 
 from common.files import atomic_write
+from common.settings import Settings
 from model.run import read_weights, write_weights
 
-__all__ = ["Checkpoint", "CheckpointKeeper", "average_weights"]
+__all__ = ["Checkpoint", "CheckpointKeeper", "CheckpointRecord", "average_weights"]
+
+
+class CheckpointRecord(Settings):
+    """A checkpoint as a training state names it."""
+
+    step: int
+    validation_loss: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +33,11 @@ class Checkpoint:
 class CheckpointKeeper:
     """Writes checkpoints and keeps the `max_kept` of lowest validation loss."""
 
-    def __init__(self, folder: Path, max_kept: int) -> None:
+    def __init__(self, folder: Path, max_kept: int, kept: Sequence[CheckpointRecord] = ()) -> None:
+        """`kept` are those of earlier sittings, best first."""
         self._folder, self._max_kept = folder, max_kept
-        self.kept: list[Checkpoint] = []  # best first
+        self.kept = [Checkpoint(self._path(old.step), old.step, old.validation_loss) for old in kept]
+        self._kept_before = {checkpoint.path.stem for checkpoint in self.kept}
 
     def add(self, step: int, weights: Mapping[str, Tensor], validation_loss: float) -> bool:
         """Write a checkpoint unless all that are kept are better; returns whether it is the best so far.
@@ -35,18 +45,34 @@ class CheckpointKeeper:
         Raises:
             OperationError: the folder cannot be written.
         """
-        checkpoint = Checkpoint(self._folder / f"step-{step:07}.safetensors", step, validation_loss)
+        checkpoint = Checkpoint(self._path(step), step, validation_loss)
         # A stable sort: what equals an earlier one is no better.
         ranked = sorted([*self.kept, checkpoint], key=lambda kept: kept.validation_loss)
-        self.kept, dropped = ranked[: self._max_kept], ranked[self._max_kept :]
+        self.kept = ranked[: self._max_kept]
         if checkpoint in self.kept:
             write_weights(checkpoint.path, weights)
             record = {"step": step, "validation_loss": validation_loss}
             atomic_write(checkpoint.path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
-        for other in dropped:
-            other.path.unlink(missing_ok=True)
-            other.path.with_suffix(".json").unlink(missing_ok=True)
         return self.kept[0] is checkpoint
+
+    def tidy(self, *, spare_previous: bool = False) -> None:
+        """Remove what is no longer kept. Not part of `add`: a saved training state may still name it.
+
+        With `spare_previous`, what was kept at the call before this one stays too.
+        """
+        wanted = {checkpoint.path.stem for checkpoint in self.kept}
+        spared = self._kept_before if spare_previous else set()
+        for path in self._folder.glob("step-*"):
+            if path.stem not in wanted | spared:
+                path.unlink(missing_ok=True)
+        self._kept_before = wanted
+
+    def record(self) -> tuple[CheckpointRecord, ...]:
+        """What is kept, best first, to be given to the keeper of a later sitting."""
+        return tuple(CheckpointRecord(step=c.step, validation_loss=c.validation_loss) for c in self.kept)
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"step-{step:07}.safetensors"
 
 
 def average_weights(checkpoints: Sequence[Checkpoint]) -> dict[str, Tensor]:

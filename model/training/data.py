@@ -1,6 +1,7 @@
 """From a corpus of text to token ids that training can batch."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
@@ -23,6 +24,11 @@ class EncodedCorpus:
     validation: Examples
     size: str  # of `train`, in words
     num_too_long: int  # pairs left out of `train`, because a side is over the model's limit
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that is learned from, to tell whether a resumed training reads the same."""
+        return self.train.digest()
 
 
 def encode_corpus(corpus: Corpus[Pair] | Corpus[str], tokenizer: Tokenizer, recipe: Recipe) -> EncodedCorpus:

@@ -22,16 +22,22 @@ _KEPT_BYTES = 2**31 - 1
 _BF16_INSTRUCTIONS = frozenset({"avx512_bf16", "amx_bf16"})
 
 
-def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device to train on.
+def choose_device(wanted: Literal["auto", "cpu", "cuda"], local_rank: int | None = None) -> torch.device:
+    """The device to train on; `local_rank` says which of several, one for each process on this machine.
 
     Raises:
-        UsageError: CUDA is asked for and there is none.
+        UsageError: CUDA is asked for and there is none, or fewer devices than processes.
     """
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise UsageError("training.device = 'cuda', but this PyTorch finds no CUDA device")
-    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+    if not available or wanted == "cpu":
+        return torch.device("cpu")
+    if local_rank is None:
+        return torch.device("cuda")
+    if local_rank >= torch.cuda.device_count():
+        raise UsageError(f"process {local_rank} finds only {torch.cuda.device_count()} CUDA devices")
+    return torch.device("cuda", local_rank)
 
 
 def choose_precision(
@@ -47,9 +53,9 @@ def choose_precision(
     return torch.bfloat16 if gains else torch.float32
 
 
-def set_threads(wanted: int | Literal["auto"]) -> int:
-    """Give PyTorch `wanted` threads, or as many as this process may use cores; returns how many."""
-    num_threads = usable_cores() if wanted == "auto" else wanted
+def set_threads(wanted: int | Literal["auto"], num_processes: int = 1) -> int:
+    """Give PyTorch `wanted` threads, or this process's part of the cores that may be used; returns how many."""
+    num_threads = max(1, usable_cores() // num_processes) if wanted == "auto" else wanted
     torch.set_num_threads(num_threads)
     return num_threads
 

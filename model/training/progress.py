@@ -16,17 +16,21 @@ from common.errors import OperationError
 from model.recipe import TrainingSettings
 from model.run import METRICS_FILE, TENSORBOARD_FOLDER
 
-__all__ = ["Limits", "Reporter"]
+__all__ = ["Limits", "Reporter", "StoppedBy"]
+
+
+StoppedBy = Literal["max_steps", "max_minutes", "patience"]
 
 
 class Limits:
     """Steps and time that training may take. The clock starts when this is made."""
 
-    def __init__(self, settings: TrainingSettings) -> None:
+    def __init__(self, settings: TrainingSettings, elapsed_s: float = 0.0) -> None:
+        """`elapsed_s` is what earlier sittings took of the time."""
         self._max_steps = settings.max_steps
         self._max_s = None if settings.max_minutes is None else 60.0 * settings.max_minutes
         self._reserved_s = 0.0
-        self._start_s = time.monotonic()
+        self._start_s = time.monotonic() - elapsed_s
 
     @property
     def elapsed_s(self) -> float:
@@ -50,7 +54,7 @@ class Limits:
             shares.append((self.elapsed_s + self._reserved_s) / self._max_s)
         return min(1.0, max(shares))
 
-    def reached(self, step: int) -> Literal["max_steps", "max_minutes"] | None:
+    def reached(self, step: int) -> StoppedBy | None:
         """Which limit ends training after `step` steps, if any."""
         if self._max_steps is not None and step >= self._max_steps:
             return "max_steps"
@@ -62,7 +66,10 @@ class Limits:
 class Reporter:
     """A progress bar for who watches, lines for who reads later, files for tools. A context manager."""
 
-    def __init__(self, folder: Path, console: Console) -> None:
+    def __init__(
+        self, folder: Path, console: Console, *, resume_step: int | None = None, silent: bool = False
+    ) -> None:
+        self._silent, self._resume_step = silent, resume_step
         self._console = console
         self._metrics_path = folder / METRICS_FILE
         self._tensorboard_folder = folder / TENSORBOARD_FOLDER

@@ -1,95 +1,248 @@
 """Training, from a recipe to a run folder."""
 
-import shutil
+import dataclasses
 import sys
 from pathlib import Path
 
 import torch
 from rich.console import Console
+from tokenizers import Tokenizer
 
-from common.errors import OperationError, UsageError
-from common.files import atomic_write, check_writable
+from common.files import atomic_write
+from model.corpora.corpus import Corpus, Pair
 from model.corpora.load import load_corpus
+from model.errors import TrainingStopped
 from model.loss import mean_loss
 from model.recipe import Recipe
 from model.run import (
     CHECKPOINT_FOLDER,
-    METRICS_FILE,
     RECIPE_FILE,
-    RECORD_FILE,
-    TENSORBOARD_FOLDER,
+    STATE_FOLDER,
     TOKENIZER_FILE,
-    WEIGHTS_FILE,
     Run,
+    load_run,
     read_weights,
     save_run,
 )
-from model.tokenizer import train_tokenizer
+from model.tokenizer import load_tokenizer, train_tokenizer
 from model.training.checkpoints import CheckpointKeeper, average_weights
 from model.training.data import EncodedCorpus, encode_corpus
-from model.training.hardware import choose_device, choose_precision, keep_freed_memory, set_threads
-from model.training.loop import fit
+from model.training.distributed import World, joined_world
+from model.training.hardware import choose_precision, keep_freed_memory, set_threads
+from model.training.loop import Outcome, fit
 from model.training.measure import measure
 from model.training.progress import Reporter
+from model.training.resume import make_room, resume_state
+from model.training.state import State, StateStore
+from model.training.stopping import StopRequest, StopRequestedError
 from model.training.summary import TrainingSummary, print_summary
+from model.transfer import start_from
 from model.transformer import LanguageModel, TranslationModel, build_model
 
-__all__ = ["TrainingSummary", "train"]
+__all__ = ["Beginning", "TrainingSummary", "train"]
 
 _WIDE = 160  # lines in a file or a pipe are not cut
-_RUN_FILES = (RECORD_FILE, WEIGHTS_FILE, TOKENIZER_FILE, METRICS_FILE, TENSORBOARD_FOLDER, CHECKPOINT_FOLDER)
+
+
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """How a training starts, where there is something to start from.
+
+    Attributes:
+        resume: go on with the unfinished run in the folder.
+        accept_changes: even if the recipe is another than it was begun with.
+        restart: begin again, although an unfinished run is in the folder.
+        init: a run folder whose weights and tokenizer to start from.
+        new_tokenizer: with `init`, train the recipe's own tokenizer and carry over the rows of the embedding.
+    """
+
+    resume: bool = False
+    accept_changes: bool = False
+    restart: bool = False
+    init: Path | None = None
+    new_tokenizer: bool = False
 
 
 def train(
-    recipe: Recipe, out: Path, *, data: Path | None = None, show_progress: bool = True
+    recipe: Recipe,
+    out: Path,
+    *,
+    data: Path | None = None,
+    beginning: Beginning | None = None,
+    show_progress: bool = True,
 ) -> TrainingSummary:
-    """Train by `recipe` and leave a run in the folder `out`, in place of an earlier run there.
+    """Train by `recipe` and leave a run in the folder `out`, in place of an earlier finished run there.
+
+    Under `torchrun` all its processes train together (`model.training.distributed`); the main one writes.
 
     Args:
         recipe: what to train, on what, and for how long.
         out: the run folder; `model.run` says what it holds.
         data: folder of the corpus, in place of the recipe's own.
+        beginning: what to start from; from nothing if it is left out.
         show_progress: talk on standard error.
 
     Raises:
-        UsageError: `out` holds something else than a run; the corpus or the recipe is at fault.
+        UsageError: `out` holds something else than a run, or an unfinished one; the corpus or the recipe is at
+            fault.
         OperationError: `out` cannot be written, or the loss is not finite.
+        TrainingStopped: SIGTERM or Ctrl-C; what was reached is saved.
     """
+    beginning = beginning or Beginning()
     recipe = recipe.with_data(data)
-    _make_room(out)
-    atomic_write(out / RECIPE_FILE, recipe.model_dump_json(indent=2) + "\n")
-    device, num_threads = choose_device(recipe.training.device), set_threads(recipe.training.num_threads)
-    keep_freed_memory()
-    width = None if sys.stderr.isatty() else _WIDE
-    console = Console(stderr=True, quiet=not show_progress, width=width, highlight=False)
-    with Reporter(out, console) as reporter:
-        reporter.phase("reading the corpus")
-        corpus = load_corpus(recipe)
-        reporter.phase("training the tokenizer")
-        tokenizer = train_tokenizer(recipe.tokenizer, corpus.texts(), recipe.task)
-        reporter.phase("encoding the corpus")
-        encoded = encode_corpus(corpus, tokenizer, recipe)
-
-        torch.manual_seed(recipe.seed)
-        model = build_model(recipe.dimensions(tokenizer.get_vocab_size())).to(device)
-        num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        precision = "fp32" if choose_precision(recipe.training.precision, device) == torch.float32 else "bf16"
-        reporter.say(
-            f"{recipe.name}: {num_parameters:,} parameters, {encoded.size} to learn from; "
-            f"{precision} on {device.type if device.type != 'cpu' else f'{num_threads} CPU threads'}"
+    stop = StopRequest()
+    with joined_world(recipe.training.device) as world, stop.listening():
+        notes, resumed = _open_folder(recipe, out, beginning, world)
+        keep_freed_memory()
+        num_threads = set_threads(recipe.training.num_threads, world.num_local)
+        width = None if sys.stderr.isatty() else _WIDE
+        console = Console(
+            stderr=True, quiet=not (show_progress and world.is_main), width=width, highlight=False
         )
-        keeper = CheckpointKeeper(out / CHECKPOINT_FOLDER, recipe.training.average_checkpoints)
-        reporter.phase("training")
-        outcome = fit(model, encoded, recipe.training, seed=recipe.seed, keeper=keeper, reporter=reporter)
+        session = _Session(recipe, out, world, stop, console, resumed, beginning, num_threads)
+        with Reporter(
+            out, console, resume_step=resumed.progress.step if resumed else None, silent=not world.is_main
+        ) as reporter:
+            for note in notes:
+                reporter.say(note)
+            try:
+                summary = session.train(reporter)
+            except StopRequestedError:
+                step = resumed.progress.step if resumed else None
+                raise TrainingStopped(step, interrupted=stop.interrupted) from None
+        print_summary(summary, console)
+        return summary
 
+
+def _open_folder(
+    recipe: Recipe, out: Path, beginning: Beginning, world: World
+) -> tuple[list[str], State | None]:
+    """Make the run folder ready, in the main process; what to tell, and the state to go on from."""
+    notes: list[str] = []
+    resumed = None
+    if beginning.resume:
+        resumed, notes = resume_state(out, recipe, accepts_changes=beginning.accept_changes)
+    if world.is_main:
+        if not beginning.resume:
+            make_room(out, restarts=beginning.restart)
+        atomic_write(out / RECIPE_FILE, recipe.model_dump_json(indent=2) + "\n")
+    world.sum(0)  # nobody goes on before the folder is as it should be
+    return notes, resumed
+
+
+@dataclasses.dataclass(frozen=True)
+class _Session:
+    """One sitting of a training."""
+
+    recipe: Recipe
+    out: Path
+    world: World
+    stop: StopRequest
+    console: Console
+    resumed: State | None
+    beginning: Beginning
+    num_threads: int
+
+    def train(self, reporter: Reporter) -> TrainingSummary:
+        """Everything from reading the corpus to a finished run folder."""
+        recipe, resumed, world = self.recipe, self.resumed, self.world
+        with self.stop.at_once():
+            reporter.phase("reading the corpus")
+            corpus = load_corpus(recipe)
+            reporter.phase("training the tokenizer")
+            tokenizer = self._tokenizer(corpus)
+            reporter.phase("encoding the corpus")
+            encoded = encode_corpus(corpus, tokenizer, recipe)
+            model = self._model(tokenizer, reporter)
+        reporter.say(self._greeting(model, encoded))
+        reporter.phase("training")
+        keeper = CheckpointKeeper(
+            self.out / CHECKPOINT_FOLDER,
+            recipe.training.average_checkpoints,
+            resumed.progress.kept if resumed else (),
+        )
+        outcome = fit(
+            model,
+            encoded,
+            recipe.training,
+            seed=recipe.seed,
+            keeper=keeper,
+            reporter=reporter,
+            states=StateStore(self.out / STATE_FOLDER),
+            resumed=resumed,
+            world=world,
+            stop=self.stop,
+        )
+        summary = None
+        if world.is_main:
+            learned = _Learned(build_model(model.dims).to(world.device), tokenizer, corpus, encoded)
+            try:
+                with self.stop.at_once():
+                    summary = self._finish(learned, keeper, outcome, reporter)
+            except StopRequestedError:
+                raise TrainingStopped(outcome.num_steps, interrupted=self.stop.interrupted) from None
+        finished: TrainingSummary = world.from_main(summary)
+        return finished
+
+    def _tokenizer(self, corpus: Corpus[Pair] | Corpus[str]) -> Tokenizer:
+        """The run's own if it is there, that of the run to start from, or a new one."""
+        path = self.out / TOKENIZER_FILE
+        if self.resumed and path.is_file():
+            return load_tokenizer(path)
+        if self.beginning.init and not self.beginning.new_tokenizer:
+            tokenizer = load_tokenizer(self.beginning.init / TOKENIZER_FILE)
+        else:
+            tokenizer = train_tokenizer(self.recipe.tokenizer, corpus.texts(), self.recipe.task)
+        if self.world.is_main:
+            atomic_write(path, tokenizer.to_str(pretty=True))
+        return tokenizer
+
+    def _model(self, tokenizer: Tokenizer, reporter: Reporter) -> TranslationModel | LanguageModel:
+        torch.manual_seed(self.recipe.seed)
+        model = build_model(self.recipe.dimensions(tokenizer.get_vocab_size()))
+        if self.resumed:
+            model.load_state_dict(self.resumed.group("model"))
+        elif self.beginning.init:
+            num_new = start_from(model, tokenizer, load_run(self.beginning.init))
+            reporter.say(
+                f"starting from {self.beginning.init}" + (f", {num_new:,} new tokens" if num_new else "")
+            )
+        if self.world.rank:  # weights are the same everywhere, dropout is not
+            torch.manual_seed(self.recipe.seed + (self.world.rank << 32))
+        return model.to(self.world.device)
+
+    def _greeting(self, model: TranslationModel | LanguageModel, encoded: EncodedCorpus) -> str:
+        num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        device, size = self.world.device, self.world.size
+        precision = choose_precision(self.recipe.training.precision, device)
+        place = device.type if device.type != "cpu" else f"{self.num_threads} CPU threads"
+        return (
+            f"{self.recipe.name}: {num_parameters:,} parameters, {encoded.size} to learn from; "
+            f"{'fp32' if precision == torch.float32 else 'bf16'} on {place}"
+            + (f" in each of {size} processes" if size > 1 else "")
+        )
+
+    def _finish(
+        self, learned: "_Learned", keeper: CheckpointKeeper, outcome: Outcome, reporter: Reporter
+    ) -> TrainingSummary:
+        """Choose the final weights, measure them and write the run."""
         reporter.phase("measuring quality")
-        metrics = {"validation_loss": _take_best_weights(model, encoded, keeper, recipe)}
-        metrics |= measure(model.eval(), tokenizer, corpus, recipe.training.num_quality_examples)
+        model, corpus, encoded = learned.model, learned.corpus, learned.encoded
+        metrics = {"validation_loss": _take_best_weights(model, encoded, keeper, self.recipe)}
+        metrics |= measure(model.eval(), learned.tokenizer, corpus, self.recipe.training.num_quality_examples)
         reporter.record(outcome.num_steps, metrics)
-        save_run(Run(out, model.cpu(), tokenizer, recipe, outcome.num_steps, metrics))
-    summary = TrainingSummary(out, num_parameters, outcome, encoded.num_too_long, metrics)
-    print_summary(summary, console)
-    return summary
+        save_run(Run(self.out, model.cpu(), learned.tokenizer, self.recipe, outcome.num_steps, metrics))
+        keeper.tidy()
+        num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        return TrainingSummary(self.out, num_parameters, outcome, encoded.num_too_long, metrics)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Learned:
+    model: TranslationModel | LanguageModel  # to be given the final weights
+    tokenizer: Tokenizer
+    corpus: Corpus[Pair] | Corpus[str]
+    encoded: EncodedCorpus
 
 
 def _take_best_weights(
@@ -104,22 +257,3 @@ def _take_best_weights(
             return loss
     model.load_state_dict(read_weights(best.path))
     return best.validation_loss
-
-
-def _make_room(out: Path) -> None:
-    """Make `out` an empty run folder. Only what is known to be a run is ever removed.
-
-    Raises:
-        UsageError: it holds something else.
-        OperationError: it cannot be written.
-    """
-    check_writable(out)
-    if (out / RECIPE_FILE).is_file():
-        try:
-            for name in _RUN_FILES:
-                path = out / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        except OSError as error:
-            raise OperationError(f"cannot replace the run in {out}: {error.strerror}") from error
-    elif others := sorted(path.name for path in out.iterdir() if not path.name.startswith(".")):
-        raise UsageError(f"{out} holds no run but {others[0]!r}: give --out an empty or a new folder")
