@@ -6,29 +6,20 @@ once: nothing of the size (tokens, vocabulary) is ever stored, and the softmax i
 and once backward.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["LossTerms", "linear_cross_entropy", "linear_cross_entropy_twice"]
+__all__ = ["linear_cross_entropy", "linear_cross_entropy_twice"]
 
 _CHUNK_ELEMENTS = 1 << 20  # logits at a time: 4 MiB in fp32
 
 
-@dataclasses.dataclass(frozen=True)
-class LossTerms:
-    """What a loss is made of, as sums over tokens, in nats."""
-
-    total: Tensor  # what is minimised; a scalar with a gradient
-    divergence: Tensor  # the symmetric Kullback-Leibler divergence of R-Drop, without its weight; no gradient
-
-
 def linear_cross_entropy(
     states: Tensor, weight: Tensor, labels: Tensor, label_smoothing: float = 0.0
-) -> LossTerms:
+) -> Tensor:
     """Summed cross-entropy of softmax(states @ weight.T) against `labels`.
 
     Args:
@@ -37,13 +28,13 @@ def linear_cross_entropy(
         labels: (N), each a row of `weight`.
         label_smoothing: share of the target spread evenly over the vocabulary (Szegedy et al. 2016).
     """
-    total, divergence = _apply(states, weight, labels, label_smoothing, 0.0, 1)
-    return LossTerms(total, divergence)
+    total: Tensor = _LinearCrossEntropy.apply(states, weight, labels, label_smoothing, 0.0, 1)
+    return total
 
 
 def linear_cross_entropy_twice(
     states: Tensor, weight: Tensor, labels: Tensor, label_smoothing: float, r_drop: float
-) -> LossTerms:
+) -> Tensor:
     """As `linear_cross_entropy` for two passes with different dropout, drawn towards each other.
 
     R-Drop (Liang et al. 2021, equation 4, halved so that the cross-entropy is the mean of the two):
@@ -56,13 +47,8 @@ def linear_cross_entropy_twice(
         label_smoothing: as in `linear_cross_entropy`.
         r_drop: the paper's alpha.
     """
-    total, divergence = _apply(states, weight, labels, label_smoothing, r_drop, 2)
-    return LossTerms(total, divergence)
-
-
-def _apply(*arguments: Any) -> tuple[Tensor, Tensor]:
-    total, divergence = _LinearCrossEntropy.apply(*arguments)
-    return total, divergence
+    total: Tensor = _LinearCrossEntropy.apply(states, weight, labels, label_smoothing, r_drop, 2)
+    return total
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -75,7 +61,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         label_smoothing: float,
         r_drop: float,
         num_passes: int,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
         device = states.device.type
         autocasts = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocasts else states.dtype
@@ -83,7 +69,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             hidden, matrix = states.to(dtype), weight.to(dtype)
             total = torch.zeros((), device=states.device)
-            divergence = torch.zeros((), device=states.device)
             states_gradient = torch.empty_like(hidden) if needs_gradient else None
             weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if needs_gradient else None
             for rows in _chunks(len(labels), num_passes * len(weight)):
@@ -94,19 +79,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 total += losses / num_passes
                 if num_passes == 2:
                     gradient /= 2
-                    divergence += _draw_together(logits, gradient, r_drop / 4, needs_gradient)
+                    total += _draw_together(logits, gradient, r_drop / 4, needs_gradient) * (r_drop / 4)
                 if states_gradient is not None and weight_gradient is not None:
                     low = gradient.to(dtype)
                     states_gradient.view(num_passes, len(labels), -1)[:, rows] = low @ matrix
                     weight_gradient += (low.flatten(0, 1).T @ part.flatten(0, 1)).float()
-            total += divergence * (r_drop / 4)
         ctx.save_for_backward(states_gradient, weight_gradient)
         ctx.types = states.dtype, weight.dtype
-        ctx.mark_non_differentiable(divergence)
-        return total, divergence
+        return total
 
     @staticmethod
-    def backward(ctx: Any, total_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, total_gradient: Tensor) -> tuple[Tensor | None, ...]:
         states_gradient, weight_gradient = ctx.saved_tensors
         states_type, weight_type = ctx.types
         return (

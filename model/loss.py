@@ -4,9 +4,10 @@ import contextlib
 from collections.abc import Iterable, Iterator
 
 import torch
+from torch import Tensor
 
 from model.batching import Batch, Examples, in_order
-from model.cross_entropy import LossTerms, linear_cross_entropy, linear_cross_entropy_twice
+from model.cross_entropy import linear_cross_entropy, linear_cross_entropy_twice
 from model.tokenizer import PADDING_ID
 from model.transformer import LanguageModel, TranslationModel
 
@@ -19,7 +20,7 @@ def total_loss(
     *,
     label_smoothing: float = 0.0,
     r_drop: float = 0.0,
-) -> LossTerms:
+) -> Tensor:
     """Summed cross-entropy in nats of the labels of `batch`, which lies on the model's device.
 
     Label smoothing is that of Szegedy et al. 2016, as in Vaswani et al. 2017, section 5.4. With `r_drop` the
@@ -57,7 +58,7 @@ def sum_losses(model: TranslationModel | LanguageModel, batches: Iterable[Batch]
     total, num_labels = 0.0, 0
     with _evaluating(model):
         for batch in batches:
-            total += float(total_loss(model, batch.to(device)).total)
+            total += float(total_loss(model, batch.to(device)))
             num_labels += batch.num_labels
     return total, num_labels
 

@@ -9,6 +9,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from common.errors import UsageError
 from model.batching import Batch, BatchSource, Examples, Rows
 from model.errors import TrainingStopped
 from model.loss import sum_losses
@@ -74,6 +75,7 @@ def fit(
         examine: further figures, measured at each evaluation in the main process.
 
     Raises:
+        UsageError: `resumed` is of a training on another corpus.
         TrainingError: the loss is not finite, with the step.
         TrainingStopped: `stop` asked for it; the state is saved.
         OperationError: a checkpoint, a state or a figure cannot be written.
@@ -83,6 +85,8 @@ def fit(
     precision = choose_precision(settings.precision, world.device)
     training_step = TrainingStep(model, settings, precision, world)
     if resumed:
+        if progress.corpus != corpus.fingerprint:
+            raise UsageError("the corpus is not the one this training was begun with: --restart begins again")
         restore_optimizers(model, training_step.optimizers, resumed.group("optimizer"))
         _restore_random(resumed.group("random"), world)
     batches = BatchSource(corpus.train, settings.batch_tokens, seed, progress.epoch, progress.num_batches)

@@ -26,7 +26,7 @@ class _Loss(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         return total_loss(
             self.model, batch, label_smoothing=self._settings.label_smoothing, r_drop=self._settings.r_drop
-        ).total
+        )
 
 
 class TrainingStep:

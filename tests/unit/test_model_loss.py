@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from model.batching import Batch, Pairs, Stream
+from model.batching import Batch, Pairs, Stream, in_order
 from model.loss import mean_loss, total_loss
 from model.tokenizer import BEGIN_ID, END_ID, PADDING_ID
 from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
@@ -27,7 +27,7 @@ def new_model(task: str = "translation") -> TranslationModel | LanguageModel:
 @torch.no_grad()
 def test_the_loss_is_that_of_each_token_alone(smoothing: float) -> None:
     model = new_model()
-    [batch] = Pairs(SOURCES, TARGETS).in_order(100)
+    [batch] = in_order(Pairs(SOURCES, TARGETS), 100)
     assert (batch.label_ids == PADDING_ID).any(), "the example should hold padding"
     expected = 0.0
     for source, target in zip(SOURCES, TARGETS, strict=True):
@@ -59,9 +59,9 @@ def test_a_model_that_knows_nothing_pays_the_vocabulary() -> None:
 def test_gradients_of_parts_add_up_to_those_of_the_whole() -> None:
     pairs = Pairs(SOURCES, TARGETS)
     whole, parts = new_model(), new_model()
-    [batch] = pairs.in_order(100)
+    [batch] = in_order(pairs, 100)
     torch.autograd.backward(total_loss(whole, batch))
-    for part in pairs.in_order(1):
+    for part in in_order(pairs, 1):
         torch.autograd.backward(total_loss(parts, part))
     for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)
@@ -69,7 +69,7 @@ def test_gradients_of_parts_add_up_to_those_of_the_whole() -> None:
 
 def test_padding_has_no_gradient() -> None:
     model = new_model()
-    [batch] = Pairs(SOURCES, TARGETS).in_order(100)
+    [batch] = in_order(Pairs(SOURCES, TARGETS), 100)
     torch.autograd.backward(total_loss(model, batch))
     gradient = model.embedding.token.weight.grad
     assert gradient is not None

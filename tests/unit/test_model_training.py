@@ -20,16 +20,11 @@ from model.training.train import train
 
 
 @pytest.fixture(autouse=True)
-def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.training.train.set_threads", lambda _: 1)
-
-
-@pytest.fixture(autouse=True)
 def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Models this small gain nothing from a second thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr("model.training.train.set_threads", lambda _: 1)
+    monkeypatch.setattr("model.training.train.set_threads", lambda *_: 1)
     yield
     torch.set_num_threads(before)
 
@@ -134,6 +129,7 @@ def test_a_translation_is_learned_and_leaves_a_run(numbers: Path, tmp_path: Path
         "model.safetensors",
         "recipe.json",
         "run.json",
+        "state",
         "tensorboard",
         "tokenizer.json",
     }

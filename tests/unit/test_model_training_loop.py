@@ -13,20 +13,23 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from common.errors import OperationError
-from model.batching import Batch, Pairs, endless
+from model.batching import Batch, BatchSource, Pairs, in_order
 from model.errors import TrainingError
 from model.recipe import Recipe, TrainingSettings
 from model.run import load_run
 from model.tokenizer import END_ID
 from model.training import loop
+from model.training.distributed import World
+from model.training.meter import Meter
 from model.training.progress import Limits, Reporter
+from model.training.step import TrainingStep
 from model.training.train import train
 from model.transformer import Dimensions, TranslationModel, build_model
 
 
 @pytest.fixture(autouse=True)
 def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.training.train.set_threads", lambda _: 1)
+    monkeypatch.setattr("model.training.train.set_threads", lambda *_: 1)
 
 
 def recipe(folder: Path, **changes: Any) -> Recipe:
@@ -74,21 +77,20 @@ def test_accumulation_equals_the_bigger_batch(label_smoothing: float) -> None:
     """Parts of unlike sizes count by their tokens, not each the same."""
     rng = random.Random(0)
     targets = [[rng.randrange(4, 20) for _ in range(length)] for length in (1, 1, 2, 7, 6, 7)]
-    [whole] = Pairs([[*target, END_ID] for target in targets], targets).in_order(1000)
+    [whole] = in_order(Pairs([[*target, END_ID] for target in targets], targets), 1000)
     assert whole.source_ids is not None
     parts = [
         Batch(whole.source_ids[rows], whole.input_ids[rows], whole.label_ids[rows])
         for rows in (slice(0, 3), slice(3, 6))
     ]
     assert parts[0].num_labels != parts[1].num_labels
-    model, losses, gradients = small_model(), [], []
+    settings = TrainingSettings(max_steps=1, label_smoothing=label_smoothing, max_gradient_norm=0)
+    results = []
     for batches in ([whole], parts):
-        model.zero_grad()
-        losses.append(loop._accumulate_gradients(model, batches, label_smoothing, torch.float32).item())
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+        model = small_model()
+        results.append(TrainingStep(model, settings, torch.float32).run(batches, rate=0.0))
+    for one, other in zip(*results, strict=True):  # the loss, and the gradient's norm
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("batch_tokens", [30, 64, 150])
@@ -96,15 +98,15 @@ def test_padding_and_tokens_are_counted(batch_tokens: int) -> None:
     rng = random.Random(0)
     targets = [[rng.randrange(4, 20) for _ in range(rng.randint(1, 9))] for _ in range(100)]
     pairs = Pairs([[*target, END_ID] for target in targets], targets)
-    meter = loop._Meter()
+    meter, source = Meter(World()), BatchSource(pairs, batch_tokens, seed=1)
     num_passed = 0
-    for batch in endless(pairs, batch_tokens, seed=1):
-        meter.add(torch.zeros(()), [batch])
+    while num_passed < 2 * len(targets):
+        batch = pairs.batch(source.next_rows())
+        meter.add(torch.zeros(()), torch.zeros(()), [batch])
         num_passed += len(batch.label_ids)
-        if num_passed == 2 * len(targets):
-            break
-    assert meter.num_tokens == 2 * 2 * sum(len(target) + 1 for target in targets)  # two sides, two passes
-    assert 0 <= meter.padding_share < 0.25
+    num_tokens, num_cells = meter.counts()
+    assert num_tokens == 2 * 2 * sum(len(target) + 1 for target in targets)  # two sides, two passes
+    assert num_tokens <= num_cells < num_tokens / 0.75
     assert meter.read(step=7)["loss"] == 0
 
 
@@ -149,7 +151,7 @@ def test_time_is_left_for_the_last_validation(monkeypatch: pytest.MonkeyPatch) -
 def test_weights_that_broke_in_the_last_step_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "mean_loss", lambda *_: float("nan"))
+    monkeypatch.setattr(loop, "sum_losses", lambda *_: (float("nan"), 1))
     with pytest.raises(TrainingError, match=r"^the loss is nan at step 5: lower [^\n]*$"):
         train(recipe(tmp_path), tmp_path / "run", show_progress=False)
     assert not list((tmp_path / "run").glob("checkpoints/*"))

@@ -14,7 +14,7 @@ from model.recipe import TrainingSettings
 from model.run import write_weights
 from model.training.checkpoints import Checkpoint, CheckpointKeeper, average_weights
 from model.training.hardware import choose_device, choose_precision, set_threads
-from model.training.optimizer import learning_rate, new_optimizer
+from model.training.optimizer import learning_rate, new_optimizers
 from model.training.progress import Limits
 from model.transformer import Dimensions, build_model
 
@@ -45,18 +45,24 @@ def test_a_constant_rate_without_warmup() -> None:
     assert {learning_rate(chosen, step, 0.7) for step in (0, 1, 999)} == {0.3}
 
 
-def test_only_matrices_of_linear_layers_decay() -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_only_matrices_of_linear_layers_decay(optimizer: str) -> None:
     model = build_model(Dimensions("translation", 11, 16, 2, 2, 16, 1, 1, 8, 8))
-    optimizer = new_optimizer(model, settings(weight_decay=0.5))
+    optimizers = new_optimizers(model, settings(weight_decay=0.5, optimizer=optimizer))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = {
-        group["weight_decay"]: {names[id(parameter)] for parameter in group["params"]}
-        for group in optimizer.param_groups
-    }
-    assert groups[0.5] | groups[0.0] == set(names.values())
-    assert {
+    held = [
+        (type(each).__name__, group["weight_decay"], names[id(parameter)])
+        for each in optimizers
+        for group in each.param_groups
+        for parameter in group["params"]
+    ]
+    assert sorted(name for _, _, name in held) == sorted(names.values()), "each weight once"
+    plain = {name for _, decay, name in held if decay == 0.0}
+    assert plain == {
         name for name in names.values() if "norm" in name or "bias" in name or "embedding" in name
-    } == groups[0.0]
+    }
+    others = {kind for kind, decay, _ in held if decay == 0.5}
+    assert others == {"Muon" if optimizer == "muon" else "AdamW"}
 
 
 @pytest.mark.parametrize(
@@ -133,8 +139,10 @@ def weights(value: float) -> dict[str, Tensor]:
 
 def test_the_best_checkpoints_are_kept(tmp_path: Path) -> None:
     keeper = CheckpointKeeper(tmp_path, max_kept=2)
-    losses = {10: 3.0, 20: 1.0, 30: 2.0, 40: 2.5, 50: 0.5}
+    losses = {10: 3.0, 20: 1.0, 30: 2.0, 40: 1.5, 50: 0.5}
     best = [keeper.add(step, weights(float(step)), loss) for step, loss in losses.items()]
+    assert len(list(tmp_path.iterdir())) == 10, "nothing goes before it is said"
+    keeper.tidy()
     assert best == [True, True, False, False, True]
     assert [(kept.step, kept.validation_loss) for kept in keeper.kept] == [(50, 0.5), (20, 1.0)]
     assert sorted(path.name for path in tmp_path.iterdir()) == [

@@ -1,0 +1,405 @@
+"""A training that is stopped, in whatever way, goes on as if it had never been."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from common.errors import OperationError, UsageError
+from model.errors import RunError, TrainingError, TrainingStopped
+from model.recipe import Recipe
+from model.run import load_run
+from model.training import loop, state
+from model.training.resume import changed_settings
+from model.training.state import Progress, State, StateStore
+from model.training.train import Beginning, train
+
+RESUME = Beginning(resume=True)
+
+
+@pytest.fixture(autouse=True)
+def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.training.train.set_threads", lambda *_: 1)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    """A training with all that is random in one: data order, dropout of every kind, cuts of words, R-Drop."""
+    rng = random.Random(5)
+    words = sorted({"".join(rng.choices("abcdef", k=rng.randint(1, 6))) for _ in range(400)})
+    (tmp_path / "pairs.tsv").write_text("".join(f"{word}\t{word.upper()}\n" for word in words))
+    return {
+        "name": "capitals",
+        "task": "translation",
+        "corpus": {"kind": "tsv", "train": "pairs.tsv", "validation_share": 0.1, "folder": str(tmp_path)},
+        "tokenizer": {"kind": "bpe", "vocabulary_size": 60, "dropout": 0.2, "num_editions": 2},
+        "model": {
+            "width": 16,
+            "num_heads": 2,
+            "num_encoder_layers": 1,
+            "num_decoder_layers": 1,
+            "max_source_tokens": 8,
+            "max_target_tokens": 8,
+            "dropout": 0.1,
+            "attention_dropout": 0.1,
+        },
+        "training": {
+            "max_steps": 60,
+            "batch_tokens": 128,
+            "max_learning_rate": 5e-3,
+            "warmup_steps": 5,
+            "optimizer": "muon",
+            "r_drop": 1.0,
+            "accumulation_steps": 2,
+            "average_checkpoints": 2,
+            "evaluation_interval_steps": 7,
+            "state_interval_s": 0.0,
+            "num_threads": 1,
+        },
+    }
+
+
+def recipe(settings: dict[str, Any], **training: object) -> Recipe:
+    return Recipe.load({**settings, "training": {**settings["training"], **training}}, source="test")
+
+
+def weights(run: Path) -> bytes:
+    return (run / "model.safetensors").read_bytes()
+
+
+def command(recipe_file: Path, out: Path, *options: str) -> list[str]:
+    start = [sys.executable, "-m", "client.cli.main", "train", str(recipe_file), "--out", str(out)]
+    return [*start, *options]
+
+
+def environment() -> dict[str, str]:
+    root = Path(__file__).resolve().parents[2]
+    return {**os.environ, "PYTHONPATH": f"{root}:{root / 'proto'}", "OMP_NUM_THREADS": "1"}
+
+
+def toml(values: dict[str, Any], path: Path) -> Path:
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items() if not isinstance(value, dict)]
+    for section, content in values.items():
+        if isinstance(content, dict):
+            lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in content.items())]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+class _KilledError(BaseException):
+    """Stands for a SIGKILL: nothing after it runs, no handler, no clean-up of the loop's own."""
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_killed_at_any_step_the_weights_are_the_same_to_the_bit(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    """Random places of death, between any two writes of the loop, until the training has come to its end."""
+    chosen = recipe(settings, optimizer=optimizer)
+    train(chosen, tmp_path / "whole", show_progress=False)
+
+    rng = random.Random(optimizer)
+    places = [
+        (loop, "learning_rate"),
+        (loop, "sum_losses"),
+        (loop.CheckpointKeeper, "add"),
+        (loop.CheckpointKeeper, "tidy"),
+        (StateStore, "save"),
+        (loop.TrainingStep, "run"),
+    ]
+    out = tmp_path / "killed"
+    num_deaths, done = 0, False
+    while not done:
+        place, name = rng.choice(places)
+        countdown = rng.randint(1, 9)
+        original = getattr(place, name)
+
+        def dies(*arguments: Any, _original: Any = original, **named: Any) -> Any:
+            nonlocal countdown
+            countdown -= 1
+            if countdown == 0:
+                raise _KilledError
+            return _original(*arguments, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, dies)
+            try:
+                train(chosen, out, beginning=RESUME if num_deaths else None, show_progress=False)
+                done = True
+            except _KilledError:
+                num_deaths += 1
+    assert num_deaths >= 5
+    assert weights(out) == weights(tmp_path / "whole")
+    figures = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in figures if "loss" in line]
+    assert steps == sorted(set(steps)), "each step is recorded once"
+
+
+def test_a_process_killed_at_random_moments_loses_nothing(settings: dict[str, Any], tmp_path: Path) -> None:
+    """The real thing: SIGKILL to the command, while it reads, learns, validates or writes."""
+    chosen = toml({**settings, "training": {**settings["training"], "max_steps": 400}}, tmp_path / "r.toml")
+    subprocess.run(command(chosen, tmp_path / "whole"), env=environment(), check=True, capture_output=True)
+    rng = random.Random(7)
+    out, num_killed = tmp_path / "killed", 0
+    for _ in range(4):
+        options = ["--resume"] if (out / "recipe.json").exists() else []
+        with subprocess.Popen(
+            command(chosen, out, *options), env=environment(), stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            for line in process.stderr:  # imports take seconds, in which a kill would find nothing to break
+                if "to learn from" in line:
+                    break
+            time.sleep(rng.uniform(0.0, 1.0))
+            process.kill()
+            num_killed += process.wait() == -signal.SIGKILL
+    if not (out / "run.json").exists():
+        subprocess.run(command(chosen, out, "--resume"), env=environment(), check=True, capture_output=True)
+    assert num_killed >= 2
+    assert weights(out) == weights(tmp_path / "whole")
+
+
+def test_sigterm_saves_and_leaves_with_0(settings: dict[str, Any], tmp_path: Path) -> None:
+    endless = {**settings["training"], "max_steps": 10_000_000, "state_interval_s": 1e6}
+    chosen = toml({**settings, "training": endless}, tmp_path / "r.toml")
+    out = tmp_path / "run"
+    with subprocess.Popen(
+        command(chosen, out), env=environment(), stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step "):
+                break
+        process.terminate()
+        errors = process.communicate(timeout=10)[1]
+    assert process.returncode == 0, errors
+    assert "all saved; the same command with --resume goes on" in errors
+    found = StateStore(out / "state").load()
+    assert found is not None
+    assert found[0].progress.step >= 7
+    assert not (out / "run.json").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_training_resumes_to_the_same_weights(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    chosen = recipe(settings, state_interval_s=1e6)
+    train(chosen, tmp_path / "whole", show_progress=False)
+    original, num_steps = loop.TrainingStep.run, 0
+
+    def signalled(*arguments: Any, **named: Any) -> Any:
+        nonlocal num_steps
+        num_steps += 1
+        if num_steps == 25:
+            signal.raise_signal(number)
+        return original(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.TrainingStep, "run", signalled)
+        with pytest.raises(TrainingStopped) as stopped:
+            train(chosen, tmp_path / "run", show_progress=False)
+    assert stopped.value.step == 25
+    assert stopped.value.interrupted == (number == signal.SIGINT)
+    train(chosen, tmp_path / "run", beginning=RESUME, show_progress=False)
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+def test_a_signal_while_validating_ends_that_at_once(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = recipe(settings, state_interval_s=1e6)
+    train(chosen, tmp_path / "whole", show_progress=False)
+
+    def signalled(*_: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("validation went on")
+
+    with monkeypatch.context() as patch, pytest.raises(TrainingStopped) as stopped:
+        patch.setattr(loop, "sum_losses", signalled)
+        train(chosen, tmp_path / "run", show_progress=False)
+    assert stopped.value.step == 7
+    train(chosen, tmp_path / "run", beginning=RESUME, show_progress=False)
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+def test_a_changed_recipe_is_named_and_refused(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    stop_after(monkeypatch, recipe(settings), out, num_steps=10)
+    other = recipe(settings, max_learning_rate=1e-3, max_steps=80)
+    with pytest.raises(UsageError) as refused:
+        train(other, out, beginning=RESUME, show_progress=False)
+    message = str(refused.value)
+    assert "training.max_learning_rate: 0.005 -> 0.001" in message
+    assert "training.max_steps: 60 -> 80" in message
+    assert "\n" not in message
+    train(other, out, beginning=Beginning(resume=True, accept_changes=True), show_progress=False)
+    run = load_run(out)
+    assert run.step == 80
+    assert run.recipe == other
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, chosen: Recipe, out: Path, num_steps: int) -> None:
+    original = loop.TrainingStep.run
+    done = 0
+
+    def run(*arguments: Any, **named: Any) -> Any:
+        nonlocal done
+        if done == num_steps:
+            raise _KilledError
+        done += 1
+        return original(*arguments, **named)
+
+    with monkeypatch.context() as patch, pytest.raises(_KilledError):
+        patch.setattr(loop.TrainingStep, "run", run)
+        train(chosen, out, show_progress=False)
+
+
+def test_an_unfinished_run_is_not_thrown_away(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    stop_after(monkeypatch, recipe(settings), out, num_steps=10)
+    with pytest.raises(UsageError, match=r"unfinished run at step 10: give --resume .* or --restart"):
+        train(recipe(settings), out, show_progress=False)
+    train(recipe(settings, max_steps=3), out, beginning=Beginning(restart=True), show_progress=False)
+    assert load_run(out).step == 3
+
+
+def test_there_must_be_something_to_resume(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no run to resume in"):
+        train(recipe(settings), tmp_path / "none", beginning=RESUME, show_progress=False)
+    train(recipe(settings, max_steps=2), tmp_path / "run", show_progress=False)
+    with pytest.raises(UsageError, match="is finished, there is nothing to resume"):
+        train(recipe(settings, max_steps=2), tmp_path / "run", beginning=RESUME, show_progress=False)
+
+
+def test_a_finished_run_can_be_trained_longer(settings: dict[str, Any], tmp_path: Path) -> None:
+    """With a schedule that does not depend on the end it is the run that was longer from the start."""
+    for steps in (14, 28):
+        longer = recipe(settings, max_steps=steps, schedule="constant")
+        beginning = Beginning(resume=steps == 28, accept_changes=steps == 28)
+        train(longer, tmp_path / "run", beginning=beginning, show_progress=False)
+    train(longer, tmp_path / "whole", show_progress=False)
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+def test_a_torn_state_is_passed_over(
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    chosen, out = recipe(settings), tmp_path / "run"
+    train(chosen, tmp_path / "whole", show_progress=False)
+    stop_after(monkeypatch, chosen, out, num_steps=15)
+    _older, newer = sorted((out / "state").iterdir())
+    newer.write_bytes(newer.read_bytes()[:-1000])
+    train(chosen, out, beginning=RESUME)
+    said = capsys.readouterr().err
+    assert f"passed over {newer.name}: it is damaged" in said
+    assert "resumed at step 14" in said
+    assert weights(out) == weights(tmp_path / "whole")
+
+    stop_after(monkeypatch, chosen, tmp_path / "other", num_steps=15)
+    for path in (tmp_path / "other/state").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(RunError, match=r"every training state in .* is damaged"):
+        train(chosen, tmp_path / "other", beginning=RESUME, show_progress=False)
+
+
+def test_a_full_disk_leaves_the_last_state(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, out = recipe(settings), tmp_path / "run"
+    train(chosen, tmp_path / "whole", show_progress=False)
+    original = state.atomic_write
+
+    def fills_up(path: Path, content: bytes | str) -> None:
+        if "step-000000020" in path.name:  # the first half of it fits
+            (path.parent / f".{path.name}.partial").write_bytes(bytes(content[: len(content) // 2]))  # type: ignore[arg-type]
+            raise OperationError(f"cannot write {path}: No space left on device")
+        original(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "atomic_write", fills_up)
+        with pytest.raises(OperationError, match="No space left on device"):
+            train(chosen, out, show_progress=False)
+    found = StateStore(out / "state").load()
+    assert found is not None
+    assert found[0].progress.step == 19
+    train(chosen, out, beginning=RESUME, show_progress=False)
+    assert weights(out) == weights(tmp_path / "whole")
+
+
+def test_after_a_loss_that_is_not_finite_training_goes_on_from_the_last_good_state(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, out = recipe(settings, evaluation_interval_steps=10), tmp_path / "run"
+    original, done = loop.TrainingStep.run, 0
+
+    def breaks(step: Any, *arguments: Any) -> Any:
+        nonlocal done
+        done += 1
+        loss, norm = original(step, *arguments)
+        if done == 23:
+            with torch.no_grad():
+                next(step._model.parameters()).fill_(float("nan"))
+            norm = torch.tensor(float("nan"))
+        return loss, norm
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.TrainingStep, "run", breaks)
+        with pytest.raises(TrainingError, match=r"the gradient's norm is nan at step 23: lower .* --resume"):
+            train(chosen, out, show_progress=False)
+    found = StateStore(out / "state").load()
+    assert found is not None
+    assert found[0].progress.step == 22
+    assert all(torch.isfinite(tensor.float()).all() for tensor in found[0].tensors.values())
+    slower = recipe(settings, evaluation_interval_steps=10, max_learning_rate=1e-3)
+    summary = train(slower, out, beginning=Beginning(resume=True, accept_changes=True), show_progress=False)
+    assert summary.outcome.num_steps == 60
+
+
+def test_a_corpus_that_changed_is_refused(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(monkeypatch, recipe(settings), tmp_path / "run", num_steps=10)
+    lines = (tmp_path / "pairs.tsv").read_text().splitlines(keepends=True)
+    (tmp_path / "pairs.tsv").write_text("".join(lines[:-20]))
+    with pytest.raises(UsageError, match="the corpus is not the one this training was begun with"):
+        train(recipe(settings), tmp_path / "run", beginning=RESUME, show_progress=False)
+
+
+def test_states_are_kept_two_at_a_time(tmp_path: Path) -> None:
+    store = StateStore(tmp_path)
+    assert store.load() is None
+    for step in (3, 5, 9):
+        store.save(State.of(Progress(step=step), {"model": {"a.b": torch.full((2,), float(step))}}))
+    assert [path.name[:14] for path in sorted(tmp_path.iterdir())] == ["step-000000005", "step-000000009"]
+    found = store.load()
+    assert found is not None
+    assert found[0].progress.step == 9
+    torch.testing.assert_close(found[0].group("model"), {"a.b": torch.full((2,), 9.0)})
+    assert load_file(max(tmp_path.iterdir())).keys() == {"model.a.b"}
+
+
+def test_each_changed_setting_is_named_once() -> None:
+    before = {"seed": 1, "model": {"width": 32, "norm": "pre"}, "gone": True}
+    now = {"seed": 1, "model": {"width": 64, "norm": "pre"}, "new": None, "list": [1]}
+    assert changed_settings(before, now) == [
+        "gone: true -> null",
+        "list: null -> [1]",
+        "model.width: 32 -> 64",
+    ]
