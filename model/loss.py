@@ -10,7 +10,7 @@ from model.cross_entropy import LossTerms, linear_cross_entropy, linear_cross_en
 from model.tokenizer import PADDING_ID
 from model.transformer import LanguageModel, TranslationModel
 
-__all__ = ["mean_loss", "sum_losses", "total_loss"]
+__all__ = ["evaluating", "mean_loss", "sum_losses", "total_loss"]
 
 
 def total_loss(
@@ -55,7 +55,7 @@ def sum_losses(model: TranslationModel | LanguageModel, batches: Iterable[Batch]
     """Cross-entropy in nats over all labels of `batches`, as in `mean_loss`, and how many labels there are."""
     device = model.embedding.token.weight.device
     total, num_labels = 0.0, 0
-    with _evaluating(model):
+    with evaluating(model):
         for batch in batches:
             total += float(total_loss(model, batch.to(device)).total)
             num_labels += batch.num_labels
@@ -63,7 +63,8 @@ def sum_losses(model: TranslationModel | LanguageModel, batches: Iterable[Batch]
 
 
 @contextlib.contextmanager
-def _evaluating(model: TranslationModel | LanguageModel) -> Iterator[None]:
+def evaluating(model: TranslationModel | LanguageModel) -> Iterator[None]:
+    """Evaluation mode for the block, and afterwards the mode there was."""
     was_training = model.training
     model.eval()
     try:

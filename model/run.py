@@ -5,7 +5,9 @@
     model.safetensors   the final weights
     run.json            dimensions, step, metrics, provenance, and the SHA-256 of the weights
     metrics.jsonl       what was measured while training, a line a time
+    samples.jsonl       what the model made of a few held-out inputs, a line a validation
     tensorboard/        the same, to look at
+    report.html         all of it for a person, in one file
     checkpoints/        step-*.safetensors, each with a step-*.json
     state/              step-*.safetensors: all that a training under way needs to go on
 
@@ -40,6 +42,8 @@ TOKENIZER_FILE = "tokenizer.json"
 WEIGHTS_FILE = "model.safetensors"
 RECORD_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
+SAMPLES_FILE = "samples.jsonl"
+REPORT_FILE = "report.html"
 TENSORBOARD_FOLDER = "tensorboard"
 CHECKPOINT_FOLDER = "checkpoints"
 STATE_FOLDER = "state"
