@@ -129,7 +129,7 @@ def test_the_bar_says_how_far_and_how_long(tmp_path: Path, monkeypatch: pytest.M
     now_s = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now_s)
     terminal = Terminal()
-    terminal.console.get_time = lambda: now_s  # type: ignore[method-assign]
+    terminal.console.get_time = lambda: now_s
     with Reporter(tmp_path, terminal.console, max_steps=6000) as reporter:
         reporter._bar.get_time = lambda: now_s
         reporter.phase("training")
