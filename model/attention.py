@@ -6,7 +6,9 @@ differs between training, prefill and step-by-step decoding; `attend` of the two
 place that knows, and the projections around it are shared by all.
 """
 
+import contextlib
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ __all__ = [
     "explicit_attention",
     "fused_attention",
     "merge_heads",
+    "observe_weights",
     "split_heads",
 ]
 
@@ -107,6 +110,7 @@ class _MultiHeadAttention(nn.Module):
         self.head_size = width // num_heads
         self.query_width, self.kv_width = num_heads * self.head_size, num_kv_heads * self.head_size
         self.dropout = dropout
+        self.observer: Callable[[Tensor], None] | None = None  # is shown the weights (B, H, T, S)
         self.output = nn.Linear(self.query_width, width)
 
     def attend(
@@ -116,10 +120,12 @@ class _MultiHeadAttention(nn.Module):
         probability = self.dropout if self.training else 0.0
         query = split_heads(query, self.num_heads)
         key, value = split_heads(key, self.num_kv_heads), split_heads(value, self.num_kv_heads)
-        if _writes_weights_out(query, key, probability):
-            heads, _ = explicit_attention(
+        if self.observer is not None or _writes_weights_out(query, key, probability):
+            heads, weights = explicit_attention(
                 query, key, value, allowed, causal=causal, dropout_probability=probability
             )
+            if self.observer is not None:
+                self.observer(weights)
         else:
             heads = fused_attention(query, key, value, allowed, causal=causal, dropout=probability)
         return merge_heads(heads)
@@ -162,3 +168,15 @@ class CrossAttention(_MultiHeadAttention):
         """Attend from `x` (B, T, width) to `memory` (B, S, width)."""
         key, value = self.project_memory(memory)
         return self.output(self.attend(self.query(x), key, value, allowed))
+
+
+@contextlib.contextmanager
+def observe_weights(
+    attention: SelfAttention | CrossAttention, observer: Callable[[Tensor], None]
+) -> Iterator[None]:
+    """While the block runs, show `observer` the weights (B, H, T, S) each time `attention` attends."""
+    attention.observer = observer
+    try:
+        yield
+    finally:
+        attention.observer = None

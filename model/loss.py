@@ -11,7 +11,7 @@ from model.cross_entropy import linear_cross_entropy, linear_cross_entropy_twice
 from model.tokenizer import PADDING_ID
 from model.transformer import LanguageModel, TranslationModel
 
-__all__ = ["mean_loss", "sum_losses", "total_loss"]
+__all__ = ["evaluating", "mean_loss", "sum_losses", "total_loss"]
 
 
 def total_loss(
@@ -56,7 +56,7 @@ def sum_losses(model: TranslationModel | LanguageModel, batches: Iterable[Batch]
     """Cross-entropy in nats over all labels of `batches`, as in `mean_loss`, and how many labels there are."""
     device = model.embedding.token.weight.device
     total, num_labels = 0.0, 0
-    with _evaluating(model):
+    with evaluating(model):
         for batch in batches:
             total += float(total_loss(model, batch.to(device)))
             num_labels += batch.num_labels
@@ -64,7 +64,8 @@ def sum_losses(model: TranslationModel | LanguageModel, batches: Iterable[Batch]
 
 
 @contextlib.contextmanager
-def _evaluating(model: TranslationModel | LanguageModel) -> Iterator[None]:
+def evaluating(model: TranslationModel | LanguageModel) -> Iterator[None]:
+    """Evaluation mode for the block, and afterwards the mode there was."""
     was_training = model.training
     model.eval()
     try:

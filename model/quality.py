@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import sacrebleu
 from tokenizers import Tokenizer
@@ -10,7 +11,9 @@ from model.batching import Stream
 from model.loss import mean_loss
 from model.transformer import LanguageModel
 
-__all__ = ["bits_per_byte", "bleu", "chrf", "exact_match"]
+__all__ = ["BleuTokenization", "bits_per_byte", "bleu", "chrf", "exact_match"]
+
+BleuTokenization = Literal["13a", "none"]
 
 
 def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> float:
@@ -24,14 +27,20 @@ def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     return 100.0 * equal / len(references)
 
 
-def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """Corpus BLEU (Papineni et al. 2002) in percent, by sacreBLEU with its default tokenization, 13a.
+def bleu(hypotheses: Sequence[str], references: Sequence[str], tokenize: BleuTokenization = "13a") -> float:
+    """Corpus BLEU (Papineni et al. 2002) in percent, by sacreBLEU.
+
+    Args:
+        hypotheses: what a model wrote.
+        references: what is right, one each.
+        tokenize: sacreBLEU's name for it: `13a`, its default, or `none` for text that is tokenized already.
 
     Raises:
         ValueError: there are none, or not as many of one as of the other.
     """
     _check_pairing(hypotheses, references)
-    return sacrebleu.corpus_bleu(hypotheses, [references]).score
+    # force: sacreBLEU warns of text that looks tokenized, which is what `none` says.
+    return sacrebleu.corpus_bleu(hypotheses, [references], tokenize=tokenize, force=tokenize == "none").score
 
 
 def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> float:

@@ -5,7 +5,9 @@
     model.safetensors   the final weights
     run.json            dimensions, step, metrics, provenance, and the SHA-256 of the weights
     metrics.jsonl       what was measured while training, a line a time
+    samples.jsonl       what the model made of a few held-out inputs, a line a validation
     tensorboard/        the same, to look at
+    report.html         all of it for a person, in one file
     checkpoints/        step-*.safetensors, each with a step-*.json
     state/              step-*.safetensors: all that a training under way needs to go on
 
@@ -33,13 +35,15 @@ from model.recipe import Recipe
 from model.tokenizer import load_tokenizer
 from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
 
-__all__ = ["Run", "RunRecord", "load_run", "read_weights", "save_run", "write_weights"]
+__all__ = ["Run", "RunRecord", "load_run", "read_settings", "read_weights", "save_run", "write_weights"]
 
 RECIPE_FILE = "recipe.json"
 TOKENIZER_FILE = "tokenizer.json"
 WEIGHTS_FILE = "model.safetensors"
 RECORD_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
+SAMPLES_FILE = "samples.jsonl"
+REPORT_FILE = "report.html"
 TENSORBOARD_FOLDER = "tensorboard"
 CHECKPOINT_FOLDER = "checkpoints"
 STATE_FOLDER = "state"
@@ -48,9 +52,11 @@ RUN_FILES = (
     WEIGHTS_FILE,
     TOKENIZER_FILE,
     METRICS_FILE,
+    SAMPLES_FILE,
     TENSORBOARD_FOLDER,
     CHECKPOINT_FOLDER,
     STATE_FOLDER,
+    REPORT_FILE,
 )
 """All but the recipe, which tells that a folder is a run's."""
 
@@ -113,8 +119,8 @@ def load_run(path: Path) -> Run:
     for name in (RECORD_FILE, RECIPE_FILE, TOKENIZER_FILE, WEIGHTS_FILE):
         if not (path / name).is_file():
             raise RunError(f"{path} is not a finished training run: {_what_is_missing(path, name)}")
-    record = _read(path / RECORD_FILE, RunRecord)
-    recipe = _read(path / RECIPE_FILE, Recipe)
+    record = read_settings(path / RECORD_FILE, RunRecord)
+    recipe = read_settings(path / RECIPE_FILE, Recipe)
     if sha256_of(path / WEIGHTS_FILE) != record.weights_sha256:
         raise RunError(f"{path / WEIGHTS_FILE} is not the file that {RECORD_FILE} records: SHA-256 differs")
     tokenizer = load_tokenizer(path / TOKENIZER_FILE)
@@ -165,7 +171,12 @@ def _what_is_missing(path: Path, name: str) -> str:
     return f"it holds no {name}"
 
 
-def _read(path: Path, kind: type[SettingsType]) -> SettingsType:
+def read_settings(path: Path, kind: type[SettingsType]) -> SettingsType:
+    """Read a JSON file of a run as the settings it holds.
+
+    Raises:
+        RunError: it is missing, damaged, or holds something else.
+    """
     try:
         return kind.load(json.loads(path.read_text(encoding="utf-8")), source=str(path))
     except (OSError, ValueError) as error:

@@ -14,7 +14,19 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from client.cli import bench, demo, evaluate, export, generate, models, serve, train, translate, verify
+from client.cli import (
+    bench,
+    demo,
+    evaluate,
+    export,
+    generate,
+    models,
+    report,
+    serve,
+    train,
+    translate,
+    verify,
+)
 from client.cli.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE
 from client.cli.options import examples
 from common.errors import DragomanError, UsageError
@@ -22,7 +34,18 @@ from common.errors import DragomanError, UsageError
 __all__ = ["app", "main"]
 
 _TRAIN_EXTRA = frozenset(
-    {"babel", "onnx", "onnx_ir", "onnxscript", "sacrebleu", "safetensors", "tensorboard", "torch"}
+    {
+        "babel",
+        "jinja2",
+        "matplotlib",
+        "onnx",
+        "onnx_ir",
+        "onnxscript",
+        "sacrebleu",
+        "safetensors",
+        "tensorboard",
+        "torch",
+    }
 )
 
 app = typer.Typer(
@@ -41,6 +64,7 @@ app = typer.Typer(
 
 app.command(rich_help_panel="Start here", epilog=demo.EPILOG)(demo.demo)
 app.command(rich_help_panel="Make a model", epilog=train.EPILOG)(train.train)
+app.command(rich_help_panel="Make a model", epilog=report.EPILOG)(report.report)
 app.command(rich_help_panel="Make a model", epilog=export.EPILOG)(export.export)
 app.command(rich_help_panel="Make a model", epilog=verify.EPILOG)(verify.verify)
 app.command(rich_help_panel="Make a model", epilog=evaluate.EPILOG)(evaluate.evaluate)

@@ -1,13 +1,15 @@
 """What a trained model is worth on text that training never saw."""
 
+from collections.abc import Sequence
+
 from tokenizers import Tokenizer
 
 from model.corpora.corpus import Corpus, Pair
 from model.decoding import greedy_decode
-from model.quality import bits_per_byte, bleu, chrf, exact_match
+from model.quality import BleuTokenization, bits_per_byte, bleu, chrf, exact_match
 from model.transformer import LanguageModel, TranslationModel
 
-__all__ = ["measure"]
+__all__ = ["measure", "translate_texts"]
 
 
 def measure(
@@ -15,10 +17,12 @@ def measure(
     tokenizer: Tokenizer,
     corpus: Corpus[Pair] | Corpus[str],
     max_examples: int,
+    bleu_tokenize: BleuTokenization = "13a",
 ) -> dict[str, float]:
     """Figures named after split and measure, of at most `max_examples` of a split; `model` evaluates.
 
-    Translation: exact match, BLEU and chrF in percent, of greedy decoding. Generation: bits per byte.
+    Translation: exact match, BLEU (`bleu_tokenize` as `model.quality.bleu` takes it) and chrF in percent, of greedy
+    decoding. Generation: bits per byte.
     """
     if isinstance(model, LanguageModel):
         splits = {"validation": corpus.validation, "test": corpus.test}
@@ -29,20 +33,33 @@ def measure(
         }
     name = "test" if corpus.test else "validation"
     pairs = [pair for pair in corpus.held_out[:max_examples] if isinstance(pair, Pair)]
-    hypotheses = _translate(model, tokenizer, [pair.source for pair in pairs])
+    hypotheses = translate_texts(model, tokenizer, [pair.source for pair in pairs])
     references = [pair.target for pair in pairs]
     return {
         f"{name}_exact_match": exact_match(hypotheses, references),
-        f"{name}_bleu": bleu(hypotheses, references),
+        f"{name}_bleu": bleu(hypotheses, references, bleu_tokenize),
         f"{name}_chrf": chrf(hypotheses, references),
     }
 
 
-def _translate(model: TranslationModel, tokenizer: Tokenizer, sources: list[str]) -> list[str]:
-    """One answer a source; none (an empty one) for a source over the model's limit, as when served."""
-    encoded = [encoding.ids for encoding in tokenizer.encode_batch_fast(sources)]
+def translate_texts(
+    model: TranslationModel, tokenizer: Tokenizer, sources: Sequence[str], max_tokens: int | None = None
+) -> list[str]:
+    """Translate greedily with `model`, which evaluates.
+
+    Args:
+        model: what translates.
+        tokenizer: the one it was trained with.
+        sources: texts.
+        max_tokens: limit of output tokens, the end token included; the model's own limit holds as well.
+
+    Returns:
+        One answer a source; an empty one for a source over the model's limit, as when served.
+    """
+    limit = model.dims.max_target_tokens + 1
+    encoded = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(sources))]
     fitting = [row for row, ids in enumerate(encoded) if len(ids) <= model.dims.max_source_tokens]
-    hypotheses = greedy_decode(model, [encoded[row] for row in fitting], model.dims.max_target_tokens + 1)
+    hypotheses = greedy_decode(model, [encoded[row] for row in fitting], max_tokens or limit)
     answers = [""] * len(sources)
     for row, hypothesis in zip(fitting, hypotheses, strict=True):
         answers[row] = tokenizer.decode(hypothesis.token_ids)

@@ -7,10 +7,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from model.run import METRICS_FILE, TENSORBOARD_FOLDER
+from model.run import METRICS_FILE, REPORT_FILE, TENSORBOARD_FOLDER
 from model.training.loop import Outcome
 
-__all__ = ["TrainingSummary", "print_summary"]
+__all__ = ["TrainingSummary", "outcome_facts", "print_summary", "readable_figure"]
 
 _ENDINGS = {
     "max_steps": "training.max_steps is reached",
@@ -30,27 +30,38 @@ class TrainingSummary:
     metrics: dict[str, float]  # as in run.json
 
 
+def outcome_facts(summary: TrainingSummary) -> dict[str, str]:
+    """What the training was, text by label: for the table at its end and for the report."""
+    outcome = summary.outcome
+    facts = {
+        "steps": f"{outcome.num_steps:,} ({_ENDINGS[outcome.stopped_by]})",
+        "time": f"{outcome.seconds:,.1f} s, validation included",
+        "throughput": f"{outcome.num_tokens / outcome.seconds:,.0f} tokens/s",
+        "padding": f"{100 * outcome.padding_share:.1f} % of what was computed",
+    }
+    if summary.num_too_long:
+        facts["left out"] = f"{summary.num_too_long:,} pairs over the model's limits"
+    return facts
+
+
 def print_summary(summary: TrainingSummary, console: Console) -> None:
     """Show `summary` as a table."""
-    outcome = summary.outcome
     table = Table(box=box.SIMPLE, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")  # a path is shown whole, to be copied
-    table.add_row("steps", f"{outcome.num_steps:,} ({_ENDINGS[outcome.stopped_by]})")
-    table.add_row("time", f"{outcome.seconds:.1f} s, validation included")
-    table.add_row("throughput", f"{outcome.num_tokens / outcome.seconds:,.0f} tokens/s")
-    table.add_row("padding", f"{100 * outcome.padding_share:.1f} % of what was computed")
-    if summary.num_too_long:
-        table.add_row("left out", f"{summary.num_too_long:,} pairs over the model's limits")
+    for label, text in outcome_facts(summary).items():
+        table.add_row(label, text)
     for name, value in summary.metrics.items():
-        table.add_row(name.replace("_", " "), _readable(name, value))
+        table.add_row(name.replace("_", " "), readable_figure(name, value))
     table.add_row("run", str(summary.path))
+    table.add_row("report", str(summary.path / REPORT_FILE))
     table.add_row("curves", f"tensorboard --logdir {summary.path / TENSORBOARD_FOLDER}")
     table.add_row("figures", str(summary.path / METRICS_FILE))
     console.print(table)
 
 
-def _readable(name: str, value: float) -> str:
+def readable_figure(name: str, value: float) -> str:
+    """A measured figure with its unit; `name` ends in what was measured."""
     if name.endswith("loss"):
         return f"{value:.4f} nats a token"
     if name.endswith("bits_per_byte"):

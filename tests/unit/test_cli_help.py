@@ -17,6 +17,7 @@ from server.config import ServerSettings
 
 COMMANDS = (
     "train",
+    "report",
     "evaluate",
     "export",
     "verify",
@@ -88,6 +89,7 @@ def test_nothing_heavy_is_loaded_before_a_command_needs_it() -> None:
     heavy = {
         "asyncio",
         "grpc",
+        "matplotlib",
         "numpy",
         "onnxruntime",
         "pydantic",

@@ -129,6 +129,7 @@ def test_a_translation_is_learned_and_leaves_a_run(numbers: Path, tmp_path: Path
         "model.safetensors",
         "recipe.json",
         "run.json",
+        "samples.jsonl",
         "state",
         "tensorboard",
         "tokenizer.json",

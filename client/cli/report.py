@@ -1,0 +1,31 @@
+"""`dragoman report`: a run folder's records as a page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.cli.options import examples
+from client.cli.output import write_text
+
+__all__ = ["EPILOG", "report"]
+
+EPILOG = examples(
+    "dragoman report runs/dates",
+    "dragoman report runs/mine  # while it trains: what is measured so far",
+)
+
+
+def report(
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run folder of `dragoman train`, finished or under way."),
+    ],
+) -> None:
+    """Write RUN/report.html anew: curves, samples, figures, and how to train the same again.
+
+    `dragoman train` writes it at its end. The page needs nothing beside it; standard output gets its path.
+    """
+    from model.training.report import write_report
+
+    write_text(f"{write_report(run)}\n")

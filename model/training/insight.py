@@ -1,0 +1,235 @@
+"""What can be seen of a model while it trains: how it attends, what it writes, and what that is worth."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from model.attention import CrossAttention, SelfAttention, observe_weights
+from model.batching import Batch, Examples
+from model.corpora.corpus import Corpus, Pair
+from model.decoding import greedy_decode
+from model.loss import evaluating
+from model.quality import BleuTokenization, bits_per_byte, bleu
+from model.tokenizer import BEGIN_ID, PADDING_ID
+from model.training.measure import translate_texts
+from model.training.records import Sample
+from model.transformer import LanguageModel, TranslationModel
+
+__all__ = [
+    "Examiner",
+    "attention_entropies",
+    "median_batch",
+    "sample_continuations",
+    "sample_translations",
+    "validation_bits_per_byte",
+    "validation_bleu",
+]
+
+_NUM_SAMPLES = 4
+_NUM_BLEU_PAIRS = 256
+_NUM_BYTES = 65_536
+_MAX_CONTINUATION_TOKENS = 48
+_ENTROPY_BATCH_TOKENS = 2_048
+
+Item = TypeVar("Item")
+
+
+class Examiner:
+    """Looks at a model at each validation: its attention, the worth of what it writes, and samples of it."""
+
+    def __init__(
+        self,
+        model: TranslationModel | LanguageModel,
+        tokenizer: Tokenizer,
+        corpus: Corpus[Pair] | Corpus[str],
+        validation: Examples,
+        *,
+        show_samples: Callable[[int, Sequence[Sample]], None],
+        bleu_tokenize: BleuTokenization = "13a",
+    ) -> None:
+        """Choose what to look at: the same each time, so that validations compare.
+
+        Args:
+            model: what trains; it is put into evaluation mode for a look, and back.
+            tokenizer: its own.
+            corpus: its validation split is translated or continued.
+            validation: the same split, encoded.
+            show_samples: is given the step and the samples, such as `Reporter.samples`.
+            bleu_tokenize: `none` where the corpus is tokenized already.
+        """
+        self._model, self._tokenizer = model, tokenizer
+        self._show_samples, self._bleu_tokenize = show_samples, bleu_tokenize
+        self._batch = median_batch(validation, _ENTROPY_BATCH_TOKENS)
+        self._pairs = [pair for pair in corpus.validation if isinstance(pair, Pair)]
+        self._documents = [text for text in corpus.validation if isinstance(text, str)]
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Figures to record at `step`; samples are shown on the way.
+
+        Raises:
+            OperationError: `show_samples` cannot write them.
+        """
+        model, tokenizer = self._model, self._tokenizer
+        with evaluating(model):
+            if isinstance(model, TranslationModel):
+                shown = _spread(self._pairs, _NUM_SAMPLES)
+                samples = sample_translations(model, tokenizer, shown)
+                pairs = _spread(self._pairs, _NUM_BLEU_PAIRS)
+                figures = {
+                    "validation_bleu": validation_bleu(model, tokenizer, pairs, tokenize=self._bleu_tokenize)
+                }
+            else:
+                num_prompt_tokens = min(32, model.dims.max_target_tokens // 2)
+                samples = sample_continuations(
+                    model,
+                    tokenizer,
+                    _spread(self._documents, _NUM_SAMPLES),
+                    num_prompt_tokens,
+                    _MAX_CONTINUATION_TOKENS,
+                )
+                figures = {
+                    "validation_bits_per_byte": validation_bits_per_byte(model, tokenizer, self._documents)
+                }
+            self._show_samples(step, samples)
+            return figures | attention_entropies(model, self._batch)
+
+
+@torch.no_grad()
+def attention_entropies(model: TranslationModel | LanguageModel, batch: Batch) -> dict[str, float]:
+    """How widely each layer attends: the mean entropy in nats of its attention weights, over heads and queries.
+
+    0 is all weight on one key, log(n) the same weight on n keys. Padding is neither asked nor looked at. The
+    model is in evaluation mode for this, so weights are not dropped.
+
+    Returns:
+        `attention_entropy/encoder_0`, ...: the encoder's self-attention, for translation; .../decoder_0: the
+        decoder's; .../cross_0: from the decoder to the source, for translation.
+    """
+    batch = batch.to(model.embedding.token.weight.device)
+    entropies: dict[str, float] = {}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        for name, attention, real in _attentions(model, batch):
+            note = functools.partial(_note_entropy, entropies, f"attention_entropy/{name}", real)
+            stack.enter_context(observe_weights(attention, note))
+        if isinstance(model, TranslationModel):
+            assert batch.source_ids is not None
+            model.states(batch.source_ids, batch.input_ids)
+        else:
+            model.states(batch.input_ids)
+    return entropies
+
+
+def _attentions(
+    model: TranslationModel | LanguageModel, batch: Batch
+) -> Iterator[tuple[str, SelfAttention | CrossAttention, Tensor]]:
+    """Name and attention of each layer, and which of its queries are no padding: (B, T) or (B, S)."""
+    real_targets = batch.label_ids != PADDING_ID
+    if isinstance(model, TranslationModel):
+        assert batch.source_ids is not None
+        real_sources = batch.source_ids != PADDING_ID
+        for index, layer in enumerate(model.encoder_layers):
+            yield f"encoder_{index}", layer.self_attention, real_sources
+    for index, decoder_layer in enumerate(model.decoder_layers):
+        yield f"decoder_{index}", decoder_layer.self_attention, real_targets
+        if isinstance(model, TranslationModel):
+            yield f"cross_{index}", decoder_layer.cross_attention, real_targets
+
+
+def _note_entropy(entropies: dict[str, float], name: str, real: Tensor, weights: Tensor) -> None:
+    """`real` (B, T) says which queries of `weights` (B, H, T, S) count."""
+    # Keys that are hidden, padding or the future, have the weight 0 exactly, and entr(0) is 0.
+    entropy = torch.special.entr(weights.float()).sum(dim=-1).mean(dim=1)  # (B, T)
+    entropies[name] = float(entropy[real].mean())
+
+
+def median_batch(examples: Examples, batch_tokens: int) -> Batch:
+    """The batch in the middle of a pass in order: of pairs, one of middling length."""
+    plan = list(examples.plan(batch_tokens))
+    return examples.batch(plan[len(plan) // 2])
+
+
+def sample_translations(
+    model: TranslationModel, tokenizer: Tokenizer, pairs: Sequence[Pair], max_tokens: int | None = None
+) -> list[Sample]:
+    """What `model`, in evaluation mode, makes of the sources of `pairs`, greedily, in at most `max_tokens`."""
+    answers = translate_texts(model, tokenizer, [pair.source for pair in pairs], max_tokens)
+    return [Sample(*pair, answer) for pair, answer in zip(pairs, answers, strict=True)]
+
+
+def sample_continuations(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    documents: Sequence[str],
+    num_prompt_tokens: int,
+    max_tokens: int,
+) -> list[Sample]:
+    """How `model`, in evaluation mode, goes on after the start of each document, greedily.
+
+    The reference is how the document goes on, as far as the model may. A document that ends within the prompt
+    gives no sample.
+
+    Raises:
+        ValueError: the prompt, with its begin token, is longer than the model's context.
+    """
+    encoded = [
+        encoding.ids for encoding in tokenizer.encode_batch_fast(list(documents), add_special_tokens=False)
+    ]
+    encoded = [ids for ids in encoded if len(ids) > num_prompt_tokens]
+    prompts = [ids[:num_prompt_tokens] for ids in encoded]
+    hypotheses = greedy_decode(model, [[BEGIN_ID, *prompt] for prompt in prompts], max_tokens)
+    room = min(max_tokens, model.dims.max_target_tokens - num_prompt_tokens - 1)
+    return [
+        Sample(
+            tokenizer.decode(prompt),
+            tokenizer.decode(ids[num_prompt_tokens : num_prompt_tokens + room]),
+            tokenizer.decode(hypothesis.token_ids),
+        )
+        for prompt, ids, hypothesis in zip(prompts, encoded, hypotheses, strict=True)
+    ]
+
+
+def validation_bleu(
+    model: TranslationModel,
+    tokenizer: Tokenizer,
+    pairs: Sequence[Pair],
+    *,
+    tokenize: BleuTokenization = "13a",
+    max_tokens: int | None = None,
+) -> float:
+    """BLEU in percent of greedy translations by `model`, which is in evaluation mode.
+
+    Raises:
+        ValueError: there are no pairs.
+    """
+    hypotheses = translate_texts(model, tokenizer, [pair.source for pair in pairs], max_tokens)
+    return bleu(hypotheses, [pair.target for pair in pairs], tokenize)
+
+
+def validation_bits_per_byte(
+    model: LanguageModel, tokenizer: Tokenizer, documents: Sequence[str], num_bytes: int = _NUM_BYTES
+) -> float:
+    """Bits per byte on the first `num_bytes` or so of `documents`: what a look at each validation may cost.
+
+    Raises:
+        ValueError: the documents hold no byte.
+    """
+    taken: list[str] = []
+    room = num_bytes
+    for document in documents:
+        if room <= 0:
+            break
+        taken.append(document.encode()[:room].decode(errors="ignore"))
+        room -= len(document.encode())
+    return bits_per_byte(model, tokenizer, taken)
+
+
+def _spread(items: Sequence[Item], num_wanted: int) -> list[Item]:
+    """At most so many of `items`, evenly spread: files are often sorted."""
+    step = max(1, len(items) // num_wanted)
+    return list(items[::step][:num_wanted])
