@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from common.settings import Settings, parse_overrides, read_toml
-from model.corpora.settings import CorpusSettings, FolderSettings
+from model.corpora.settings import CorpusSettings, FolderSettings, Multi30kSettings
 from model.errors import RecipeError
 from model.transformer import Dimensions
 
@@ -171,6 +171,11 @@ class Recipe(Settings):
                 raise ValueError(f"model.{name} = {value}: generation has no encoder, leave it out")
         self.dimensions(self.tokenizer.vocabulary_size)  # raises when the shape itself is wrong
         return self
+
+    @property
+    def bleu_tokenization(self) -> Literal["none", "13a"]:
+        """How BLEU is to cut this corpus's text into words: not at all where it is tokenized already."""
+        return "none" if isinstance(self.corpus, Multi30kSettings) and self.corpus.tokenized else "13a"
 
     def dimensions(self, vocabulary_size: int) -> Dimensions:
         """The model's dimensions once the tokenizer, and so the vocabulary, is known."""

@@ -26,12 +26,13 @@ from model.training.step import TrainingStep
 from model.training.stopping import StopRequest, StopRequestedError
 from model.transformer import LanguageModel, TranslationModel
 
-__all__ = ["Outcome", "fit"]
+__all__ = ["Examine", "Outcome", "fit"]
 
 _REPORT_INTERVAL_STEPS = 10
 _MIN_VALIDATION_BATCH_TOKENS = 4_096  # small batches help learning; here they would only take time
 
 Examine = Callable[[int], Mapping[str, float]]
+"""Is given the step, returns figures by name."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,13 +29,15 @@ from model.training.checkpoints import CheckpointKeeper, average_weights
 from model.training.data import EncodedCorpus, encode_corpus
 from model.training.distributed import World, joined_world
 from model.training.hardware import choose_precision, keep_freed_memory, set_threads
-from model.training.loop import Outcome, fit
+from model.training.insight import Examiner
+from model.training.loop import Examine, Outcome, fit
 from model.training.measure import measure
 from model.training.progress import Reporter
+from model.training.report import write_report
 from model.training.resume import make_room, resume_state
 from model.training.state import State, StateStore
 from model.training.stopping import StopRequest, StopRequestedError
-from model.training.summary import TrainingSummary, print_summary
+from model.training.summary import TrainingSummary, outcome_facts, print_summary
 from model.transfer import start_from
 from model.transformer import LanguageModel, TranslationModel, build_model
 
@@ -100,9 +102,14 @@ def train(
             stderr=True, quiet=not (show_progress and world.is_main), width=width, highlight=False
         )
         session = _Session(recipe, out, world, stop, console, resumed, beginning, num_threads)
-        with Reporter(
-            out, console, resume_step=resumed.progress.step if resumed else None, silent=not world.is_main
-        ) as reporter:
+        reporter = Reporter(
+            out,
+            console,
+            resume_step=resumed.progress.step if resumed else None,
+            silent=not world.is_main,
+            max_steps=recipe.training.max_steps,
+        )
+        with reporter:
             for note in notes:
                 reporter.say(note)
             try:
@@ -110,6 +117,8 @@ def train(
             except StopRequestedError:
                 step = resumed.progress.step if resumed else None
                 raise TrainingStopped(step, interrupted=stop.interrupted) from None
+        if world.is_main:
+            write_report(out)
         print_summary(summary, console)
         return summary
 
@@ -154,7 +163,7 @@ class _Session:
             reporter.phase("encoding the corpus")
             encoded = encode_corpus(corpus, tokenizer, recipe)
             model = self._model(tokenizer, reporter)
-        reporter.say(self._greeting(model, encoded))
+        self._greet(model, encoded, reporter)
         reporter.phase("training")
         keeper = CheckpointKeeper(
             self.out / CHECKPOINT_FOLDER,
@@ -172,6 +181,7 @@ class _Session:
             resumed=resumed,
             world=world,
             stop=self.stop,
+            examine=self._examiner(_Learned(model, tokenizer, corpus, encoded), reporter),
         )
         summary = None
         if world.is_main:
@@ -211,16 +221,38 @@ class _Session:
             torch.manual_seed(self.recipe.seed + (self.world.rank << 32))
         return model.to(self.world.device)
 
-    def _greeting(self, model: TranslationModel | LanguageModel, encoded: EncodedCorpus) -> str:
+    def _examiner(
+        self,
+        learned: "_Learned",
+        reporter: Reporter,
+    ) -> Examine:
+        """What else to measure at each validation; nothing where the weights are in parts."""
+        if self.world.size > 1 and self.recipe.training.parallel == "fsdp":
+            return lambda _: {}
+        return Examiner(
+            learned.model,
+            learned.tokenizer,
+            learned.corpus,
+            learned.encoded.validation,
+            show_samples=reporter.samples,
+            bleu_tokenize=self.recipe.bleu_tokenization,
+        )
+
+    def _greet(
+        self, model: TranslationModel | LanguageModel, encoded: EncodedCorpus, reporter: Reporter
+    ) -> None:
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         device, size = self.world.device, self.world.size
         precision = choose_precision(self.recipe.training.precision, device)
         place = device.type if device.type != "cpu" else f"{self.num_threads} CPU threads"
-        return (
-            f"{self.recipe.name}: {num_parameters:,} parameters, {encoded.size} to learn from; "
-            f"{'fp32' if precision == torch.float32 else 'bf16'} on {place}"
-            + (f" in each of {size} processes" if size > 1 else "")
+        machine = f"{'fp32' if precision == torch.float32 else 'bf16'} on {place}"
+        machine += f" in each of {size} processes" if size > 1 else ""
+        reporter.say(
+            f"{self.recipe.name}: {num_parameters:,} parameters, {encoded.size} to learn from; {machine}"
         )
+        step = self.resumed.progress.step if self.resumed else 0
+        facts = {"parameters": f"{num_parameters:,}", "corpus": encoded.size, "trained in": machine}
+        reporter.event(step, "started", facts)
 
     def _finish(
         self, learned: "_Learned", keeper: CheckpointKeeper, outcome: Outcome, reporter: Reporter
@@ -229,17 +261,25 @@ class _Session:
         reporter.phase("measuring quality")
         model, corpus, encoded = learned.model, learned.corpus, learned.encoded
         metrics = {"validation_loss": _take_best_weights(model, encoded, keeper, self.recipe)}
-        metrics |= measure(model.eval(), learned.tokenizer, corpus, self.recipe.training.num_quality_examples)
+        metrics |= measure(
+            model.eval(),
+            learned.tokenizer,
+            corpus,
+            self.recipe.training.num_quality_examples,
+            self.recipe.bleu_tokenization,
+        )
         reporter.record(outcome.num_steps, metrics)
         save_run(Run(self.out, model.cpu(), learned.tokenizer, self.recipe, outcome.num_steps, metrics))
         keeper.tidy()
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        return TrainingSummary(self.out, num_parameters, outcome, encoded.num_too_long, metrics)
+        summary = TrainingSummary(self.out, num_parameters, outcome, encoded.num_too_long, metrics)
+        reporter.event(outcome.num_steps, "ended", outcome_facts(summary))
+        return summary
 
 
 @dataclasses.dataclass(frozen=True)
 class _Learned:
-    model: TranslationModel | LanguageModel  # to be given the final weights
+    model: TranslationModel | LanguageModel
     tokenizer: Tokenizer
     corpus: Corpus[Pair] | Corpus[str]
     encoded: EncodedCorpus

@@ -128,6 +128,7 @@ def test_a_translation_is_learned_and_leaves_a_run(numbers: Path, tmp_path: Path
         "metrics.jsonl",
         "model.safetensors",
         "recipe.json",
+        "report.html",
         "run.json",
         "samples.jsonl",
         "state",
@@ -224,7 +225,7 @@ def test_an_earlier_run_is_replaced_and_nothing_else_ever(numbers: Path, tmp_pat
     train(translation(numbers, max_steps=10, average_checkpoints=1), out, show_progress=False)
     assert load_run(out).step == 10
     assert len(list((out / "checkpoints").glob("*.safetensors"))) == 1
-    assert {line["step"] for line in lines_of(out / "metrics.jsonl")} == {10}
+    assert {line["step"] for line in lines_of(out / "metrics.jsonl") if "loss" in line} == {10}
 
     letters = tmp_path / "letters"
     letters.mkdir()

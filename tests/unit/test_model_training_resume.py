@@ -15,12 +15,15 @@ import torch
 from safetensors.torch import load_file
 
 from common.errors import OperationError, UsageError
+from common.files import atomic_write
 from model.errors import RunError, TrainingError, TrainingStopped
 from model.recipe import Recipe
 from model.run import load_run
-from model.training import loop, state
+from model.training import loop
+from model.training.checkpoints import CheckpointKeeper
 from model.training.resume import changed_settings
 from model.training.state import Progress, State, StateStore
+from model.training.step import TrainingStep
 from model.training.train import Beginning, train
 
 RESUME = Beginning(resume=True)
@@ -111,10 +114,10 @@ def test_killed_at_any_step_the_weights_are_the_same_to_the_bit(
     places = [
         (loop, "learning_rate"),
         (loop, "sum_losses"),
-        (loop.CheckpointKeeper, "add"),
-        (loop.CheckpointKeeper, "tidy"),
+        (CheckpointKeeper, "add"),
+        (CheckpointKeeper, "tidy"),
         (StateStore, "save"),
-        (loop.TrainingStep, "run"),
+        (TrainingStep, "run"),
     ]
     out = tmp_path / "killed"
     num_deaths, done = 0, False
@@ -195,7 +198,7 @@ def test_a_stopped_training_resumes_to_the_same_weights(
 ) -> None:
     chosen = recipe(settings, state_interval_s=1e6)
     train(chosen, tmp_path / "whole", show_progress=False)
-    original, num_steps = loop.TrainingStep.run, 0
+    original, num_steps = TrainingStep.run, 0
 
     def signalled(*arguments: Any, **named: Any) -> Any:
         nonlocal num_steps
@@ -205,7 +208,7 @@ def test_a_stopped_training_resumes_to_the_same_weights(
         return original(*arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.TrainingStep, "run", signalled)
+        patch.setattr(TrainingStep, "run", signalled)
         with pytest.raises(TrainingStopped) as stopped:
             train(chosen, tmp_path / "run", show_progress=False)
     assert stopped.value.step == 25
@@ -251,7 +254,7 @@ def test_a_changed_recipe_is_named_and_refused(
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, chosen: Recipe, out: Path, num_steps: int) -> None:
-    original = loop.TrainingStep.run
+    original = TrainingStep.run
     done = 0
 
     def run(*arguments: Any, **named: Any) -> Any:
@@ -262,7 +265,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, chosen: Recipe, out: Path, num_s
         return original(*arguments, **named)
 
     with monkeypatch.context() as patch, pytest.raises(_KilledError):
-        patch.setattr(loop.TrainingStep, "run", run)
+        patch.setattr(TrainingStep, "run", run)
         train(chosen, out, show_progress=False)
 
 
@@ -324,16 +327,15 @@ def test_a_full_disk_leaves_the_last_state(
 ) -> None:
     chosen, out = recipe(settings), tmp_path / "run"
     train(chosen, tmp_path / "whole", show_progress=False)
-    original = state.atomic_write
 
     def fills_up(path: Path, content: bytes | str) -> None:
         if "step-000000020" in path.name:  # the first half of it fits
             (path.parent / f".{path.name}.partial").write_bytes(bytes(content[: len(content) // 2]))  # type: ignore[arg-type]
             raise OperationError(f"cannot write {path}: No space left on device")
-        original(path, content)
+        atomic_write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(state, "atomic_write", fills_up)
+        patch.setattr("model.training.state.atomic_write", fills_up)
         with pytest.raises(OperationError, match="No space left on device"):
             train(chosen, out, show_progress=False)
     found = StateStore(out / "state").load()
@@ -347,7 +349,7 @@ def test_after_a_loss_that_is_not_finite_training_goes_on_from_the_last_good_sta
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen, out = recipe(settings, evaluation_interval_steps=10), tmp_path / "run"
-    original, done = loop.TrainingStep.run, 0
+    original, done = TrainingStep.run, 0
 
     def breaks(step: Any, *arguments: Any) -> Any:
         nonlocal done
@@ -360,7 +362,7 @@ def test_after_a_loss_that_is_not_finite_training_goes_on_from_the_last_good_sta
         return loss, norm
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.TrainingStep, "run", breaks)
+        patch.setattr(TrainingStep, "run", breaks)
         with pytest.raises(TrainingError, match=r"the gradient's norm is nan at step 23: lower .* --resume"):
             train(chosen, out, show_progress=False)
     found = StateStore(out / "state").load()
