@@ -1,7 +1,7 @@
 """Cross-entropy over the tokens there are, padding left out before the vocabulary-wide product."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -47,18 +47,21 @@ def total_loss(
 
 def mean_loss(model: TranslationModel | LanguageModel, examples: Examples, batch_tokens: int) -> float:
     """Cross-entropy in nats a token over all `examples`, in evaluation mode, without smoothing."""
-    total, num_labels = sum_losses(model, in_order(examples, batch_tokens))
+    device = model.embedding.token.weight.device
+    batches = in_order(examples, batch_tokens)
+    total, num_labels = sum_losses(model, batches, lambda batch: total_loss(model, batch.to(device)))
     return total / num_labels
 
 
 @torch.no_grad()
-def sum_losses(model: TranslationModel | LanguageModel, batches: Iterable[Batch]) -> tuple[float, int]:
-    """Cross-entropy in nats over all labels of `batches`, as in `mean_loss`, and how many labels there are."""
-    device = model.embedding.token.weight.device
+def sum_losses(
+    model: TranslationModel | LanguageModel, batches: Iterable[Batch], loss: Callable[[Batch], Tensor]
+) -> tuple[float, int]:
+    """`loss` over all `batches`, with `model` in evaluation mode, and how many labels they have."""
     total, num_labels = 0.0, 0
     with evaluating(model):
         for batch in batches:
-            total += float(total_loss(model, batch.to(device)))
+            total += float(loss(batch))
             num_labels += batch.num_labels
     return total, num_labels
 

@@ -120,6 +120,7 @@ class TrainingSettings(Settings):
     weight_decay: float = Field(default=0.01, ge=0)
     label_smoothing: Share = 0.1
     r_drop: float = Field(default=0.0, ge=0)
+    r_drop_from: Share = 0.0
     optimizer: Literal["adamw", "muon"] = "adamw"
     max_gradient_norm: float = Field(default=1.0, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from model.batching import Rows
 from model.training.hardware import choose_device
 
-__all__ = ["World", "joined_world", "like", "whole"]
+__all__ = ["World", "gathered", "joined_world", "like", "whole"]
 
 _TIMEOUT = dt.timedelta(minutes=30)  # the main process prepares a corpus while the others wait
 
@@ -85,17 +85,21 @@ class World:
             return module
         if how == "ddp":
             ids = [self.device] if self.device.type == "cuda" else None
-            return DistributedDataParallel(module, device_ids=ids)
+            return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
         for layer in layers:
             fully_shard(layer)
         fully_shard(module)  # in place
         return module
 
 
+def gathered(tensor: Tensor) -> Tensor:
+    """A tensor that may be in parts, whole; with one that is, all processes must call this together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be sharded, on the CPU; with a sharded one all processes must call this together."""
-    tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return tensor.detach().cpu()
+    """As `gathered`, on the CPU and without a gradient."""
+    return gathered(tensor).detach().cpu()
 
 
 def like(tensor: Tensor, parameter: Tensor) -> Tensor:

@@ -169,7 +169,7 @@ class _Training:
         rows = [self.batches.next_rows() for _ in range(self.settings.accumulation_steps)]
         parts = [self._part(self.corpus.train, batch_rows) for batch_rows in rows]
         [num_labels] = self.world.sum(sum(part.num_labels for part in parts))
-        loss, norm = self.training_step.run(parts, rate, int(num_labels))
+        loss, norm = self.training_step.run(parts, rate, progress=progress, num_labels=int(num_labels))
         self.step += 1
         self.meter.add(loss, norm, parts)
         if self.step % _REPORT_INTERVAL_STEPS == 0 or self.limits.reached(self.step):
@@ -211,7 +211,7 @@ class _Training:
         batch_tokens = max(self.settings.batch_tokens, _MIN_VALIDATION_BATCH_TOKENS)
         validation = self.corpus.validation
         parts = (self._part(validation, rows) for rows in validation.plan(batch_tokens))
-        total, num_labels = self.world.sum(*sum_losses(self.model, parts))
+        total, num_labels = self.world.sum(*sum_losses(self.model, parts, self.training_step.plain_loss))
         loss = total / num_labels
         check_finite(
             loss, self.step

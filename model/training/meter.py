@@ -53,7 +53,7 @@ class Meter:
         if not self._unread:
             return []
         losses = self._world.sum_tensor(torch.stack([loss for loss, _ in self._unread])).tolist()
-        norms = torch.stack([torch.as_tensor(norm).cpu() for _, norm in self._unread]).tolist()
+        norms = torch.stack([norm for _, norm in self._unread]).tolist()
         for number, (loss, norm) in enumerate(zip(losses, norms, strict=True), start=step - len(losses) + 1):
             check_finite(loss, number)
             check_finite(norm, number, "the gradient's norm")

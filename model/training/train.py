@@ -85,13 +85,14 @@ def train(
         show_progress: talk on standard error.
 
     Raises:
-        UsageError: `out` holds something else than a run, or an unfinished one; the corpus or the recipe is at
-            fault.
+        UsageError: `out` holds something else than a run, or an unfinished one; the corpus, the recipe or the
+            run to start from is at fault.
         OperationError: `out` cannot be written, or the loss is not finite.
         TrainingStopped: SIGTERM or Ctrl-C; what was reached is saved.
     """
     beginning = beginning or Beginning()
     recipe = recipe.with_data(data)
+    start = load_run(beginning.init) if beginning.init else None
     stop = StopRequest()
     with joined_world(recipe.training.device) as world, stop.listening():
         notes, resumed = _open_folder(recipe, out, beginning, world)
@@ -101,7 +102,9 @@ def train(
         console = Console(
             stderr=True, quiet=not (show_progress and world.is_main), width=width, highlight=False
         )
-        session = _Session(recipe, out, world, stop, console, resumed, beginning, num_threads)
+        session = _Session(
+            recipe, out, world, stop, console, num_threads, resumed, start, beginning.new_tokenizer
+        )
         reporter = Reporter(
             out,
             console,
@@ -148,9 +151,10 @@ class _Session:
     world: World
     stop: StopRequest
     console: Console
-    resumed: State | None
-    beginning: Beginning
     num_threads: int
+    resumed: State | None
+    start: Run | None  # whose weights to start from
+    has_new_tokenizer: bool
 
     def train(self, reporter: Reporter) -> TrainingSummary:
         """Everything from reading the corpus to a finished run folder."""
@@ -199,8 +203,8 @@ class _Session:
         path = self.out / TOKENIZER_FILE
         if self.resumed and path.is_file():
             return load_tokenizer(path)
-        if self.beginning.init and not self.beginning.new_tokenizer:
-            tokenizer = load_tokenizer(self.beginning.init / TOKENIZER_FILE)
+        if self.start and not self.has_new_tokenizer:
+            tokenizer = self.start.tokenizer
         else:
             tokenizer = train_tokenizer(self.recipe.tokenizer, corpus.texts(), self.recipe.task)
         if self.world.is_main:
@@ -212,10 +216,10 @@ class _Session:
         model = build_model(self.recipe.dimensions(tokenizer.get_vocab_size()))
         if self.resumed:
             model.load_state_dict(self.resumed.group("model"))
-        elif self.beginning.init:
-            num_new = start_from(model, tokenizer, load_run(self.beginning.init))
+        elif self.start:
+            num_new = start_from(model, tokenizer, self.start)
             reporter.say(
-                f"starting from {self.beginning.init}" + (f", {num_new:,} new tokens" if num_new else "")
+                f"starting from {self.start.path}" + (f", {num_new:,} new tokens" if num_new else "")
             )
         if self.world.rank:  # weights are the same everywhere, dropout is not
             torch.manual_seed(self.recipe.seed + (self.world.rank << 32))

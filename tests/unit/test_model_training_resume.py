@@ -351,10 +351,10 @@ def test_after_a_loss_that_is_not_finite_training_goes_on_from_the_last_good_sta
     chosen, out = recipe(settings, evaluation_interval_steps=10), tmp_path / "run"
     original, done = TrainingStep.run, 0
 
-    def breaks(step: Any, *arguments: Any) -> Any:
+    def breaks(step: Any, *arguments: Any, **named: Any) -> Any:
         nonlocal done
         done += 1
-        loss, norm = original(step, *arguments)
+        loss, norm = original(step, *arguments, **named)
         if done == 23:
             with torch.no_grad():
                 next(step._model.parameters()).fill_(float("nan"))
