@@ -2,12 +2,13 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from model.corpora.report import CorpusReport
 from model.errors import CorpusError
 
-__all__ = ["Corpus", "Example", "Pair", "stable_share"]
+__all__ = ["Corpus", "Example", "Pair", "Rereadable", "TrainingFiles", "stable_digest", "stable_share"]
 
 
 class Pair(NamedTuple):
@@ -18,6 +19,30 @@ class Pair(NamedTuple):
 
 
 Example = TypeVar("Example", Pair, str)
+Example_co = TypeVar("Example_co", covariant=True)
+
+
+class Rereadable(Protocol[Example_co]):
+    """Examples to go through again and again: a list of them, or files that are read anew each time."""
+
+    def __iter__(self) -> Iterator[Example_co]: ...
+
+    def __len__(self) -> int: ...
+
+
+class TrainingFiles(Generic[Example]):
+    """Training examples that stay in their files: each pass reads these anew, in constant memory."""
+
+    def __init__(self, read: Callable[[], Iterator[Example]], num_examples: int) -> None:
+        """`read` starts a pass; a pass gives `num_examples`, which an earlier one has counted."""
+        self._read: Callable[[], Iterator[Example]] = read
+        self._num_examples = num_examples
+
+    def __iter__(self) -> Iterator[Example]:
+        return self._read()
+
+    def __len__(self) -> int:
+        return self._num_examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,17 +50,18 @@ class Corpus(Generic[Example]):
     """Examples to learn from, to choose by and to measure on.
 
     Attributes:
-        num_empty: examples that were left out because a side of theirs is empty.
+        train: may be larger than memory: go through it, do not copy it.
+        report: what reading left out or mended.
 
     Raises:
         CorpusError: a split holds nothing; `test` alone may be empty.
     """
 
     name: str
-    train: Sequence[Example]
+    train: Rereadable[Example]
     validation: Sequence[Example]
     test: Sequence[Example]
-    num_empty: int = 0
+    report: CorpusReport = dataclasses.field(default_factory=CorpusReport)
 
     def __post_init__(self) -> None:
         for split in ("train", "validation"):
@@ -57,6 +83,11 @@ class Corpus(Generic[Example]):
                 yield example
 
 
+def stable_digest(key: str) -> int:
+    """A number of 64 bits that depends on `key` alone: the same on every machine and in every run."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
+
+
 def stable_share(key: str) -> float:
-    """A number in [0, 1) that depends on `key` alone: the same on every machine and in every run."""
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) / 2**64
+    """`stable_digest` as a number in [0, 1)."""
+    return stable_digest(key) / 2**64
