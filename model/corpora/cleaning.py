@@ -131,6 +131,7 @@ def clean(
             elif was_full:
                 tally.num_searched = len(remembered)
         tally.num_mended += example != reading
+        tally.num_characters += sum(map(len, sides))
         yield example
 
 

@@ -33,10 +33,15 @@ class Rereadable(Protocol[Example_co]):
 class TrainingFiles(Generic[Example]):
     """Training examples that stay in their files: each pass reads these anew, in constant memory."""
 
-    def __init__(self, read: Callable[[], Iterator[Example]], num_examples: int) -> None:
-        """`read` starts a pass; a pass gives `num_examples`, which an earlier one has counted."""
+    def __init__(self, read: Callable[[], Iterator[Example]], num_examples: int, num_characters: int) -> None:
+        """`read` starts a pass; an earlier one has counted what it gives.
+
+        Attributes:
+            num_characters: of all texts, or somewhat more.
+        """
         self._read: Callable[[], Iterator[Example]] = read
         self._num_examples = num_examples
+        self.num_characters = num_characters
 
     def __iter__(self) -> Iterator[Example]:
         return self._read()
@@ -73,14 +78,31 @@ class Corpus(Generic[Example]):
         """What quality is measured on: the test split where there is one, the validation split otherwise."""
         return self.test or self.validation
 
-    def texts(self) -> Iterator[str]:
-        """All training text, for the tokenizer to learn from."""
+    def texts(self, max_characters: int | None = None) -> Iterator[str]:
+        """Training text for the tokenizer to learn from: all, or at most `max_characters`, evenly spread.
+
+        Of pairs, whole ones are taken; of documents, as much of the start as there is room for.
+        """
+        share = 1.0 if max_characters is None else min(1.0, max_characters / max(1, self._num_characters()))
+        num_met = num_taken = 0
         for example in self.train:
-            if isinstance(example, Pair):
-                yield example.source
-                yield example.target
-            else:
-                yield example
+            sides = example if isinstance(example, Pair) else (example,)
+            size = sum(map(len, sides))
+            num_met += size
+            room = size if share == 1.0 else int(num_met * share) - num_taken
+            if isinstance(example, str) and room > 0:
+                yield example[:room]
+                num_taken += min(room, size)
+            elif room >= size:
+                yield from sides
+                num_taken += size
+
+    def _num_characters(self) -> int:
+        if isinstance(self.train, TrainingFiles):
+            return self.train.num_characters
+        return sum(
+            sum(map(len, example)) if isinstance(example, Pair) else len(example) for example in self.train
+        )
 
 
 def stable_digest(key: str) -> int:

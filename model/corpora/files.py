@@ -150,7 +150,7 @@ def _read_splits(
 
     return Corpus(
         name,
-        TrainingFiles(training, held_out.num_train),
+        TrainingFiles(training, held_out.num_train, tallies["train"].num_characters),
         own.get("validation", held_out.validation),
         own.get("test", held_out.test),
         report,

@@ -28,7 +28,7 @@ __all__ = [
 
 # A longer file is several documents, cut where a line ends: a document is held in memory, and encoding it
 # takes a hundred bytes a token.
-MAX_DOCUMENT_CHARACTERS: Final = 1 << 23
+MAX_DOCUMENT_CHARACTERS: Final = 1 << 21
 
 _DRAIN_BYTES: Final = 1 << 16
 

@@ -108,6 +108,7 @@ class Tally:
     num_mended: int = 0
     num_duplicates: int = 0
     num_searched: int | None = None
+    num_characters: int = 0  # of what is kept
 
     def leave_out(self, reason: Reason, place: Place, detail: str = "") -> None:
         """Count an example that was read and is not kept."""
