@@ -1,4 +1,4 @@
-"""Batches by token budget with length bucketing: rows of like length share a batch, so little is padding."""
+"""Batches of examples: what is in each, in which order, and as tensors."""
 
 import dataclasses
 import itertools
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.bucketing import bucket_by_length, by_length, fill
 from model.shards import MIXED_SHARDS, Shard, Shards
 from model.tokenizer import BEGIN_ID, END_ID, PADDING_ID
 
@@ -26,8 +27,6 @@ __all__ = [
     "in_order",
     "pad_right",
 ]
-
-_BUCKETED_BATCHES = 100  # sorting a chunk of so many batches at a time leaves them well mixed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +113,7 @@ class ShardedPairs:
             if rng is None:
                 yield from (
                     rows[batch]
-                    for batch in _fill(_by_length(np.arange(len(rows)), lengths), lengths, batch_tokens)
+                    for batch in fill(by_length(np.arange(len(rows)), lengths), lengths, batch_tokens)
                 )
             else:
                 yield from (rows[batch] for batch in bucket_by_length(lengths, batch_tokens, rng))
@@ -249,25 +248,6 @@ def in_order(examples: Examples, batch_tokens: int) -> Iterator[Batch]:
     yield from map(examples.batch, examples.plan(batch_tokens))
 
 
-def bucket_by_length(
-    lengths: NDArray[np.int64], batch_tokens: int, rng: np.random.Generator
-) -> list[NDArray[np.int64]]:
-    """Rows for each batch: shuffle, sort within big chunks, fill batches to the budget, shuffle the batches.
-
-    `lengths` is (N, sides). The longest side of a batch's longest row, times its rows, stays within
-    `batch_tokens`; a row that is longer than that has a batch of its own.
-    """
-    order = rng.permutation(len(lengths))
-    mean = max(1.0, float(lengths.max(axis=1).mean()))
-    chunk = max(1, int(_BUCKETED_BATCHES * batch_tokens / mean))
-    batches = [
-        batch
-        for start in range(0, len(order), chunk)
-        for batch in _fill(_by_length(order[start : start + chunk], lengths), lengths, batch_tokens)
-    ]
-    return [batches[index] for index in rng.permutation(len(batches))]
-
-
 def pad_right(sequences: Sequence[Sequence[int] | NDArray[Any]], room: int = 0) -> Tensor:
     """Token ids (B, longest + room), the shorter rows filled with the padding token."""
     longest = max(map(len, sequences)) + room
@@ -294,21 +274,3 @@ def _locate(shards: Shards, starts: NDArray[np.int64], rows: Rows) -> Iterator[t
 
 def _slices(rows: Rows, num_rows: int) -> Iterator[Rows]:
     yield from (rows[first : first + num_rows] for first in range(0, len(rows), num_rows))
-
-
-def _by_length(rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """`rows` by their first side, then the second; a stable sort, so ties stay in the order drawn."""
-    return rows[np.lexsort(lengths[rows].T[::-1])]
-
-
-def _fill(
-    rows: NDArray[np.int64], lengths: NDArray[np.int64], batch_tokens: int
-) -> Iterator[NDArray[np.int64]]:
-    start, longest = 0, 0
-    for end, length in enumerate(lengths[rows].max(axis=1).tolist()):
-        longest = max(longest, length)
-        if end > start and (end + 1 - start) * longest > batch_tokens:
-            yield rows[start:end]
-            start, longest = end, length
-    if start < len(rows):
-        yield rows[start:]

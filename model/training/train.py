@@ -97,7 +97,6 @@ def train(
     stop = StopRequest()
     with joined_world(recipe.training.device) as world, stop.listening():
         notes, resumed = _open_folder(recipe, out, beginning, world)
-        keep_freed_memory()
         num_threads = set_threads(recipe.training.num_threads, world.num_local)
         width = None if sys.stderr.isatty() else _WIDE
         console = Console(
@@ -166,6 +165,7 @@ class _Session:
             tokenizer = self._tokenizer(corpus)
             reporter.phase("encoding the corpus")
             encoded = self._encode(corpus, tokenizer)
+            keep_freed_memory()  # not before: reading and the tokenizer's training free a great deal for good
             model = self._model(tokenizer, reporter)
         self._greet(model, encoded, reporter)
         reporter.phase("training")
