@@ -52,12 +52,9 @@ class _ShardEntry(Settings):
     num_bytes: tuple[int, int]  # of the two files
     sha256: str  # of tokens and offsets
 
-    def files(self, folder: Path) -> tuple[Path, Path]:
-        return folder / f"{self.name}.tokens.npy", folder / f"{self.name}.offsets.npy"
-
     def is_whole(self, folder: Path) -> bool:
         try:
-            return self.num_bytes == tuple(file.stat().st_size for file in self.files(folder))
+            return self.num_bytes == tuple(file.stat().st_size for file in _files(folder, self.name))
         except OSError:
             return False
 
@@ -120,7 +117,7 @@ class Shards:
             return None
 
         def open_shard(number: int) -> Shard:
-            tokens, offsets = index.shards[number].files(folder)
+            tokens, offsets = _files(folder, index.shards[number].name)
             try:
                 # As plain arrays: slicing numpy's memmap class takes four times as long.
                 return Shard(*(np.asarray(np.load(file, mmap_mode="r")) for file in (tokens, offsets)))
@@ -176,17 +173,26 @@ class ShardWriter:
             np.concatenate([part.tokens for part in parts]),
             np.concatenate([*begins, [starts[-1]]]).astype(np.uint32),
         )
-        contents = [_npy(array) for array in shard]
-        entry = _ShardEntry(
-            name=f"{len(self._entries):05d}",
-            num_sequences=len(shard.offsets) - 1,
-            num_tokens=len(shard.tokens),
-            num_bytes=(len(contents[0]), len(contents[1])),
-            sha256=_digest(shard),
-        )
-        for file, content in zip(entry.files(self._folder), contents, strict=True):
+        del parts  # not three times in memory
+        name = f"{len(self._entries):05d}"
+        sizes = []
+        for file, array in zip(_files(self._folder, name), shard, strict=True):
+            content = _npy(array)
             atomic_write(file, content)
-        self._entries.append(entry)
+            sizes.append(len(content))
+        self._entries.append(
+            _ShardEntry(
+                name=name,
+                num_sequences=len(shard.offsets) - 1,
+                num_tokens=len(shard.tokens),
+                num_bytes=(sizes[0], sizes[1]),
+                sha256=_digest(shard),
+            )
+        )
+
+
+def _files(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / f"{name}.tokens.npy", folder / f"{name}.offsets.npy"
 
 
 def _flatten(sequences: Sequence[Sequence[int]], dtype: np.dtype[Any]) -> Shard:
@@ -197,8 +203,11 @@ def _flatten(sequences: Sequence[Sequence[int]], dtype: np.dtype[Any]) -> Shard:
 
 
 def _digest(shard: Shard) -> str:
-    digest = hashlib.sha256(shard.tokens.astype(np.uint32).data)
-    digest.update(shard.offsets.astype(np.uint32).data)
+    """The same in memory and on disk, whatever the numbers' width."""
+    digest = hashlib.sha256()
+    for array in shard:
+        for start in range(0, len(array), 1 << 20):
+            digest.update(array[start : start + (1 << 20)].astype(np.uint32).data)
     return digest.hexdigest()
 
 

@@ -81,11 +81,11 @@ class CorpusReport:
         if num_left_out := sum(self.left_out.values()):
             yield f"left out {num_left_out:,} of {self.num_read:,} {self.unit}: {self.reasons(self.left_out)}"
         if num_cut := sum(self.cut.values()):
-            yield f"cut {num_cut:,} lines out of {self.unit}: {self.reasons(self.cut)}"
+            yield f"cut {_counted(num_cut, 'lines')} out of {self.unit}: {self.reasons(self.cut)}"
         if self.num_mended:
-            yield f"control characters removed from {self.num_mended:,} {self.unit}"
+            yield f"control characters removed from {_counted(self.num_mended, self.unit)}"
         if self.num_duplicates and Reason.DUPLICATE not in self.left_out:
-            yield f"{self.num_duplicates:,} duplicates (kept)"
+            yield f"{_counted(self.num_duplicates, 'duplicates')} (kept)"
         if self.num_searched is not None:
             yield f"duplicates were looked for among the first {self.num_searched:,} different {self.unit} only"
 
@@ -95,6 +95,10 @@ class CorpusReport:
             f"{count:,} {reason.value}" + (f" (first: {self.first[reason]})" if reason in self.first else "")
             for reason, count in counts.items()
         )
+
+
+def _counted(count: int, things: str) -> str:
+    return f"{count:,} {things if count != 1 else things[:-1]}"
 
 
 @dataclasses.dataclass
