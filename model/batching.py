@@ -1,16 +1,17 @@
-"""Batches by token budget with length bucketing: rows of like length share a batch, so little is padding."""
+"""Batches of examples: what is in each, in which order, and as tensors."""
 
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.bucketing import bucket_by_length, by_length, fill
+from model.shards import MIXED_SHARDS, Shard, Shards
 from model.tokenizer import BEGIN_ID, END_ID, PADDING_ID
 
 __all__ = [
@@ -19,13 +20,13 @@ __all__ = [
     "Examples",
     "Pairs",
     "Rows",
+    "ShardedPairs",
+    "ShardedStream",
     "Stream",
     "bucket_by_length",
     "in_order",
     "pad_right",
 ]
-
-_BUCKETED_BATCHES = 100  # sorting a chunk of so many batches at a time leaves them well mixed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,100 +88,136 @@ class Examples(Protocol):
         """A hash of all examples."""
 
 
-class Pairs:
-    """Sources and targets for translation. The longer side of a pair counts against a batch's budget."""
+class ShardedPairs:
+    """Sources and targets for translation. The longer side of a pair counts against a batch's budget.
+
+    In a shard, source and target take turns. With `num_editions`, its pairs stand in it so many times, all
+    of them and then all of them again, each time cut into other tokens (BPE-dropout): a pass reads one
+    edition of each pair, drawn anew. A row is the number of a source.
+    """
+
+    def __init__(self, shards: Shards, num_editions: int = 1) -> None:
+        """Sources as the tokenizer encodes them; targets without special tokens."""
+        self._shards, self._num_editions = shards, num_editions
+        self._starts = shards.sequence_starts // 2
+        assert not (np.diff(self._starts) % num_editions).any()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1]) // self._num_editions
+
+    def plan(self, batch_tokens: int, rng: np.random.Generator | None = None) -> Iterator[Rows]:
+        """One pass over all: shuffled by `rng`, or shortest first; a few shards at a time."""
+        for group in _groups(len(self._shards), rng):
+            parts = [self._edition(number, rng) for number in group]
+            rows, lengths = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+            if rng is None:
+                yield from (
+                    rows[batch]
+                    for batch in fill(by_length(np.arange(len(rows)), lengths), lengths, batch_tokens)
+                )
+            else:
+                yield from (rows[batch] for batch in bucket_by_length(lengths, batch_tokens, rng))
+
+    def batch(self, rows: Rows) -> Batch:
+        """Rows padded to the longest of them."""
+        sources, targets = [], []
+        for shard, row in _locate(self._shards, self._starts, rows):
+            sources.append(shard.sequence(2 * row))
+            targets.append(shard.sequence(2 * row + 1))
+        labels = pad_right(targets, room=1)
+        inputs = torch.empty_like(labels)
+        inputs[:, 0], inputs[:, 1:] = BEGIN_ID, labels[:, :-1]
+        labels[torch.arange(len(targets)), torch.tensor(list(map(len, targets)))] = END_ID
+        return Batch(source_ids=pad_right(sources), input_ids=inputs, label_ids=labels)
+
+    def digest(self) -> str:
+        """A hash of all examples."""
+        return self._shards.digest()
+
+    def _edition(self, number: int, rng: np.random.Generator | None) -> tuple[Rows, NDArray[np.int64]]:
+        """One row of each pair of a shard, and the lengths (pairs, 2) of its source and labels."""
+        lengths = self._shards.open(number).lengths().reshape(-1, 2)
+        lengths[:, 1] += 1  # the end token
+        num_pairs = len(lengths) // self._num_editions
+        rows = np.arange(num_pairs)
+        if rng is not None and self._num_editions > 1:
+            rows += num_pairs * rng.integers(self._num_editions, size=num_pairs)
+        return rows + self._starts[number], lengths[rows]
+
+
+class Pairs(ShardedPairs):
+    """Pairs in memory, in one shard."""
 
     def __init__(
         self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], num_editions: int = 1
     ) -> None:
-        """Sources as the tokenizer encodes them; targets without special tokens.
-
-        With `num_editions`, pair n of N stands there so many times, at n, N + n, 2 N + n, ..., each time cut
-        into other tokens (BPE-dropout): a pass reads one edition of each pair, drawn anew.
-        """
-        assert len(sources) == len(targets)
-        assert len(sources) % num_editions == 0
-        self._sources, self._targets, self._num_editions = sources, targets, num_editions
-        self._lengths = np.array(
-            [(len(source), len(target) + 1) for source, target in zip(sources, targets, strict=True)],
-            dtype=np.int64,
-        ).reshape(-1, 2)
-
-    def __len__(self) -> int:
-        return len(self._sources) // self._num_editions
-
-    def plan(self, batch_tokens: int, rng: np.random.Generator | None = None) -> Iterator[Rows]:
-        """One pass over all: shuffled by `rng`, or shortest first."""
-        rows = np.arange(len(self))
-        if rng is None:
-            yield from _fill(_by_length(rows, self._lengths), self._lengths, batch_tokens)
-            return
-        if self._num_editions > 1:
-            rows += len(self) * rng.integers(self._num_editions, size=len(self))
-        yield from (rows[batch] for batch in bucket_by_length(self._lengths[rows], batch_tokens, rng))
-
-    def digest(self) -> str:
-        """A hash of all examples."""
-        digest = hashlib.blake2b(self._lengths.tobytes(), digest_size=16)
-        for tokens in itertools.chain(self._sources, self._targets):
-            digest.update(np.array(tokens, dtype=np.int32).tobytes())
-        return digest.hexdigest()
-
-    def batch(self, rows: Rows) -> Batch:
-        """Rows padded to the longest of them."""
-        return Batch(
-            source_ids=pad_right([self._sources[row] for row in rows]),
-            input_ids=pad_right([[BEGIN_ID, *self._targets[row]] for row in rows]),
-            label_ids=pad_right([[*self._targets[row], END_ID] for row in rows]),
-        )
+        """Sources as the tokenizer encodes them; targets without special tokens."""
+        pairs = zip(sources, targets, strict=True)
+        super().__init__(Shards.in_memory(itertools.chain.from_iterable(pairs)), num_editions)
 
 
-class Stream:
+class ShardedStream:
     """Documents for generation, one after the other with the end token between, cut into windows.
 
     Every window is read from the begin token on, so that a prompt, which starts with it too, may be any
-    excerpt and not only the start of a document. A row is where a window starts.
+    excerpt and not only the start of a document. A row is where a window starts; none goes over the end of a
+    shard.
     """
+
+    def __init__(self, shards: Shards, context_tokens: int, max_windows: int | None = None) -> None:
+        """Documents, each with its end token. `max_windows` keeps so many windows, evenly spread."""
+        self._shards, self._context, self._max_windows = shards, context_tokens, max_windows
+        self._starts = shards.token_starts
+
+    def __len__(self) -> int:
+        num_windows = int((-(-np.diff(self._starts) // self._context)).sum())
+        return num_windows if self._max_windows is None else min(num_windows, self._max_windows)
+
+    def plan(self, batch_tokens: int, rng: np.random.Generator | None = None) -> Iterator[Rows]:
+        """One pass: shuffled by `rng`, the cuts between windows elsewhere each time, or from the start."""
+        num_rows = max(1, batch_tokens // self._context)
+        if rng is None:
+            shards = itertools.pairwise(self._starts)
+            rows = np.concatenate([np.arange(start, end, self._context) for start, end in shards])
+            rows = rows[np.linspace(0, len(rows) - 1, len(self)).astype(int)]
+            yield from _slices(rows, num_rows)
+            return
+        for group in _groups(len(self._shards), rng):
+            rows = rng.permutation(np.concatenate([self._windows(number, rng) for number in group]))
+            yield from _slices(rows, num_rows)
+
+    def batch(self, rows: Rows) -> Batch:
+        """The windows that start at `rows`; one at the very end is padded."""
+        labels = pad_right(
+            [
+                shard.tokens[start : start + self._context]
+                for shard, start in _locate(self._shards, self._starts, rows)
+            ]
+        )
+        inputs = torch.empty_like(labels)
+        inputs[:, 0], inputs[:, 1:] = BEGIN_ID, labels[:, :-1]
+        return Batch(None, inputs, labels)
+
+    def digest(self) -> str:
+        """A hash of all documents."""
+        return self._shards.digest()
+
+    def _windows(self, number: int, rng: np.random.Generator) -> Rows:
+        """Where the windows of a shard start, the first one anywhere."""
+        start, end = self._starts[number : number + 2]
+        room = max(0, int(end - start) - self._context)
+        return start + np.arange(rng.integers(min(self._context, room + 1)), room + 1, self._context)
+
+
+class Stream(ShardedStream):
+    """Documents in memory, in one shard."""
 
     def __init__(
         self, documents: Sequence[Sequence[int]], context_tokens: int, max_windows: int | None = None
     ) -> None:
         """Documents without special tokens. `max_windows` keeps so many windows, evenly spread."""
-        joined = itertools.chain.from_iterable((*document, END_ID) for document in documents)
-        self._tokens = np.fromiter(joined, dtype=np.int64)
-        self._context = context_tokens
-        self._max_windows = max_windows
-
-    def __len__(self) -> int:
-        num_windows = -(-len(self._tokens) // self._context)
-        return num_windows if self._max_windows is None else min(num_windows, self._max_windows)
-
-    def plan(self, batch_tokens: int, rng: np.random.Generator | None = None) -> Iterator[Rows]:
-        """One pass: shuffled by `rng`, the cuts between windows elsewhere each time, or from the start."""
-        if rng is None:
-            starts = np.arange(0, len(self._tokens), self._context)
-            starts = starts[np.linspace(0, len(starts) - 1, len(self)).astype(int)]
-        else:
-            room = max(0, len(self._tokens) - self._context)
-            starts = rng.permutation(
-                np.arange(rng.integers(min(self._context, room + 1)), room + 1, self._context)
-            )
-        num_rows = max(1, batch_tokens // self._context)
-        yield from (starts[first : first + num_rows] for first in range(0, len(starts), num_rows))
-
-    def digest(self) -> str:
-        """A hash of all documents."""
-        return hashlib.blake2b(self._tokens.tobytes(), digest_size=16).hexdigest()
-
-    def batch(self, rows: Rows) -> Batch:
-        """The windows that start at `rows`; one at the very end is padded."""
-        windows = [self._tokens[start : start + self._context] for start in rows]
-        longest = max(map(len, windows))
-        labels = np.full((len(windows), longest), PADDING_ID, dtype=np.int64)
-        for row, window in zip(labels, windows, strict=True):
-            row[: len(window)] = window
-        inputs = np.concatenate([np.full((len(windows), 1), BEGIN_ID), labels[:, :-1]], axis=1)
-        return Batch(None, torch.from_numpy(inputs), torch.from_numpy(labels))
+        shards = Shards.in_memory([*document, END_ID] for document in documents)
+        super().__init__(shards, context_tokens, max_windows)
 
 
 class BatchSource:
@@ -211,44 +248,29 @@ def in_order(examples: Examples, batch_tokens: int) -> Iterator[Batch]:
     yield from map(examples.batch, examples.plan(batch_tokens))
 
 
-def bucket_by_length(
-    lengths: NDArray[np.int64], batch_tokens: int, rng: np.random.Generator
-) -> list[NDArray[np.int64]]:
-    """Rows for each batch: shuffle, sort within big chunks, fill batches to the budget, shuffle the batches.
-
-    `lengths` is (N, sides). The longest side of a batch's longest row, times its rows, stays within
-    `batch_tokens`; a row that is longer than that has a batch of its own.
-    """
-    order = rng.permutation(len(lengths))
-    mean = max(1.0, float(lengths.max(axis=1).mean()))
-    chunk = max(1, int(_BUCKETED_BATCHES * batch_tokens / mean))
-    batches = [
-        batch
-        for start in range(0, len(order), chunk)
-        for batch in _fill(_by_length(order[start : start + chunk], lengths), lengths, batch_tokens)
-    ]
-    return [batches[index] for index in rng.permutation(len(batches))]
+def pad_right(sequences: Sequence[Sequence[int] | NDArray[Any]], room: int = 0) -> Tensor:
+    """Token ids (B, longest + room), the shorter rows filled with the padding token."""
+    longest = max(map(len, sequences)) + room
+    padded = np.full((len(sequences), longest), PADDING_ID, dtype=np.int64)
+    for row, tokens in zip(padded, sequences, strict=True):
+        row[: len(tokens)] = tokens
+    return torch.from_numpy(padded)
 
 
-def pad_right(sequences: Sequence[Sequence[int]]) -> Tensor:
-    """Token ids (B, longest), the shorter rows filled with the padding token."""
-    longest = max(map(len, sequences))
-    return torch.tensor([[*tokens, *[PADDING_ID] * (longest - len(tokens))] for tokens in sequences])
+def _groups(num_shards: int, rng: np.random.Generator | None) -> Iterator[list[int]]:
+    """The shards that are read together, `MIXED_SHARDS` at a time, in an order drawn from `rng`."""
+    # A corpus of one shard draws nothing here, so that how it is shuffled does not depend on shards.
+    order = range(num_shards) if rng is None or num_shards == 1 else rng.permutation(num_shards).tolist()
+    for first in range(0, num_shards, MIXED_SHARDS):
+        yield list(order[first : first + MIXED_SHARDS])
 
 
-def _by_length(rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """`rows` by their first side, then the second; a stable sort, so ties stay in the order drawn."""
-    return rows[np.lexsort(lengths[rows].T[::-1])]
+def _locate(shards: Shards, starts: NDArray[np.int64], rows: Rows) -> Iterator[tuple[Shard, int]]:
+    """The shard that holds each row, and the row's place in it."""
+    numbers = np.searchsorted(starts, rows, side="right") - 1
+    for number, row in zip(numbers.tolist(), (rows - starts[numbers]).tolist(), strict=True):
+        yield shards.open(number), row
 
 
-def _fill(
-    rows: NDArray[np.int64], lengths: NDArray[np.int64], batch_tokens: int
-) -> Iterator[NDArray[np.int64]]:
-    start, longest = 0, 0
-    for end, length in enumerate(lengths[rows].max(axis=1).tolist()):
-        longest = max(longest, length)
-        if end > start and (end + 1 - start) * longest > batch_tokens:
-            yield rows[start:end]
-            start, longest = end, length
-    if start < len(rows):
-        yield rows[start:]
+def _slices(rows: Rows, num_rows: int) -> Iterator[Rows]:
+    yield from (rows[first : first + num_rows] for first in range(0, len(rows), num_rows))

@@ -45,6 +45,7 @@ class TokenizerSettings(Settings):
             already, with a space before each mark.
         dropout: for `bpe` and translation, the share of merges left out at random while training
             (BPE-dropout, Provilkov et al. 2020), in `num_editions` random cuts of each pair.
+        max_training_characters: of a larger corpus the vocabulary is learned from so much, evenly spread.
     """
 
     kind: Literal["bpe", "byte_bpe", "character"]
@@ -56,6 +57,7 @@ class TokenizerSettings(Settings):
     splits_punctuation: bool = True
     dropout: Share = 0.0
     num_editions: int = Field(default=8, ge=1)
+    max_training_characters: int = Field(default=100_000_000, gt=0)
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:

@@ -9,6 +9,7 @@
     tensorboard/        the same, to look at
     report.html         all of it for a person, in one file
     checkpoints/        step-*.safetensors, each with a step-*.json
+    corpus/             the training data as token ids, until training ends
     state/              step-*.safetensors: all that a training under way needs to go on
 
 `run.json` is written last, so a folder that has one is whole.
@@ -46,6 +47,7 @@ SAMPLES_FILE = "samples.jsonl"
 REPORT_FILE = "report.html"
 TENSORBOARD_FOLDER = "tensorboard"
 CHECKPOINT_FOLDER = "checkpoints"
+CORPUS_FOLDER = "corpus"
 STATE_FOLDER = "state"
 RUN_FILES = (
     RECORD_FILE,
@@ -55,6 +57,7 @@ RUN_FILES = (
     SAMPLES_FILE,
     TENSORBOARD_FOLDER,
     CHECKPOINT_FOLDER,
+    CORPUS_FOLDER,
     STATE_FOLDER,
     REPORT_FILE,
 )

@@ -41,6 +41,7 @@ _TRAIN_EXTRA = frozenset(
         "onnx",
         "onnx_ir",
         "onnxscript",
+        "pyarrow",
         "sacrebleu",
         "safetensors",
         "tensorboard",

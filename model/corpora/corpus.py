@@ -2,12 +2,13 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from model.corpora.report import CorpusReport
 from model.errors import CorpusError
 
-__all__ = ["Corpus", "Example", "Pair", "stable_share"]
+__all__ = ["Corpus", "Example", "Pair", "Rereadable", "TrainingFiles", "stable_digest", "stable_share"]
 
 
 class Pair(NamedTuple):
@@ -18,6 +19,35 @@ class Pair(NamedTuple):
 
 
 Example = TypeVar("Example", Pair, str)
+Example_co = TypeVar("Example_co", covariant=True)
+
+
+class Rereadable(Protocol[Example_co]):
+    """Examples to go through again and again: a list of them, or files that are read anew each time."""
+
+    def __iter__(self) -> Iterator[Example_co]: ...
+
+    def __len__(self) -> int: ...
+
+
+class TrainingFiles(Generic[Example]):
+    """Training examples that stay in their files: each pass reads these anew, in constant memory."""
+
+    def __init__(self, read: Callable[[], Iterator[Example]], num_examples: int, num_characters: int) -> None:
+        """`read` starts a pass; an earlier one has counted what it gives.
+
+        Attributes:
+            num_characters: of all texts, or somewhat more.
+        """
+        self._read: Callable[[], Iterator[Example]] = read
+        self._num_examples = num_examples
+        self.num_characters = num_characters
+
+    def __iter__(self) -> Iterator[Example]:
+        return self._read()
+
+    def __len__(self) -> int:
+        return self._num_examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,17 +55,18 @@ class Corpus(Generic[Example]):
     """Examples to learn from, to choose by and to measure on.
 
     Attributes:
-        num_empty: examples that were left out because a side of theirs is empty.
+        train: may be larger than memory: go through it, do not copy it.
+        report: what reading left out or mended.
 
     Raises:
         CorpusError: a split holds nothing; `test` alone may be empty.
     """
 
     name: str
-    train: Sequence[Example]
+    train: Rereadable[Example]
     validation: Sequence[Example]
     test: Sequence[Example]
-    num_empty: int = 0
+    report: CorpusReport = dataclasses.field(default_factory=CorpusReport)
 
     def __post_init__(self) -> None:
         for split in ("train", "validation"):
@@ -47,16 +78,38 @@ class Corpus(Generic[Example]):
         """What quality is measured on: the test split where there is one, the validation split otherwise."""
         return self.test or self.validation
 
-    def texts(self) -> Iterator[str]:
-        """All training text, for the tokenizer to learn from."""
+    def texts(self, max_characters: int | None = None) -> Iterator[str]:
+        """Training text for the tokenizer to learn from: all, or at most `max_characters`, evenly spread.
+
+        Of pairs, whole ones are taken; of documents, as much of the start as there is room for.
+        """
+        share = 1.0 if max_characters is None else min(1.0, max_characters / max(1, self._num_characters()))
+        num_met = num_taken = 0
         for example in self.train:
-            if isinstance(example, Pair):
-                yield example.source
-                yield example.target
-            else:
-                yield example
+            sides = example if isinstance(example, Pair) else (example,)
+            size = sum(map(len, sides))
+            num_met += size
+            room = size if share == 1.0 else int(num_met * share) - num_taken
+            if isinstance(example, str) and room > 0:
+                yield example[:room]
+                num_taken += min(room, size)
+            elif room >= size:
+                yield from sides
+                num_taken += size
+
+    def _num_characters(self) -> int:
+        if isinstance(self.train, TrainingFiles):
+            return self.train.num_characters
+        return sum(
+            sum(map(len, example)) if isinstance(example, Pair) else len(example) for example in self.train
+        )
+
+
+def stable_digest(key: str) -> int:
+    """A number of 64 bits that depends on `key` alone: the same on every machine and in every run."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
 
 
 def stable_share(key: str) -> float:
-    """A number in [0, 1) that depends on `key` alone: the same on every machine and in every run."""
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) / 2**64
+    """`stable_digest` as a number in [0, 1)."""
+    return stable_digest(key) / 2**64

@@ -1,125 +1,163 @@
 """Corpora of one's own files, brought to three splits."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from model.corpora.corpus import Corpus, Example, Pair, stable_share
-from model.corpora.readers import read_documents, read_json_lines, read_parallel, read_tsv
+from model.corpora.cleaning import Reading, clean
+from model.corpora.corpus import Corpus, Example, Pair, TrainingFiles
+from model.corpora.holding_out import HeldOut, hold_out_by_source, hold_out_ends
+from model.corpora.readers import (
+    Fields,
+    make_pairs,
+    make_texts,
+    read_documents,
+    read_json_lines,
+    read_line_documents,
+    read_parallel,
+    read_tsv,
+)
+from model.corpora.report import CorpusReport, Tally
 from model.corpora.settings import (
     JsonLinesSettings,
     ParallelSettings,
-    SplitSettings,
+    ParquetSettings,
+    PatternSettings,
     TextSettings,
     TsvSettings,
 )
+from model.corpora.sources import STANDARD_INPUT, SourceFile, SourceFiles
 from model.errors import CorpusError
 
-__all__ = ["hold_out_ends", "read_document_files", "read_pair_files"]
+__all__ = ["read_document_files", "read_pair_files"]
 
-Splits = tuple[Sequence[Example], Sequence[Example], Sequence[Example]]
+Read = Callable[[], Iterator[Reading[Example]]]
+"""Starts reading a split from its first example."""
+
+HoldOut = Callable[[Iterable[Example], float, float], HeldOut[Example]]
+
+RecordSettings = TsvSettings | JsonLinesSettings | ParquetSettings
 
 
-def read_pair_files(
-    name: str, settings: ParallelSettings | TsvSettings | JsonLinesSettings, folder: Path
-) -> Corpus[Pair]:
-    """Pairs of the files that `settings` names within `folder`; a pair with an empty side is left out.
+def read_pair_files(name: str, settings: ParallelSettings | RecordSettings, folder: Path) -> Corpus[Pair]:
+    """Pairs of the files that `settings` names within `folder`, those that are fit to learn from.
 
     Raises:
-        CorpusError: files are missing, empty or do not fit together.
+        CorpusError: files are missing or do not fit together, or nothing in them is fit.
     """
+    sources = SourceFiles(_existing(name, folder))
 
-    def read(files: Any) -> list[Pair]:
+    def reader(files: Any) -> Read[Pair]:
+        if isinstance(settings, ParallelSettings):
+            source, target = sources.file(files.source), sources.file(files.target)
+            return lambda: read_parallel(source, target, settings.max_line_bytes)
+        records = _record_reader(settings, sources.matching(files), "translation")
+        return lambda: make_pairs(records())
+
+    return _read_splits(name, settings, "pairs", reader, lambda _: hold_out_by_source)
+
+
+def read_document_files(
+    name: str, settings: JsonLinesSettings | ParquetSettings | TextSettings, folder: Path
+) -> Corpus[str]:
+    """Documents of the files that `settings` names within `folder`, those that are fit to learn from.
+
+    Raises:
+        CorpusError: files are missing, or nothing in them is fit.
+    """
+    sources = SourceFiles(_existing(name, folder))
+
+    def reader(files: str) -> Read[str]:
+        found = sources.matching(files)
+        if not isinstance(settings, TextSettings):
+            records = _record_reader(settings, found, "generation")
+            return lambda: make_texts(records())
+        if files == STANDARD_INPUT:
+            return lambda: read_line_documents(found[0], settings.max_line_bytes)
+        return lambda: read_documents(found, settings.max_line_bytes)
+
+    def hold_out(files: str) -> HoldOut[str]:
+        has_files_as_documents = isinstance(settings, TextSettings) and files != STANDARD_INPUT
+        return hold_out_ends if has_files_as_documents else hold_out_by_source
+
+    return _read_splits(name, settings, "documents", reader, hold_out)
+
+
+def _record_reader(
+    settings: RecordSettings, files: list[SourceFile], task: Literal["translation", "generation"]
+) -> Callable[[], Fields]:
+    """Reads the wanted fields of all `files`, one file after the other."""
+
+    def read_file(file: SourceFile) -> Fields:
+        limit = settings.max_line_bytes
         match settings:
-            case ParallelSettings():
-                return read_parallel(folder / files.source, folder / files.target)
             case TsvSettings():
-                return read_tsv(folder / files, settings.source_column, settings.target_column)
+                return read_tsv(file, (settings.source_column, settings.target_column), limit)
             case JsonLinesSettings():
-                fields = (settings.source_field, settings.target_field)
-                return [Pair(*record) for record in read_json_lines(folder / files, fields)]
+                pair = (settings.source_field, settings.target_field)
+                return read_json_lines(file, pair if task == "translation" else (settings.text_field,), limit)
+            case ParquetSettings():
+                from model.corpora.parquet import read_parquet  # noqa: PLC0415  Arrow is 100 MB in memory
 
-    return _read_splits(name, settings, folder, read, _hold_out_examples)
+                pair = (settings.source_column, settings.target_column)
+                return read_parquet(file, pair if task == "translation" else (settings.text_column,), limit)
 
-
-def read_document_files(name: str, settings: JsonLinesSettings | TextSettings, folder: Path) -> Corpus[str]:
-    """Documents of the files that `settings` names within `folder`; an empty document is left out.
-
-    Raises:
-        CorpusError: files are missing or empty.
-    """
-
-    def read(files: str) -> list[str]:
-        match settings:
-            case TextSettings():
-                return read_documents(folder, files)
-            case JsonLinesSettings():
-                return [text for (text,) in read_json_lines(folder / files, (settings.text_field,))]
-
-    hold_out = hold_out_ends if isinstance(settings, TextSettings) else _hold_out_examples
-    return _read_splits(name, settings, folder, read, hold_out)
-
-
-def hold_out_ends(documents: Sequence[str], validation_share: float, test_share: float = 0.0) -> Splits[str]:
-    """Cut off the end of each document, as nanoGPT does: text for validation, and after it for the test."""
-    cuts = []
-    for document in documents:
-        first = int(len(document) * (1 - validation_share - test_share))
-        second = int(len(document) * (1 - test_share))
-        cuts.append((document[:first], document[first:second], document[second:]))
-    train, validation, test = ([part for part in parts if part.strip()] for parts in zip(*cuts, strict=True))
-    return train, validation, test
-
-
-def _hold_out_examples(
-    examples: Sequence[Example], validation_share: float, test_share: float
-) -> Splits[Example]:
-    """Set examples aside by a stable hash of the source, so that repeated ones stay on one side."""
-
-    def key(example: Example) -> str:
-        return example.source if isinstance(example, Pair) else example
-
-    ranked = sorted({key(example) for example in examples}, key=stable_share)
-    num_validation, num_test = (math.ceil(len(ranked) * share) for share in (validation_share, test_share))
-    validation, test = set(ranked[:num_validation]), set(ranked[num_validation : num_validation + num_test])
-    return (
-        [e for e in examples if key(e) not in validation and key(e) not in test],
-        [e for e in examples if key(e) in validation],
-        [e for e in examples if key(e) in test],
-    )
+    return lambda: (record for file in files for record in read_file(file))
 
 
 def _read_splits(
     name: str,
-    settings: SplitSettings,
-    folder: Path,
-    read: Callable[[Any], list[Example]],
-    hold_out: Callable[[Sequence[Example], float, float], Splits[Example]],
+    settings: ParallelSettings | PatternSettings,
+    unit: Literal["pairs", "documents"],
+    reader: Callable[[Any], Read[Example]],
+    hold_out: Callable[[Any], HoldOut[Example]],
 ) -> Corpus[Example]:
-    """Read each split; what has no files of its own is held out from the training data."""
+    """Go through each split once; what has no files of its own is held out from the training data."""
+    readers = {
+        split: reader(files)
+        for split in ("train", "validation", "test")
+        if (files := getattr(settings, split)) is not None
+    }
+    report = CorpusReport(unit)
+    tallies = {split: Tally() for split in readers}
+
+    def examples(split: str) -> Iterator[Example]:
+        return clean(readers[split](), tallies[split], drop_duplicates=settings.drop_duplicates)
+
+    held_out = hold_out(settings.train)(
+        examples("train"),
+        0.0 if "validation" in readers else settings.validation_share,
+        0.0 if "test" in readers else settings.test_share,
+    )
+    own = {split: list(examples(split)) for split in readers if split != "train"}
+    for split, tally in tallies.items():
+        counts = tally.report(unit)
+        if not counts.num_kept:
+            raise CorpusError(
+                f"corpus {name!r} is empty: of {counts.num_read:,} {unit} in {getattr(settings, split)}, its "
+                f"{split} split, none is left; {counts.reasons({**counts.left_out, **counts.cut}) or 'no lines'}"
+            )
+        report += counts
+
+    def training() -> Iterator[Example]:
+        again = clean(
+            readers["train"](),
+            Tally(),  # counted above
+            drop_duplicates=settings.drop_duplicates,
+            count_duplicates=False,
+        )
+        return held_out.training(again)
+
+    return Corpus(
+        name,
+        TrainingFiles(training, held_out.num_train, tallies["train"].num_characters),
+        own.get("validation", held_out.validation),
+        own.get("test", held_out.test),
+        report,
+    )
+
+
+def _existing(name: str, folder: Path) -> Path:
     if not folder.is_dir():
         raise CorpusError(f"corpus {name!r}: there is no folder {folder}")
-    splits: dict[str, list[Example]] = {}
-    num_empty = 0
-    for split in ("train", "validation", "test"):
-        files = getattr(settings, split)
-        if files is not None:
-            examples = read(files)
-            splits[split] = [example for example in examples if _has_text(example)]
-            num_empty += len(examples) - len(splits[split])
-            if not splits[split]:
-                raise CorpusError(f"corpus {name!r} is empty: {files} in {folder} holds no {split} examples")
-    train, validation, test = hold_out(
-        splits["train"],
-        0.0 if "validation" in splits else settings.validation_share,
-        0.0 if "test" in splits else settings.test_share,
-    )
-    return Corpus(
-        name, train, splits.get("validation", validation), splits.get("test", test), num_empty=num_empty
-    )
-
-
-def _has_text(example: Pair | str) -> bool:
-    sides = example if isinstance(example, Pair) else (example,)
-    return all(side.strip() for side in sides)
+    return folder

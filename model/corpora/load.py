@@ -10,6 +10,7 @@ from model.corpora.settings import (
     DatesSettings,
     JsonLinesSettings,
     Multi30kSettings,
+    ParquetSettings,
     ShakespeareSettings,
     StdlibSettings,
     TextSettings,
@@ -23,7 +24,8 @@ __all__ = ["load_corpus"]
 def load_corpus(recipe: Recipe, data: Path | None = None) -> Corpus[Pair] | Corpus[str]:
     """Read or make the corpus of `recipe`: pairs for translation, documents for generation.
 
-    `data` is the folder its files are in (`--data`), in place of the recipe's own.
+    `data` is the folder its files are in (`--data`), in place of the recipe's own. `corpus.report` says what
+    was left out or mended.
 
     Raises:
         RecipeError: `data` is given and the recipe reads no files.
@@ -43,7 +45,7 @@ def load_corpus(recipe: Recipe, data: Path | None = None) -> Corpus[Pair] | Corp
             return read_shakespeare(settings)
     folder = Path(settings.folder or "")
     if isinstance(settings, TextSettings) or (
-        isinstance(settings, JsonLinesSettings) and recipe.task == "generation"
+        isinstance(settings, JsonLinesSettings | ParquetSettings) and recipe.task == "generation"
     ):
         return read_document_files(recipe.name, settings, folder)
     return read_pair_files(recipe.name, settings, folder)

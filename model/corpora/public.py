@@ -16,10 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from common.files import atomic_write
+from model.corpora.cleaning import clean
 from model.corpora.corpus import Corpus, Pair
-from model.corpora.files import hold_out_ends
-from model.corpora.readers import read_parallel, read_text
+from model.corpora.holding_out import cut_ends
+from model.corpora.readers import read_documents, read_parallel
+from model.corpora.report import CorpusReport, Tally
 from model.corpora.settings import Multi30kSettings, ShakespeareSettings
+from model.corpora.sources import SourceFile
 from model.errors import CorpusError, DownloadError
 
 __all__ = ["MULTI30K_SOURCE", "SHAKESPEARE_SOURCE", "read_multi30k", "read_shakespeare"]
@@ -41,19 +44,23 @@ def read_multi30k(settings: Multi30kSettings, *, source: str = MULTI30K_SOURCE) 
         DownloadError: there is no folder and the files could not be fetched from `source`.
     """
     suffix = ".lc.norm.tok" if settings.tokenized else ""
-    splits = []
+    splits: list[list[Pair]] = []
+    report = CorpusReport("pairs")
     for split, num_lines in _MULTI30K_SPLITS.items():
-        paths = []
+        files = list[SourceFile]()
         for language in (settings.source, settings.target):
             name = f"{split}{suffix}.{language}"
             if settings.folder is not None:
-                paths.append(_find(Path(settings.folder), name))
+                files.append(_find(Path(settings.folder), name))
             else:
                 url = f"{source}/tok/{name}" if settings.tokenized else f"{source}/raw/{name}.gz"
-                paths.append(_fetch("multi30k", url, num_lines))
-        splits.append(read_parallel(*paths))
+                files.append(_fetch("multi30k", url, num_lines))
+        tally = Tally()  # the published files need no cleaning; a folder may hold others
+        pairs = read_parallel(files[0], files[1], settings.max_line_bytes)
+        splits.append(list(clean(pairs, tally, drop_duplicates=settings.drop_duplicates)))
+        report += tally.report("pairs")
     train, validation, test = splits
-    return Corpus("multi30k", train, validation, test)
+    return Corpus("multi30k", train, validation, test, report)
 
 
 def read_shakespeare(settings: ShakespeareSettings, *, source: str = SHAKESPEARE_SOURCE) -> Corpus[str]:
@@ -64,25 +71,28 @@ def read_shakespeare(settings: ShakespeareSettings, *, source: str = SHAKESPEARE
         DownloadError: there is no folder and the file could not be fetched from `source`.
     """
     if settings.folder is not None:
-        path = _find(Path(settings.folder), "input.txt")
+        file = _find(Path(settings.folder), "input.txt")
     else:
-        path = _fetch("tinyshakespeare", f"{source}/input.txt", _SHAKESPEARE_LINES)
-    train, validation, _ = hold_out_ends([read_text(path)], 0.1)
-    return Corpus("shakespeare", train, validation, [])
+        file = _fetch("tinyshakespeare", f"{source}/input.txt", _SHAKESPEARE_LINES)
+    tally = Tally()
+    documents = read_documents([file], settings.max_line_bytes)
+    text = "".join(clean(documents, tally, drop_duplicates=settings.drop_duplicates))
+    train, validation, _ = cut_ends(text, 0.1)
+    return Corpus("shakespeare", [train], [validation], [], tally.report("documents"))
 
 
-def _find(folder: Path, name: str) -> Path:
+def _find(folder: Path, name: str) -> SourceFile:
     for candidate in (folder / f"{name}.gz", folder / name):
         if candidate.is_file():
-            return candidate
+            return SourceFile(candidate, candidate.name)
     raise CorpusError(f"no file {name} or {name}.gz in {folder}")
 
 
-def _fetch(corpus: str, url: str, num_lines: int) -> Path:
+def _fetch(corpus: str, url: str, num_lines: int) -> SourceFile:
     """The cached copy of `url`, fetched and checked if there is none yet."""
     path = platformdirs.user_cache_path("dragoman") / corpus / url.rsplit("/", 1)[1]
     if path.is_file():
-        return path
+        return SourceFile(path, path.name)
     content = _download(url)
     try:
         found = (gzip.decompress(content) if path.suffix == ".gz" else content).count(b"\n")
@@ -91,7 +101,7 @@ def _fetch(corpus: str, url: str, num_lines: int) -> Path:
     if found != num_lines:
         raise DownloadError(f"{url} gave {found} lines where {num_lines} are expected")
     atomic_write(path, content)
-    return path
+    return SourceFile(path, path.name)
 
 
 def _download(url: str) -> bytes:

@@ -1,114 +1,181 @@
-"""Readers of corpora in files: parallel text, TSV, JSON Lines, plain text; all UTF-8, plain or .gz."""
+"""Readers of corpora in files: parallel text, TSV, JSON Lines, documents; all UTF-8, plain or packed.
 
-import gzip
+Each gives its examples one by one, in constant memory, and for what cannot be one says why and where.
+"""
+
+import codecs
+import itertools
 import json
-import zlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
+from model.corpora.cleaning import CutLine, Fault, Reading
 from model.corpora.corpus import Pair
+from model.corpora.report import Place, Reason
+from model.corpora.sources import SourceFile
 from model.errors import CorpusError
 
-__all__ = ["read_documents", "read_json_lines", "read_lines", "read_parallel", "read_text", "read_tsv"]
+__all__ = [
+    "MAX_DOCUMENT_CHARACTERS",
+    "make_pairs",
+    "make_texts",
+    "read_documents",
+    "read_json_lines",
+    "read_line_documents",
+    "read_parallel",
+    "read_tsv",
+]
+
+# A longer file is several documents, cut where a line ends: a document is held in memory, and encoding it
+# takes a hundred bytes a token.
+MAX_DOCUMENT_CHARACTERS: Final = 1 << 21
+
+_DRAIN_BYTES: Final = 1 << 16
+
+Fields = Iterable[tuple[Place, tuple[str, ...] | Fault]]
+"""The columns or fields of each record."""
 
 
-def read_text(path: Path) -> str:
-    """The whole of a file, newlines as they are; `.gz` is unpacked, a byte order mark dropped.
-
-    Raises:
-        CorpusError: the file is missing, damaged, or not UTF-8.
-    """
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise CorpusError(f"{path} is not a whole gzip file: {error}") from error
-    except OSError as error:
-        raise CorpusError(f"cannot read {path}: {error.strerror}") from error
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise CorpusError(f"{path}, line {line} is not UTF-8: byte 0x{content[error.start]:02x}") from error
-
-
-def read_lines(path: Path) -> list[str]:
-    """Lines without their ends. Only line feeds end a line: U+2028 and its like stand inside of sentences.
-
-    Raises:
-        CorpusError: as `read_text`.
-    """
-    lines = read_text(path).split("\n")
-    if not lines[-1]:
-        lines.pop()  # the last line's own end
-    return [line.removesuffix("\r") for line in lines]
-
-
-def read_parallel(source: Path, target: Path) -> list[Pair]:
+def read_parallel(source: SourceFile, target: SourceFile, max_line_bytes: int) -> Iterator[Reading[Pair]]:
     """Pairs from two files whose lines are translations of each other.
 
     Raises:
-        CorpusError: the files differ in their number of lines, or as `read_text`.
+        CorpusError: the files differ in their number of lines, or as `SourceFile.open`.
     """
-    sources, targets = read_lines(source), read_lines(target)
-    if len(sources) != len(targets):
+    sources, targets = _lines(source, max_line_bytes), _lines(target, max_line_bytes)
+    counts = [0, 0]
+    for left, right in itertools.zip_longest(sources, targets):
+        counts[0] += left is not None
+        counts[1] += right is not None
+        if left is None or right is None:
+            continue  # to the end, for the message
+        wrong = left if isinstance(left[1], Fault) else right
+        if isinstance(wrong[1], Fault):
+            yield wrong[0], wrong[1]
+        elif isinstance(left[1], str):
+            yield left[0], Pair(left[1], wrong[1])
+    if counts[0] != counts[1]:
         raise CorpusError(
-            f"{source} has {len(sources)} lines and {target} has {len(targets)}: parallel files have as many"
+            f"{source} has {counts[0]} lines and {target} has {counts[1]}: parallel files have as many"
         )
-    return [Pair(*pair) for pair in zip(sources, targets, strict=True)]
 
 
-def read_tsv(path: Path, source_column: int, target_column: int) -> list[Pair]:
-    """Pairs from two columns, counted from 0; nothing is quoted.
-
-    Raises:
-        CorpusError: a line has too few columns, or as `read_text`.
-    """
-    pairs = []
-    for number, line in enumerate(read_lines(path), start=1):
-        columns = line.split("\t")
-        if len(columns) <= max(source_column, target_column):
-            raise CorpusError(
-                f"{path}, line {number} has {len(columns)} columns; "
-                f"columns {source_column} and {target_column} (from 0) are wanted"
-            )
-        pairs.append(Pair(columns[source_column], columns[target_column]))
-    return pairs
-
-
-def read_json_lines(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """The named fields, all strings, of each line's object; blank lines are passed over.
+def read_tsv(file: SourceFile, columns: Sequence[int], max_line_bytes: int) -> Fields:
+    """The columns of these numbers, from 0, of each line; nothing is quoted.
 
     Raises:
-        CorpusError: a line is no JSON object or lacks a field, or as `read_text`.
+        CorpusError: as `SourceFile.open`.
     """
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
+    for place, line in _lines(file, max_line_bytes):
+        if isinstance(line, Fault):
+            yield place, line
             continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise CorpusError(f"{path}, line {number} is not JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise CorpusError(f"{path}, line {number} is no JSON object but {line.strip()[:40]!r}")
-        for field in fields:
-            if not isinstance(record.get(field), str):
-                raise CorpusError(
-                    f"{path}, line {number}: {field!r} is "
-                    + (f"{record[field]!r}, not a text" if field in record else "missing")
-                )
-        yield tuple(record[field] for field in fields)
+        cells = line.split("\t")
+        if not line.strip():
+            yield place, Fault(Reason.EMPTY)
+        elif len(cells) <= max(columns):
+            wanted = " and ".join(map(str, columns))
+            plural = "" if len(cells) == 1 else "s"
+            fault = f"{len(cells)} column{plural}, where columns {wanted} (from 0) are wanted"
+            yield place, Fault(Reason.MALFORMED, fault)
+        else:
+            yield place, tuple(cells[column] for column in columns)
 
 
-def read_documents(folder: Path, pattern: str) -> list[str]:
-    """The content of each file that `pattern` (a path or a glob, within `folder`) names, in order of path.
+def read_json_lines(file: SourceFile, fields: Sequence[str], max_line_bytes: int) -> Fields:
+    """The named fields, all strings, of each line's object.
 
     Raises:
-        CorpusError: it names no file, or as `read_text`.
+        CorpusError: as `SourceFile.open`.
     """
-    exact = folder / pattern
-    paths = [exact] if exact.is_file() else sorted(p for p in folder.glob(pattern) if p.is_file())
-    if not paths:
-        raise CorpusError(f"no file {pattern} in {folder}")
-    return [read_text(path) for path in paths]
+    for place, line in _lines(file, max_line_bytes):
+        yield place, line if isinstance(line, Fault) else _parse_json(line, fields)
+
+
+def make_pairs(records: Fields) -> Iterator[Reading[Pair]]:
+    """Pairs of records of two fields."""
+    for place, record in records:
+        yield place, record if isinstance(record, Fault) else Pair(*record)
+
+
+def make_texts(records: Fields) -> Iterator[Reading[str]]:
+    """Documents of records of one field."""
+    for place, record in records:
+        yield place, record if isinstance(record, Fault) else record[0]
+
+
+def read_documents(files: Iterable[SourceFile], max_line_bytes: int) -> Iterator[Reading[str]]:
+    """The content of each file, the ends of its lines brought to line feeds; one file at a time.
+
+    A file of more than `MAX_DOCUMENT_CHARACTERS` is several documents.
+
+    Raises:
+        CorpusError: as `SourceFile.open`.
+    """
+    for file in files:
+        start, parts, size = Place(file.name, 1), list[str](), 0
+        for place, line in _lines(file, max_line_bytes, keep_ends=True):
+            if isinstance(line, Fault):
+                yield place, CutLine(*line)
+                continue
+            if size + len(line) > MAX_DOCUMENT_CHARACTERS and parts:
+                yield start, "".join(parts)
+                start, parts, size = place, [], 0
+            parts.append(line)
+            size += len(line)
+        yield start, "".join(parts)
+
+
+def read_line_documents(file: SourceFile, max_line_bytes: int) -> Iterator[Reading[str]]:
+    """Each line of a file as a document.
+
+    Raises:
+        CorpusError: as `SourceFile.open`.
+    """
+    yield from _lines(file, max_line_bytes)
+
+
+def _lines(
+    file: SourceFile, max_bytes: int, *, keep_ends: bool = False
+) -> Iterator[tuple[Place, str | Fault]]:
+    """The text of each line, or what is wrong with it. A byte order mark is dropped.
+
+    Only line feeds end a line, with or without a carriage return before: U+2028 and its like stand inside
+    of sentences.
+    """
+    end = "\n" if keep_ends else ""
+    with file.open() as stream:
+        for number in itertools.count(1):
+            raw = stream.readline(max_bytes + len(b"\r\n"))
+            if not raw:
+                return
+            has_end = raw.endswith(b"\n")
+            line = raw.removesuffix(b"\n").removesuffix(b"\r") if has_end else raw
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            place = Place(file.name, number)
+            if len(line) > max_bytes:
+                while raw and not raw.endswith(b"\n"):
+                    raw = stream.readline(_DRAIN_BYTES)
+                yield place, Fault(Reason.TOO_LONG, f"over {max_bytes:,} bytes")
+                continue
+            try:
+                yield place, line.decode() + (end if has_end else "")
+            except UnicodeDecodeError as error:
+                yield place, Fault(Reason.NOT_UTF8, f"byte 0x{line[error.start]:02x}")
+
+
+def _parse_json(line: str, fields: Sequence[str]) -> tuple[str, ...] | Fault:
+    if not line.strip():
+        return Fault(Reason.EMPTY)
+    try:
+        record = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        return Fault(Reason.MALFORMED, f"not JSON: {error}")
+    if not isinstance(record, dict):
+        return Fault(Reason.MALFORMED, f"no JSON object but {line.strip()[:40]!r}")
+    for field in fields:
+        if not isinstance(record.get(field), str):
+            found = f"{str(record[field])[:40]!r}, not a text" if field in record else "missing"
+            return Fault(Reason.MALFORMED, f"{field!r} is {found}")
+    return tuple(record[field] for field in fields)

@@ -14,6 +14,8 @@ __all__ = [
     "Multi30kSettings",
     "ParallelFiles",
     "ParallelSettings",
+    "ParquetSettings",
+    "PatternSettings",
     "ShakespeareSettings",
     "SplitSettings",
     "StdlibSettings",
@@ -54,9 +56,16 @@ class StdlibSettings(_CorpusSettings):
 
 
 class FolderSettings(_CorpusSettings):
-    """A corpus of files: paths start at `folder`, which `--data` replaces."""
+    """A corpus of files: paths start at `folder`, which `--data` replaces.
+
+    Attributes:
+        max_line_bytes: a longer line is left out, as is a longer text in a column of Parquet.
+        drop_duplicates: leave out what equals an earlier example of the same split; they are counted anyway.
+    """
 
     folder: str | None = None
+    max_line_bytes: int = Field(default=1 << 20, gt=0)
+    drop_duplicates: bool = False
 
 
 class Multi30kSettings(FolderSettings):
@@ -98,10 +107,13 @@ class SplitSettings(FolderSettings):
 
 
 class ParallelFiles(Settings):
-    """Two text files, plain or .gz, whose lines are translations of each other."""
+    """Two text files whose lines are translations of each other."""
 
     source: str
     target: str
+
+    def __str__(self) -> str:
+        return f"{self.source} and {self.target}"
 
 
 class ParallelSettings(SplitSettings):
@@ -113,38 +125,47 @@ class ParallelSettings(SplitSettings):
     test: ParallelFiles | None = None
 
 
-class TsvSettings(SplitSettings):
-    """Pairs from two columns, counted from 0, of a tab-separated file."""
+class PatternSettings(SplitSettings):
+    """Each split is a file, all files that a pattern such as `**/*.md` fits, or `-`: standard input."""
 
-    kind: Literal["tsv"]
     train: str
     validation: str | None = None
     test: str | None = None
+
+
+class TsvSettings(PatternSettings):
+    """Pairs from two columns, counted from 0, of a tab-separated file."""
+
+    kind: Literal["tsv"]
     source_column: int = Field(default=0, ge=0)
     target_column: int = Field(default=1, ge=0)
 
 
-class JsonLinesSettings(SplitSettings):
+class JsonLinesSettings(PatternSettings):
     """One JSON object a line: two fields for translation, one for generation."""
 
     tasks = ("translation", "generation")
     kind: Literal["jsonl"]
-    train: str
-    validation: str | None = None
-    test: str | None = None
     source_field: str = "source"
     target_field: str = "target"
     text_field: str = "text"
 
 
-class TextSettings(SplitSettings):
-    """Plain text, each file a document; a path may be a pattern such as `**/*.md`."""
+class ParquetSettings(PatternSettings):
+    """Apache Parquet: two columns of text for translation, one for generation."""
+
+    tasks = ("translation", "generation")
+    kind: Literal["parquet"]
+    source_column: str = "source"
+    target_column: str = "target"
+    text_column: str = "text"
+
+
+class TextSettings(PatternSettings):
+    """Plain text, each file a document; of standard input, each line is one."""
 
     tasks = ("generation",)
     kind: Literal["text"]
-    train: str
-    validation: str | None = None
-    test: str | None = None
 
 
 CorpusSettings = Annotated[
@@ -155,6 +176,7 @@ CorpusSettings = Annotated[
     | ParallelSettings
     | TsvSettings
     | JsonLinesSettings
+    | ParquetSettings
     | TextSettings,
     Field(discriminator="kind"),
 ]

@@ -2,16 +2,17 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import hashlib
+from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from model.batching import Examples, Pairs, Stream
+from model.batching import Examples, Pairs, ShardedPairs, ShardedStream, Stream
 from model.corpora.corpus import Corpus, Pair
 from model.errors import CorpusError
 from model.recipe import Recipe
-from model.subwords import BpeDropout
-from model.tokenizer import END_ID
+from model.shards import SHARD_TOKENS, Shards, ShardWriter
+from model.training.encoding import encode_documents, encode_pairs, write_documents, write_pairs
 
 __all__ = ["EncodedCorpus", "encode_corpus"]
 
@@ -31,72 +32,75 @@ class EncodedCorpus:
         return self.train.digest()
 
 
-def encode_corpus(corpus: Corpus[Pair] | Corpus[str], tokenizer: Tokenizer, recipe: Recipe) -> EncodedCorpus:
+def encode_corpus(
+    corpus: Corpus[Pair] | Corpus[str],
+    tokenizer: Tokenizer,
+    recipe: Recipe,
+    folder: Path,
+    shard_tokens: int = SHARD_TOKENS,
+) -> EncodedCorpus:
     """Encode the training and validation splits.
+
+    The training split goes to memory-mapped shards in `folder`, or comes from those that an earlier call with
+    an equal corpus, tokenizer and recipe left there.
 
     Raises:
         CorpusError: every pair of a split is over the model's limits.
+        OperationError: `folder` cannot be written.
     """
+    made_from = _made_from(corpus, tokenizer, recipe)
+    shards = Shards.on_disk(folder, made_from)
+    if shards is None:
+        writer = ShardWriter(folder, tokenizer.get_vocab_size(), shard_tokens)
+        writer.finish(made_from, _write(corpus, tokenizer, recipe, writer))
+        shards = Shards.on_disk(folder, made_from)
+    assert shards is not None
     max_validation = recipe.training.max_validation_examples
     if recipe.task == "generation":
-        documents = [text for text in corpus.train if isinstance(text, str)]
         held_out = [text for text in corpus.validation if isinstance(text, str)]
-        train = _encode_documents(documents, tokenizer)
         context = recipe.model.max_target_tokens
+        num_tokens = int(shards.token_starts[-1] - shards.sequence_starts[-1])  # without the end tokens
         return EncodedCorpus(
-            train=Stream(train, context),
-            validation=Stream(_encode_documents(held_out, tokenizer), context, max_validation),
-            size=f"{sum(map(len, train)):,} tokens",
+            train=ShardedStream(shards, context),
+            validation=Stream(encode_documents(held_out, tokenizer), context, max_validation),
+            size=f"{num_tokens:,} tokens",
             num_too_long=0,
         )
-    splits = [
-        _encode_pairs([pair for pair in split if isinstance(pair, Pair)], tokenizer, recipe, dropout)
-        for split, dropout in (
-            (corpus.train, recipe.tokenizer.dropout),
-            (corpus.validation[:max_validation], 0.0),
-        )
-    ]
-    for name, pairs in zip(("train", "validation"), splits, strict=True):
+    train = ShardedPairs(shards, recipe.tokenizer.num_editions if recipe.tokenizer.dropout else 1)
+    some = [pair for pair in corpus.validation[:max_validation] if isinstance(pair, Pair)]
+    encoded = [sides for _, sides in encode_pairs(some, tokenizer, recipe)]
+    validation = Pairs([source for source, _ in encoded], [target for _, target in encoded])
+    for name, pairs in (("train", train), ("validation", validation)):
         if not len(pairs):
             raise CorpusError(
                 f"corpus {corpus.name!r}: every pair of its {name} split is longer than the model's limits, "
                 f"max_source_tokens {recipe.model.max_source_tokens} and "
                 f"max_target_tokens {recipe.model.max_target_tokens}"
             )
-    train_pairs, validation_pairs = splits
-    return EncodedCorpus(
-        train=train_pairs,
-        validation=validation_pairs,
-        size=f"{len(train_pairs):,} pairs",
-        num_too_long=len(corpus.train) - len(train_pairs),
-    )
+    return EncodedCorpus(train, validation, f"{len(train):,} pairs", shards.num_too_long)
 
 
-def _encode_documents(documents: list[str], tokenizer: Tokenizer) -> list[list[int]]:
-    return [encoding.ids for encoding in tokenizer.encode_batch_fast(documents, add_special_tokens=False)]
+def _write(
+    corpus: Corpus[Pair] | Corpus[str], tokenizer: Tokenizer, recipe: Recipe, writer: ShardWriter
+) -> int:
+    """Encode the training split; returns how many pairs are too long."""
+    if recipe.task == "generation":
+        documents = (example for example in corpus.train if isinstance(example, str))
+        write_documents(documents, tokenizer, writer)
+        return 0
+    pairs = (example for example in corpus.train if isinstance(example, Pair))
+    return write_pairs(pairs, tokenizer, recipe, writer)
 
 
-def _encode_pairs(pairs: Sequence[Pair], tokenizer: Tokenizer, recipe: Recipe, dropout: float) -> Pairs:
-    """Pairs within the model's limits; with `dropout`, in several editions."""
-    sources = tokenizer.encode_batch_fast([pair.source for pair in pairs])
-    targets = tokenizer.encode_batch_fast([pair.target for pair in pairs], add_special_tokens=False)
-    encoded = [(source.ids, target.ids) for source, target in zip(sources, targets, strict=True)]
-    kept = [row for row, (source, target) in enumerate(encoded) if _fits(source, target, recipe)]
-    if not dropout:
-        return Pairs([encoded[row][0] for row in kept], [encoded[row][1] for row in kept])
-    cut = BpeDropout(tokenizer, dropout, recipe.seed)
-    all_sources: list[list[int]] = []
-    all_targets: list[list[int]] = []
-    for _ in range(recipe.tokenizer.num_editions):
-        for row in kept:
-            source, target = [*cut.encode(pairs[row].source), END_ID], cut.encode(pairs[row].target)
-            # Cut finer a pair may be over the limits; it then keeps its shortest cut.
-            source, target = (source, target) if _fits(source, target, recipe) else encoded[row]
-            all_sources.append(source)
-            all_targets.append(target)
-    return Pairs(all_sources, all_targets, recipe.tokenizer.num_editions)
-
-
-def _fits(source: Sequence[int], target: Sequence[int], recipe: Recipe) -> bool:
-    limits = recipe.model
-    return len(source) <= limits.max_source_tokens and len(target) <= limits.max_target_tokens
+def _made_from(corpus: Corpus[Pair] | Corpus[str], tokenizer: Tokenizer, recipe: Recipe) -> str:
+    """Of all that decides the shards' content, but the texts themselves: these are too many to read again."""
+    parts = [
+        tokenizer.to_str(),
+        recipe.task,
+        str(recipe.seed),
+        recipe.corpus.model_dump_json(),
+        recipe.tokenizer.model_dump_json(),
+        f"{recipe.model.max_source_tokens} {recipe.model.max_target_tokens}",
+        f"{len(corpus.train)} {corpus.report}",
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -61,15 +61,17 @@ def set_threads(wanted: int | Literal["auto"], num_processes: int = 1) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed: each step allocates and frees the same large tensors.
+    """Have glibc keep what is freed from now on: each step allocates and frees the same large tensors.
 
     Handing them back to the kernel between, and having their pages zeroed again, took a quarter of a step.
     Elsewhere than on glibc nothing happens.
     """
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        libc = ctypes.CDLL(None)
+        mallopt, trim = libc.mallopt, libc.malloc_trim
     except (OSError, AttributeError):
         return
+    trim(0)  # what was freed until now goes back to the kernel
     for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
         mallopt(option, _KEPT_BYTES)
 

@@ -1,6 +1,7 @@
 """Training, from a recipe to a run folder."""
 
 import dataclasses
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from model.loss import mean_loss
 from model.recipe import Recipe
 from model.run import (
     CHECKPOINT_FOLDER,
+    CORPUS_FOLDER,
     RECIPE_FILE,
     STATE_FOLDER,
     TOKENIZER_FILE,
@@ -96,7 +98,6 @@ def train(
     stop = StopRequest()
     with joined_world(recipe.training.device) as world, stop.listening():
         notes, resumed = _open_folder(recipe, out, beginning, world)
-        keep_freed_memory()
         num_threads = set_threads(recipe.training.num_threads, world.num_local)
         width = None if sys.stderr.isatty() else _WIDE
         console = Console(
@@ -162,10 +163,13 @@ class _Session:
         with self.stop.at_once():
             reporter.phase("reading the corpus")
             corpus = load_corpus(recipe)
+            for line in corpus.report.lines():
+                reporter.say(line)
             reporter.phase("training the tokenizer")
             tokenizer = self._tokenizer(corpus)
             reporter.phase("encoding the corpus")
-            encoded = encode_corpus(corpus, tokenizer, recipe)
+            encoded = self._encode(corpus, tokenizer)
+            keep_freed_memory()  # not before: reading and the tokenizer's training free a great deal for good
             model = self._model(tokenizer, reporter)
         self._greet(model, encoded, reporter)
         reporter.phase("training")
@@ -206,10 +210,20 @@ class _Session:
         if self.start and not self.has_new_tokenizer:
             tokenizer = self.start.tokenizer
         else:
-            tokenizer = train_tokenizer(self.recipe.tokenizer, corpus.texts(), self.recipe.task)
+            settings = self.recipe.tokenizer
+            texts = corpus.texts(settings.max_training_characters)
+            tokenizer = train_tokenizer(settings, texts, self.recipe.task)
         if self.world.is_main:
             atomic_write(path, tokenizer.to_str(pretty=True))
         return tokenizer
+
+    def _encode(self, corpus: Corpus[Pair] | Corpus[str], tokenizer: Tokenizer) -> EncodedCorpus:
+        """In the main process first: the others then find its shards."""
+        folder = self.out / CORPUS_FOLDER
+        if self.world.is_main:
+            encoded = encode_corpus(corpus, tokenizer, self.recipe, folder)
+        self.world.sum(0)
+        return encoded if self.world.is_main else encode_corpus(corpus, tokenizer, self.recipe, folder)
 
     def _model(self, tokenizer: Tokenizer, reporter: Reporter) -> TranslationModel | LanguageModel:
         torch.manual_seed(self.recipe.seed)
@@ -275,6 +289,7 @@ class _Session:
         reporter.record(outcome.num_steps, metrics)
         save_run(Run(self.out, model.cpu(), learned.tokenizer, self.recipe, outcome.num_steps, metrics))
         keeper.tidy()
+        shutil.rmtree(self.out / CORPUS_FOLDER, ignore_errors=True)  # a finished run needs no training data
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         summary = TrainingSummary(self.out, num_parameters, outcome, encoded.num_too_long, metrics)
         reporter.event(outcome.num_steps, "ended", outcome_facts(summary))

@@ -161,7 +161,7 @@ def test_the_split_of_a_day_never_changes() -> None:
 
 def test_targets_are_valid_days_within_the_years_and_sources_say_the_weekday_rightly() -> None:
     english = {name.lower(): n for n, name in babel.dates.get_day_names(locale="en").items()}
-    for pair in corpus().train[:20_000]:
+    for pair in list(corpus().train)[:20_000]:
         day = dt.date.fromisoformat(pair.target)
         assert 1600 <= day.year <= 2199
         for word in re.findall(r"[a-z]+day", pair.source.lower()):

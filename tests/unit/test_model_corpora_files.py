@@ -1,5 +1,6 @@
 import gzip
 import json
+import lzma
 from pathlib import Path
 
 import pytest
@@ -7,47 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import DragomanError
-from model.corpora.corpus import Corpus, Pair
-from model.corpora.files import hold_out_ends
-from model.corpora.load import load_corpus
+from model.corpora.corpus import Pair
+from model.corpora.holding_out import cut_ends
+from model.corpora.report import Reason
 from model.errors import CorpusError
-from model.recipe import load_recipe
-
-MODEL = """
-[tokenizer]
-kind = "character"
-[model]
-width = 32
-num_heads = 2
-{encoder}
-num_decoder_layers = 1
-max_target_tokens = 32
-[training]
-max_steps = 1
-"""
-ENCODER = "num_encoder_layers = 1\nmax_source_tokens = 32"
-
-
-def load(
-    folder: Path, corpus: str, task: str = "translation", data: Path | None = None
-) -> Corpus[str | Pair]:  # type: ignore[type-var]
-    """The corpus that a recipe with this `[corpus]` section, in `folder`, gives."""
-    encoder = ENCODER if task == "translation" else ""
-    path = folder / "mine.toml"
-    path.write_text(f'name = "mine"\ntask = "{task}"\n[corpus]\n{corpus}\n{MODEL.format(encoder=encoder)}')
-    return load_corpus(load_recipe(str(path)), data)  # type: ignore[return-value]
-
-
-def write(folder: Path, **files: str) -> None:
-    for name, content in files.items():
-        (folder / name).write_bytes(content.encode())
-
-
-PARALLEL = 'kind = "parallel"\ntrain = { source = "a", target = "b" }\n'
-
-
-def numbered(word: str, count: int = 100) -> str:
-    return "".join(f"{word} {n}\n" for n in range(count))
+from tests.unit.corpus_files import PARALLEL, load, numbered, write
 
 
 def test_parallel_files_keep_their_pairs_together(tmp_path: Path) -> None:
@@ -70,7 +35,7 @@ def test_gz_files_are_unpacked_and_splits_can_have_their_own(tmp_path: Path) -> 
         'validation = { source = "valid.de.gz", target = "valid.en.gz" }\n'
         'test = { source = "test.de.gz", target = "test.en.gz" }\n',
     )
-    assert corpus.train[0] == Pair("train de 0", "train en 0")
+    assert next(iter(corpus.train)) == Pair("train de 0", "train en 0")
     assert (len(corpus.train), len(corpus.validation), len(corpus.test)) == (10, 3, 2)
 
 
@@ -88,17 +53,19 @@ def test_unequal_files_are_named_with_both_counts(tmp_path: Path) -> None:
 
 
 def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
-    write(tmp_path, a="one\u2028still one\r\n" + numbered("two\x0b\x85"), b=numbered("line", 101))
+    write(tmp_path, a="one\u2028still one\r\n" + numbered("two\v\u2029"), b=numbered("line", 101))
     corpus = load(tmp_path, PARALLEL)
     everything = [*corpus.train, *corpus.validation, *corpus.test]
     assert Pair("one\u2028still one", "line 0") in everything
-    assert Pair("two\x0b\x85 99", "line 100") in everything
+    assert Pair("two\v\u2029 99", "line 100") not in everything
+    assert Pair("two\u2029 99", "line 100") in everything, "a vertical tab is a control character"
 
 
 def test_pairs_with_an_empty_side_are_left_out_and_counted(tmp_path: Path) -> None:
     write(tmp_path, a=numbered("left") + "\n  \nx\n", b=numbered("right") + "y\nz\n\n")
     corpus = load(tmp_path, PARALLEL)
-    assert corpus.num_empty == 3
+    assert corpus.report.left_out == {Reason.EMPTY: 3}
+    assert (corpus.report.num_read, corpus.report.num_kept) == (103, 100)
     assert len([*corpus.train, *corpus.validation, *corpus.test]) == 100
 
 
@@ -117,8 +84,9 @@ def test_tsv(tmp_path: Path) -> None:
     corpus = load(tmp_path, section)
     assert Pair("source 7", "target 7") in [*corpus.train, *corpus.validation, *corpus.test]
     write(tmp_path, pairs=rows + "too\tfew\n")
-    with pytest.raises(CorpusError, match=r"pairs, line 61 has 2 columns"):
-        load(tmp_path, section)
+    [line] = load(tmp_path, section).report.lines()
+    problem = "pairs, line 61: 2 columns, where columns 1 and 2 (from 0) are wanted"
+    assert line == f"left out 1 of 61 pairs: 1 malformed (first: {problem})"
 
 
 def test_json_lines_for_both_tasks(tmp_path: Path) -> None:
@@ -133,16 +101,23 @@ def test_json_lines_for_both_tasks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", r"data, line 2 is not JSON"),
-        ("[1]", r"data, line 2 is no JSON object but '\[1\]'"),
-        ('{"source": "x"}', r"data, line 2: 'target' is missing"),
-        ('{"source": "x", "target": 5}', r"data, line 2: 'target' is 5, not a text"),
+        ("{", r"1 malformed (first: data, line 61: not JSON: Expecting property name"),
+        ("[1]", r"1 malformed (first: data, line 61: no JSON object but '[1]')"),
+        ("[" * 100_000, r"1 malformed (first: data, line 61: not JSON: "),
+        ('{"source": "x"}', r"1 malformed (first: data, line 61: 'target' is missing)"),
+        ('{"source": "x", "target": 5}', r"1 malformed (first: data, line 61: 'target' is '5', not a text)"),
+        (
+            '{"source": "x", "target": "\\ud800"}',
+            r"1 not UTF-8 (first: data, line 61: half of a surrogate pair)",
+        ),
     ],
 )
-def test_a_wrong_json_line_is_named(tmp_path: Path, line: str, message: str) -> None:
-    write(tmp_path, data='{"source": "a", "target": "b"}\n' + line + "\n")
-    with pytest.raises(CorpusError, match=message):
-        load(tmp_path, 'kind = "jsonl"\ntrain = "data"\n')
+def test_a_wrong_json_line_is_left_out_and_named(tmp_path: Path, line: str, message: str) -> None:
+    good = "".join(json.dumps({"source": f"s{n}", "target": f"t{n}"}) + "\n" for n in range(60))
+    write(tmp_path, data=good + line + "\n")
+    corpus = load(tmp_path, 'kind = "jsonl"\ntrain = "data"\n')
+    assert corpus.report.lines()[0].startswith(f"left out 1 of 61 pairs: {message}")
+    assert len([*corpus.train, *corpus.validation, *corpus.test]) == 60
 
 
 def test_text_files_are_documents(tmp_path: Path) -> None:
@@ -160,9 +135,9 @@ def test_text_files_are_documents(tmp_path: Path) -> None:
 @given(document=st.text(min_size=1), validation=st.floats(0, 0.49), test=st.floats(0, 0.49))
 def test_held_out_ends_put_together_are_the_document(document: str, validation: float, test: float) -> None:
     document = "".join(document.split()) + "."  # a part of nothing but white space is no example
-    parts = hold_out_ends([document], validation, test)
-    assert "".join("".join(part) for part in parts) == document
-    assert len("".join(parts[1])) <= len(document) * validation + 1
+    parts = cut_ends(document, validation, test)
+    assert "".join(parts) == document
+    assert len(parts[1]) <= len(document) * validation + 1
 
 
 @pytest.mark.parametrize(
@@ -172,8 +147,12 @@ def test_held_out_ends_put_together_are_the_document(document: str, validation: 
         ({"a": "\n\n", "b": "\n\n"}, PARALLEL, "corpus 'mine' is empty"),
         ({"a": "one\n", "b": "eins\n"}, PARALLEL, "'mine' is empty: its train split"),
         ({"a": "one\n"}, PARALLEL, r"cannot read .*b: No such file"),
-        ({"pairs": "\n"}, 'kind = "jsonl"\ntrain = "pairs"', "corpus 'mine' is empty: pairs"),
-        ({"pairs": "\t\n"}, 'kind = "tsv"\ntrain = "pairs"', "corpus 'mine' is empty: pairs"),
+        (
+            {"pairs": "\n{\n\n"},
+            'kind = "jsonl"\ntrain = "pairs"',
+            r"'mine' is empty: of 3 pairs in pairs, .* 2 empty .*, 1 malformed \(first: pairs, line 2: not JSON: E",
+        ),
+        ({"pairs": "\t\n"}, 'kind = "tsv"\ntrain = "pairs"', "corpus 'mine' is empty: of 1 pairs in pairs"),
     ],
 )
 def test_empty_and_missing_files(tmp_path: Path, files: dict[str, str], corpus: str, message: str) -> None:
@@ -202,9 +181,9 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "b.gz").write_bytes(b"plain text")
     with pytest.raises(CorpusError, match=r"b\.gz is not a whole gzip file"):
         load(tmp_path, section)
-    (tmp_path / "b").write_bytes("fine\nG\xfcte\n".encode("latin-1"))
-    with pytest.raises(CorpusError, match=r"b, line 2 is not UTF-8: byte 0xfc"):
-        load(tmp_path, PARALLEL)
+    (tmp_path / "b.xz").write_bytes(lzma.compress(b"ok\n" * 1_000)[:40])
+    with pytest.raises(CorpusError, match=r"b\.xz is not a whole xz file"):
+        load(tmp_path, section.replace("gz", "xz"))
 
 
 def test_shares_must_leave_something(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_multi30k_is_fetched_once_and_checked(site: Site, cache: Path) -> None:
     settings = Multi30kSettings(kind="multi30k")
     corpus = read_multi30k(settings, source=site.url)
     assert [len(s) for s in (corpus.train, corpus.validation, corpus.test)] == list(SPLITS.values())
-    assert corpus.train[3] == Pair("train de 3", "train en 3")
+    assert list(corpus.train)[3] == Pair("train de 3", "train en 3")
     assert len(site.requests) == 6
     assert read_multi30k(settings, source=site.url) == corpus
     assert len(site.requests) == 6, "the second time comes from the cache"

@@ -91,7 +91,7 @@ def test_the_documented_alternatives_are_valid(tmp_path: Path) -> None:
     head, rest = text.split('kind = "parallel"', 1)
     commented, tail = rest.split("# Other kinds:", 1)[1].split("[tokenizer]", 1)
     alternatives = [f"kind = {block}" for block in commented.replace("\n# ", "\n").split("kind = ")[1:]]
-    assert len(alternatives) == 3
+    assert len(alternatives) == 4
     for alternative in alternatives:
         body = alternative.replace("\n#\n", "\n")
         if 'kind = "text"' in body:
