@@ -98,7 +98,15 @@ class TrainingSettings(Settings):
         max_learning_rate: the peak, reached after `warmup_steps`.
         schedule: decay after the peak: `inverse_sqrt` (Vaswani et al. 2017, section 5.3), `cosine` to
             `min_learning_rate` at the end (of steps or minutes), or `constant`.
+        r_drop: the weight, the paper's alpha, of R-Drop (Liang et al. 2021): each batch is read twice with
+            dropout of its own and the two answers are drawn together, at twice the time; 0 turns it off.
+        r_drop_from: share of the training after which R-Drop begins. From the start it slows learning down.
+        optimizer: `adamw` (Loshchilov and Hutter 2019), or `muon` (Jordan et al. 2024) for the matrices of linear
+            layers and `adamw` for the rest; at the same learning rate it reaches the same loss in fewer steps.
         max_gradient_norm: gradients are scaled down to this global norm; 0 turns clipping off.
+        parallel: how several processes (torchrun) share the work: `ddp` keeps all weights in each, `fsdp` a part.
+        state_interval_s: the training's state is saved after so many seconds, and at each evaluation; a killed
+            training loses no more than that.
         precision: `auto` takes bf16 autocast where the device gains from it.
         num_threads: CPU threads; `auto` is every core this process may use. For a model of a few hundred
             thousand weights one is as fast as two, and keeps its pace when the other cores are busy.
@@ -144,6 +152,10 @@ class TrainingSettings(Settings):
             raise ValueError(
                 f"min_learning_rate {self.min_learning_rate} is above "
                 f"max_learning_rate {self.max_learning_rate}"
+            )
+        if self.optimizer == "muon" and self.parallel == "fsdp":
+            raise ValueError(
+                "optimizer muon works on whole matrices: parallel fsdp, which splits them, takes adamw"
             )
         return self
 

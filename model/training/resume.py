@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from common.files import check_writable
 from model.errors import RunError
 from model.recipe import Recipe
 from model.run import RECIPE_FILE, RECORD_FILE, RUN_FILES, STATE_FOLDER
+from model.training.reproduction import flat_settings
 from model.training.state import State, StateStore
 
 __all__ = ["changed_settings", "make_room", "resume_state"]
@@ -44,7 +45,7 @@ def resume_state(out: Path, recipe: Recipe, *, accepts_changes: bool) -> tuple[S
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Each setting that differs, as `section.key: before -> now`."""
-    old, new = dict(_flat(before)), dict(_flat(now))
+    old, new = dict(flat_settings(before)), dict(flat_settings(now))
     return [
         f"{key}: {json.dumps(old.get(key))} -> {json.dumps(new.get(key))}"
         for key in sorted(old.keys() | new.keys())
@@ -85,11 +86,3 @@ def _read_recipe(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} cannot be read: {error}") from error
     # A recipe written by an earlier release lacks the settings that are newer: they had their defaults.
     return Recipe.load(values, source=str(path)).model_dump(mode="json")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -171,7 +171,8 @@ class _Session:
             encoded = self._encode(corpus, tokenizer)
             keep_freed_memory()  # not before: reading and the tokenizer's training free a great deal for good
             model = self._model(tokenizer, reporter)
-        self._greet(model, encoded, reporter)
+        learned = _Learned(model, tokenizer, corpus, encoded)
+        self._greet(learned, reporter)
         reporter.phase("training")
         keeper = CheckpointKeeper(
             self.out / CHECKPOINT_FOLDER,
@@ -189,11 +190,12 @@ class _Session:
             resumed=resumed,
             world=world,
             stop=self.stop,
-            examine=self._examiner(_Learned(model, tokenizer, corpus, encoded), reporter),
+            examine=self._examiner(learned, reporter),
         )
         summary = None
         if world.is_main:
-            learned = _Learned(build_model(model.dims).to(world.device), tokenizer, corpus, encoded)
+            # A model of its own: that of the loop may lie in parts in several processes.
+            learned = dataclasses.replace(learned, model=build_model(model.dims).to(world.device))
             try:
                 with self.stop.at_once():
                     summary = self._finish(learned, keeper, outcome, reporter)
@@ -256,9 +258,8 @@ class _Session:
             bleu_tokenize=self.recipe.bleu_tokenization,
         )
 
-    def _greet(
-        self, model: TranslationModel | LanguageModel, encoded: EncodedCorpus, reporter: Reporter
-    ) -> None:
+    def _greet(self, learned: "_Learned", reporter: Reporter) -> None:
+        model, corpus, encoded = learned.model, learned.corpus, learned.encoded
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         device, size = self.world.device, self.world.size
         precision = choose_precision(self.recipe.training.precision, device)
@@ -270,6 +271,8 @@ class _Session:
         )
         step = self.resumed.progress.step if self.resumed else 0
         facts = {"parameters": f"{num_parameters:,}", "corpus": encoded.size, "trained in": machine}
+        if cleaning := corpus.report.lines():
+            facts["corpus as read"] = "; ".join(cleaning)
         reporter.event(step, "started", facts)
 
     def _finish(
@@ -286,13 +289,13 @@ class _Session:
             self.recipe.training.num_quality_examples,
             self.recipe.bleu_tokenization,
         )
-        reporter.record(outcome.num_steps, metrics)
         save_run(Run(self.out, model.cpu(), learned.tokenizer, self.recipe, outcome.num_steps, metrics))
         keeper.tidy()
         shutil.rmtree(self.out / CORPUS_FOLDER, ignore_errors=True)  # a finished run needs no training data
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         summary = TrainingSummary(self.out, num_parameters, outcome, encoded.num_too_long, metrics)
         reporter.event(outcome.num_steps, "ended", outcome_facts(summary))
+        reporter.record(outcome.num_steps, metrics)
         return summary
 
 
