@@ -16,97 +16,27 @@ nanoGPT runs in a copy of the files it needs, prepares its data by its own prepa
 """
 
 import dataclasses
-import importlib.util
-import os
-import pickle
 import re
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from rich.console import Console
 from torch import Tensor
-from torch.nn import functional
 
+from benchmarks.nanogpt import NUM_HEADS, NUM_LAYERS, WIDTH, prepare_nanogpt, run_nanogpt
+from benchmarks.race import CONTEXT, Result, cut_windows, mean_loss, run_timed
 from benchmarks.report import add_json_option, argument_parser, describe_machine, print_table, write_json
 from model.recipe import load_recipe
 from model.run import load_run
 from model.tokenizer import BEGIN_ID
 from model.transformer import LanguageModel
 
-CONTEXT: Final = 64
-WIDTH, NUM_HEADS, NUM_LAYERS = 128, 4, 4
-NANOGPT_FILES: Final = (
-    "train.py",
-    "model.py",
-    "configurator.py",
-    "config",
-    "data/shakespeare_char/prepare.py",
-)
-NANOGPT_COMMAND: Final = (
-    "train.py config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 --log_interval=1 "
-    f"--block_size={CONTEXT} --batch_size=12 --n_layer={NUM_LAYERS} --n_head={NUM_HEADS} --n_embd={WIDTH} "
-    "--max_iters=2000 --lr_decay_iters=2000 --dropout=0.0"
-).split()
-_STEP_OF_NANOGPT = re.compile(r"iter (\d+): loss .*, time ([\d.]+)ms")
-_EVALUATION_OF_DRAGOMAN = re.compile(r"step [\d,]+: loss ")
-_CHUNK_WINDOWS: Final = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """A training that has ended."""
-
-    name: str
-    num_parameters: int
-    num_steps: int
-    process_s: float  # from the start of the process to the end of the loop
-    loop_s: float
-    loss: float  # nats a character
-
-
-Line = tuple[float, str]
-
-
-def run_timed(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> list[Line]:
-    """Run to the end: each line of output, with the seconds since the start at which it came."""
-    start_s = time.perf_counter()
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        lines = [(time.perf_counter() - start_s, line.rstrip()) for line in process.stdout]
-    if process.returncode:
-        tail = "\n".join(line for _, line in lines[-20:])
-        sys.exit(f"{' '.join(command)} ended with exit code {process.returncode}:\n{tail}")
-    return lines
-
-
-def cut_windows(ids: Sequence[int]) -> Tensor:
-    """Token ids -> (N, CONTEXT + 1): a character, and the CONTEXT after it that are to be predicted."""
-    return torch.tensor(ids).unfold(0, CONTEXT + 1, CONTEXT)
-
-
-@torch.inference_mode()
-def mean_loss(logits_of: Callable[[Tensor], Tensor], windows: Tensor) -> float:
-    """Cross-entropy in nats a character; `logits_of` maps windows to logits (n, CONTEXT, vocabulary)."""
-    total = 0.0
-    for chunk in windows.split(_CHUNK_WINDOWS):
-        labels = chunk[:, 1:].flatten()
-        total += float(functional.cross_entropy(logits_of(chunk).flatten(0, 1), labels, reduction="sum"))
-    return total / windows[:, 1:].numel()
+_EVALUATION: Final = re.compile(r"step [\d,]+: ")
 
 
 def our_logits(model: LanguageModel) -> Callable[[Tensor], Tensor]:
@@ -118,55 +48,6 @@ def our_logits(model: LanguageModel) -> Callable[[Tensor], Tensor]:
         return logits
 
     return logits_of
-
-
-def prepare_nanogpt(checkout: Path, text: Path, folder: Path) -> None:
-    """Copy what of nanoGPT is needed to `folder` and run its prepare.py there."""
-    for name in NANOGPT_FILES:
-        source, target = checkout / name, folder / name
-        if not source.exists():
-            sys.exit(f"{checkout} is no checkout of nanoGPT: it has no {name}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target)
-        else:
-            shutil.copy(source, target)
-    data = folder / "data" / "shakespeare_char"
-    shutil.copy(text, data / "input.txt")
-    # prepare.py imports it for the download that it does not make when input.txt is there.
-    (data / "requests.py").touch()
-    run_timed([sys.executable, "prepare.py"], data, {})
-
-
-def run_nanogpt(folder: Path, text: str, threads: int | None) -> Result:
-    """Train with nanoGPT and measure the checkpoint that it leaves."""
-    environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
-    lines = run_timed([sys.executable, *NANOGPT_COMMAND], folder, environment)
-    steps = [(second, match) for second, line in lines if (match := _STEP_OF_NANOGPT.match(line))]
-    spec = importlib.util.spec_from_file_location("nanogpt_model", folder / "model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    checkpoint = torch.load(folder / "out-shakespeare-char" / "ckpt.pt", weights_only=True)
-    network = module.GPT(module.GPTConfig(**checkpoint["model_args"])).eval()
-    network.load_state_dict(checkpoint["model"])
-    ids = pickle.loads((folder / "data" / "shakespeare_char" / "meta.pkl").read_bytes())["stoi"]
-
-    def logits_of(windows: Tensor) -> Tensor:
-        logits: Tensor = network(windows[:, :-1], windows[:, 1:])[
-            0
-        ]  # without labels it gives the last one only
-        return logits
-
-    return Result(
-        name="nanoGPT",
-        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
-        num_steps=len(steps),
-        process_s=steps[-1][0],
-        loop_s=sum(float(match[2]) for _, match in steps) / 1_000,
-        loss=mean_loss(logits_of, cut_windows([ids[character] for character in text])),
-    )
 
 
 def run_dragoman(recipe: str, overrides: Iterable[str], data: Path, out: Path, text: str) -> Result:
@@ -186,7 +67,7 @@ def run_dragoman(recipe: str, overrides: Iterable[str], data: Path, out: Path, t
         command += ["--set", override]
     lines = run_timed(command, Path.cwd(), {})
     begin_s = next(second for second, line in lines if " parameters, " in line)
-    end_s = max(second for second, line in lines if _EVALUATION_OF_DRAGOMAN.match(line))
+    end_s = max(second for second, line in lines if _EVALUATION.match(line))
     run = load_run(out)
     assert isinstance(run.model, LanguageModel)
     ids = run.tokenizer.encode(text, add_special_tokens=False).ids

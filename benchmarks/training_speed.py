@@ -30,10 +30,11 @@ from rich.progress import track
 from benchmarks.nn_transformer import NnTransformer, NnTransformerStep
 from benchmarks.report import add_json_option, argument_parser, describe_machine, print_table, write_json
 from model.batching import Batch, Pairs, Rows
+from model.corpora.corpus import Pair
 from model.corpora.load import load_corpus
 from model.recipe import Recipe, load_recipe
 from model.tokenizer import train_tokenizer
-from model.training.data import encode_corpus
+from model.training.encoding import encode_pairs
 from model.training.hardware import choose_precision, keep_freed_memory, set_threads
 from model.training.step import TrainingStep
 from model.transformer import TranslationModel
@@ -143,9 +144,9 @@ def read_pairs(recipe: Recipe, data: Path) -> Pairs:
     recipe = recipe.with_data(data)
     corpus = load_corpus(recipe)
     tokenizer = train_tokenizer(recipe.tokenizer, corpus.texts(), recipe.task)
-    pairs = encode_corpus(corpus, tokenizer, recipe).train
-    assert isinstance(pairs, Pairs)
-    return pairs
+    texts = [pair for pair in corpus.train if isinstance(pair, Pair)]
+    sources, targets = zip(*(sides for _, sides in encode_pairs(texts, tokenizer, recipe)), strict=True)
+    return Pairs(sources, targets)
 
 
 def make_pairs(recipe: Recipe, seed: int) -> Pairs:
