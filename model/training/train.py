@@ -9,9 +9,11 @@ import torch
 from rich.console import Console
 from tokenizers import Tokenizer
 
+from common.errors import UsageError
 from common.files import atomic_write
 from model.corpora.corpus import Corpus, Pair
 from model.corpora.load import load_corpus
+from model.corpora.sources import STANDARD_INPUT
 from model.errors import TrainingStopped
 from model.loss import mean_loss
 from model.recipe import Recipe
@@ -36,6 +38,7 @@ from model.training.loop import Examine, Outcome, fit
 from model.training.measure import measure
 from model.training.progress import Reporter
 from model.training.report import write_report
+from model.training.reproduction import flat_settings
 from model.training.resume import make_room, resume_state
 from model.training.state import State, StateStore
 from model.training.stopping import StopRequest, StopRequestedError
@@ -97,6 +100,11 @@ def train(
     start = load_run(beginning.init) if beginning.init else None
     stop = StopRequest()
     with joined_world(recipe.training.device) as world, stop.listening():
+        if world.size > 1 and STANDARD_INPUT in dict(flat_settings(recipe.corpus.model_dump())).values():
+            raise UsageError(
+                f"{world.size} processes cannot share the standard input: "
+                "write the corpus to a file, or train in one process"
+            )
         notes, resumed = _open_folder(recipe, out, beginning, world)
         num_threads = set_threads(recipe.training.num_threads, world.num_local)
         width = None if sys.stderr.isatty() else _WIDE

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import CrossAttention, SelfAttention, explicit_attention, fused_attention
+from model.batching import Pairs, Stream, in_order
+from model.loss import total_loss
+from model.tokenizer import END_ID, PADDING_ID
 from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model, sinusoidal_positions
 
 WIDTH, HEADS, HIDDEN, LAYERS, VOCABULARY = 32, 4, 48, 3, 19
@@ -217,3 +220,38 @@ def test_language_model_equals_causal_encoder(norm: str, activation: str) -> Non
 def test_positions_are_those_of_the_paper() -> None:
     expected = reference_embedding(torch.zeros(1, WIDTH), torch.zeros(1, 50, dtype=torch.long))[0]
     torch.testing.assert_close(sinusoidal_positions(50, WIDTH), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_kv_heads", [HEADS, 2])
+def test_causal_attention_in_three_steps_is_the_kernels(num_kv_heads: int) -> None:
+    torch.manual_seed(0)
+    query = torch.randn(2, HEADS, 7, 8)
+    key, value = torch.randn(2, 2, num_kv_heads, 7, 8)
+    ours, weights = explicit_attention(query, key, value, causal=True)
+    torch.testing.assert_close(ours, fused_attention(query, key, value, causal=True), **CLOSE)
+    assert not weights.triu(1).any(), "no position sees a later one"
+
+
+@pytest.mark.parametrize("task", ["translation", "generation"])
+def test_the_gradients_of_training_on_a_cpu_are_those_of_plain_operators(task: str) -> None:
+    """In bf16, with attention written out and the loss fused, against fp32 with PyTorch's kernels and loss."""
+    model = new_model(task, "pre", "gelu").train()
+    assert isinstance(model, TranslationModel | LanguageModel)
+    lengths = [3, 9, 16, 1, 12]
+    targets = [torch.randint(4, VOCABULARY, (length,)).tolist() for length in lengths]
+    examples = Pairs([[*target, END_ID] for target in targets], targets) if task == "translation" else None
+    [batch] = in_order(examples or Stream(targets, 16), 1000)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = total_loss(model, batch, label_smoothing=0.1)
+    gradients = torch.autograd.grad(ours, list(model.parameters()))
+
+    inputs = (batch.input_ids,) if batch.source_ids is None else (batch.source_ids, batch.input_ids)
+    logits = model(*inputs).flatten(0, 1)
+    expected = nn.functional.cross_entropy(
+        logits, batch.label_ids.flatten(), reduction="sum", label_smoothing=0.1, ignore_index=PADDING_ID
+    )
+    assert ours.item() == pytest.approx(expected.item(), rel=1e-2)
+    reference = torch.autograd.grad(expected, list(model.parameters()))
+    one, other = (torch.cat([g.flatten() for g in each]) for each in (gradients, reference))
+    assert float(nn.functional.cosine_similarity(one, other, dim=0)) > 0.999
+    assert float(one.norm() / other.norm()) == pytest.approx(1.0, abs=0.02)

@@ -117,3 +117,10 @@ def test_two_processes_resume(corpus: Path, alone: Path, tmp_path: Path) -> None
     assert rest.returncode == 0, rest.stderr
     assert "resumed at step 14" in rest.stderr
     close(out, whole)
+
+
+def test_standard_input_is_for_one_process(corpus: Path, tmp_path: Path) -> None:
+    done = train(corpus, tmp_path / "run", 2, "--set", "corpus.train=-")
+    assert done.returncode != 0
+    assert "error: 2 processes cannot share the standard input" in done.stderr
+    assert not (tmp_path / "run").exists()
