@@ -18,6 +18,8 @@ from model.recipe import load_recipe
 
 SPLITS = {"train": 29_000, "val": 1_014, "test_2016_flickr": 1_000}
 
+RAW = ["corpus.source=de", "corpus.target=en", "corpus.tokenized=false"]
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -136,13 +138,13 @@ def test_a_folder_is_read_plain_or_packed(tmp_path: Path) -> None:
     for split in SPLITS:
         (tmp_path / f"{split}.de").write_bytes(lines("de", 5))
         (tmp_path / f"{split}.en.gz").write_bytes(gzip.compress(lines("en", 5)))
-    corpus = load_corpus(load_recipe("multi30k"), tmp_path)
+    corpus = load_corpus(load_recipe("multi30k", RAW), tmp_path)
     assert corpus.validation == [Pair(f"de {n}", f"en {n}") for n in range(5)]
 
 
 def test_a_folder_without_the_files_is_named(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"no file train\.de or train\.de\.gz in"):
-        load_corpus(load_recipe("multi30k"), tmp_path)
+        load_corpus(load_recipe("multi30k", RAW), tmp_path)
     with pytest.raises(CorpusError, match=r"no file input\.txt"):
         load_corpus(load_recipe("shakespeare"), tmp_path)
 
