@@ -9,7 +9,7 @@ TORCH ?= cpu
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types imports stubs stubs-check unit lock clean
+.PHONY: bench-training help install demo test lint format types imports stubs stubs-check unit lock clean
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -66,6 +66,10 @@ stubs-check: $(VENV)/.dev ## fail when the committed stubs are not what the .pro
 
 unit: $(VENV)/.dev ## all tests
 	$(BIN)/pytest
+
+bench-training: $(VENV)/.dev ## training speed against torch.nn.Transformer; DATA=DIR of Multi30k, or made-up lengths
+	$(BIN)/python benchmarks/training_speed.py --size multi30k $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/training_speed.py --size tiny $(if $(DATA),--data $(DATA))
 
 lock: $(VENV)/.dev ## write what is installed now to constraints.txt
 	$(BIN)/python tools/lock.py constraints.txt

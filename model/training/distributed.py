@@ -13,8 +13,6 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from model.batching import Rows
@@ -86,6 +84,8 @@ class World:
         if how == "ddp":
             ids = [self.device] if self.device.type == "cuda" else None
             return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+        from torch.distributed.fsdp import fully_shard  # noqa: PLC0415  most of a second, for those who ask for it
+
         for layer in layers:
             fully_shard(layer)
         fully_shard(module)  # in place
@@ -94,7 +94,9 @@ class World:
 
 def gathered(tensor: Tensor) -> Tensor:
     """A tensor that may be in parts, whole; with one that is, all processes must call this together."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    # Asked by its method: importing DTensor, and sympy with it, takes half a second of every start.
+    gather = getattr(tensor, "full_tensor", None)
+    return gather() if gather else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -104,9 +106,12 @@ def whole(tensor: Tensor) -> Tensor:
 
 def like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """A whole tensor, laid out over the processes and on the device as `parameter` is."""
-    if isinstance(parameter, DTensor):
-        return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
-    return tensor.clone().to(parameter.device)
+    if not hasattr(parameter, "full_tensor"):
+        return tensor.clone().to(parameter.device)
+    from torch.distributed.tensor import DTensor, distribute_tensor  # noqa: PLC0415  as above
+
+    assert isinstance(parameter, DTensor)
+    return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
 
 
 @contextlib.contextmanager

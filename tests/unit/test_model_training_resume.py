@@ -153,7 +153,7 @@ def test_a_process_killed_at_random_moments_loses_nothing(settings: dict[str, An
     subprocess.run(command(chosen, tmp_path / "whole"), env=environment(), check=True, capture_output=True)
     rng = random.Random(7)
     out, num_killed = tmp_path / "killed", 0
-    for _ in range(4):
+    for _ in range(3):
         options = ["--resume"] if (out / "recipe.json").exists() else []
         with subprocess.Popen(
             command(chosen, out, *options), env=environment(), stderr=subprocess.PIPE, text=True
