@@ -67,9 +67,8 @@ def run_nanogpt(folder: Path, text: str, threads: int | None) -> Result:
     ids = pickle.loads((folder / "data" / "shakespeare_char" / "meta.pkl").read_bytes())["stoi"]
 
     def logits_of(windows: Tensor) -> Tensor:
-        logits: Tensor = network(windows[:, :-1], windows[:, 1:])[
-            0
-        ]  # without labels it gives the last one only
+        # Without labels it would give logits of the last position only.
+        logits: Tensor = network(windows[:, :-1], windows[:, 1:])[0]
         return logits
 
     return Result(

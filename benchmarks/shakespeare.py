@@ -142,7 +142,12 @@ def main() -> None:
         metavar="KEY=VALUE",
         help="a setting of the recipe, as in `train`",
     )
-    parser.add_argument("--rounds", type=int, default=1, help="nanoGPT, dragoman, nanoGPT, ...; seeds differ")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=1,
+        help="nanoGPT, dragoman, nanoGPT, ...; dragoman with another seed each time",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads of both; without it, what each chooses")
     parser.add_argument("--target", type=float, default=1.886, help="validation loss to reach")
     add_json_option(parser)
