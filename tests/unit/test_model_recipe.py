@@ -10,7 +10,7 @@ EXAMPLE = Path(__file__).parents[2] / "docs" / "example-recipe.toml"
 
 
 def test_the_built_in_recipes() -> None:
-    assert builtin_recipes() == ("dates", "multi30k", "shakespeare", "stdlib")
+    assert builtin_recipes() == ("dates", "multi30k", "shakespeare", "shakespeare-small", "stdlib")
 
 
 @pytest.mark.parametrize("name", builtin_recipes())
@@ -68,7 +68,7 @@ def test_training_without_an_end_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_recipe_lists_those_there_are() -> None:
-    with pytest.raises(RecipeError, match=r"no recipe 'date'.*dates, multi30k, shakespeare, stdlib"):
+    with pytest.raises(RecipeError, match=r"no recipe 'date'.*dates, multi30k, shakespeare, shakespeare-small, stdlib"):
         load_recipe("date")
 
 
