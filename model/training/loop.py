@@ -142,6 +142,8 @@ class _Training:
                 self._save_and_stop()
             is_due = self.step % self.settings.evaluation_interval_steps == 0 or now.limit is not None
             evaluates = is_due and self.step > self.evaluated_step
+            if evaluates or self.step % _REPORT_INTERVAL_STEPS == 0:
+                self._report(now.progress)
             if evaluates:
                 self._evaluate()
             if evaluates or now.saves:
@@ -171,11 +173,12 @@ class _Training:
         [num_labels] = self.world.sum(sum(part.num_labels for part in parts))
         loss, norm = self.training_step.run(parts, rate, progress=progress, num_labels=int(num_labels))
         self.step += 1
-        self.meter.add(loss, norm, parts)
-        if self.step % _REPORT_INTERVAL_STEPS == 0 or self.limits.reached(self.step):
-            figures = self.meter.read(self.step)
+        self.meter.add(loss, norm, rate, parts)
+
+    def _report(self, progress: float) -> None:
+        if figures := self.meter.read(self.step):
             self.reporter.show(progress, self.limits.elapsed_s, figures["loss"], figures["tokens_per_second"])
-            self.reporter.record(self.step, {**figures, "learning_rate": rate, "gradient_norm": float(norm)})
+            self.reporter.record(self.step, figures)
 
     def _part(self, examples: Examples, rows: Rows) -> Batch:
         """This process's share of a batch; one without labels where there are fewer rows than processes."""
@@ -213,9 +216,8 @@ class _Training:
         parts = (self._part(validation, rows) for rows in validation.plan(batch_tokens))
         total, num_labels = self.world.sum(*sum_losses(self.model, parts, self.training_step.plain_loss))
         loss = total / num_labels
-        check_finite(
-            loss, self.step
-        )  # the last gradient may have broken weights whose loss was still a number
+        # The last gradient may have broken weights whose loss was still a number.
+        check_finite(loss, self.step)
         return loss
 
     def _save(self) -> None:

@@ -22,15 +22,16 @@ class Meter:
         self._world = world
         self._before = num_tokens, num_cells
         self._num_tokens, self._num_cells = 0, 0
-        self._unread: list[
-            tuple[Tensor, Tensor]
-        ] = []  # losses and gradient norms: reading one waits for a GPU
+        # Losses and gradient norms of steps not yet read: reading one waits for a GPU.
+        self._unread: list[tuple[Tensor, Tensor]] = []
+        self._rate = 0.0
         self._tokens_read = num_tokens
         self._read_s = time.monotonic()
 
-    def add(self, loss: Tensor, norm: Tensor, parts: Sequence[Batch]) -> None:
-        """What one step was: this process's share of the loss, the gradient's norm, its batches."""
+    def add(self, loss: Tensor, norm: Tensor, rate: float, parts: Sequence[Batch]) -> None:
+        """What one step was: this process's share of the loss, gradient norm, learning rate, its batches."""
         self._unread.append((loss, norm))
+        self._rate = rate
         self._num_tokens += sum(part.num_tokens for part in parts)
         self._num_cells += sum(part.num_cells for part in parts)
 
@@ -44,33 +45,47 @@ class Meter:
         """What went on since the last reading was not training."""
         self._read_s = time.monotonic()
 
-    def check(self, step: int) -> list[float]:
-        """The losses since the last reading; `step` is the last that was added.
+    def check(self, step: int) -> None:
+        """See that all since the last reading is finite; `step` is the last that was added.
 
         Raises:
             TrainingError: a loss, or the gradient that was applied after it, is not finite.
         """
-        if not self._unread:
-            return []
-        losses = self._world.sum_tensor(torch.stack([loss for loss, _ in self._unread])).tolist()
-        norms = torch.stack([norm for _, norm in self._unread]).tolist()
-        for number, (loss, norm) in enumerate(zip(losses, norms, strict=True), start=step - len(losses) + 1):
-            check_finite(loss, number)
-            check_finite(norm, number, "the gradient's norm")
-        return losses
+        self._values(step)
 
     def read(self, step: int) -> dict[str, float]:
-        """Mean loss and tokens/s since the last reading; `step` is the last that was added.
+        """Figures since the last reading, none if there was no step; `step` is the last that was added.
+
+        `loss` is the mean, `tokens_per_second` of all processes; `learning_rate` and `gradient_norm` are those
+        of the last step.
 
         Raises:
             TrainingError: as `check`.
         """
-        losses = self.check(step)
+        values = self._values(step)
         num_tokens, _ = self.counts()
         now_s = time.monotonic()
         tokens_per_second = (num_tokens - self._tokens_read) / max(now_s - self._read_s, 1e-9)
         self._unread, self._tokens_read, self._read_s = [], num_tokens, now_s
-        return {"loss": sum(losses) / len(losses), "tokens_per_second": tokens_per_second}
+        if not values:
+            return {}
+        return {
+            "loss": sum(loss for loss, _ in values) / len(values),
+            "tokens_per_second": tokens_per_second,
+            "learning_rate": self._rate,
+            "gradient_norm": values[-1][1],
+        }
+
+    def _values(self, step: int) -> list[tuple[float, float]]:
+        """Loss, over all processes, and gradient norm of each step since the last reading."""
+        if not self._unread:
+            return []
+        losses, norms = (torch.stack(column) for column in zip(*self._unread, strict=True))
+        values = list(zip(self._world.sum_tensor(losses).tolist(), norms.tolist(), strict=True))
+        for number, (loss, norm) in enumerate(values, start=step - len(values) + 1):
+            check_finite(loss, number)
+            check_finite(norm, number, "the gradient's norm")
+        return values
 
 
 def check_finite(value: float, step: int, what: str = "the loss") -> None:

@@ -68,7 +68,9 @@ def test_training_without_an_end_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_recipe_lists_those_there_are() -> None:
-    with pytest.raises(RecipeError, match=r"no recipe 'date'.*dates, multi30k, shakespeare, shakespeare-small, stdlib"):
+    with pytest.raises(
+        RecipeError, match=r"no recipe 'date'.*dates, multi30k, shakespeare, shakespeare-small, stdlib"
+    ):
         load_recipe("date")
 
 

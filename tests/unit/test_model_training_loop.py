@@ -102,7 +102,7 @@ def test_padding_and_tokens_are_counted(batch_tokens: int) -> None:
     num_passed = 0
     while num_passed < 2 * len(targets):
         batch = pairs.batch(source.next_rows())
-        meter.add(torch.zeros(()), torch.zeros(()), [batch])
+        meter.add(torch.zeros(()), torch.zeros(()), 1e-3, [batch])
         num_passed += len(batch.label_ids)
     num_tokens, num_cells = meter.counts()
     assert num_tokens == 2 * 2 * sum(len(target) + 1 for target in targets)  # two sides, two passes
