@@ -78,14 +78,19 @@ def demo(
 
 
 def _train(console: "Console", run: Path, overrides: list[str]) -> None:
+    from model.errors import TrainingStopped
     from model.recipe import load_recipe
-    from model.training.train import train
+    from model.training.train import Beginning, train
 
     recipe = load_recipe(RECIPE, overrides)
     _heading(console, "1. Train")
     console.print(f"recipe {recipe.name}: {recipe.description}")
     begin_s = time.perf_counter()
-    train(recipe, run)
+    try:
+        # One that was broken off left half a run, which nobody will want to go on with.
+        train(recipe, run, beginning=Beginning(restart=True))
+    except TrainingStopped as stopped:  # the demonstration ends with it
+        raise KeyboardInterrupt from stopped
     console.print(f"trained in {time.perf_counter() - begin_s:.0f} s: {run}")
 
 

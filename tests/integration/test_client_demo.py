@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,32 @@ def test_a_demonstration_leaves_a_run_and_a_bundle_that_agree(demonstrated: tupl
     assert (done.returncode, done.stderr) == (0, "")
     assert "files: unchanged" in done.stdout
     assert "same answer as PyTorch: 40 of 40" in done.stdout
+
+
+def test_a_demonstration_that_is_broken_off_can_be_begun_again(tmp_path: Path) -> None:
+    """Ctrl-C while it trains is exit code 130, and what it leaves is in nobody's way."""
+    command = [sys.executable, "-m", "client.cli.main", "demo", "--set", "training.max_steps=1000000"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(part) for part in sys.path)}  # noqa: PTH100
+    settings = ["--set", "corpus.num_train=2000", "--set", "training.state_interval_s=0"]
+    with subprocess.Popen(
+        [*command, *settings],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "to learn from" in line:
+                break
+        metrics = tmp_path / "runs/dates/metrics.jsonl"
+        while '"loss"' not in metrics.read_text():  # the first ten steps
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert list((tmp_path / "runs/dates/state").iterdir())
+    small = (word for setting in SMALL for word in ("--set", setting))
+    assert dragoman(tmp_path, "demo", *small).returncode == 0
