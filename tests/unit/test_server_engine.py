@@ -210,7 +210,9 @@ async def test_close_settles_what_is_left(monkeypatch: pytest.MonkeyPatch) -> No
     gate.let(3)
     while len(gate.rows) < 3:
         await asyncio.sleep(0)
-    closing = asyncio.to_thread(engine.close)
+    closing = asyncio.create_task(asyncio.to_thread(engine.close))
+    while not engine._closing:  # or the lane, let go on, may come to the end of all three before
+        await asyncio.sleep(0)
     gate.let(100_000)
     await closing
     for ticket in tickets:
