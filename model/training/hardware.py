@@ -4,15 +4,16 @@ Features decide, never timings, so that a seed gives the same run each time on o
 """
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from common.cpu import usable_cores
 from common.errors import UsageError
 
-__all__ = ["choose_device", "choose_precision", "keep_freed_memory", "set_threads"]
+__all__ = ["choose_device", "choose_precision", "keep_freed_memory", "release_freed_memory", "set_threads"]
 
 # Without these instructions a CPU emulates bf16 products, slower than fp32. With AVX512-BF16 they ran at four
 # times the rate of fp32 (torch 2.13, AMD Zen 5).
@@ -66,14 +67,26 @@ def keep_freed_memory() -> None:
     Handing them back to the kernel between, and having their pages zeroed again, took a quarter of a step.
     Elsewhere than on glibc nothing happens.
     """
-    try:
-        libc = ctypes.CDLL(None)
-        mallopt, trim = libc.mallopt, libc.malloc_trim
-    except (OSError, AttributeError):
-        return
-    trim(0)  # what was freed until now goes back to the kernel
+    release_freed_memory()
+    mallopt = _libc("mallopt")
     for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
-        mallopt(option, _KEPT_BYTES)
+        if mallopt:
+            mallopt(option, _KEPT_BYTES)
+
+
+def release_freed_memory() -> None:
+    """Hand what is free back to the kernel, once: batches of many shapes leave ever more holes between them."""
+    if trim := _libc("malloc_trim"):
+        trim(0)
+
+
+def _libc(name: str) -> Callable[..., Any] | None:
+    """A function of the C library, none where it has no such thing."""
+    try:
+        function: Callable[..., Any] = getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError):
+        return None
+    return function
 
 
 def _cpu_flags(cpu_info: Path) -> list[str]:

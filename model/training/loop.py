@@ -17,7 +17,7 @@ from model.recipe import TrainingSettings
 from model.training.checkpoints import CheckpointKeeper
 from model.training.data import EncodedCorpus
 from model.training.distributed import World, whole
-from model.training.hardware import choose_precision
+from model.training.hardware import choose_precision, release_freed_memory
 from model.training.meter import Meter, check_finite
 from model.training.optimizer import learning_rate
 from model.training.progress import Limits, Reporter, StoppedBy
@@ -208,6 +208,7 @@ class _Training:
         )
         self.reporter.say(f"step {self.step:,}: {shown}" + (", the best so far" if is_best else ""))
         self.reporter.phase("training")
+        release_freed_memory()
         self.meter.restart_clock()
 
     def _validation_loss(self) -> float:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from model.training.hardware import choose_device, choose_precision, set_threads
 from model.training.optimizer import learning_rate, new_optimizers
 from model.training.progress import Limits
 from model.transformer import Dimensions, build_model
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def settings(**values: object) -> TrainingSettings:
@@ -170,3 +174,32 @@ def test_a_torn_checkpoint_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(RunError, match=r"step-0000001\.safetensors cannot be read"):
         average_weights([Checkpoint(path, 1, 0.5)])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc, and speaks of glibc")
+def test_memory_that_is_kept_can_be_handed_back() -> None:
+    """In a process of its own: what is set holds until its end."""
+    program = """
+import random, torch
+from model.training.hardware import keep_freed_memory, release_freed_memory
+
+def resident_mib():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+
+keep_freed_memory()
+random.seed(0)
+before, kept = resident_mib(), []
+for _ in range(100):
+    large = [torch.ones(random.randint(10_000, 3_000_000)) for _ in range(20)]
+    kept.append(torch.ones(2_000))
+del large
+held = resident_mib() - before
+release_freed_memory()
+print(held, resident_mib() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    held, left = map(float, done.stdout.split())
+    assert held > 100, "freed memory is kept"
+    assert left < 30
