@@ -99,7 +99,6 @@ def train(
         else:
             note(f"stopped at step {stopped.step:,}, all saved; the same command with --resume goes on")
         return EXIT_INTERRUPTED if stopped.interrupted else 0
-    note(f"next: dragoman export {out} --out models/{out.name}/1")
     return 0
 
 

@@ -7,6 +7,7 @@ as in one process with the same batches.
 import contextlib
 import dataclasses
 import datetime as dt
+import gc
 import os
 from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
@@ -131,5 +132,8 @@ def joined_world(wanted: Literal["auto", "cpu", "cuda"]) -> Iterator[World]:
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
         yield World(distributed.get_rank(), distributed.get_world_size(), num_local, device)
+        distributed.barrier()  # nobody takes a connection down that another still uses
     finally:
+        # Wrapped modules hold the group, in cycles: one that outlives it aborts the process when that ends.
+        gc.collect()
         distributed.destroy_process_group()

@@ -57,6 +57,7 @@ def print_summary(summary: TrainingSummary, console: Console) -> None:
     table.add_row("report", str(summary.path / REPORT_FILE))
     table.add_row("curves", f"tensorboard --logdir {summary.path / TENSORBOARD_FOLDER}")
     table.add_row("figures", str(summary.path / METRICS_FILE))
+    table.add_row("next", f"dragoman export {summary.path} --out models/{summary.path.name}/1")
     console.print(table)
 
 
