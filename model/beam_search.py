@@ -43,10 +43,10 @@ def beam_search(
 
     This is fairseq's convention (`--lenpen`; Ott et al. 2019): the length counts the end token, and a penalty
     above 0 favours long answers. As there, a hypothesis ends where the end token is among the `beam_size` best
-    continuations of all beams. The search for an input stops once it has `beam_size` finished hypotheses and
-    no running beam beats the worst of them, were it to end at the next step at no cost. For a penalty of at
-    most 0 that is a proof that none will; above 0, a beam may still catch up by growing at a better rate than
-    before, which is not waited for. With one beam and no penalty the result is that of `greedy_decode`.
+    continuations of all beams. The search for an input stops once it has `beam_size` finished hypotheses and,
+    for a penalty of at most 0, no running beam beats the worst of them: none will then. Above 0 the search
+    does not wait for that, as fairseq does not: a beam may always catch up by growing, and answers would get
+    too long. With one beam and no penalty the result is that of `greedy_decode`.
 
     Args:
         model: in evaluation mode.
@@ -164,7 +164,9 @@ class _Search:
 
     def _is_over(self, place: int, attainable: float) -> bool:
         finished = self._finished[self._searched[place]]
-        return len(finished) == self._beam_size and finished[-1].score >= attainable
+        if len(finished) < self._beam_size:
+            return False
+        return self._length_penalty > 0 or finished[-1].score >= attainable
 
     def _hypothesis(self, token_ids: list[int], log_probability: float) -> BeamHypothesis:
         length = max(1, len(token_ids))  # nothing is decoded where the limit is 0

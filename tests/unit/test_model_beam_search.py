@@ -99,6 +99,17 @@ def test_without_a_reward_for_length_stopping_early_loses_nothing(model: Model, 
         assert beam_search(model, inputs, 10, beam_size=4, length_penalty=penalty) == found
 
 
+def test_with_a_reward_for_length_enough_finished_hypotheses_end_the_search(model: Model) -> None:
+    """As in fairseq: a search that went on would find ever longer answers."""
+    inputs = make_inputs(model, 32)
+    found = beam_search(model, inputs, 10, beam_size=2, length_penalty=4.0)
+    with pytest.MonkeyPatch().context() as patch:
+        patch.setattr("model.beam_search._Search._is_over", lambda *_: False)
+        endless = beam_search(model, inputs, 10, beam_size=2, length_penalty=4.0)
+    lengths, longer = ([len(best.token_ids) for [best] in each if best.finished] for each in (found, endless))
+    assert sum(lengths) / len(lengths) < sum(longer) / len(longer) - 0.5
+
+
 def test_a_wider_beam_finds_better_sequences_than_greedy_decoding(model: Model) -> None:
     inputs = make_inputs(model, 64)
     both = zip(
