@@ -195,7 +195,7 @@ class _Training:
                 figures |= self.examine(self.step) if self.world.is_main else {}
         except StopRequestedError:
             self._save_and_stop()
-        weights = {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
+        weights = self._whole_weights()
         is_best = self.world.from_main(
             self.world.is_main and self.keeper.add(self.step, weights, figures["validation_loss"])
         )
@@ -237,7 +237,7 @@ class _Training:
             corpus=self.corpus.fingerprint,
         )
         groups = {
-            "model": {name: whole(tensor) for name, tensor in self.model.state_dict().items()},
+            "model": self._whole_weights(),
             "optimizer": optimizer_tensors(self.model, self.training_step.optimizers),
             "random": _random_tensors(self.world),
         }
@@ -245,6 +245,9 @@ class _Training:
             self.states.save(State.of(progress, groups))
             self.keeper.tidy(spare_previous=True)  # the state before this one is there still, and names it
         self.saved_s = time.monotonic()
+
+    def _whole_weights(self) -> dict[str, Tensor]:
+        return {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
 
     def _save_and_stop(self) -> NoReturn:
         self._save()

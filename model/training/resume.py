@@ -8,9 +8,8 @@ from typing import Any
 
 from common.errors import OperationError, UsageError
 from common.files import check_writable
-from model.errors import RunError
 from model.recipe import Recipe
-from model.run import RECIPE_FILE, RECORD_FILE, RUN_FILES, STATE_FOLDER
+from model.run import RECIPE_FILE, RECORD_FILE, RUN_FILES, STATE_FOLDER, read_settings
 from model.training.reproduction import flat_settings
 from model.training.state import State, StateStore
 
@@ -26,7 +25,9 @@ def resume_state(out: Path, recipe: Recipe, *, accepts_changes: bool) -> tuple[S
     """
     if not (out / RECIPE_FILE).is_file():
         raise UsageError(f"there is no run to resume in {out}")
-    changes = changed_settings(_read_recipe(out / RECIPE_FILE), recipe.model_dump(mode="json"))
+    # Read as a recipe: one that an earlier release wrote lacks newer settings, which had their defaults.
+    begun_with = read_settings(out / RECIPE_FILE, Recipe)
+    changes = changed_settings(begun_with.model_dump(mode="json"), recipe.model_dump(mode="json"))
     if changes and not accepts_changes:
         raise UsageError(
             f"the recipe is not the one {out} was begun with: {'; '.join(changes)}; "
@@ -77,12 +78,3 @@ def make_room(out: Path, *, restarts: bool) -> None:
             raise OperationError(f"cannot replace the run in {out}: {error.strerror}") from error
     elif others := sorted(path.name for path in out.iterdir() if not path.name.startswith(".")):
         raise UsageError(f"{out} holds no run but {others[0]!r}: give --out an empty or a new folder")
-
-
-def _read_recipe(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
-    # A recipe written by an earlier release lacks the settings that are newer: they had their defaults.
-    return Recipe.load(values, source=str(path)).model_dump(mode="json")
