@@ -12,7 +12,7 @@ from model.batching import Stream, in_order
 from model.tokenizer import BEGIN_ID, PADDING_ID
 from server.backend import Backend
 from server.bundle import QualityFigure
-from server.lane import Finished
+from server.decoding.hypothesis import Hypothesis
 from server.scoring import score_offline
 
 __all__ = ["bits_per_byte", "generation_quality", "translation_quality"]
@@ -21,7 +21,7 @@ _MAX_SCORED_TOKENS = 100_000
 
 
 def translation_quality(
-    tokenizer: Tokenizer, examples: HeldOut, answers: Sequence[Finished]
+    tokenizer: Tokenizer, examples: HeldOut, answers: Sequence[Hypothesis]
 ) -> tuple[QualityFigure, ...]:
     """Exact match, BLEU and chrF of greedy answers, each in percent."""
     texts = [tokenizer.decode(answer.token_ids) for answer in answers]

@@ -19,9 +19,10 @@ from model.tokenizer import BEGIN_ID, END_ID
 from model.transformer import LanguageModel, TranslationModel
 from server.backend import Backend
 from server.bundle import Bundle
+from server.decoding.hypothesis import Hypothesis as Answer
+from server.decoding.parameters import DecodingParameters
 from server.golden import check_golden_examples
-from server.lane import Finished, decode_offline
-from server.sampling import DecodingParameters
+from server.lane import decode_offline
 from server.scoring import forced_steps
 
 __all__ = [
@@ -74,8 +75,8 @@ class Agreement:
 class Decoded:
     """The same inputs decoded one by one and in batches of `BATCH_ROWS` rows of mixed lengths."""
 
-    alone: list[Finished]
-    together: list[Finished]
+    alone: list[Answer]
+    together: list[Answer]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,8 +152,8 @@ def decode_both_ways(
     decoded = Decoded([], [])
     for start in range(0, len(inputs), 4 * BATCH_ROWS):
         part = [(ids, parameters) for ids in inputs[start : start + 4 * BATCH_ROWS]]
-        decoded.together.extend(decode_offline(backend, part, num_slots=BATCH_ROWS))
-        decoded.alone.extend(decode_offline(backend, part, num_slots=1))
+        decoded.together.extend(each.best for each in decode_offline(backend, part, num_slots=BATCH_ROWS))
+        decoded.alone.extend(each.best for each in decode_offline(backend, part, num_slots=1))
         on_progress(len(part))
     return decoded
 
@@ -165,7 +166,7 @@ def compare(
     decoded: Decoded,
 ) -> Agreement:
     """Hold the bundle's answers against PyTorch's."""
-    tokens = [_with_end(finished) for finished in decoded.together]
+    tokens = [_with_end(answer) for answer in decoded.together]
     partings = [_parting(ours, theirs) for ours, theirs in zip(tokens, reference, strict=True)]
     return Agreement(
         num_inputs=len(inputs),
@@ -201,9 +202,9 @@ def _check(agreement: Agreement, precision: str) -> None:
         )
 
 
-def _with_end(finished: Finished) -> list[int]:
-    ended = finished.num_output_tokens > len(finished.token_ids)
-    return [*finished.token_ids, *([END_ID] if ended else [])]
+def _with_end(answer: Answer) -> list[int]:
+    ended = answer.num_output_tokens > len(answer.token_ids)
+    return [*answer.token_ids, *([END_ID] if ended else [])]
 
 
 def _parting(ours: Sequence[int], theirs: Hypothesis) -> float | None:

@@ -52,10 +52,17 @@ class Arena:
         used = slice(None) if self._kinds[name] == _LAST else slice(num_tokens)
         self.caches[name][row, :, used] = computed[:, used]
 
-    def move(self, source: int, target: int) -> None:
+    def copy(self, source: int, target: int) -> None:
         """Copy a row's whole state to another row; only the tokens there are get copied."""
         for array in (self.token_ids, self.lengths, self.source_lengths):
             array[target] = array[source]
         num_tokens = {"": self.lengths[source], "cross_": self.source_lengths[source], _LAST: 0}
         for name, cache in self.caches.items():
             self.keep(target, name, cache[source], num_tokens[self._kinds[name]])
+
+    def fork(self, source: int, target: int) -> None:
+        """Copy a row's own cache to a row that has the same source's keys and values already."""
+        num_tokens = self.lengths[target] = self.lengths[source]
+        for name, cache in self.caches.items():
+            if not self._kinds[name]:
+                self.keep(target, name, cache[source], num_tokens)

@@ -102,9 +102,35 @@ class Rows:
             del order[-len(batch) :]
             self._begin([rows[i] for i in batch], [inputs[i] for i in batch])
 
-    def move(self, source: int, target: int) -> None:
+    def copy(self, source: int, target: int) -> None:
         """Copy the state of row `source` to row `target`."""
-        self.arena.move(source, target)
+        self.arena.copy(source, target)
+
+    def fork(self, source: int, target: int) -> None:
+        """Copy what row `source` has decoded to row `target`, which was started with the same input."""
+        self.arena.fork(source, target)
+
+    def align(self, source_ids: Sequence[int], outputs: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """Where in its source each output token looks, the heads' mean of one decoder layer.
+
+        Each output has a run of its own, so that none depends on the length of another.
+
+        Returns:
+            For each output (T + 1, S), the end of sequence last; each row sums to 1.
+        """
+        special = self._manifest.special_tokens
+        source, length = _padded([source_ids], special.padding)
+        return [
+            self._run(
+                "align",
+                {
+                    "source_ids": source,
+                    "source_lengths": length,
+                    "target_ids": np.array([[special.begin, *output]], np.int64),
+                },
+            )["attention"][0]
+            for output in outputs
+        ]
 
     def decode(self, num_rows: int) -> NDArray[np.float32]:
         """Feed `arena.token_ids` of the first `num_rows` rows; every row's length grows by one.

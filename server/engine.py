@@ -22,10 +22,12 @@ from common.cpu import usable_cores
 from server.backend import Backend
 from server.bundle import Bundle
 from server.config import EngineSettings
+from server.decoding.hypothesis import Finished
+from server.decoding.parameters import DecodingParameters
+from server.decoding.stopping import StopCondition
 from server.errors import Cancelled, DeadlineExceeded, EngineError, Overloaded, RequestError
 from server.golden import check_golden_examples
-from server.lane import EngineObserver, Finished, Lane, RunningSequence, StopCondition
-from server.sampling import DecodingParameters
+from server.lane import EngineObserver, Lane, RunningSequence
 from server.scheduler import Departure, Plan, QueueFullError, Scheduler
 from server.scheduler import Sequence as Scheduled
 
@@ -128,6 +130,7 @@ class Engine:
 
     Attributes:
         num_threads: threads that compute.
+        slots_per_lane: rows that one input may have at most.
     """
 
     def __init__(
@@ -135,6 +138,7 @@ class Engine:
     ) -> None:
         num_lanes, num_lane_threads = lane_layout(settings)
         self.num_threads = num_lanes * num_lane_threads
+        self.slots_per_lane = settings.slots_per_lane
         self._scheduler = Scheduler(
             num_lanes, settings.slots_per_lane, settings.max_waiting, settings.max_start_tokens
         )
@@ -198,8 +202,8 @@ class Engine:
     def occupancy(self) -> Occupancy:
         """Slots and queue at this moment."""
         with self._work:
-            running = self._scheduler.num_running
-            return Occupancy(running, self._scheduler.num_slots, running, self._scheduler.num_waiting)
+            plans = self._scheduler
+            return Occupancy(plans.num_used_slots, plans.num_slots, plans.num_running, plans.num_waiting)
 
     def close(self) -> None:
         """Stop the lanes; sequences that have not ended fail with `EngineError`."""

@@ -7,7 +7,6 @@ very same code. `decode_offline` is that loop for a fixed list of inputs.
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import Protocol
 
 import numpy as np
@@ -15,68 +14,43 @@ from numpy.typing import NDArray
 
 from server import scheduler
 from server.backend import Backend, Rows
-from server.sampling import DecodingParameters, new_generator, sample
+from server.decoding.beam import BeamSearch
+from server.decoding.constraints import Constraints
+from server.decoding.hypothesis import Finished, FinishReason, Hypothesis, TokenScore
+from server.decoding.parameters import DecodingParameters
+from server.decoding.ranking import ranked
+from server.decoding.sampling import TokenChooser
+from server.decoding.scores import token_score
+from server.decoding.stopping import StopCondition
 
-__all__ = [
-    "EngineObserver",
-    "FinishReason",
-    "Finished",
-    "Lane",
-    "RunningSequence",
-    "StopCondition",
-    "decode_offline",
-]
-
-
-class FinishReason(Enum):
-    """Why a sequence ended by itself."""
-
-    END_OF_SEQUENCE = auto()
-    STOP_STRING = auto()
-    LENGTH = auto()
-
-
-class StopCondition(Protocol):
-    """Looks at tokens as they come, on the lane's thread."""
-
-    def accept(self, token_id: int) -> bool:
-        """Take one token; True ends the sequence there."""
+__all__ = ["EngineObserver", "Lane", "RunningSequence", "decode_offline"]
 
 
 class EngineObserver(Protocol):
     """Told of every graph that ran; must be quick and safe to call from any thread."""
 
     def observe_step(self, graph: str, seconds: float, rows: int) -> None:
-        """`graph` is "encode", "prefill" or "decode"."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A whole answer.
-
-    Attributes:
-        token_ids: without the end of sequence.
-        finish_reason: why it ended.
-        log_probability: sum over the chosen tokens, the end of sequence included.
-        num_output_tokens: tokens chosen, the end of sequence included.
-    """
-
-    token_ids: tuple[int, ...]
-    finish_reason: FinishReason
-    log_probability: float
-    num_output_tokens: int
+        """`graph` is "encode", "prefill", "decode" or "align"."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class RunningSequence(scheduler.Sequence):
-    """A sequence with its input, parameters and what it has produced so far."""
+    """A sequence with its input, parameters and what it has produced so far.
+
+    Attributes:
+        token_ids: grows at the end only. With beam search it stays empty until the best answer is known.
+        chooser: None for a row of which the most probable token is always taken.
+        search: with beam search, from its start on.
+    """
 
     input_ids: Sequence[int]
     parameters: DecodingParameters
     stop: StopCondition | None = None
     token_ids: list[int] = field(default_factory=list)
+    tokens: list[TokenScore] = field(default_factory=list)
     log_probability: float = 0.0
-    generator: np.random.Generator | None = None
+    chooser: TokenChooser | None = None
+    search: BeamSearch | None = None
     result: Finished | None = None
     started_s: float | None = None
     first_token_s: float | None = None
@@ -91,14 +65,13 @@ class RunningSequence(scheduler.Sequence):
         stop: StopCondition | None = None,
     ) -> "RunningSequence":
         """A sequence ready to be submitted; `deadline_s` is on the clock that plans are made with."""
-        generator = new_generator(parameters) if parameters.temperature > 0 else None
         return cls(
             num_input_tokens=len(input_ids),
+            num_rows=parameters.beam_size,
             deadline_s=deadline_s,
             input_ids=input_ids,
             parameters=parameters,
             stop=stop,
-            generator=generator,
         )
 
 
@@ -107,19 +80,19 @@ class Lane:
 
     def __init__(self, backend: Backend, num_slots: int, observer: EngineObserver | None = None) -> None:
         self.rows: Rows = backend.rows(num_slots)
-        self._sequences: list[RunningSequence] = []
+        self._sequences: list[RunningSequence] = []  # by row; one with beam search comes several times
         self._observer = observer
         self._end = backend.bundle.manifest.special_tokens.end
+        self._translates = backend.bundle.manifest.task == "translation"
 
     def execute(self, plan: scheduler.Plan) -> list[RunningSequence]:
         """Carry out `plan` and run one step.
 
         Returns:
-            The sequences that got a token, in row order; those that ended have their `result`.
+            The sequences that took a step, in row order; those that ended have their `result`.
         """
         for move in plan.moves:
-            self.rows.move(move.source, move.target)
-            self._sequences[move.target] = self._sequences[move.source]
+            self._move(move)
         if plan.starts:
             self._start(plan.starts)
         del self._sequences[plan.num_rows :]
@@ -128,45 +101,81 @@ class Lane:
         started = time.perf_counter()
         log_probabilities = self.rows.decode(plan.num_rows)
         self._observe("decode", started, plan.num_rows)
-        self._choose(log_probabilities)
-        return list(self._sequences)
+        searching = self._choose(log_probabilities)
+        if not searching:
+            return list(self._sequences)
+        for sequence in searching:
+            self._advance(sequence, log_probabilities)
+        return list(dict.fromkeys(self._sequences))
 
     def clear(self) -> None:
         """Forget who is in which row, after a step that failed."""
         self._sequences.clear()
 
-    def _start(self, starts: list[tuple[scheduler.Sequence, int]]) -> None:
+    def _move(self, move: scheduler.Move) -> None:
+        self.rows.copy(move.source, move.target)
+        sequence = self._sequences[move.target] = self._sequences[move.source]
+        if sequence.search is not None:
+            sequence.search.move(move.source, move.target)
+
+    def _start(self, starts: list[tuple[scheduler.Sequence, list[int]]]) -> None:
         now = time.monotonic()
-        new: list[tuple[int, RunningSequence]] = []
-        for sequence, row in starts:
+        new: list[tuple[list[int], RunningSequence]] = []
+        for sequence, rows in starts:
             assert isinstance(sequence, RunningSequence)
+            self._prepare(sequence, rows)
             sequence.started_s = now
-            if row == len(self._sequences):
-                self._sequences.append(sequence)
-            else:
-                self._sequences[row] = sequence
-            new.append((row, sequence))
+            for row in rows:
+                if row == len(self._sequences):
+                    self._sequences.append(sequence)
+                else:
+                    self._sequences[row] = sequence
+            new.append((rows, sequence))
         started = time.perf_counter()
-        self.rows.start([row for row, _ in new], [sequence.input_ids for _, sequence in new])
+        self.rows.start([rows[0] for rows, _ in new], [sequence.input_ids for _, sequence in new])
+        for rows, _ in new:
+            for row in rows[1:]:
+                self.rows.copy(rows[0], row)
         self._observe(self.rows.first_graph, started, len(new))
 
-    def _choose(self, log_probabilities: NDArray[np.float32]) -> None:
-        """Give every row its next token; greedy rows by one arg-max over all of them."""
-        for row, sequence in enumerate(self._sequences):
-            if len(sequence.token_ids) < sequence.parameters.min_tokens:
-                log_probabilities[row, self._end] = -np.inf
+    def _prepare(self, sequence: RunningSequence, rows: list[int]) -> None:
+        """Make what chooses the sequence's tokens, if that is not plainly the most probable one."""
+        parameters = sequence.parameters
+        constraints = None
+        if Constraints.are_needed(parameters):
+            context = () if self._translates else sequence.input_ids
+            constraints = Constraints(parameters, self._end, context)
+        if parameters.beam_size > 1:
+            sequence.search = BeamSearch(parameters, self._end, list(rows), constraints, sequence.stop)
+        elif TokenChooser.is_needed(parameters):
+            sequence.chooser = TokenChooser(parameters, constraints)
+
+    def _choose(self, log_probabilities: NDArray[np.float32]) -> list[RunningSequence]:
+        """Give every row its next token, greedy rows by one arg-max over all of them.
+
+        Returns:
+            The sequences with beam search, which are left to do.
+        """
         chosen = log_probabilities.argmax(axis=-1)
+        searching: dict[RunningSequence, None] = {}
         for row, sequence in enumerate(self._sequences):
-            if sequence.generator is not None:
-                uniform = sequence.generator.random()
-                chosen[row] = sample(log_probabilities[row], sequence.parameters, uniform)
+            if sequence.search is not None:
+                searching[sequence] = None
+            elif sequence.chooser is not None:
+                chosen[row] = sequence.chooser.choose(log_probabilities[row], sequence.token_ids)
         scores = log_probabilities[np.arange(chosen.size), chosen].tolist()
         self.rows.arena.token_ids[: chosen.size] = chosen
         now = time.monotonic()
-        for sequence, token_id, score in zip(self._sequences, chosen.tolist(), scores, strict=True):
+        for row, (sequence, token_id) in enumerate(zip(self._sequences, chosen.tolist(), strict=True)):
             if sequence.first_token_s is None:
                 sequence.first_token_s = now
-            self._append(sequence, token_id, score)
+            if sequence.search is not None:
+                continue
+            num_alternatives = sequence.parameters.num_alternatives
+            if num_alternatives is not None:
+                sequence.tokens.append(token_score(log_probabilities[row], token_id, num_alternatives))
+            self._append(sequence, token_id, scores[row])
+        return list(searching)
 
     def _append(self, sequence: RunningSequence, token_id: int, log_probability: float) -> None:
         sequence.log_probability += log_probability
@@ -181,7 +190,41 @@ class Lane:
             else:
                 return
         num_tokens = len(sequence.token_ids) + (reason is FinishReason.END_OF_SEQUENCE)
-        sequence.result = Finished(tuple(sequence.token_ids), reason, sequence.log_probability, num_tokens)
+        hypothesis = Hypothesis(
+            token_ids=tuple(sequence.token_ids),
+            finish_reason=reason,
+            log_probability=sequence.log_probability,
+            num_output_tokens=num_tokens,
+            score=sequence.log_probability / num_tokens**sequence.parameters.length_penalty,
+            tokens=tuple(sequence.tokens),
+        )
+        self._settle(sequence, (hypothesis,))
+
+    def _advance(self, sequence: RunningSequence, log_probabilities: NDArray[np.float32]) -> None:
+        """One step of a beam search."""
+        assert sequence.search is not None
+        forks, answers = sequence.search.advance(log_probabilities)
+        if answers is not None:
+            self._settle(sequence, answers)
+            assert sequence.result is not None
+            sequence.token_ids += sequence.result.best.token_ids
+            return
+        for fork in forks:
+            self.rows.fork(fork.source, fork.target)
+        for row, token_id in sequence.search.next_tokens():
+            self.rows.arena.token_ids[row] = token_id
+
+    def _settle(self, sequence: RunningSequence, hypotheses: tuple[Hypothesis, ...]) -> None:
+        """Rank the answers by all that counts, keep as many as were asked for."""
+        parameters = sequence.parameters
+        if parameters.align or parameters.coverage_penalty:
+            started = time.perf_counter()
+            attentions = self.rows.align(
+                sequence.input_ids, [hypothesis.token_ids for hypothesis in hypotheses]
+            )
+            self._observe("align", started, len(hypotheses))
+            hypotheses = ranked(hypotheses, attentions, parameters)
+        sequence.result = Finished(hypotheses[: parameters.num_hypotheses])
 
     def _observe(self, graph: str, started: float, num_rows: int) -> None:
         if self._observer is not None:
@@ -193,7 +236,8 @@ def decode_offline(
 ) -> list[Finished]:
     """Decode all inputs through one lane of `num_slots` rows, refilled as rows end; results in input order."""
     sequences = [RunningSequence.create(input_ids, parameters) for input_ids, parameters in inputs]
-    plans = scheduler.Scheduler(1, num_slots, max_waiting=len(sequences), max_start_tokens=4096)
+    num_rows = sum(sequence.num_rows for sequence in sequences)
+    plans = scheduler.Scheduler(1, num_slots, max_waiting=num_rows, max_start_tokens=4096)
     lane = Lane(backend, num_slots)
     for sequence in sequences:
         plans.submit(sequence)

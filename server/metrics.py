@@ -17,7 +17,10 @@ METRIC_PREFIX = "dragoman"
 RejectionReason = Literal["queue_full", "draining", "invalid", "deadline"]
 REJECTION_REASONS: tuple[RejectionReason, ...] = ("queue_full", "draining", "invalid", "deadline")
 GRAPHS = {"translation": ("encode", "decode"), "generation": ("prefill", "decode")}
-METHODS = {"translation": ("Translate", "StreamTranslate"), "generation": ("Generate",)}
+METHODS = {
+    "translation": ("Translate", "StreamTranslate", "ScoreTranslations"),
+    "generation": ("Generate", "ScoreTexts"),
+}
 
 # fmt: off
 _LATENCY_BUCKETS = (

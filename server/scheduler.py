@@ -2,7 +2,8 @@
 
 A lane owns the rows 0 .. n-1 of its arena, without gaps: a row that ends is filled by a waiting sequence or,
 when none waits, by the last row, so that a step never computes for nobody (iteration-level scheduling, Orca,
-Yu et al. 2022). Waiting sequences are shared by all lanes, first come first served; a lane takes no more than
+Yu et al. 2022). A sequence has one row, or with beam search one for each hypothesis, all of one lane and in no
+particular places. Waiting sequences are shared by all lanes, first come first served; a lane takes no more than
 its even share of all the work there is, so that a burst spreads over the cores.
 
 The caller hands in the time and holds a lock if it uses threads.
@@ -30,10 +31,11 @@ class QueueFullError(Exception):
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """One input as the scheduler sees it: its length, its deadline, its place."""
+    """One input as the scheduler sees it: its length, its rows, its deadline, its place."""
 
     num_input_tokens: int
     deadline_s: float | None = None
+    num_rows: int = 1
     cancelled: bool = False
     waiting: bool = True
     finished: bool = False
@@ -62,7 +64,7 @@ class Plan:
 
     dropped: list[tuple[Sequence, Departure]] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
-    starts: list[tuple[Sequence, int]] = field(default_factory=list)
+    starts: list[tuple[Sequence, list[int]]] = field(default_factory=list)
     num_rows: int = 0
 
 
@@ -72,7 +74,7 @@ class Scheduler:
     Args:
         num_lanes: arenas that step on their own.
         slots_per_lane: rows of each arena.
-        max_waiting: sequences that may wait; one more is refused.
+        max_waiting: rows that may be waited for; a sequence that needs one more is refused.
         max_start_tokens: input tokens a lane may start with before one step, so that rows already running are
             not held up for long. One sequence is always allowed, however long.
     """
@@ -85,7 +87,9 @@ class Scheduler:
         self._waiting: deque[Sequence] = deque()
         self._deadlines: list[tuple[float, int, Sequence]] = []  # a heap over the waiting
         self._order = itertools.count()
+        self._num_waiting_rows = 0
         self.num_running = 0
+        self.num_used_slots = 0
 
     @property
     def num_slots(self) -> int:
@@ -98,15 +102,17 @@ class Scheduler:
         return len(self._waiting)
 
     def submit(self, sequence: Sequence) -> None:
-        """Queue a sequence.
+        """Queue a sequence, of at most `slots_per_lane` rows.
 
         Raises:
-            QueueFullError: `max_waiting` wait already and there are not free slots enough for them.
+            QueueFullError: more than `max_waiting` rows would wait, those not counted that are free for them.
         """
-        num_free = self.num_slots - self.num_running
-        if self.num_waiting >= self.max_waiting + num_free:
+        assert 1 <= sequence.num_rows <= self.slots_per_lane, "it could never start"
+        num_free = self.num_slots - self.num_used_slots
+        if self._num_waiting_rows + sequence.num_rows > self.max_waiting + num_free:
             raise QueueFullError
         self._waiting.append(sequence)
+        self._num_waiting_rows += sequence.num_rows
         if sequence.deadline_s is not None:
             self._forget_stale_deadlines()
             heapq.heappush(self._deadlines, (sequence.deadline_s, next(self._order), sequence))
@@ -120,19 +126,22 @@ class Scheduler:
         return was_waiting
 
     def finish(self, sequence: Sequence) -> None:
-        """A running sequence has come to its end; its row is taken again from the next plan on."""
+        """A running sequence has come to its end; its rows are taken again from the next plan on."""
         sequence.finished = True
         self.num_running -= 1
+        self.num_used_slots -= sequence.num_rows
 
     def has_work(self, lane: int) -> bool:
         """Whether `plan(lane)` has anything to do, apart from deadlines of the waiting."""
-        return bool(self._rows[lane]) or (bool(self._waiting) and self._num_startable(lane) > 0)
+        return bool(self._rows[lane]) or self._may_start(self._num_used_rows(lane))
 
     def evict(self, lane: int) -> list[Sequence]:
         """Empty the rows of a lane that failed; returns the sequences that were running there."""
-        running = [
-            sequence for sequence in self._rows[lane] if sequence is not None and not sequence.finished
-        ]
+        running = list(
+            dict.fromkeys(
+                sequence for sequence in self._rows[lane] if sequence is not None and not sequence.finished
+            )
+        )
         self._rows[lane].clear()
         for sequence in running:
             self.finish(sequence)
@@ -165,6 +174,7 @@ class Scheduler:
 
     def _leave_queue(self, sequence: Sequence) -> None:
         self._waiting.remove(sequence)
+        self._num_waiting_rows -= sequence.num_rows
         sequence.waiting = False
         sequence.finished = True
 
@@ -179,32 +189,42 @@ class Scheduler:
                 plan.dropped.append((sequence, departure))
             rows[row] = None
 
-    def _num_startable(self, lane: int) -> int:
-        """Rows the lane may still take: its even share of the work, at most its free slots."""
-        num_own = sum(sequence is not None and not sequence.finished for sequence in self._rows[lane])
-        share = -(-(self.num_running + self.num_waiting) // len(self._rows))
-        return min(share, self.slots_per_lane) - num_own
+    def _num_used_rows(self, lane: int) -> int:
+        return sum(sequence is not None and not sequence.finished for sequence in self._rows[lane])
+
+    def _may_start(self, num_used_rows: int) -> bool:
+        """Whether the first in line fits beside `num_used_rows` and the lane has not its even share of all rows."""
+        if not self._waiting:
+            return False
+        share = -(-(self.num_used_slots + self._num_waiting_rows) // len(self._rows))
+        return num_used_rows < share and num_used_rows + self._waiting[0].num_rows <= self.slots_per_lane
 
     def _start_waiting(self, lane: int, plan: Plan, holes: list[int]) -> None:
-        rows = self._rows[lane]
+        num_used_rows = self._num_used_rows(lane)
         num_tokens = 0
-        for _ in range(self._num_startable(lane)):
-            if not self._waiting:
-                return
+        while self._may_start(num_used_rows):
             sequence = self._waiting[0]
             num_tokens += sequence.num_input_tokens
             if plan.starts and num_tokens > self.max_start_tokens:
                 return
             self._waiting.popleft()
             sequence.waiting = False
-            if holes:
-                row = holes.pop(0)
-                rows[row] = sequence
-            else:
-                row = len(rows)
-                rows.append(sequence)
+            self._num_waiting_rows -= sequence.num_rows
             self.num_running += 1
-            plan.starts.append((sequence, row))
+            self.num_used_slots += sequence.num_rows
+            num_used_rows += sequence.num_rows
+            plan.starts.append((sequence, self._take_rows(self._rows[lane], holes, sequence)))
+
+    @staticmethod
+    def _take_rows(rows: list[Sequence | None], holes: list[int], sequence: Sequence) -> list[int]:
+        taken = holes[: sequence.num_rows]
+        del holes[: len(taken)]
+        for row in taken:
+            rows[row] = sequence
+        for _ in range(sequence.num_rows - len(taken)):
+            taken.append(len(rows))
+            rows.append(sequence)
+        return taken
 
     @staticmethod
     def _close_holes(rows: list[Sequence | None], plan: Plan, holes: list[int]) -> None:

@@ -4,6 +4,7 @@
 trips over a prompt that ends in U+FFFD; so the same windowed method stands here in a few lines.
 """
 
+import copy
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
@@ -42,6 +43,11 @@ class _Detokenizer:
         self._given = self._decode(self._ids)
         return piece
 
+    def fork(self) -> "_Detokenizer":
+        twin = copy.copy(self)
+        twin._ids = list(self._ids)  # noqa: SLF001 its own class
+        return twin
+
     def _decode(self, token_ids: list[int]) -> str:
         return self._tokenizer.decode(token_ids, skip_special_tokens=True) if token_ids else ""
 
@@ -71,6 +77,13 @@ class OutputText:
     def push(self, token_ids: Sequence[int]) -> str:
         """Take new tokens; give the text that is certain, which may be none yet."""
         return self._give(self._detokenizer.push(token_ids), is_last=False)
+
+    def fork(self) -> "OutputText":
+        """The same text so far, to go on differently."""
+        twin = copy.copy(self)
+        twin._detokenizer = self._detokenizer.fork()  # noqa: SLF001 its own class
+        twin._given = list(self._given)  # noqa: SLF001
+        return twin
 
     def finish(self) -> str:
         """No more tokens will come: give what was held back."""
@@ -103,6 +116,12 @@ class StopStrings:
         """Whether a stop string is complete with this token."""
         self._text.push([token_id])
         return self._text.stopped
+
+    def fork(self) -> "StopStrings":
+        """A copy for a hypothesis that goes on differently from here."""
+        twin = copy.copy(self)
+        twin._text = self._text.fork()  # noqa: SLF001 its own class
+        return twin
 
 
 def _num_open(text: str, stops: Sequence[str]) -> int:

@@ -14,8 +14,8 @@ from client.cli.evaluation import (
 from export.quality import generation_quality
 from server.backend import Backend
 from server.bundle import Bundle
+from server.decoding.parameters import DecodingParameters
 from server.lane import decode_offline
-from server.sampling import DecodingParameters
 
 __all__ = ["evaluate_bundle"]
 
@@ -50,7 +50,7 @@ def _translation(backend: Backend, data: Path | None, limit: int | None, progres
         chosen = fitting[start : start + INPUTS_PER_PASS]
         finished = decode_offline(backend, [(encoded[i], parameters) for i in chosen], num_slots=NUM_SLOTS)
         for index, answer in zip(chosen, finished, strict=True):
-            answers[index] = tokenizer.decode(answer.token_ids)
+            answers[index] = tokenizer.decode(answer.best.token_ids)
     seconds = time.perf_counter() - begin_s
     metrics = translation_metrics(answers, pairs)
     return _evaluation(bundle, data_name, len(pairs), metrics, seconds, num_refused=answers.count(None))

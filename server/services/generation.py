@@ -3,12 +3,15 @@
 import grpc.aio
 from dragoman.v1 import generation_pb2, generation_pb2_grpc
 
-from server.runtime import Call, Delta, Runtime
+from server.calls import Call, Delta, ScoringCall
+from server.runtime import Runtime
 from server.services import messages
 
 __all__ = ["GenerationServicer"]
 
 Context = grpc.aio.ServicerContext[generation_pb2.GenerateRequest, generation_pb2.GenerateResponse]
+
+ScoringContext = grpc.aio.ServicerContext[generation_pb2.ScoreTextsRequest, generation_pb2.ScoreTextsResponse]
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
@@ -27,10 +30,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         async def send(delta: Delta) -> None:
             response = generation_pb2.GenerateResponse(text_delta=delta.text)
             if answer := delta.answer:
-                response.summary.version = answer.version
-                response.summary.finish_reason = messages.finish_reason(answer.finish_reason)
-                response.summary.usage.CopyFrom(messages.usage(answer))
-                response.summary.log_probability = answer.log_probability
+                response.summary.CopyFrom(messages.summary(answer))
             await context.write(response)
 
         call = Call(
@@ -43,3 +43,24 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             deadline_s=messages.deadline_s(context.time_remaining()),
         )
         await self._runtime.stream(call, send)
+
+    async def ScoreTexts(
+        self, request: generation_pb2.ScoreTextsRequest, context: ScoringContext
+    ) -> generation_pb2.ScoreTextsResponse:
+        """Tell how probable given texts are."""
+        scores = await self._runtime.score(
+            ScoringCall(
+                model=request.model,
+                version=request.version,
+                task="generation",
+                sources=(),
+                texts=request.texts,
+                source_field="texts[{}]",
+                text_field="texts[{}]",
+                num_alternatives=request.num_alternatives,
+                deadline_s=messages.deadline_s(context.time_remaining()),
+            )
+        )
+        return generation_pb2.ScoreTextsResponse(
+            version=scores[0].version, scores=[messages.text_score(score) for score in scores]
+        )

@@ -1,36 +1,37 @@
 """Between the messages of dragoman.v1 and the runtime's own types."""
 
 import time
+from collections.abc import Iterable
 
-from dragoman.v1 import decoding_pb2, translation_pb2
+from dragoman.v1 import decoding_pb2, generation_pb2, translation_pb2
 
-from server.lane import FinishReason
-from server.runtime import Answer
+from server.calls import Answer, OutputToken, Scored, TextAnswer
+from server.decoding.hypothesis import FinishReason
 from server.validation import Options
 
-__all__ = ["deadline_s", "finish_reason", "options", "translation", "usage"]
+__all__ = ["deadline_s", "options", "summary", "text_score", "translation"]
 
 _FINISH_REASONS = {
     FinishReason.END_OF_SEQUENCE: decoding_pb2.FINISH_REASON_END_OF_SEQUENCE,
     FinishReason.STOP_STRING: decoding_pb2.FINISH_REASON_STOP_STRING,
     FinishReason.LENGTH: decoding_pb2.FINISH_REASON_LENGTH,
 }
+_OPTIONAL = tuple(
+    field.name
+    for field in decoding_pb2.DecodingOptions.DESCRIPTOR.fields
+    if field.has_presence  # those written `optional`; Options has the same names
+)
 
 
 def options(message: decoding_pb2.DecodingOptions) -> Options:
     """What the caller set; a field left out is None."""
-
-    def given(field: str) -> bool:
-        return message.HasField(field)  # type: ignore[arg-type]  # each name is one of the optional fields
-
+    given = {name: getattr(message, name) for name in _OPTIONAL if message.HasField(name)}  # type: ignore[arg-type]
     return Options(
-        max_tokens=message.max_tokens if given("max_tokens") else None,
-        min_tokens=message.min_tokens if given("min_tokens") else None,
-        temperature=message.temperature if given("temperature") else None,
-        top_k=message.top_k if given("top_k") else None,
-        top_p=message.top_p if given("top_p") else None,
-        seed=message.seed if given("seed") else None,
+        **given,
         stop=tuple(message.stop),
+        suppressed_texts=tuple(message.suppressed_texts),
+        suppressed_token_ids=tuple(message.suppressed_token_ids),
+        alignment=message.alignment,
     )
 
 
@@ -39,23 +40,76 @@ def deadline_s(time_remaining_s: float | None) -> float | None:
     return None if time_remaining_s is None else time.monotonic() + time_remaining_s
 
 
-def finish_reason(reason: FinishReason) -> decoding_pb2.FinishReason.ValueType:
-    """The message's enum."""
-    return _FINISH_REASONS[reason]
+def translation(answer: Answer) -> translation_pb2.Translation:
+    """One input's answer."""
+    best = answer.best
+    return translation_pb2.Translation(
+        text=best.text,
+        finish_reason=_FINISH_REASONS[best.finish_reason],
+        usage=_usage(answer),
+        log_probability=best.log_probability,
+        score=best.score,
+        tokens=_tokens(best.tokens),
+        hypotheses=_hypotheses(answer),
+        source_tokens=answer.source_tokens,
+    )
 
 
-def usage(answer: Answer) -> decoding_pb2.TokenUsage:
-    """What the answer cost."""
+def summary(answer: Answer) -> generation_pb2.GenerationSummary:
+    """What is to be said of a generated text at its end."""
+    best = answer.best
+    return generation_pb2.GenerationSummary(
+        version=answer.version,
+        finish_reason=_FINISH_REASONS[best.finish_reason],
+        usage=_usage(answer),
+        log_probability=best.log_probability,
+        score=best.score,
+        tokens=_tokens(best.tokens),
+        hypotheses=_hypotheses(answer),
+    )
+
+
+def text_score(scored: Scored) -> decoding_pb2.TextScore:
+    """How probable a text is."""
+    return decoding_pb2.TextScore(
+        log_probability=scored.log_probability,
+        perplexity=scored.perplexity,
+        tokens=_tokens(scored.tokens),
+    )
+
+
+def _usage(answer: Answer) -> decoding_pb2.TokenUsage:
     return decoding_pb2.TokenUsage(
         input_tokens=answer.num_input_tokens, output_tokens=answer.num_output_tokens
     )
 
 
-def translation(answer: Answer) -> translation_pb2.Translation:
-    """One input's answer."""
-    return translation_pb2.Translation(
-        text=answer.text,
-        finish_reason=finish_reason(answer.finish_reason),
-        usage=usage(answer),
-        log_probability=answer.log_probability,
+def _hypotheses(answer: Answer) -> list[decoding_pb2.Hypothesis]:
+    return [_hypothesis(text) for text in answer.texts] if len(answer.texts) > 1 else []
+
+
+def _hypothesis(text: TextAnswer) -> decoding_pb2.Hypothesis:
+    return decoding_pb2.Hypothesis(
+        text=text.text,
+        finish_reason=_FINISH_REASONS[text.finish_reason],
+        output_tokens=text.num_output_tokens,
+        log_probability=text.log_probability,
+        score=text.score,
+        tokens=_tokens(text.tokens),
     )
+
+
+def _tokens(tokens: Iterable[OutputToken]) -> list[decoding_pb2.OutputToken]:
+    return [
+        decoding_pb2.OutputToken(
+            id=token.token_id,
+            token=token.token,
+            log_probability=token.log_probability,
+            alternatives=[
+                decoding_pb2.TokenAlternative(id=token_id, token=spelling, log_probability=log_probability)
+                for token_id, spelling, log_probability in token.alternatives
+            ],
+            source_index=token.source_index,
+        )
+        for token in tokens
+    ]

@@ -3,13 +3,16 @@
 import grpc.aio
 from dragoman.v1 import translation_pb2, translation_pb2_grpc
 
-from server.runtime import Call, Delta, Runtime
+from server.calls import Call, Delta, ScoringCall
+from server.runtime import Runtime
 from server.services import messages
 
 __all__ = ["TranslationServicer"]
 
 Request = translation_pb2.TranslateRequest
 Context = grpc.aio.ServicerContext[Request, translation_pb2.TranslateResponse]
+ScoringRequest = translation_pb2.ScoreTranslationsRequest
+ScoringContext = grpc.aio.ServicerContext[ScoringRequest, translation_pb2.ScoreTranslationsResponse]
 StreamContext = grpc.aio.ServicerContext[Request, translation_pb2.StreamTranslateResponse]
 
 
@@ -41,6 +44,27 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
 
         await self._runtime.stream(_call(request, context.time_remaining()), send)
 
+    async def ScoreTranslations(
+        self, request: ScoringRequest, context: ScoringContext
+    ) -> translation_pb2.ScoreTranslationsResponse:
+        """Tell how probable given translations are."""
+        scores = await self._runtime.score(
+            ScoringCall(
+                model=request.model,
+                version=request.version,
+                task="translation",
+                sources=[pair.source for pair in request.pairs],
+                texts=[pair.target for pair in request.pairs],
+                source_field="pairs[{}].source",
+                text_field="pairs[{}].target",
+                num_alternatives=request.num_alternatives,
+                deadline_s=messages.deadline_s(context.time_remaining()),
+            )
+        )
+        return translation_pb2.ScoreTranslationsResponse(
+            version=scores[0].version, scores=[messages.text_score(score) for score in scores]
+        )
+
 
 def _call(request: Request, time_remaining_s: float | None) -> Call:
     return Call(
@@ -49,6 +73,7 @@ def _call(request: Request, time_remaining_s: float | None) -> Call:
         task="translation",
         inputs=request.inputs,
         input_field="inputs",
+        prefixes=request.target_prefixes,
         options=messages.options(request.options),
         deadline_s=messages.deadline_s(time_remaining_s),
     )

@@ -1,5 +1,6 @@
 """A request's answer is a function of the request and the bundle alone, never of its neighbours."""
 
+import dataclasses
 import random
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 
 from server.backend import Backend
 from server.bundle import Bundle
+from server.decoding.hypothesis import Finished
+from server.decoding.parameters import DecodingParameters
 from server.golden import check_golden_examples
-from server.lane import Finished, Lane, RunningSequence, decode_offline
-from server.sampling import DecodingParameters
+from server.lane import Lane, RunningSequence, decode_offline
 from server.scheduler import Scheduler
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "bundles"
@@ -27,7 +29,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture
 def inputs(backend: Backend) -> list[Input]:
-    """64 inputs of mixed lengths, greedy and sampled, with minimum and maximum lengths."""
+    """64 inputs of mixed lengths, with every way of decoding among them."""
     rng = random.Random(3)
     tokenizer = backend.bundle.tokenizer
     translates = backend.bundle.manifest.task == "translation"
@@ -37,26 +39,61 @@ def inputs(backend: Backend) -> list[Input]:
         text = "".join(rng.choices("0123456789", k=rng.randint(1, 20)))
         if not translates:
             text = "".join(rng.choices(words, k=rng.randint(1, 9)))
-        parameters = DecodingParameters(
-            max_tokens=rng.randint(1, 60),
-            min_tokens=rng.choice([0, 0, 10]),
-            temperature=rng.choice([0.0, 0.0, 0.8, 1.5]),
-            top_k=rng.choice([0, 5]),
-            top_p=rng.choice([1.0, 0.9]),
-            seed=index,
-        )
-        made.append((tokenizer.encode(text).ids, parameters))
+        made.append((tokenizer.encode(text).ids, random_parameters(rng, seed=index)))
     return made
+
+
+def random_parameters(rng: random.Random, seed: int) -> DecodingParameters:
+    max_tokens = rng.randint(6, 50)
+    prefix = tuple(rng.randint(4, 20) for _ in range(rng.choice([0, 0, 0, 2])))
+    shared = DecodingParameters(
+        max_tokens=max_tokens,
+        min_tokens=rng.choice([0, 0, 5]),
+        repetition_penalty=rng.choice([1.0, 1.0, 1.3]),
+        no_repeat_ngram_size=rng.choice([0, 0, 3]),
+        suppressed=rng.choice([(), ((7,), (5, 9))]),
+        prefix=prefix,
+        length_penalty=rng.choice([0.0, 1.0, 0.6]),
+        num_alternatives=rng.choice([None, 0, 4]),
+    )
+    if rng.random() < 0.4:
+        beam_size = rng.randint(2, 5)
+        return dataclasses.replace(
+            shared,
+            beam_size=beam_size,
+            patience=rng.choice([1.0, 2.0]),
+            num_hypotheses=rng.randint(1, beam_size),
+        )
+    return dataclasses.replace(
+        shared,
+        temperature=rng.choice([0.0, 0.8, 1.5]),
+        top_k=rng.choice([0, 5]),
+        top_p=rng.choice([1.0, 0.9]),
+        seed=seed,
+        stream=rng.randint(0, 2),
+    )
 
 
 def assert_same(ours: list[Finished], theirs: list[Finished]) -> None:
     for a, b in zip(ours, theirs, strict=True):
-        assert (a.token_ids, a.finish_reason) == (b.token_ids, b.finish_reason)
-        assert a.log_probability == pytest.approx(b.log_probability, abs=1e-4)
+        for mine, other in zip(a.hypotheses, b.hypotheses, strict=True):
+            assert (mine.token_ids, mine.finish_reason) == (other.token_ids, other.finish_reason)
+            assert mine.log_probability == pytest.approx(other.log_probability, abs=1e-4)
+            assert mine.score == pytest.approx(other.score, abs=1e-4)
+            for token, same in zip(mine.tokens, other.tokens, strict=True):
+                assert token.log_probability == pytest.approx(same.log_probability, abs=1e-4)
+                assert [token_id for token_id, _ in token.alternatives] == [
+                    token_id for token_id, _ in same.alternatives
+                ]
+
+
+def each_alone(backend: Backend, inputs: list[Input]) -> list[Finished]:
+    return [decode_offline(backend, [each], num_slots=each[1].beam_size)[0] for each in inputs]
 
 
 def test_alone_and_in_a_batch_of_64(backend: Backend, inputs: list[Input]) -> None:
-    alone = decode_offline(backend, inputs, num_slots=1)
+    alone = each_alone(backend, inputs)
+    assert any(len(finished.hypotheses) > 1 for finished in alone)
     assert_same(decode_offline(backend, inputs, num_slots=64), alone)
     assert_same(decode_offline(backend, inputs, num_slots=5), alone)
 
@@ -67,10 +104,11 @@ def test_in_another_order(backend: Backend, inputs: list[Input]) -> None:
 
 
 def test_while_neighbours_are_cancelled(backend: Backend, inputs: list[Input]) -> None:
-    alone = decode_offline(backend, inputs, num_slots=1)
+    alone = each_alone(backend, inputs)
     rng = random.Random(4)
-    scheduler, lane = Scheduler(1, 16, len(inputs), 10_000), Lane(backend, 16)
     sequences = [RunningSequence.create(ids, parameters) for ids, parameters in inputs]
+    num_rows = sum(sequence.num_rows for sequence in sequences)
+    scheduler, lane = Scheduler(1, 16, num_rows, 10_000), Lane(backend, 16)
     for sequence in sequences:
         scheduler.submit(sequence)
     doomed = rng.sample(sequences, 30)

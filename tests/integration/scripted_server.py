@@ -6,6 +6,7 @@ Its "translation" of a text is the text in capitals; its "generation" is the pro
 
 import collections
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -111,6 +112,30 @@ def _translation(text: str) -> translation_pb2.Translation:
     )
 
 
+def _score(text: str, num_alternatives: int) -> decoding_pb2.TextScore:
+    """Half a nat for each character."""
+    return decoding_pb2.TextScore(
+        log_probability=-0.5 * len(text),
+        perplexity=math.exp(0.5),
+        tokens=[
+            decoding_pb2.OutputToken(
+                id=ord(character),
+                token=character,
+                log_probability=-0.5,
+                alternatives=[
+                    decoding_pb2.TokenAlternative(
+                        id=ord(character) + rank,
+                        token=chr(ord(character) + rank),
+                        log_probability=-0.5 - rank,
+                    )
+                    for rank in range(num_alternatives)
+                ],
+            )
+            for character in text
+        ],
+    )
+
+
 class _Translations(translation_pb2_grpc.TranslationServiceServicer):
     def __init__(self, script: Script) -> None:
         self._script = script
@@ -134,6 +159,12 @@ class _Translations(translation_pb2_grpc.TranslationServiceServicer):
                         translation=_translation(text) if place == len(text) - 1 else None,
                     )
 
+    def ScoreTranslations(self, request: Any, context: Any) -> translation_pb2.ScoreTranslationsResponse:
+        self._script.begin(request, context)
+        return translation_pb2.ScoreTranslationsResponse(
+            version="3", scores=[_score(pair.target, request.num_alternatives) for pair in request.pairs]
+        )
+
 
 class _Generations(generation_pb2_grpc.GenerationServiceServicer):
     def __init__(self, script: Script) -> None:
@@ -150,6 +181,12 @@ class _Generations(generation_pb2_grpc.GenerationServiceServicer):
                 usage=_usage(request.prompt),
                 log_probability=-1.5,
             )
+        )
+
+    def ScoreTexts(self, request: Any, context: Any) -> generation_pb2.ScoreTextsResponse:
+        self._script.begin(request, context)
+        return generation_pb2.ScoreTextsResponse(
+            version="1", scores=[_score(text, request.num_alternatives) for text in request.texts]
         )
 
 

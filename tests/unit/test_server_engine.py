@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from server.backend import Backend, Rows
 from server.bundle import Bundle
 from server.config import EngineSettings
+from server.decoding.hypothesis import FinishReason
+from server.decoding.parameters import DecodingParameters
 from server.engine import Engine, Ticket, lane_layout
 from server.errors import Cancelled, DeadlineExceeded, EngineError, Overloaded
-from server.lane import FinishReason, decode_offline
-from server.sampling import DecodingParameters
+from server.lane import decode_offline
 
 BUNDLE = Bundle.read(Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1")
 TOKENIZER = BUNDLE.tokenizer
@@ -73,7 +74,7 @@ async def test_many_requests_over_two_lanes_answer_as_alone(engine: Engine) -> N
 async def test_streamed_tokens_are_the_answer(engine: Engine) -> None:
     ticket = engine.submit(ids("90210"), GREEDY, stream=True)
     streamed = [token async for chunk in ticket for token in chunk]
-    finished = await ticket.result()
+    finished = (await ticket.result()).best
     assert tuple(streamed) == finished.token_ids
     assert TOKENIZER.decode(streamed) == "nine zero two one zero"
     assert finished.finish_reason is FinishReason.END_OF_SEQUENCE
@@ -85,9 +86,9 @@ async def test_streamed_tokens_are_the_answer(engine: Engine) -> None:
 
 
 async def test_maximum_and_minimum_lengths(engine: Engine) -> None:
-    short = await engine.submit(ids("777"), DecodingParameters(max_tokens=3)).result()
+    short = (await engine.submit(ids("777"), DecodingParameters(max_tokens=3)).result()).best
     assert (TOKENIZER.decode(list(short.token_ids)), short.finish_reason) == ("sev", FinishReason.LENGTH)
-    long = await engine.submit(ids("7"), DecodingParameters(max_tokens=40, min_tokens=30)).result()
+    long = (await engine.submit(ids("7"), DecodingParameters(max_tokens=40, min_tokens=30)).result()).best
     assert len(long.token_ids) >= 30
 
 
@@ -96,7 +97,10 @@ async def test_a_stop_condition_ends_the_sequence(engine: Engine) -> None:
         def accept(self, token_id: int) -> bool:
             return TOKENIZER.decode([token_id]) == " "
 
-    finished = await engine.submit(ids("12"), GREEDY, stop=StopAtSpace()).result()
+        def fork(self) -> "StopAtSpace":
+            return self
+
+    finished = (await engine.submit(ids("12"), GREEDY, stop=StopAtSpace()).result()).best
     assert (TOKENIZER.decode(list(finished.token_ids)), finished.finish_reason) == (
         "one ",
         FinishReason.STOP_STRING,
@@ -125,7 +129,7 @@ async def test_a_cancelled_ticket_frees_its_slot_within_two_steps(monkeypatch: p
             Backend.load(BUNDLE, provider="cpu", num_threads=1), [(ids("67890"), LONG)], num_slots=1
         )
         assert await neighbour.result() == alone[0]
-        assert TOKENIZER.decode(list((await waiting.result()).token_ids)) == "five"
+        assert TOKENIZER.decode(list((await waiting.result()).best.token_ids)) == "five"
     finally:
         gate.let(100_000)
         engine.close()
@@ -141,7 +145,7 @@ async def test_a_waiting_ticket_is_cancelled_at_once(monkeypatch: pytest.MonkeyP
             await waiting.result()
         waiting.cancel()  # harmless
         gate.let(1000)
-        assert (await running.result()).token_ids
+        assert (await running.result()).best.token_ids
     finally:
         gate.let(100_000)
         engine.close()
@@ -198,7 +202,7 @@ async def test_a_failed_step_fails_its_rows_and_the_engine_goes_on(monkeypatch: 
         with pytest.raises(EngineError):
             await engine.submit(ids("12"), GREEDY).result()
         after = await engine.submit(ids("12"), GREEDY).result()
-        assert TOKENIZER.decode(list(after.token_ids)) == "one two"
+        assert TOKENIZER.decode(list(after.best.token_ids)) == "one two"
     finally:
         engine.close()
 

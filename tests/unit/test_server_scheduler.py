@@ -17,15 +17,17 @@ class Rows:
         for move in plan.moves:
             assert self.rows[move.source] is move.sequence
             self.rows[move.target] = self.rows[move.source]
-        for sequence, row in plan.starts:
-            if row == len(self.rows):
-                self.rows.append(sequence)
-            else:
-                self.rows[row] = sequence
+        for sequence, rows in plan.starts:
+            assert len(rows) == sequence.num_rows
+            for row in rows:
+                if row == len(self.rows):
+                    self.rows.append(sequence)
+                else:
+                    self.rows[row] = sequence
         del self.rows[plan.num_rows :]
         assert len(self.rows) == plan.num_rows
         assert not any(sequence.finished for sequence in self.rows)
-        assert len(set(map(id, self.rows))) == len(self.rows)
+        assert all(self.rows.count(sequence) == sequence.num_rows for sequence in self.rows)
 
 
 @settings(max_examples=200, deadline=None)
@@ -53,30 +55,34 @@ def test_every_sequence_gets_one_outcome_and_rows_stay_dense(
         match data.draw(st.sampled_from(["submit", "submit", "cancel", "step", "step", "finish"])):
             case "submit":
                 deadline = data.draw(st.none() | st.integers(now + 1, now + 10))
-                sequence = Sequence(data.draw(st.integers(1, 30)), deadline)
+                num_rows = data.draw(st.integers(1, num_slots))
+                sequence = Sequence(data.draw(st.integers(1, 30)), deadline, num_rows)
+                open_rows = sum(s.num_rows for s in accepted if id(s) not in outcomes)
                 try:
                     scheduler.submit(sequence)
                     accepted.append(sequence)
                 except QueueFullError:
-                    assert scheduler.num_waiting >= max_waiting
+                    assert open_rows + num_rows > max_waiting + scheduler.num_slots
             case "cancel":
                 open_ones = [s for s in accepted if id(s) not in outcomes and not s.cancelled]
                 if open_ones and scheduler.cancel(victim := data.draw(st.sampled_from(open_ones))):
                     settle(victim, "CANCELLED")
             case "finish":
-                running = [s for lane in lanes for s in lane.rows if not s.finished]
+                running = list(dict.fromkeys(s for lane in lanes for s in lane.rows if not s.finished))
                 if running:
                     ended = data.draw(st.sampled_from(running))
                     scheduler.finish(ended)
                     settle(ended, "FINISHED")
             case "step":
                 step(data.draw(st.integers(0, num_lanes - 1)), now)
-        assert scheduler.num_running == sum(not s.finished for lane in lanes for s in lane.rows)
+        in_rows = [s for lane in lanes for s in lane.rows if not s.finished]
+        assert scheduler.num_used_slots == len(in_rows)
+        assert scheduler.num_running == len(set(in_rows))
 
     for _ in range(200):  # without deadlines or cancellations everything now runs to its end
         for lane in range(num_lanes):
             step(lane, now=-1.0)
-            for sequence in lanes[lane].rows:
+            for sequence in dict.fromkeys(lanes[lane].rows):
                 scheduler.finish(sequence)
                 settle(sequence, "FINISHED")
         if len(outcomes) == len(accepted):
@@ -96,7 +102,9 @@ def test_first_come_first_served() -> None:
     assert [s for s, _ in scheduler.plan(0, 0.0).starts] == sequences[:2]
     scheduler.finish(sequences[0])
     plan = scheduler.plan(0, 0.0)
-    assert plan.starts == [(sequences[2], 0)], "the freed row goes to the next in line, before the next step"
+    assert plan.starts == [(sequences[2], [0])], (
+        "the freed row goes to the next in line, before the next step"
+    )
     assert plan.num_rows == 2
 
 
@@ -136,7 +144,7 @@ def test_a_cancelled_running_row_is_free_at_the_next_plan() -> None:
     assert not scheduler.cancel(running)
     plan = scheduler.plan(0, 0.0)
     assert plan.dropped == [(running, Departure.CANCELLED)]
-    assert plan.starts == [(waiting, 0)]
+    assert plan.starts == [(waiting, [0])]
 
 
 def test_expired_sequences_never_reach_a_row() -> None:
@@ -148,7 +156,7 @@ def test_expired_sequences_never_reach_a_row() -> None:
     assert scheduler.plan(0, 5.0).dropped == [(late, Departure.EXPIRED)]
     plan = scheduler.plan(0, 100.0)
     assert plan.dropped == [(running, Departure.EXPIRED)]
-    assert plan.starts == [(patient, 0)]
+    assert plan.starts == [(patient, [0])]
 
 
 def test_the_queue_is_bounded() -> None:

@@ -5,10 +5,12 @@ import struct
 
 import pytest
 
-from server.sampling import DecodingParameters
-from server.validation import Options, Room, check_options, decoding_parameters
+from server.decoding.parameters import DecodingParameters
+from server.inputs import decoding_parameters
+from server.validation import Abilities, Options, Room, check_options
 
 ROOM = Room(limit=64, left=40)
+ABILITIES = Abilities(vocabulary_size=1000, max_beam_size=16, aligns=True)
 
 
 def float32(value: float) -> float:
@@ -40,7 +42,7 @@ def float32(value: float) -> float:
     ],
 )
 def test_a_broken_rule_names_field_and_value(options: Options, field: str, said: str) -> None:
-    [violation] = check_options(options, ROOM)
+    [violation] = check_options(options, ROOM, ABILITIES)
     assert violation.field == f"options.{field}"
     assert said in violation.description
 
@@ -57,12 +59,12 @@ def test_a_broken_rule_names_field_and_value(options: Options, field: str, said:
     ],
 )
 def test_options_within_the_rules(options: Options) -> None:
-    assert check_options(options, ROOM) == []
+    assert check_options(options, ROOM, ABILITIES) == []
 
 
 def test_all_broken_rules_are_reported_at_once() -> None:
     options = Options(max_tokens=0, min_tokens=99, temperature=-1.0, top_p=2.0, stop=("",))
-    fields = {violation.field for violation in check_options(options, ROOM)}
+    fields = {violation.field for violation in check_options(options, ROOM, ABILITIES)}
     assert fields == {
         "options.max_tokens",
         "options.min_tokens",
@@ -73,19 +75,19 @@ def test_all_broken_rules_are_reported_at_once() -> None:
 
 
 def test_defaults_are_greedy_up_to_what_is_left() -> None:
-    assert decoding_parameters(Options(), ROOM, 0) == DecodingParameters(max_tokens=40)
+    assert decoding_parameters(Options(), ROOM, 0) == (DecodingParameters(max_tokens=40),)
 
 
 def test_max_tokens_is_cut_to_what_the_prompt_leaves() -> None:
-    assert decoding_parameters(Options(max_tokens=50), ROOM, 0).max_tokens == 40
-    assert decoding_parameters(Options(max_tokens=5), ROOM, 0).max_tokens == 5
+    assert decoding_parameters(Options(max_tokens=50), ROOM, 0)[0].max_tokens == 40
+    assert decoding_parameters(Options(max_tokens=5), ROOM, 0)[0].max_tokens == 5
 
 
 def test_a_given_seed_counts_up_over_the_inputs() -> None:
     options = Options(temperature=0.5, seed=2**64 - 1)
-    assert [decoding_parameters(options, ROOM, index).seed for index in range(3)] == [2**64 - 1, 0, 1]
+    assert [decoding_parameters(options, ROOM, index)[0].seed for index in range(3)] == [2**64 - 1, 0, 1]
 
 
 def test_a_seed_left_out_is_fresh_for_each_input() -> None:
-    seeds = {decoding_parameters(Options(temperature=0.5), ROOM, 0).seed for _ in range(20)}
+    seeds = {decoding_parameters(Options(temperature=0.5), ROOM, 0)[0].seed for _ in range(20)}
     assert len(seeds) == 20

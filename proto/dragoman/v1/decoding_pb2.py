@@ -24,17 +24,25 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64ragoman/v1/decoding.proto\x12\x0b\x64ragoman.v1\"\xf1\x01\n\x0f\x44\x65\x63odingOptions\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\tB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seed\"9\n\nTokenUsage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r*\x89\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x46INISH_REASON_END_OF_SEQUENCE\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64ragoman/v1/decoding.proto\x12\x0b\x64ragoman.v1\"\xc2\x05\n\x0f\x44\x65\x63odingOptions\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x16\n\tbeam_size\x18\x08 \x01(\rH\x06\x88\x01\x01\x12\x1b\n\x0enum_hypotheses\x18\t \x01(\rH\x07\x88\x01\x01\x12\x1b\n\x0elength_penalty\x18\n \x01(\x02H\x08\x88\x01\x01\x12\x1d\n\x10\x63overage_penalty\x18\x0b \x01(\x02H\t\x88\x01\x01\x12\x15\n\x08patience\x18\x0c \x01(\x02H\n\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\r \x01(\x02H\x0b\x88\x01\x01\x12!\n\x14no_repeat_ngram_size\x18\x0e \x01(\rH\x0c\x88\x01\x01\x12\x18\n\x10suppressed_texts\x18\x0f \x03(\t\x12\x1c\n\x14suppressed_token_ids\x18\x10 \x03(\r\x12\x1d\n\x10num_alternatives\x18\x11 \x01(\rH\r\x88\x01\x01\x12\x11\n\talignment\x18\x12 \x01(\x08\x42\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seedB\x0c\n\n_beam_sizeB\x11\n\x0f_num_hypothesesB\x11\n\x0f_length_penaltyB\x13\n\x11_coverage_penaltyB\x0b\n\t_patienceB\x15\n\x13_repetition_penaltyB\x17\n\x15_no_repeat_ngram_sizeB\x13\n\x11_num_alternatives\"F\n\x10TokenAlternative\x12\n\n\x02id\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\t\x12\x17\n\x0flog_probability\x18\x03 \x01(\x02\"\xa2\x01\n\x0bOutputToken\x12\n\n\x02id\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\t\x12\x17\n\x0flog_probability\x18\x03 \x01(\x02\x12\x33\n\x0c\x61lternatives\x18\x04 \x03(\x0b\x32\x1d.dragoman.v1.TokenAlternative\x12\x19\n\x0csource_index\x18\x05 \x01(\rH\x00\x88\x01\x01\x42\x0f\n\r_source_index\"\xb5\x01\n\nHypothesis\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.dragoman.v1.FinishReason\x12\x15\n\routput_tokens\x18\x03 \x01(\r\x12\x17\n\x0flog_probability\x18\x04 \x01(\x02\x12\r\n\x05score\x18\x05 \x01(\x02\x12(\n\x06tokens\x18\x06 \x03(\x0b\x32\x18.dragoman.v1.OutputToken\"b\n\tTextScore\x12\x17\n\x0flog_probability\x18\x01 \x01(\x02\x12\x12\n\nperplexity\x18\x02 \x01(\x02\x12(\n\x06tokens\x18\x03 \x03(\x0b\x32\x18.dragoman.v1.OutputToken\"9\n\nTokenUsage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r*\x89\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x46INISH_REASON_END_OF_SEQUENCE\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dragoman.v1.decoding_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=347
-  _globals['_FINISHREASON']._serialized_end=484
+  _globals['_FINISHREASON']._serialized_start=1333
+  _globals['_FINISHREASON']._serialized_end=1470
   _globals['_DECODINGOPTIONS']._serialized_start=44
-  _globals['_DECODINGOPTIONS']._serialized_end=285
-  _globals['_TOKENUSAGE']._serialized_start=287
-  _globals['_TOKENUSAGE']._serialized_end=344
+  _globals['_DECODINGOPTIONS']._serialized_end=750
+  _globals['_TOKENALTERNATIVE']._serialized_start=752
+  _globals['_TOKENALTERNATIVE']._serialized_end=822
+  _globals['_OUTPUTTOKEN']._serialized_start=825
+  _globals['_OUTPUTTOKEN']._serialized_end=987
+  _globals['_HYPOTHESIS']._serialized_start=990
+  _globals['_HYPOTHESIS']._serialized_end=1171
+  _globals['_TEXTSCORE']._serialized_start=1173
+  _globals['_TEXTSCORE']._serialized_end=1271
+  _globals['_TOKENUSAGE']._serialized_start=1273
+  _globals['_TOKENUSAGE']._serialized_end=1330
 # @@protoc_insertion_point(module_scope)

@@ -57,6 +57,17 @@ class DecodingOptions(_message.Message):
     TOP_P_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    BEAM_SIZE_FIELD_NUMBER: _builtins.int
+    NUM_HYPOTHESES_FIELD_NUMBER: _builtins.int
+    LENGTH_PENALTY_FIELD_NUMBER: _builtins.int
+    COVERAGE_PENALTY_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
+    REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
+    NO_REPEAT_NGRAM_SIZE_FIELD_NUMBER: _builtins.int
+    SUPPRESSED_TEXTS_FIELD_NUMBER: _builtins.int
+    SUPPRESSED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    NUM_ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    ALIGNMENT_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """Most tokens to produce. Left out: the model's limit (GetModel tells it)."""
     min_tokens: _builtins.int
@@ -76,9 +87,51 @@ class DecodingOptions(_message.Message):
     In a call with several inputs, input number i (from 0) uses seed + i.
     Left out: a fresh one for each input. Needs temperature > 0.
     """
+    beam_size: _builtins.int
+    """Hypotheses that are pursued at the same time. Left out or 1: none but the one that is given. Above 1
+    (beam search): needs temperature 0; text is sent when the search has ended.
+    """
+    num_hypotheses: _builtins.int
+    """Hypotheses to give, best first. Left out: 1. With beam search at most beam_size * patience; with a
+    temperature as many samples, each with random numbers of its own.
+    """
+    length_penalty: _builtins.float
+    """A hypothesis' score is log-probability / length ^ length_penalty; the length counts the end of
+    sequence. Left out: 1.
+    """
+    coverage_penalty: _builtins.float
+    """Adds this much of sum(log(min(attention each source token got, 1))) to the score (Wu et al. 2016).
+    Left out: 0. Needs beam search and a translation model.
+    """
+    patience: _builtins.float
+    """Beam search ends with beam_size * patience finished hypotheses (Kasai et al. 2022). Left out: 1."""
+    repetition_penalty: _builtins.float
+    """Log-probabilities of tokens that are there already are multiplied by this (Keskar et al. 2019). For
+    generation the prompt counts. Left out: 1.
+    """
+    no_repeat_ngram_size: _builtins.int
+    """No run of so many tokens comes a second time. For generation the prompt counts. Left out or 0: no limit."""
+    num_alternatives: _builtins.int
+    """Tell each output token with its log-probability, and with so many of the most probable tokens at its
+    place, at most 20. Left out: tokens are not told.
+    """
+    alignment: _builtins.bool
+    """Tell which source token each output token looks at most. Needs a translation model whose bundle has the
+    graph for it.
+    """
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The output ends before the first of these strings. At most 16, each of 1 to 256 characters."""
+
+    @_builtins.property
+    def suppressed_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts that the output does not hold as the tokens that they are made of, at the beginning of a word or
+        within one. At most 64, each of 1 to 256 characters.
+        """
+
+    @_builtins.property
+    def suppressed_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens that are never produced. At most 1,024."""
 
     def __init__(
         self,
@@ -90,15 +143,42 @@ class DecodingOptions(_message.Message):
         top_p: _builtins.float | None = ...,
         seed: _builtins.int | None = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
+        beam_size: _builtins.int | None = ...,
+        num_hypotheses: _builtins.int | None = ...,
+        length_penalty: _builtins.float | None = ...,
+        coverage_penalty: _builtins.float | None = ...,
+        patience: _builtins.float | None = ...,
+        repetition_penalty: _builtins.float | None = ...,
+        no_repeat_ngram_size: _builtins.int | None = ...,
+        suppressed_texts: _abc.Iterable[_builtins.str] | None = ...,
+        suppressed_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        num_alternatives: _builtins.int | None = ...,
+        alignment: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_min_tokens", b"_min_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_beam_size", b"_beam_size", "_coverage_penalty", b"_coverage_penalty", "_length_penalty", b"_length_penalty", "_max_tokens", b"_max_tokens", "_min_tokens", b"_min_tokens", "_no_repeat_ngram_size", b"_no_repeat_ngram_size", "_num_alternatives", b"_num_alternatives", "_num_hypotheses", b"_num_hypotheses", "_patience", b"_patience", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "beam_size", b"beam_size", "coverage_penalty", b"coverage_penalty", "length_penalty", b"length_penalty", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "no_repeat_ngram_size", b"no_repeat_ngram_size", "num_alternatives", b"num_alternatives", "num_hypotheses", b"num_hypotheses", "patience", b"patience", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_min_tokens", b"_min_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beam_size", b"_beam_size", "_coverage_penalty", b"_coverage_penalty", "_length_penalty", b"_length_penalty", "_max_tokens", b"_max_tokens", "_min_tokens", b"_min_tokens", "_no_repeat_ngram_size", b"_no_repeat_ngram_size", "_num_alternatives", b"_num_alternatives", "_num_hypotheses", b"_num_hypotheses", "_patience", b"_patience", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "alignment", b"alignment", "beam_size", b"beam_size", "coverage_penalty", b"coverage_penalty", "length_penalty", b"length_penalty", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "no_repeat_ngram_size", b"no_repeat_ngram_size", "num_alternatives", b"num_alternatives", "num_hypotheses", b"num_hypotheses", "patience", b"patience", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "suppressed_texts", b"suppressed_texts", "suppressed_token_ids", b"suppressed_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__beam_size: _TypeAlias = _typing.Literal["beam_size"]  # noqa: Y015
+    _WhichOneofArgType__beam_size: _TypeAlias = _typing.Literal["_beam_size", b"_beam_size"]  # noqa: Y015
+    _WhichOneofReturnType__coverage_penalty: _TypeAlias = _typing.Literal["coverage_penalty"]  # noqa: Y015
+    _WhichOneofArgType__coverage_penalty: _TypeAlias = _typing.Literal["_coverage_penalty", b"_coverage_penalty"]  # noqa: Y015
+    _WhichOneofReturnType__length_penalty: _TypeAlias = _typing.Literal["length_penalty"]  # noqa: Y015
+    _WhichOneofArgType__length_penalty: _TypeAlias = _typing.Literal["_length_penalty", b"_length_penalty"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
     _WhichOneofReturnType__min_tokens: _TypeAlias = _typing.Literal["min_tokens"]  # noqa: Y015
     _WhichOneofArgType__min_tokens: _TypeAlias = _typing.Literal["_min_tokens", b"_min_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__no_repeat_ngram_size: _TypeAlias = _typing.Literal["no_repeat_ngram_size"]  # noqa: Y015
+    _WhichOneofArgType__no_repeat_ngram_size: _TypeAlias = _typing.Literal["_no_repeat_ngram_size", b"_no_repeat_ngram_size"]  # noqa: Y015
+    _WhichOneofReturnType__num_alternatives: _TypeAlias = _typing.Literal["num_alternatives"]  # noqa: Y015
+    _WhichOneofArgType__num_alternatives: _TypeAlias = _typing.Literal["_num_alternatives", b"_num_alternatives"]  # noqa: Y015
+    _WhichOneofReturnType__num_hypotheses: _TypeAlias = _typing.Literal["num_hypotheses"]  # noqa: Y015
+    _WhichOneofArgType__num_hypotheses: _TypeAlias = _typing.Literal["_num_hypotheses", b"_num_hypotheses"]  # noqa: Y015
+    _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
+    _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
+    _WhichOneofReturnType__repetition_penalty: _TypeAlias = _typing.Literal["repetition_penalty"]  # noqa: Y015
+    _WhichOneofArgType__repetition_penalty: _TypeAlias = _typing.Literal["_repetition_penalty", b"_repetition_penalty"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
@@ -108,9 +188,25 @@ class DecodingOptions(_message.Message):
     _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
     _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beam_size) -> _WhichOneofReturnType__beam_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__coverage_penalty) -> _WhichOneofReturnType__coverage_penalty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__length_penalty) -> _WhichOneofReturnType__length_penalty | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_tokens) -> _WhichOneofReturnType__min_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__no_repeat_ngram_size) -> _WhichOneofReturnType__no_repeat_ngram_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_alternatives) -> _WhichOneofReturnType__num_alternatives | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_hypotheses) -> _WhichOneofReturnType__num_hypotheses | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repetition_penalty) -> _WhichOneofReturnType__repetition_penalty | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
@@ -121,6 +217,147 @@ class DecodingOptions(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_p) -> _WhichOneofReturnType__top_p | None: ...
 
 Global___DecodingOptions: _TypeAlias = DecodingOptions  # noqa: Y015
+
+@_typing.final
+class TokenAlternative(_message.Message):
+    """A token that might have been chosen."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    LOG_PROBABILITY_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    token: _builtins.str
+    log_probability: _builtins.float
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        token: _builtins.str = ...,
+        log_probability: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "log_probability", b"log_probability", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenAlternative: _TypeAlias = TokenAlternative  # noqa: Y015
+
+@_typing.final
+class OutputToken(_message.Message):
+    """A token of an answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    LOG_PROBABILITY_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    SOURCE_INDEX_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    token: _builtins.str
+    """As the vocabulary spells it, with whatever marks the beginning of a word."""
+    log_probability: _builtins.float
+    """Natural logarithm of its probability under the model itself, before any option changes it."""
+    source_index: _builtins.int
+    """With DecodingOptions.alignment: which of the source's tokens it looks at most, from 0. The end of
+    sequence has none.
+    """
+    @_builtins.property
+    def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenAlternative]:
+        """The most probable tokens at this place, best first."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        token: _builtins.str = ...,
+        log_probability: _builtins.float = ...,
+        alternatives: _abc.Iterable[Global___TokenAlternative] | None = ...,
+        source_index: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_source_index", b"_source_index", "source_index", b"source_index"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_source_index", b"_source_index", "alternatives", b"alternatives", "id", b"id", "log_probability", b"log_probability", "source_index", b"source_index", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__source_index: _TypeAlias = _typing.Literal["source_index"]  # noqa: Y015
+    _WhichOneofArgType__source_index: _TypeAlias = _typing.Literal["_source_index", b"_source_index"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__source_index) -> _WhichOneofReturnType__source_index | None: ...
+
+Global___OutputToken: _TypeAlias = OutputToken  # noqa: Y015
+
+@_typing.final
+class Hypothesis(_message.Message):
+    """One answer of several."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    FINISH_REASON_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    LOG_PROBABILITY_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    finish_reason: Global___FinishReason.ValueType
+    output_tokens: _builtins.int
+    log_probability: _builtins.float
+    """Sum of the natural logarithms of the chosen tokens' probabilities under the model."""
+    score: _builtins.float
+    """What hypotheses are ranked by."""
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputToken]:
+        """With DecodingOptions.num_alternatives or alignment."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        finish_reason: Global___FinishReason.ValueType = ...,
+        output_tokens: _builtins.int = ...,
+        log_probability: _builtins.float = ...,
+        score: _builtins.float = ...,
+        tokens: _abc.Iterable[Global___OutputToken] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "log_probability", b"log_probability", "output_tokens", b"output_tokens", "score", b"score", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hypothesis: _TypeAlias = Hypothesis  # noqa: Y015
+
+@_typing.final
+class TextScore(_message.Message):
+    """How probable a given text is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_PROBABILITY_FIELD_NUMBER: _builtins.int
+    PERPLEXITY_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    log_probability: _builtins.float
+    """Natural logarithm of its probability; a translation's counts the end of sequence."""
+    perplexity: _builtins.float
+    """exp(-log_probability / number of tokens)."""
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputToken]: ...
+    def __init__(
+        self,
+        *,
+        log_probability: _builtins.float = ...,
+        perplexity: _builtins.float = ...,
+        tokens: _abc.Iterable[Global___OutputToken] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_probability", b"log_probability", "perplexity", b"perplexity", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextScore: _TypeAlias = TextScore  # noqa: Y015
 
 @_typing.final
 class TokenUsage(_message.Message):

@@ -3,9 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from dragoman.v1 import decoding_pb2 as _decoding_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -82,6 +84,9 @@ class GenerationSummary(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     LOG_PROBABILITY_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    HYPOTHESES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The version that answered."""
     finish_reason: _decoding_pb2.FinishReason.ValueType
@@ -89,8 +94,18 @@ class GenerationSummary(_message.Message):
     """Sum of the natural logarithms of the chosen tokens' probabilities under the model
     (before temperature, top_k and top_p), the end of sequence included.
     """
+    score: _builtins.float
+    """What hypotheses are ranked by; DecodingOptions.length_penalty says how."""
     @_builtins.property
     def usage(self) -> _decoding_pb2.TokenUsage: ...
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[_decoding_pb2.OutputToken]:
+        """With DecodingOptions.num_alternatives."""
+
+    @_builtins.property
+    def hypotheses(self) -> _containers.RepeatedCompositeFieldContainer[_decoding_pb2.Hypothesis]:
+        """With DecodingOptions.num_hypotheses above 1: all of them, best first; the first is what was sent."""
+
     def __init__(
         self,
         *,
@@ -98,11 +113,72 @@ class GenerationSummary(_message.Message):
         finish_reason: _decoding_pb2.FinishReason.ValueType = ...,
         usage: _decoding_pb2.TokenUsage | None = ...,
         log_probability: _builtins.float = ...,
+        score: _builtins.float = ...,
+        tokens: _abc.Iterable[_decoding_pb2.OutputToken] | None = ...,
+        hypotheses: _abc.Iterable[_decoding_pb2.Hypothesis] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "log_probability", b"log_probability", "usage", b"usage", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "hypotheses", b"hypotheses", "log_probability", b"log_probability", "score", b"score", "tokens", b"tokens", "usage", b"usage", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerationSummary: _TypeAlias = GenerationSummary  # noqa: Y015
+
+@_typing.final
+class ScoreTextsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    NUM_ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """A model's name as ListModels gives it."""
+    version: _builtins.str
+    """Left empty: the highest version there is."""
+    num_alternatives: _builtins.int
+    """Tell so many of the most probable tokens at each place, at most 20."""
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+        num_alternatives: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "num_alternatives", b"num_alternatives", "texts", b"texts", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreTextsRequest: _TypeAlias = ScoreTextsRequest  # noqa: Y015
+
+@_typing.final
+class ScoreTextsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The version that answered."""
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedCompositeFieldContainer[_decoding_pb2.TextScore]:
+        """One for each text, in the order of the texts. The begin token is given, not scored."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        scores: _abc.Iterable[_decoding_pb2.TextScore] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scores", b"scores", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreTextsResponse: _TypeAlias = ScoreTextsResponse  # noqa: Y015

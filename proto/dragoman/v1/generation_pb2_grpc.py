@@ -40,6 +40,11 @@ class GenerationServiceStub:
                 request_serializer=dragoman_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=dragoman_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.ScoreTexts = channel.unary_unary(
+                '/dragoman.v1.GenerationService/ScoreTexts',
+                request_serializer=dragoman_dot_v1_dot_generation__pb2.ScoreTextsRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_generation__pb2.ScoreTextsResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer:
@@ -53,6 +58,13 @@ class GenerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScoreTexts(self, request, context):
+        """Tells how probable given texts are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +72,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=dragoman_dot_v1_dot_generation__pb2.GenerateRequest.FromString,
                     response_serializer=dragoman_dot_v1_dot_generation__pb2.GenerateResponse.SerializeToString,
+            ),
+            'ScoreTexts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScoreTexts,
+                    request_deserializer=dragoman_dot_v1_dot_generation__pb2.ScoreTextsRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_generation__pb2.ScoreTextsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +107,33 @@ class GenerationService:
             '/dragoman.v1.GenerationService/Generate',
             dragoman_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
             dragoman_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreTexts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.GenerationService/ScoreTexts',
+            dragoman_dot_v1_dot_generation__pb2.ScoreTextsRequest.SerializeToString,
+            dragoman_dot_v1_dot_generation__pb2.ScoreTextsResponse.FromString,
             options,
             channel_credentials,
             insecure,

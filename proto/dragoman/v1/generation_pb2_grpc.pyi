@@ -35,6 +35,8 @@ class GenerationServiceStub:
     def __new__(cls, channel: _aio.Channel) -> GenerationServiceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateResponse]
     """Continues a prompt and sends text as it is produced."""
+    ScoreTexts: _grpc.UnaryUnaryMultiCallable[_generation_pb2.ScoreTextsRequest, _generation_pb2.ScoreTextsResponse]
+    """Tells how probable given texts are."""
 
 @_typing.type_check_only
 class GenerationServiceAsyncStub(GenerationServiceStub):
@@ -43,6 +45,8 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateResponse]  # type: ignore[assignment]
     """Continues a prompt and sends text as it is produced."""
+    ScoreTexts: _aio.UnaryUnaryMultiCallable[_generation_pb2.ScoreTextsRequest, _generation_pb2.ScoreTextsResponse]  # type: ignore[assignment]
+    """Tells how probable given texts are."""
 
 class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Decoder-only language models: code and text generation."""
@@ -54,5 +58,13 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_generation_pb2.GenerateResponse], _abc.AsyncIterator[_generation_pb2.GenerateResponse]]:
         """Continues a prompt and sends text as it is produced."""
+
+    @_abc_1.abstractmethod
+    def ScoreTexts(
+        self,
+        request: _generation_pb2.ScoreTextsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generation_pb2.ScoreTextsResponse, _abc.Awaitable[_generation_pb2.ScoreTextsResponse]]:
+        """Tells how probable given texts are."""
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

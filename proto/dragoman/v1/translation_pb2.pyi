@@ -27,6 +27,7 @@ class TranslateRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    TARGET_PREFIXES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """A model's name as ListModels gives it."""
     version: _builtins.str
@@ -37,6 +38,10 @@ class TranslateRequest(_message.Message):
 
     @_builtins.property
     def options(self) -> _decoding_pb2.DecodingOptions: ...
+    @_builtins.property
+    def target_prefixes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts that the translations begin with, one for each input, or none at all; "" forces nothing."""
+
     def __init__(
         self,
         *,
@@ -44,10 +49,11 @@ class TranslateRequest(_message.Message):
         version: _builtins.str = ...,
         inputs: _abc.Iterable[_builtins.str] | None = ...,
         options: _decoding_pb2.DecodingOptions | None = ...,
+        target_prefixes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "model", b"model", "options", b"options", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "model", b"model", "options", b"options", "target_prefixes", b"target_prefixes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -61,14 +67,32 @@ class Translation(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     LOG_PROBABILITY_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    HYPOTHESES_FIELD_NUMBER: _builtins.int
+    SOURCE_TOKENS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     finish_reason: _decoding_pb2.FinishReason.ValueType
     log_probability: _builtins.float
     """Sum of the natural logarithms of the chosen tokens' probabilities under the model
     (before temperature, top_k and top_p), the end of sequence included.
     """
+    score: _builtins.float
+    """What hypotheses are ranked by; DecodingOptions.length_penalty says how."""
     @_builtins.property
     def usage(self) -> _decoding_pb2.TokenUsage: ...
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[_decoding_pb2.OutputToken]:
+        """With DecodingOptions.num_alternatives or alignment."""
+
+    @_builtins.property
+    def hypotheses(self) -> _containers.RepeatedCompositeFieldContainer[_decoding_pb2.Hypothesis]:
+        """With DecodingOptions.num_hypotheses above 1: all of them, best first; the first is this translation."""
+
+    @_builtins.property
+    def source_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With DecodingOptions.alignment: the tokens that OutputToken.source_index counts."""
+
     def __init__(
         self,
         *,
@@ -76,10 +100,14 @@ class Translation(_message.Message):
         finish_reason: _decoding_pb2.FinishReason.ValueType = ...,
         usage: _decoding_pb2.TokenUsage | None = ...,
         log_probability: _builtins.float = ...,
+        score: _builtins.float = ...,
+        tokens: _abc.Iterable[_decoding_pb2.OutputToken] | None = ...,
+        hypotheses: _abc.Iterable[_decoding_pb2.Hypothesis] | None = ...,
+        source_tokens: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "log_probability", b"log_probability", "text", b"text", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "hypotheses", b"hypotheses", "log_probability", b"log_probability", "score", b"score", "source_tokens", b"source_tokens", "text", b"text", "tokens", b"tokens", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -140,3 +168,83 @@ class StreamTranslateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamTranslateResponse: _TypeAlias = StreamTranslateResponse  # noqa: Y015
+
+@_typing.final
+class ScoredPair(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    target: _builtins.str
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        target: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["source", b"source", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoredPair: _TypeAlias = ScoredPair  # noqa: Y015
+
+@_typing.final
+class ScoreTranslationsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PAIRS_FIELD_NUMBER: _builtins.int
+    NUM_ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """A model's name as ListModels gives it."""
+    version: _builtins.str
+    """Left empty: the highest version there is."""
+    num_alternatives: _builtins.int
+    """Tell so many of the most probable tokens at each place, at most 20."""
+    @_builtins.property
+    def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredPair]: ...
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        pairs: _abc.Iterable[Global___ScoredPair] | None = ...,
+        num_alternatives: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "num_alternatives", b"num_alternatives", "pairs", b"pairs", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreTranslationsRequest: _TypeAlias = ScoreTranslationsRequest  # noqa: Y015
+
+@_typing.final
+class ScoreTranslationsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The version that answered."""
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedCompositeFieldContainer[_decoding_pb2.TextScore]:
+        """One for each pair, in the order of the pairs."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        scores: _abc.Iterable[_decoding_pb2.TextScore] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scores", b"scores", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreTranslationsResponse: _TypeAlias = ScoreTranslationsResponse  # noqa: Y015

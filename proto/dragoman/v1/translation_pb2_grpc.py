@@ -45,6 +45,11 @@ class TranslationServiceStub:
                 request_serializer=dragoman_dot_v1_dot_translation__pb2.TranslateRequest.SerializeToString,
                 response_deserializer=dragoman_dot_v1_dot_translation__pb2.StreamTranslateResponse.FromString,
                 _registered_method=True)
+        self.ScoreTranslations = channel.unary_unary(
+                '/dragoman.v1.TranslationService/ScoreTranslations',
+                request_serializer=dragoman_dot_v1_dot_translation__pb2.ScoreTranslationsRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_translation__pb2.ScoreTranslationsResponse.FromString,
+                _registered_method=True)
 
 
 class TranslationServiceServicer:
@@ -65,6 +70,13 @@ class TranslationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScoreTranslations(self, request, context):
+        """Tells how probable given translations are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TranslationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_TranslationServiceServicer_to_server(servicer, server):
                     servicer.StreamTranslate,
                     request_deserializer=dragoman_dot_v1_dot_translation__pb2.TranslateRequest.FromString,
                     response_serializer=dragoman_dot_v1_dot_translation__pb2.StreamTranslateResponse.SerializeToString,
+            ),
+            'ScoreTranslations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScoreTranslations,
+                    request_deserializer=dragoman_dot_v1_dot_translation__pb2.ScoreTranslationsRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_translation__pb2.ScoreTranslationsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class TranslationService:
             '/dragoman.v1.TranslationService/StreamTranslate',
             dragoman_dot_v1_dot_translation__pb2.TranslateRequest.SerializeToString,
             dragoman_dot_v1_dot_translation__pb2.StreamTranslateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreTranslations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.TranslationService/ScoreTranslations',
+            dragoman_dot_v1_dot_translation__pb2.ScoreTranslationsRequest.SerializeToString,
+            dragoman_dot_v1_dot_translation__pb2.ScoreTranslationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

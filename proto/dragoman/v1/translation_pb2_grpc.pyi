@@ -37,6 +37,8 @@ class TranslationServiceStub:
     """Translates every input and answers when all are done."""
     StreamTranslate: _grpc.UnaryStreamMultiCallable[_translation_pb2.TranslateRequest, _translation_pb2.StreamTranslateResponse]
     """Translates every input and sends text as it is produced; inputs progress side by side."""
+    ScoreTranslations: _grpc.UnaryUnaryMultiCallable[_translation_pb2.ScoreTranslationsRequest, _translation_pb2.ScoreTranslationsResponse]
+    """Tells how probable given translations are."""
 
 @_typing.type_check_only
 class TranslationServiceAsyncStub(TranslationServiceStub):
@@ -47,6 +49,8 @@ class TranslationServiceAsyncStub(TranslationServiceStub):
     """Translates every input and answers when all are done."""
     StreamTranslate: _aio.UnaryStreamMultiCallable[_translation_pb2.TranslateRequest, _translation_pb2.StreamTranslateResponse]  # type: ignore[assignment]
     """Translates every input and sends text as it is produced; inputs progress side by side."""
+    ScoreTranslations: _aio.UnaryUnaryMultiCallable[_translation_pb2.ScoreTranslationsRequest, _translation_pb2.ScoreTranslationsResponse]  # type: ignore[assignment]
+    """Tells how probable given translations are."""
 
 class TranslationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Sequence-to-sequence models: translation, normalisation, transliteration."""
@@ -66,5 +70,13 @@ class TranslationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_translation_pb2.StreamTranslateResponse], _abc.AsyncIterator[_translation_pb2.StreamTranslateResponse]]:
         """Translates every input and sends text as it is produced; inputs progress side by side."""
+
+    @_abc_1.abstractmethod
+    def ScoreTranslations(
+        self,
+        request: _translation_pb2.ScoreTranslationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_translation_pb2.ScoreTranslationsResponse, _abc.Awaitable[_translation_pb2.ScoreTranslationsResponse]]:
+        """Tells how probable given translations are."""
 
 def add_TranslationServiceServicer_to_server(servicer: TranslationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

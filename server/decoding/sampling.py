@@ -4,40 +4,49 @@ A request's answer is a function of the request alone: every sampled sequence ow
 (Philox, Salmon et al. 2011) seeded by the request, and draws one number a token.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DecodingParameters", "new_generator", "sample"]
+from server.decoding.constraints import Constraints
+from server.decoding.parameters import DecodingParameters
+
+__all__ = ["TokenChooser", "new_generator", "sample"]
 
 FloatRow = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class DecodingParameters:
-    """How one sequence is decoded. Values are taken as valid; the runtime checks what callers send.
+class TokenChooser:
+    """Chooses for a row that is not plainly greedy: a prefix is forced, something is forbidden, tokens are drawn."""
 
-    Attributes:
-        max_tokens: most tokens to produce, the end of sequence included.
-        min_tokens: fewest tokens to produce, the end of sequence not included.
-        temperature: 0 is greedy.
-        top_k: 0 is all.
-        top_p: 1 is all.
-        seed: used when the temperature is above 0.
-    """
+    def __init__(self, parameters: DecodingParameters, constraints: Constraints | None) -> None:
+        self._parameters = parameters
+        self._constraints = constraints
+        self._generator = new_generator(parameters) if parameters.temperature > 0 else None
 
-    max_tokens: int
-    min_tokens: int = 0
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
+    @staticmethod
+    def is_needed(parameters: DecodingParameters) -> bool:
+        """Whether the token of highest probability is not always the one."""
+        return parameters.temperature > 0 or bool(parameters.prefix) or Constraints.are_needed(parameters)
+
+    def choose(self, log_probabilities: FloatRow, token_ids: Sequence[int]) -> int:
+        """The token after the output tokens `token_ids`, from a row (V,)."""
+        if len(token_ids) < len(self._parameters.prefix):
+            return self._parameters.prefix[len(token_ids)]
+        if self._constraints is not None:
+            log_probabilities = self._constraints.adjusted(log_probabilities, token_ids)
+        if self._generator is not None:
+            return sample(log_probabilities, self._parameters, self._generator.random())
+        return int(log_probabilities.argmax())
 
 
 def new_generator(parameters: DecodingParameters) -> np.random.Generator:
     """The sequence's own stream of random numbers."""
-    return np.random.Generator(np.random.Philox(parameters.seed))
+    seed: int | np.random.SeedSequence = parameters.seed
+    if parameters.stream:
+        seed = np.random.SeedSequence(parameters.seed, spawn_key=(parameters.stream,))
+    return np.random.Generator(np.random.Philox(seed))
 
 
 def sample(log_probabilities: FloatRow, parameters: DecodingParameters, uniform: float) -> int:

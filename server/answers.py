@@ -1,0 +1,126 @@
+"""From what the engine decoded to what callers see: texts, spelled tokens, figures for the metrics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from server.calls import Answer, OutputToken, Scored, TextAnswer
+from server.decoding.hypothesis import Finished, FinishReason, Hypothesis, TokenScore
+from server.engine import Ticket
+from server.registry import ServedModel
+from server.text import OutputText
+
+__all__ = ["Submitted", "scored", "settled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """An input that the engine has.
+
+    Attributes:
+        model: which answers it.
+        token_ids: the input.
+        stop: strings that end its answers.
+        tickets: one for each sequence that answers it; there are several when there are to be several samples.
+    """
+
+    model: ServedModel
+    token_ids: Sequence[int]
+    stop: Sequence[str]
+    tickets: list[Ticket]
+
+    @property
+    def context_ids(self) -> Sequence[int]:
+        """A generated text continues its prompt; a translation begins anew."""
+        return self.token_ids if self.model.manifest.task == "generation" else ()
+
+    def new_text(self) -> OutputText:
+        """An empty answer."""
+        return OutputText(self.model.tokenizer, context_ids=self.context_ids, stop=self.stop)
+
+
+def settled(submitted: Submitted, finished: Sequence[Finished]) -> Answer:
+    """The answer to an input, from one result for each of its tickets."""
+    hypotheses = [hypothesis for each in finished for hypothesis in each.hypotheses]
+    if len(finished) > 1:
+        hypotheses.sort(key=lambda hypothesis: -hypothesis.score)
+    answer = Answer(
+        version=submitted.model.version,
+        num_input_tokens=len(submitted.token_ids),
+        texts=tuple(_text_answer(submitted, hypothesis) for hypothesis in hypotheses),
+        source_tokens=_source_tokens(submitted, hypotheses),
+    )
+    _observe(submitted, answer.num_output_tokens)
+    return answer
+
+
+def scored(submitted: Submitted, finished: Sequence[Finished]) -> Scored:
+    """How probable a text is, from the result of forcing it."""
+    [result] = finished
+    hypothesis = result.best
+    _observe(submitted, hypothesis.num_output_tokens)
+    return Scored(
+        version=submitted.model.version,
+        log_probability=hypothesis.log_probability,
+        perplexity=hypothesis.perplexity,
+        tokens=_output_tokens(submitted.model.tokenizer, hypothesis),
+    )
+
+
+def _observe(submitted: Submitted, num_output_tokens: int) -> None:
+    """Tell the metrics how long the answer was in coming, once its first token was there."""
+    firsts, lasts = [], []
+    for ticket in submitted.tickets:
+        assert ticket.first_token_s is not None, "a finished sequence has tokens"
+        assert ticket.finished_s is not None, "its result was awaited"
+        firsts.append(ticket.first_token_s)
+        lasts.append(ticket.finished_s)
+    submitted.model.metrics.observe_answer(num_output_tokens, max(lasts) - min(firsts))
+
+
+def _text_answer(submitted: Submitted, hypothesis: Hypothesis) -> TextAnswer:
+    text = submitted.new_text()
+    text.push(hypothesis.token_ids)
+    text.finish()
+    return TextAnswer(
+        text=text.text,
+        # A stop string may also come complete with the last characters, which only the end sets free.
+        finish_reason=FinishReason.STOP_STRING if text.stopped else hypothesis.finish_reason,
+        num_output_tokens=hypothesis.num_output_tokens,
+        log_probability=hypothesis.log_probability,
+        score=hypothesis.score,
+        tokens=_output_tokens(submitted.model.tokenizer, hypothesis),
+    )
+
+
+def _output_tokens(tokenizer: Tokenizer, hypothesis: Hypothesis) -> tuple[OutputToken, ...]:
+    # The end of sequence has no place in the alignment.
+    places = (*hypothesis.alignment, *[None] * (len(hypothesis.tokens) - len(hypothesis.alignment)))
+    return tuple(
+        _output_token(tokenizer, token, place) for token, place in zip(hypothesis.tokens, places, strict=True)
+    )
+
+
+def _output_token(tokenizer: Tokenizer, token: TokenScore, source_index: int | None) -> OutputToken:
+    return OutputToken(
+        token_id=token.token_id,
+        token=_spelled(tokenizer, token.token_id),
+        log_probability=token.log_probability,
+        alternatives=tuple(
+            (token_id, _spelled(tokenizer, token_id), log_probability)
+            for token_id, log_probability in token.alternatives
+        ),
+        source_index=source_index,
+    )
+
+
+def _source_tokens(submitted: Submitted, hypotheses: Sequence[Hypothesis]) -> tuple[str, ...]:
+    if not any(hypothesis.alignment for hypothesis in hypotheses):
+        return ()
+    return tuple(_spelled(submitted.model.tokenizer, token_id) for token_id in submitted.token_ids)
+
+
+def _spelled(tokenizer: Tokenizer, token_id: int) -> str:
+    # A model may have room for more tokens than its vocabulary holds.
+    return tokenizer.id_to_token(token_id) or ""

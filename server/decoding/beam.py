@@ -1,0 +1,208 @@
+"""Beam search over rows of a running batch, a step at a time. Pure: rows are numbers, caches are somebody else's.
+
+The conventions are fairseq's (Ott et al. 2019) and CTranslate2's:
+
+- a hypothesis ends where the end of sequence is among the `beam_size` best continuations of all beams;
+- its score is log-probability / length ** length_penalty, the end of sequence counted;
+- the search ends with round(beam_size * patience) finished hypotheses (Kasai et al. 2022) or at the limit of
+  tokens. With a length penalty of 0 or less it first waits until no running beam can beat the worst of them;
+  above 0 a beam may always catch up by growing, and answers would get too long.
+
+Hypotheses that were cut off at the limit come after the finished ones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.decoding.candidates import top_candidates
+from server.decoding.constraints import Constraints
+from server.decoding.hypothesis import FinishReason, Hypothesis, TokenScore
+from server.decoding.parameters import DecodingParameters
+from server.decoding.scores import token_score
+from server.decoding.stopping import StopCondition
+
+__all__ = ["BeamSearch", "Fork"]
+
+FloatRows = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Copy what row `source` has decoded to row `target`, which nobody needs any more."""
+
+    source: int
+    target: int
+
+
+@dataclass(slots=True)
+class _Beam:
+    """A running hypothesis. `total` is what beams are ranked by: log-probabilities as the constraints leave them."""
+
+    row: int
+    token_ids: tuple[int, ...] = ()
+    total: float = 0.0
+    log_probability: float = 0.0
+    tokens: tuple[TokenScore, ...] = ()
+    stop: StopCondition | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """One more token for a beam."""
+
+    total: float
+    parent: _Beam
+    token_id: int
+
+
+@dataclass(slots=True)
+class BeamSearch:
+    """The search for one input.
+
+    Attributes:
+        parameters: with a beam size above 1, or not.
+        end: the end of sequence's id.
+        rows: as many as there may be beams. The input is ready in all of them.
+        constraints: on what may come next.
+        stop: ends a hypothesis early; each beam has its own copy.
+    """
+
+    parameters: DecodingParameters
+    end: int
+    rows: list[int]
+    constraints: Constraints | None = None
+    stop: StopCondition | None = None
+    beams: list[_Beam] = field(default_factory=list, init=False)
+    _finished: list[Hypothesis] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self.beams = [_Beam(self.rows[0], stop=self.stop)]
+
+    def move(self, source: int, target: int) -> None:
+        """What was in row `source` is now in row `target`."""
+        self.rows[self.rows.index(source)] = target
+        for beam in self.beams:
+            if beam.row == source:
+                beam.row = target
+
+    def next_tokens(self) -> list[tuple[int, int]]:
+        """(row, token) for each beam: what it reads next."""
+        return [(beam.row, beam.token_ids[-1]) for beam in self.beams]
+
+    def advance(self, log_probabilities: FloatRows) -> tuple[list[Fork], tuple[Hypothesis, ...] | None]:
+        """Take one step.
+
+        Args:
+            log_probabilities: (B, V) of all rows of the lane; each beam reads its own.
+
+        Returns:
+            Copies to make before the next step, and, when the search is over, the answers, best first.
+        """
+        candidates = self._candidates(log_probabilities)
+        for candidate in candidates[: self.parameters.beam_size]:
+            if candidate.token_id == self.end:
+                self._finish(self._grown(candidate, log_probabilities), FinishReason.END_OF_SEQUENCE)
+        going_on = [candidate for candidate in candidates if candidate.token_id != self.end]
+        parents = [candidate.parent for candidate in going_on[: self.parameters.beam_size]]
+        grown = [
+            self._grown(candidate, log_probabilities) for candidate in going_on[: self.parameters.beam_size]
+        ]
+        kept = [index for index, beam in enumerate(grown) if not self._stops(beam)]
+        self.beams = [grown[index] for index in kept]
+        forks = self._place([parents[index].row for index in kept])
+        return forks, self._answers() if self._is_over() else None
+
+    def _candidates(self, log_probabilities: FloatRows) -> list[_Candidate]:
+        """The best continuations of all beams, best first, equal ones by beam, then by token."""
+        step = len(self.beams[0].token_ids)
+        if step < len(self.parameters.prefix):
+            token_id = self.parameters.prefix[step]
+            return [
+                _Candidate(beam.total + float(log_probabilities[beam.row, token_id]), beam, token_id)
+                for beam in self.beams
+            ]
+        rows = log_probabilities[[beam.row for beam in self.beams]]
+        if self.constraints is not None:
+            for index, beam in enumerate(self.beams):
+                rows[index] = self.constraints.adjusted(rows[index], beam.token_ids)
+        # A beam has one way to end, so the beam_size best continuations that do not end are among so many:
+        values, token_ids = top_candidates(rows, self.parameters.beam_size + 1)
+        candidates = [
+            _Candidate(beam.total + value, beam, token_id)
+            for beam, row_values, row_ids in zip(self.beams, values.tolist(), token_ids.tolist(), strict=True)
+            for value, token_id in zip(row_values, row_ids, strict=True)
+            if value > -np.inf
+        ]
+        candidates.sort(key=lambda candidate: -candidate.total)
+        return candidates
+
+    def _grown(self, candidate: _Candidate, log_probabilities: FloatRows) -> _Beam:
+        parent, token_id = candidate.parent, candidate.token_id
+        row = log_probabilities[parent.row]
+        tokens = parent.tokens
+        if self.parameters.num_alternatives is not None:
+            tokens = (*tokens, token_score(row, token_id, self.parameters.num_alternatives))
+        return _Beam(
+            row=parent.row,
+            token_ids=(*parent.token_ids, token_id),
+            total=candidate.total,
+            log_probability=parent.log_probability + float(row[token_id]),
+            tokens=tokens,
+            stop=parent.stop.fork() if parent.stop is not None else None,
+        )
+
+    def _stops(self, beam: _Beam) -> bool:
+        """Finish a beam that completes a stop string."""
+        if beam.stop is None or not beam.stop.accept(beam.token_ids[-1]):
+            return False
+        self._finish(beam, FinishReason.STOP_STRING)
+        return True
+
+    def _finish(self, beam: _Beam, reason: FinishReason) -> None:
+        self._finished.append(self._hypothesis(beam, reason))
+        self._finished.sort(key=lambda hypothesis: -hypothesis.score)
+        del self._finished[self.parameters.num_finished :]
+
+    def _hypothesis(self, beam: _Beam, reason: FinishReason) -> Hypothesis:
+        num_tokens = len(beam.token_ids)
+        return Hypothesis(
+            token_ids=beam.token_ids[:-1] if reason is FinishReason.END_OF_SEQUENCE else beam.token_ids,
+            finish_reason=reason,
+            log_probability=beam.log_probability,
+            num_output_tokens=num_tokens,
+            score=beam.total / num_tokens**self.parameters.length_penalty,
+            tokens=beam.tokens,
+        )
+
+    def _place(self, parent_rows: Sequence[int]) -> list[Fork]:
+        """Give each beam a row: the first child of a parent stays where the parent was, others take free rows.
+
+        Rows that are read stay as they are and only rows of nobody are written, so the copies may be made in
+        any order.
+        """
+        free = [row for row in self.rows if row not in parent_rows]
+        forks, taken = [], set[int]()
+        for beam, parent_row in zip(self.beams, parent_rows, strict=True):
+            if parent_row in taken:
+                beam.row = free.pop()
+                forks.append(Fork(parent_row, beam.row))
+            taken.add(beam.row)
+        return forks
+
+    def _is_over(self) -> bool:
+        if not self.beams or len(self.beams[0].token_ids) >= self.parameters.max_tokens:
+            return True
+        if len(self._finished) < self.parameters.num_finished:
+            return False
+        length_penalty = self.parameters.length_penalty
+        attainable = self.beams[0].total / (len(self.beams[0].token_ids) + 1) ** length_penalty
+        return length_penalty > 0 or self._finished[-1].score >= attainable
+
+    def _answers(self) -> tuple[Hypothesis, ...]:
+        """All that a caller may get, and with a coverage penalty all that may turn out to be the best."""
+        cut_off = [self._hypothesis(beam, FinishReason.LENGTH) for beam in self.beams]
+        cut_off.sort(key=lambda hypothesis: -hypothesis.score)
+        return (*self._finished, *cut_off)

@@ -1,0 +1,80 @@
+"""What may not be chosen next, and what is made less likely. One row at a time, so that neighbours do not matter."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.decoding.parameters import DecodingParameters
+
+__all__ = ["Constraints"]
+
+FloatRow = NDArray[np.float32]
+
+
+class Constraints:
+    """Changes a row's log-probabilities by what was produced before.
+
+    - `min_tokens`: no end of sequence before.
+    - `repetition_penalty` p (Keskar et al. 2019): log-probabilities of tokens that are there already are
+      multiplied by p. The paper divides logits, whose sign and size say nothing by themselves; a logarithm of a
+      probability is never positive, so that p > 1 always makes a token less likely. transformers does the same in
+      beam search.
+    - `no_repeat_ngram_size` n: no run of n tokens comes a second time.
+    - `suppressed`: no such run of tokens is completed.
+    """
+
+    def __init__(self, parameters: DecodingParameters, end: int, context: Sequence[int]) -> None:
+        """`end` is the end of sequence's id; `context` is read before the output and counts as repeated."""
+        self._min_tokens = parameters.min_tokens
+        self._repetition_penalty = parameters.repetition_penalty
+        self._ngram_size = parameters.no_repeat_ngram_size
+        self._suppressed = parameters.suppressed
+        self._end = end
+        self._context = tuple(context)
+
+    @staticmethod
+    def are_needed(parameters: DecodingParameters) -> bool:
+        """Whether `parameters` ask for any of this."""
+        return (
+            parameters.min_tokens > 0
+            or parameters.repetition_penalty != 1.0
+            or parameters.no_repeat_ngram_size > 0
+            or bool(parameters.suppressed)
+        )
+
+    def adjusted(self, log_probabilities: FloatRow, token_ids: Sequence[int]) -> FloatRow:
+        """A copy of a row (V,) as it is after the output tokens `token_ids`.
+
+        Where nothing may be chosen any more, the end of sequence may.
+        """
+        row = log_probabilities.copy()
+        history = (*self._context, *token_ids)
+        if self._repetition_penalty != 1.0 and history:
+            row[np.unique(history)] *= np.float32(self._repetition_penalty)
+        if self._ngram_size:
+            row[_completions(history, self._ngram_size)] = -np.inf
+        for sequence in self._suppressed:
+            if _ends_with(token_ids, sequence[:-1]):
+                row[sequence[-1]] = -np.inf
+        if len(token_ids) < self._min_tokens:
+            row[self._end] = -np.inf
+        if row.max() == -np.inf:
+            row[self._end] = log_probabilities[self._end]
+        return row
+
+
+def _completions(history: Sequence[int], size: int) -> list[int]:
+    """Tokens that would complete a run of `size` tokens that is in `history` already."""
+    beginning = tuple(history[len(history) - size + 1 :])
+    if len(beginning) < size - 1:
+        return []
+    return [
+        history[start + size - 1]
+        for start in range(len(history) - size + 1)
+        if tuple(history[start : start + size - 1]) == beginning
+    ]
+
+
+def _ends_with(token_ids: Sequence[int], run: Sequence[int]) -> bool:
+    return len(token_ids) >= len(run) and tuple(token_ids[len(token_ids) - len(run) :]) == tuple(run)

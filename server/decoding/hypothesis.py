@@ -1,0 +1,77 @@
+"""What decoding gives."""
+
+import math
+from dataclasses import dataclass
+from enum import Enum, auto
+
+__all__ = ["FinishReason", "Finished", "Hypothesis", "TokenScore"]
+
+
+class FinishReason(Enum):
+    """Why a sequence ended by itself."""
+
+    END_OF_SEQUENCE = auto()
+    STOP_STRING = auto()
+    LENGTH = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """One token of an answer under the model's own distribution, before any option changes it.
+
+    Attributes:
+        token_id: the token that was chosen.
+        log_probability: its natural logarithm.
+        alternatives: the most probable tokens at its place with theirs, best first.
+    """
+
+    token_id: int
+    log_probability: float
+    alternatives: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A whole answer.
+
+    Attributes:
+        token_ids: without the end of sequence.
+        finish_reason: why it ended.
+        log_probability: sum over the chosen tokens, the end of sequence included, under the model's own
+            distribution.
+        num_output_tokens: tokens chosen, the end of sequence included.
+        score: what hypotheses of one input are ranked by.
+        tokens: each chosen token, the end of sequence included, if that was asked for.
+        alignment: for each of `token_ids` the place of the input token that it looks at most, if that was
+            asked for.
+    """
+
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    log_probability: float
+    num_output_tokens: int
+    score: float
+    tokens: tuple[TokenScore, ...] = ()
+    alignment: tuple[int, ...] = ()
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the limit of tokens ended it."""
+        return self.finish_reason is FinishReason.LENGTH
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean negative log-probability of a token."""
+        return math.exp(-self.log_probability / self.num_output_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The answers to one input, best first; at least one."""
+
+    hypotheses: tuple[Hypothesis, ...]
+
+    @property
+    def best(self) -> Hypothesis:
+        """The first one."""
+        return self.hypotheses[0]

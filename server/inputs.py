@@ -1,0 +1,276 @@
+"""From a call to what the engine gets: every rule checked, every text tokenised.
+
+A call is refused as a whole, once, with all that is wrong with it.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from server.calls import Call, ScoringCall
+from server.decoding.parameters import DecodingParameters
+from server.errors import FieldViolation, InvalidRequest
+from server.registry import ServedModel
+from server.validation import MAX_ALTERNATIVES, Abilities, Options, Room, check_options
+
+__all__ = ["Prepared", "decoding_parameters", "prepare", "prepare_scoring"]
+
+_MAX_INLINE_CHARACTERS = 2048
+"""Longer texts are tokenised in a thread (about 1 us a character, without the GIL), off the event loop."""
+_SEED_BITS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An input that breaks no rule: its tokens, and how each of the sequences that answer it is decoded."""
+
+    token_ids: Sequence[int]
+    parameters: tuple[DecodingParameters, ...]
+
+
+async def prepare(model: ServedModel, call: Call, max_inputs: int) -> list[Prepared]:
+    """Make inputs of a call's texts.
+
+    Raises:
+        InvalidRequest: naming every rule that is broken.
+    """
+    _check_task(model, call.task)
+    abilities = _abilities(model)
+    violations = _check_texts(call, max_inputs)
+    if violations:  # too many or empty texts are not worth tokenising
+        raise InvalidRequest([*violations, *check_options(call.options, _room(model, 0), abilities)])
+    encoded = await _tokenise(model.tokenizer, call.inputs)
+    prefixes = await _tokenise(model.tokenizer, call.prefixes, bare=True) or [()] * len(encoded)
+    violations = [
+        FieldViolation(
+            _input_path(call, index), f"{len(token_ids)} tokens are more than {limit}, the model's limit"
+        )
+        for index, token_ids in enumerate(encoded)
+        if len(token_ids) > (limit := model.max_input_tokens)
+    ]
+    longest = min(max(len(token_ids) for token_ids in encoded), model.max_input_tokens)
+    violations += check_options(call.options, _room(model, longest), abilities)
+    violations += _check_prefixes(prefixes, _most_tokens(call.options, _room(model, longest)))
+    if violations:
+        raise InvalidRequest(violations)
+    suppressed = _suppressed(model.tokenizer, call.options)
+    return [
+        Prepared(
+            token_ids,
+            decoding_parameters(
+                call.options,
+                _room(model, len(token_ids)),
+                index,
+                suppressed=suppressed,
+                prefix=tuple(prefixes[index]),
+            ),
+        )
+        for index, token_ids in enumerate(encoded)
+    ]
+
+
+async def prepare_scoring(model: ServedModel, call: ScoringCall, max_inputs: int) -> list[Prepared]:
+    """Make inputs whose whole output is given: scoring is decoding with nothing left to choose.
+
+    Raises:
+        InvalidRequest: naming every rule that is broken.
+    """
+    _check_task(model, call.task)
+    violations = _check_scored_texts(call, max_inputs)
+    if violations:
+        raise InvalidRequest(violations)
+    translates = model.manifest.task == "translation"
+    texts = await _tokenise(model.tokenizer, call.texts, bare=translates)
+    if translates:
+        sources = await _tokenise(model.tokenizer, call.sources)
+        outputs = [(*text, model.manifest.special_tokens.end) for text in texts]
+    else:  # a text of a language model begins with the begin token
+        sources, outputs = [text[:1] for text in texts], [tuple(text[1:]) for text in texts]
+    for index, (source, output) in enumerate(zip(sources, outputs, strict=True)):
+        for field, tokens, limit in (
+            (call.source_field, source, model.max_input_tokens),
+            (call.text_field, output, _room(model, len(source)).left),
+        ):
+            if len(tokens) > limit:
+                violations.append(
+                    FieldViolation(
+                        field.format(index), f"{len(tokens)} tokens are more than {limit}, the model's limit"
+                    )
+                )
+            elif not tokens:
+                violations.append(FieldViolation(field.format(index), "holds no token"))
+    if violations:
+        raise InvalidRequest(violations)
+    return [
+        Prepared(
+            source,
+            (
+                DecodingParameters(
+                    max_tokens=len(output), prefix=output, num_alternatives=call.num_alternatives
+                ),
+            ),
+        )
+        for source, output in zip(sources, outputs, strict=True)
+    ]
+
+
+def decoding_parameters(
+    options: Options,
+    room: Room,
+    index: int,
+    *,
+    suppressed: tuple[tuple[int, ...], ...] = (),
+    prefix: tuple[int, ...] = (),
+) -> tuple[DecodingParameters, ...]:
+    """What the engine gets for input number `index`, one for each sequence; `options` break no rule.
+
+    A given seed is the first input's and the next one's is one more: equal texts in a call differ.
+    """
+    seed = secrets.randbits(_SEED_BITS) if options.seed is None else (options.seed + index) % 2**_SEED_BITS
+    num_samples = (options.num_hypotheses or 1) if options.is_sampled else 1
+    given = {
+        name: value
+        for name in (
+            "min_tokens",
+            "temperature",
+            "top_k",
+            "top_p",
+            "beam_size",
+            "length_penalty",
+            "coverage_penalty",
+            "patience",
+            "repetition_penalty",
+            "no_repeat_ngram_size",
+        )
+        if (value := getattr(options, name)) is not None
+    }
+    return tuple(
+        DecodingParameters(
+            max_tokens=_most_tokens(options, room),
+            seed=seed if options.is_sampled else 0,
+            stream=stream,
+            num_hypotheses=1 if options.is_sampled else options.num_hypotheses or 1,
+            suppressed=suppressed,
+            prefix=prefix,
+            num_alternatives=_num_alternatives(options),
+            align=options.alignment,
+            **given,
+        )
+        for stream in range(num_samples)
+    )
+
+
+def _num_alternatives(options: Options) -> int | None:
+    """Alignments are told token by token."""
+    return 0 if options.alignment and options.num_alternatives is None else options.num_alternatives
+
+
+def _most_tokens(options: Options, room: Room) -> int:
+    return min(room.limit if options.max_tokens is None else options.max_tokens, room.left)
+
+
+def _suppressed(tokenizer: Tokenizer, options: Options) -> tuple[tuple[int, ...], ...]:
+    """Runs of tokens that may not be produced: a text's tokens with a space before it and without."""
+    runs: dict[tuple[int, ...], None] = {(token_id,): None for token_id in options.suppressed_token_ids}
+    for text in options.suppressed_texts:
+        for spelling in (text, f" {text}"):
+            if token_ids := tokenizer.encode(spelling, add_special_tokens=False).ids:
+                runs[tuple(token_ids)] = None
+    return tuple(runs)
+
+
+def _check_task(model: ServedModel, task: str) -> None:
+    if model.manifest.task != task:
+        what = f"{model.name!r} is a {model.manifest.task} model, not for {task}"
+        raise InvalidRequest([FieldViolation("model", what)])
+
+
+def _check_texts(call: Call, max_inputs: int) -> list[FieldViolation]:
+    if not call.inputs:
+        return [FieldViolation(call.input_field, "is empty: there is nothing to answer")]
+    if len(call.inputs) > max_inputs:
+        return [
+            FieldViolation(
+                call.input_field, f"{len(call.inputs)} are more than {max_inputs}, the server's limit"
+            )
+        ]
+    violations = [
+        FieldViolation(_input_path(call, index), "is empty")
+        for index, text in enumerate(call.inputs)
+        # White space is a fine beginning for a language model; to a translation model it says nothing.
+        if not (text.strip() if call.task == "translation" else text)
+    ]
+    if call.prefixes and len(call.prefixes) != len(call.inputs):
+        what = f"{len(call.prefixes)} prefixes do not belong to {len(call.inputs)} inputs"
+        violations.append(FieldViolation("target_prefixes", what))
+    return violations
+
+
+def _check_prefixes(prefixes: Sequence[Sequence[int]], most_tokens: int) -> list[FieldViolation]:
+    return [
+        FieldViolation(
+            f"target_prefixes[{index}]",
+            f"{len(prefix)} tokens leave nothing of {most_tokens}, the most there can be",
+        )
+        for index, prefix in enumerate(prefixes)
+        if prefix and len(prefix) >= most_tokens
+    ]
+
+
+def _check_scored_texts(call: ScoringCall, max_inputs: int) -> list[FieldViolation]:
+    field = call.text_field.split("[", maxsplit=1)[0]
+    if not call.texts:
+        return [FieldViolation(field, "is empty: there is nothing to score")]
+    if len(call.texts) > max_inputs:
+        return [FieldViolation(field, f"{len(call.texts)} are more than {max_inputs}, the server's limit")]
+    violations = [
+        FieldViolation(name.format(index), "is empty")
+        for name, texts in ((call.source_field, call.sources), (call.text_field, call.texts))
+        for index, text in enumerate(texts)
+        if not text.strip()
+    ]
+    if call.num_alternatives > MAX_ALTERNATIVES:
+        what = f"{call.num_alternatives} is more than {MAX_ALTERNATIVES}"
+        violations.append(FieldViolation("num_alternatives", what))
+    return violations
+
+
+async def _tokenise(tokenizer: Tokenizer, texts: Sequence[str], *, bare: bool = False) -> list[Sequence[int]]:
+    """Ids of each text; `bare` leaves out the special tokens that make it an input."""
+
+    def encode() -> list[Sequence[int]]:
+        return [tokenizer.encode(text, add_special_tokens=not bare).ids for text in texts]
+
+    if sum(map(len, texts)) <= _MAX_INLINE_CHARACTERS:
+        return encode()
+    return await asyncio.to_thread(encode)
+
+
+def _room(model: ServedModel, num_input_tokens: int) -> Room:
+    limits = model.manifest.limits
+    if model.manifest.task == "translation":
+        return Room(limits.max_output_tokens, limits.max_output_tokens)
+    left = limits.max_context_tokens - num_input_tokens
+    return Room(limits.max_output_tokens, min(limits.max_output_tokens, left))
+
+
+def _abilities(model: ServedModel) -> Abilities:
+    manifest = model.manifest
+    lacks = ""
+    if manifest.task != "translation":
+        lacks = f"{model.name!r} is a {manifest.task} model and has no source to look at"
+    elif "align" not in manifest.graphs:
+        lacks = f"{model.name!r} was exported without the graph for it; export it again"
+    return Abilities(
+        vocabulary_size=manifest.dimensions.vocabulary_size,
+        max_beam_size=model.engine.slots_per_lane,
+        aligns=not lacks,
+        lacks_alignment=lacks,
+    )
+
+
+def _input_path(call: Call, index: int) -> str:
+    return f"{call.input_field}[{index}]" if call.task == "translation" else call.input_field
