@@ -2,6 +2,7 @@
 
     translation   encode: source tokens -> cross-attention keys and values of every decoder layer
                   decode: one token for each of B rows, against caches that stay in place
+                  align:  source and whole target -> where each target token looks; for who asks only
     generation    prefill: all prompt tokens but the last -> keys and values of every layer
                   decode: as above, without cross-attention
 
@@ -18,7 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from model.attention import SelfAttention, split_heads
+from model.attention import CrossAttention, SelfAttention, explicit_attention, merge_heads, split_heads
 from model.transformer import DecoderLayer, Dimensions, LanguageModel, TranslationModel
 
 __all__ = ["Graph", "generation_graphs", "translation_graphs"]
@@ -39,8 +40,8 @@ class Graph:
     variadic: bool = False  # the module takes its tensors as one `*tensors`
 
 
-def translation_graphs(model: TranslationModel) -> tuple[Graph, Graph]:
-    """`encode` and `decode` of an encoder-decoder model."""
+def translation_graphs(model: TranslationModel) -> tuple[Graph, ...]:
+    """`encode`, `decode` and `align` of an encoder-decoder model."""
     dims = model.dims
     rows, length = torch.export.Dim("rows"), torch.export.Dim("source")
     encode = Graph(
@@ -53,10 +54,17 @@ def translation_graphs(model: TranslationModel) -> tuple[Graph, Graph]:
         {"source_ids": {0: rows, 1: length}, "source_lengths": {0: rows}},
         tuple(_layer_names(dims, ("cross_key", "cross_value", "last_cross_key", "last_cross_value"))),
     )
-    return encode, _decode_graph(model, cross=True)
+    align = Graph(
+        "align",
+        _Align(model),
+        {**encode.inputs, "target_ids": torch.ones(3, 5, dtype=torch.int64)},
+        {**encode.dynamic_axes, "target_ids": {0: rows, 1: torch.export.Dim("target")}},
+        ("attention",),
+    )
+    return encode, _decode_graph(model, cross=True), align
 
 
-def generation_graphs(model: LanguageModel) -> tuple[Graph, Graph]:
+def generation_graphs(model: LanguageModel) -> tuple[Graph, ...]:
     """`prefill` and `decode` of a decoder-only model."""
     rows, length = torch.export.Dim("rows"), torch.export.Dim("prompt")
     prefill = Graph(
@@ -108,12 +116,7 @@ class _Encode(nn.Module):
 
     def forward(self, source_ids: Tensor, source_lengths: Tensor) -> tuple[Tensor, ...]:
         """source_ids (B, S), source_lengths (B) -> for each decoder layer keys and values, whole and last."""
-        positions = torch.arange(source_ids.shape[1])
-        allowed = (positions < source_lengths[:, None]).to(torch.int32)
-        x = self.model.embedding(source_ids, positions)
-        for layer in self.model.encoder_layers:
-            x = layer(x, lambda h, a=layer.self_attention: _attend_both_ways(a, h, allowed))
-        memory = self.model.encoder_norm(x)
+        memory = _encoded(self.model, source_ids, source_lengths)
         last = (source_lengths.to(torch.int64) - 1)[:, None, None]
         outputs: list[Tensor] = []
         for decoder_layer in self.model.decoder_layers:
@@ -122,6 +125,53 @@ class _Encode(nn.Module):
             outputs += [split_heads(key, attention.num_kv_heads), split_heads(value, attention.num_kv_heads)]
             outputs += [part.gather(1, last.expand(-1, 1, part.shape[2])) for part in (key, value)]
         return tuple(outputs)
+
+
+def _encoded(model: TranslationModel, source_ids: Tensor, source_lengths: Tensor) -> Tensor:
+    """The encoder's output (B, S, width)."""
+    positions = torch.arange(source_ids.shape[1])
+    allowed = (positions < source_lengths[:, None]).to(torch.int32)
+    x = model.embedding(source_ids, positions)
+    for layer in model.encoder_layers:
+        x = layer(x, lambda h, a=layer.self_attention: _attend_both_ways(a, h, allowed))
+    return model.encoder_norm(x)
+
+
+class _Align(nn.Module):
+    """The layer before the last says best which source token a target token comes from (Garg et al. 2019)."""
+
+    def __init__(self, model: TranslationModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, source_ids: Tensor, source_lengths: Tensor, target_ids: Tensor) -> Tensor:
+        """source_ids (B, S), source_lengths (B), target_ids (B, T) -> the heads' mean weights (B, T, S)."""
+        memory = _encoded(self.model, source_ids, source_lengths)
+        positions = torch.arange(source_ids.shape[1])
+        allowed = (positions < source_lengths[:, None])[:, None, None]
+        x = self.model.embedding(target_ids, torch.arange(target_ids.shape[1]))
+        seen: list[Tensor] = []
+
+        def attend_self(attention: SelfAttention, h: Tensor) -> Tensor:
+            return attention.output(_multi_head(attention, *attention.project(h), None, causal=True))
+
+        def attend_source(attention: CrossAttention, h: Tensor) -> Tensor:
+            query = split_heads(attention.query(h), attention.num_heads)
+            key, value = (
+                split_heads(part, attention.num_kv_heads) for part in attention.project_memory(memory)
+            )
+            heads, weights = explicit_attention(query, key, value, allowed)
+            seen.append(weights.mean(dim=1))
+            return attention.output(merge_heads(heads))
+
+        layers = self.model.decoder_layers
+        for layer in layers[: max(1, len(layers) - 1)]:
+            x = layer(
+                x,
+                lambda h, a=layer.self_attention: attend_self(a, h),
+                lambda h, a=layer.cross_attention: attend_source(a, h),
+            )
+        return seen[-1]
 
 
 class _Prefill(nn.Module):

@@ -16,10 +16,14 @@ from export.graphs import Graph, generation_graphs, translation_graphs
 from export.onnx_graphs import to_onnx
 from export.quantization import quantize
 from export.verification import Agreement, compare, decode_both_ways
+from model.attention import observe_weights
+from model.beam_search import beam_search
 from model.decoding import greedy_decode, score
 from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
 from server import bundle
 from server.backend import Backend
+from server.decoding.parameters import DecodingParameters
+from server.lane import decode_offline
 from server.scoring import score_offline
 
 SHARED: dict[str, Any] = {
@@ -123,6 +127,49 @@ def test_scores_of_given_text_agree_with_torch(tmp_path: Path) -> None:
     expected = score(model, inputs, outputs)
     for ours, theirs in zip(score_offline(backend, inputs, outputs), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+TRANSLATIONS = [name for name in MODELS if name.startswith("translation")]
+
+
+@pytest.mark.parametrize("name", TRANSLATIONS)
+def test_alignments_are_the_weights_of_the_layer_before_the_last(name: str, tmp_path: Path) -> None:
+    model, backend = export(name, tmp_path)
+    assert isinstance(model, TranslationModel)
+    rng = random.Random(3)
+    rows = backend.rows(1)
+    for num_source, num_target in ((1, 0), (7, 4), (29, 33)):
+        source, target = ([rng.randrange(4, 120) for _ in range(size)] for size in (num_source, num_target))
+        seen: list[torch.Tensor] = []
+        layer = model.decoder_layers[max(0, len(model.decoder_layers) - 2)]
+        with torch.inference_mode(), observe_weights(layer.cross_attention, seen.append):
+            model(torch.tensor([source]), torch.tensor([[2, *target]]))
+        [ours] = rows.align(source, [target])
+        assert ours.shape == (num_target + 1, num_source)
+        np.testing.assert_allclose(ours, seen[0][0].mean(dim=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("name", MODELS)
+def test_beam_search_finds_what_pytorch_finds(name: str, length_penalty: float, tmp_path: Path) -> None:
+    model, backend = export(name, tmp_path)
+    rng = random.Random(4)
+    inputs = [[2, *(rng.randrange(4, 120) for _ in range(rng.randint(1, 12)))] for _ in range(40)]
+    expected = beam_search(model, inputs, 12, beam_size=4, length_penalty=length_penalty, num_hypotheses=3)
+    parameters = DecodingParameters(
+        max_tokens=12, beam_size=4, num_hypotheses=3, length_penalty=length_penalty
+    )
+    found = decode_offline(backend, [(ids, parameters) for ids in inputs], num_slots=24)
+    num_equal = 0
+    for ours, theirs in zip(found, expected, strict=True):
+        tokens = [
+            [*each.token_ids, *([3] if each.num_output_tokens > len(each.token_ids) else [])]
+            for each in ours.hypotheses
+        ]
+        num_equal += tokens == [each.token_ids for each in theirs]
+        for mine, other in zip(ours.hypotheses, theirs, strict=True):
+            assert mine.score == pytest.approx(other.score, abs=2e-3)
+    assert num_equal >= 38, "but for near ties, which rounding decides, they are the same"
 
 
 def test_integer_products_are_exact_on_this_machine() -> None:
