@@ -16,7 +16,7 @@ METRIC_PREFIX = "dragoman"
 
 RejectionReason = Literal["queue_full", "draining", "invalid", "deadline"]
 REJECTION_REASONS: tuple[RejectionReason, ...] = ("queue_full", "draining", "invalid", "deadline")
-GRAPHS = {"translation": ("encode", "decode"), "generation": ("prefill", "decode")}
+GRAPHS = {"translation": ("encode", "decode", "align"), "generation": ("prefill", "decode")}
 METHODS = {
     "translation": ("Translate", "StreamTranslate", "ScoreTranslations"),
     "generation": ("Generate", "ScoreTexts"),

@@ -15,6 +15,8 @@ import grpc.aio
 import numpy as np
 import pytest
 from dragoman.v1 import generation_pb2_grpc, model_pb2_grpc, translation_pb2_grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 from numpy.typing import NDArray
 
 from server.app import Server
@@ -172,3 +174,20 @@ async def error_of(call: Any) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await finish()
     return caught.value
+
+
+async def detail_of(call: Any, kind: type[Any]) -> tuple[grpc.aio.AioRpcError, Any]:
+    """The error that a call ends with, and the detail it carries."""
+    error = await error_of(call)
+    status = await rpc_status.aio.from_call(call)
+    assert status is not None
+    message = kind()
+    assert status.details[0].Unpack(message)
+    return error, message
+
+
+async def violations_of(call: Any) -> dict[str, str]:
+    """What an INVALID_ARGUMENT says of each field."""
+    error, bad_request = await detail_of(call, error_details_pb2.BadRequest)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    return {each.field: each.description for each in bad_request.field_violations}

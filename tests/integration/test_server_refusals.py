@@ -10,11 +10,19 @@ import pytest
 import structlog.testing
 from dragoman.v1 import decoding_pb2, generation_pb2, model_pb2, translation_pb2
 from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from server.backend import Rows
 from server.lifecycle import Phase
-from tests.integration.serving import Gate, Served, error_of, eventually, one_version, serving
+from tests.integration.serving import (
+    Gate,
+    Served,
+    detail_of,
+    error_of,
+    eventually,
+    one_version,
+    serving,
+    violations_of,
+)
 
 Options = decoding_pb2.DecodingOptions
 Request = translation_pb2.TranslateRequest
@@ -36,21 +44,6 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     return Gate(monkeypatch)
-
-
-async def detail_of(call: Any, kind: type[Any]) -> tuple[grpc.aio.AioRpcError, Any]:
-    error = await error_of(call)
-    status = await rpc_status.aio.from_call(call)
-    assert status is not None
-    message = kind()
-    assert status.details[0].Unpack(message)
-    return error, message
-
-
-async def violations_of(call: Any) -> dict[str, str]:
-    error, bad_request = await detail_of(call, error_details_pb2.BadRequest)
-    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    return {each.field: each.description for each in bad_request.field_violations}
 
 
 async def test_all_violations_at_once(served: Served) -> None:

@@ -175,3 +175,39 @@ def test_far_deadlines_of_answered_sequences_do_not_pile_up() -> None:
         scheduler.plan(0, 0.0)
         scheduler.finish(sequence)
     assert len(scheduler._deadlines) < 200
+
+
+def test_a_beam_gets_all_its_rows_at_once_and_nobody_passes_it() -> None:
+    scheduler = Scheduler(1, 4, max_waiting=10, max_start_tokens=100)
+    single, beam, after = Sequence(1), Sequence(1, num_rows=4), Sequence(1)
+    for sequence in (single, beam, after):
+        scheduler.submit(sequence)
+    assert scheduler.plan(0, 0.0).starts == [(single, [0])], "three free rows are not four"
+    scheduler.finish(single)
+    plan = scheduler.plan(0, 0.0)
+    assert (plan.starts, plan.num_rows) == ([(beam, [0, 1, 2, 3])], 4)
+    assert (scheduler.num_running, scheduler.num_used_slots) == (1, 4)
+    assert not scheduler.plan(0, 0.0).starts
+    scheduler.finish(beam)
+    assert scheduler.plan(0, 0.0).starts == [(after, [0])]
+
+
+def test_a_beam_starts_on_a_lane_whose_share_is_smaller_than_it() -> None:
+    scheduler = Scheduler(2, 8, max_waiting=10, max_start_tokens=100)
+    scheduler.submit(Sequence(1, num_rows=5))
+    assert scheduler.has_work(0)
+    assert scheduler.plan(0, 0.0).num_rows == 5
+    scheduler.submit(Sequence(1, num_rows=5))
+    assert not scheduler.plan(0, 0.0).starts
+    assert len(scheduler.plan(1, 0.0).starts) == 1
+
+
+def test_rows_and_not_sequences_are_what_may_wait() -> None:
+    scheduler = Scheduler(1, 4, max_waiting=2, max_start_tokens=100)
+    scheduler.submit(Sequence(1, num_rows=4))
+    scheduler.plan(0, 0.0)
+    with pytest.raises(QueueFullError):
+        scheduler.submit(Sequence(1, num_rows=3))
+    scheduler.submit(Sequence(1, num_rows=2))
+    with pytest.raises(QueueFullError):
+        scheduler.submit(Sequence(1))
