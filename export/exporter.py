@@ -9,10 +9,10 @@ from typing import Any
 
 from common.files import atomic_folder, atomic_write, check_writable, sha256_of
 from export.graphs import Graph, generation_graphs, translation_graphs
-from export.held_out import HeldOut, held_out
+from export.held_out import HeldOut, calibration_inputs, held_out
 from export.onnx_graphs import to_onnx
 from export.quality import generation_quality, translation_quality
-from export.quantization import quantize
+from export.quantization import quantized
 from export.verification import Agreement, Decoded, verify_against
 from model.decoding import Hypothesis
 from model.run import Run, load_run
@@ -57,7 +57,7 @@ def export_run(
     Args:
         run_folder: what `train` left.
         bundle_folder: <models>/<name>/<version>; replaced if it is there.
-        precision: "fp32", or "int8" for row-wise dynamic quantisation.
+        precision: "fp32", or "int8" for integer products with scales measured on the validation split.
         data: where the run's corpus lies now, if not where it was trained from.
         num_held_out: held-out inputs to verify and measure on.
         progress: hears how far it is.
@@ -72,7 +72,7 @@ def export_run(
     run = load_run(run_folder)
     examples = held_out(run, num_held_out, data)
     with atomic_folder(bundle_folder) as folder:
-        manifest = _write_graphs(run, folder, precision, progress)
+        manifest = _write_graphs(run, folder, precision, data, progress)
         backend = Backend.load(bundle_format.Bundle(folder, manifest), provider="cpu", num_threads=1)
         agreement, reference, decoded = verify_against(backend, run, examples, progress)
         progress("measuring quality", 0, 1)
@@ -93,19 +93,17 @@ def export_run(
 
 
 def _write_graphs(
-    run: Run, folder: Path, precision: bundle_format.Precision, progress: Progress
+    run: Run, folder: Path, precision: bundle_format.Precision, data: Path | None, progress: Progress
 ) -> bundle_format.Manifest:
     """Write the graphs and the tokenizer; returns the manifest, not yet verified or written."""
-    graphs = (
-        translation_graphs(run.model)
-        if isinstance(run.model, TranslationModel)
-        else generation_graphs(run.model)
-    )
+    model = run.model
+    if precision == "int8":
+        progress("measuring the ranges of activations", 0, 1)
+        model = quantized(model, calibration_inputs(run, data))
+    graphs = translation_graphs(model) if isinstance(model, TranslationModel) else generation_graphs(model)
     for index, graph in enumerate(graphs):
         progress(f"exporting {graph.name}", index, len(graphs))
-        model = to_onnx(graph)
-        model = quantize(model) if precision == "int8" else model
-        atomic_write(folder / f"{graph.name}.onnx", model.SerializeToString())
+        atomic_write(folder / f"{graph.name}.onnx", to_onnx(graph).SerializeToString())
     atomic_write(folder / bundle_format.TOKENIZER_NAME, run.tokenizer.to_str(pretty=True))
     return _manifest(run, graphs, folder, precision)
 

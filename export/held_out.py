@@ -2,15 +2,20 @@
 
 import dataclasses
 from pathlib import Path
+from typing import TypeVar
 
 from model.corpora.corpus import Pair
 from model.corpora.load import load_corpus
 from model.run import Run
 
-__all__ = ["HeldOut", "held_out"]
+__all__ = ["HeldOut", "calibration_inputs", "held_out"]
 
+_NUM_CALIBRATION_INPUTS = 200
 _NUM_PROMPT_TOKENS = 32
 _MAX_CONTINUATION_TOKENS = 32
+
+
+_Item = TypeVar("_Item")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +75,32 @@ def held_out(run: Run, num_inputs: int, data: Path | None = None) -> HeldOut:
         ),
         documents=documents,
     )
+
+
+def calibration_inputs(run: Run, data: Path | None = None) -> list[list[int]]:
+    """Token ids of validation examples spread over the split: sources, or windows as long as the model reads.
+
+    Raises:
+        CorpusError: the run's corpus cannot be read; `data` says where it is now.
+    """
+    validation = load_corpus(run.recipe, data).validation
+    dims = run.model.dims
+    if dims.task == "translation":
+        sources = [example.source for example in validation if isinstance(example, Pair)]
+        encoded = [run.tokenizer.encode(source).ids for source in _spread(sources)]
+        return [ids for ids in encoded if len(ids) <= dims.max_source_tokens]
+    documents = [example for example in validation if isinstance(example, str)]
+    size = dims.max_target_tokens
+    windows = [
+        ids[start : start + size]
+        for ids in (run.tokenizer.encode(document).ids for document in documents)
+        for start in range(0, len(ids), size)
+    ]
+    return _spread(windows)
+
+
+def _spread(items: list[_Item]) -> list[_Item]:
+    return items[:: max(1, len(items) // _NUM_CALIBRATION_INPUTS)][:_NUM_CALIBRATION_INPUTS]
 
 
 def _prompts(run: Run, documents: list[str], num_prompts: int) -> list[tuple[str, list[int]]]:

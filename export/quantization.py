@@ -1,132 +1,210 @@
-"""Row-wise dynamic int8: every product with a weight becomes an integer product.
+"""Static int8: every product with a weight is two operators, with scales fixed at export.
 
-For each row of the activations x and each column of the weight w:
+    xq = QuantizeLinear(x)                    unsigned 8 bits, one scale and zero point for each product
+    y = MatMulIntegerToFloat(xq, wq) + bias   weights in 7 signed bits, one scale for each column
 
-    scale = max|x| / 127          xq = round(x / scale) + 128       unsigned 8 bits
-    wq = round(w / column scale)  signed, 7 bits (-63 .. 63)
-    y = (xq - 128) @ wq  (exact, 32 bits)  *  scale * column scale  + bias
+The range of each product's input is measured while the model reads some validation examples, so nothing depends on
+what else is in a batch, and nothing has to be looked for at run time (ADR 12).
 
-One scale a row, not one a batch, keeps the answer to a request independent of its neighbours in the batch,
-which `DynamicQuantizeMatMul` does not. Seven bits, not eight, for the weights: CPUs without VNNI add pairs of
-8-bit products in 16 bits, and 2 * 255 * 63 still fits where 2 * 255 * 127 saturates silently (onnxruntime
-docs, "Quantize ONNX models", on U8S8). Integer products are then exact, and so equal, on every machine.
+Seven bits, not eight, for the weights: CPUs without VNNI add pairs of 8-bit products in 16 bits, and 2 * 255 * 63 still
+fits where 2 * 255 * 127 saturates silently (onnxruntime docs, "Quantize ONNX models", on U8S8). Integer products are
+then exact, and so equal, on every machine.
+
+Activations of a few channels are much larger than the rest and would take the range for themselves. Where a
+normalisation feeds a product and nothing else, its weights are divided by what the product's are multiplied with, so
+that both are easy to quantise (SmoothQuant, Xiao et al. 2023, equation 4).
 """
 
-from collections.abc import Iterator
-from typing import Any
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
 
-import numpy as np
-import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+import torch
+from torch import Tensor, nn
 
-__all__ = ["quantize"]
+from model.decoding import greedy_decode
+from model.transformer import LanguageModel, TranslationModel
+
+__all__ = ["MAX_WEIGHT", "Int8Linear", "Range", "quantized"]
 
 MAX_WEIGHT = 63
-ZERO_POINT = 128
-_SMALLEST_SCALE = 1e-30  # a row of zeros must not divide by zero
+_Model = TranslationModel | LanguageModel
+_SMALLEST_RANGE = 1e-6
+_MIGRATION = 0.5  # how much of the outliers goes to the weights; the paper's alpha
 
 
-def quantize(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` in which every MatMul and Gemm with a constant matrix is an integer product."""
-    quantized = onnx.ModelProto()
-    quantized.CopyFrom(model)
-    _Rewriter(quantized.graph).run()
-    onnx.checker.check_model(quantized)
-    return quantized
+@dataclass
+class Range:
+    """What was seen of a product's input: for each channel the smallest and the largest value."""
+
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Range":
+        """That of x (..., channels)."""
+        flat = x.detach().float().flatten(0, -2)
+        return cls(flat.amin(dim=0), flat.amax(dim=0))
+
+    def widen(self, other: "Range") -> None:
+        """Take in what else was seen."""
+        self.low = torch.minimum(self.low, other.low)
+        self.high = torch.maximum(self.high, other.high)
+
+    def divided_by(self, factors: Tensor) -> "Range":
+        """That of the input divided by positive `factors` (channels)."""
+        return Range(self.low / factors, self.high / factors)
+
+    @property
+    def magnitude(self) -> Tensor:
+        """The largest absolute value of each channel."""
+        return torch.maximum(self.low.abs(), self.high.abs())
 
 
-class _Rewriter:
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.graph = graph
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.nodes: list[onnx.NodeProto] = []
-        self.rows_of: dict[
-            str, tuple[str, str]
-        ] = {}  # an activation read by several products is quantized once
-        self.weights: dict[tuple[str, bool], tuple[str, str]] = {}
+def quantized(model: _Model, inputs: Sequence[Sequence[int]]) -> _Model:
+    """A copy of `model` for export, whose products with weights are integer ones.
 
-    def run(self) -> None:
-        self._constant("int8_axis", np.array([-1], np.int64))
-        self._constant("int8_inverse_127", np.float32(1 / 127))
-        self._constant("int8_smallest_scale", np.float32(_SMALLEST_SCALE))
-        self._constant("int8_zero_point", np.float32(ZERO_POINT))
-        self._constant("int8_zero_point_u8", np.uint8(ZERO_POINT))
-        for node in self.graph.node:
-            if node.op_type in ("MatMul", "Gemm") and node.input[1] in self.constants:
-                self._rewrite_product(node)
-            else:
-                self.nodes.append(node)
-        del self.graph.node[:]
-        self.graph.node.extend(self.nodes)
-        self._drop_unused_constants()
+    Args:
+        model: stays as it is.
+        inputs: what it reads while the ranges are measured: token ids of sources, which it translates, or of
+            whole documents.
 
-    def _rewrite_product(self, node: onnx.NodeProto) -> None:
-        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-        assert attributes.get("alpha", 1.0) == 1.0, node.name
-        assert attributes.get("beta", 1.0) == 1.0, node.name
-        assert not attributes.get("transA"), node.name
-        x, output = node.input[0], node.output[0]
-        weight, column_scales = self._quantized_weight(
-            node.input[1], transposed=bool(attributes.get("transB"))
-        )
-        rows, row_scales = self._quantized_rows(x)
-        product = self._node("MatMulInteger", [rows, weight, "int8_zero_point_u8"], f"{output}_int32")
-        real = self._node("Cast", [product], f"{output}_float", to=TensorProto.FLOAT)
-        scaled = self._node("Mul", [real, row_scales], f"{output}_rows_scaled")
-        if len(node.input) > 2 and node.input[2]:
-            product = self._node("Mul", [scaled, column_scales], f"{output}_scaled")
-            self._node("Add", [product, node.input[2]], output)
+    The copy cannot be run in PyTorch: its products are symbols for ONNX Runtime.
+    """
+    ranges = _observed_ranges(model, inputs)
+    twin = copy.deepcopy(model).eval()
+    for norm, names in _smoothable(twin):
+        _smooth(twin, norm, names, ranges)
+    linears = {name: module for name, module in twin.named_modules() if isinstance(module, nn.Linear)}
+    for name, linear in linears.items():
+        parent = twin.get_submodule(name.rpartition(".")[0])
+        setattr(parent, name.rpartition(".")[2], Int8Linear(linear.weight, linear.bias, ranges[name]))
+    output = Int8Linear(twin.embedding.token.weight, None, ranges[_LOGITS])
+    twin.logits = lambda x: output(twin.decoder_norm(x))  # type: ignore[method-assign]
+    return twin
+
+
+_LOGITS = "decoder_norm"
+"""Not a linear layer of its own: the product of the last states with the embedding."""
+
+
+@torch.inference_mode()
+def _observed_ranges(model: _Model, inputs: Sequence[Sequence[int]]) -> dict[str, Range]:
+    ranges: dict[str, Range] = {}
+
+    def widen(name: str, x: Tensor) -> None:
+        seen = Range.of(x)
+        if name in ranges:
+            ranges[name].widen(seen)
         else:
-            self._node("Mul", [scaled, column_scales], output)
+            ranges[name] = seen
 
-    def _quantized_rows(self, x: str) -> tuple[str, str]:
-        """Names of x in unsigned 8 bits (..., K) and of its scales (..., 1)."""
-        if x not in self.rows_of:
-            magnitude = self._node("Abs", [x], f"{x}_magnitude")
-            largest = self._node("ReduceMax", [magnitude, "int8_axis"], f"{x}_largest", keepdims=1)
-            scale = self._node("Mul", [largest, "int8_inverse_127"], f"{x}_raw_scale")
-            scale = self._node("Max", [scale, "int8_smallest_scale"], f"{x}_scale")
-            ratio = self._node("Div", [x, scale], f"{x}_ratio")
-            rounded = self._node("Round", [ratio], f"{x}_rounded")
-            shifted = self._node("Add", [rounded, "int8_zero_point"], f"{x}_shifted")
-            self.rows_of[x] = self._node("Cast", [shifted], f"{x}_uint8", to=TensorProto.UINT8), scale
-        return self.rows_of[x]
+    def before(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, given: widen(name, given[0])
 
-    def _quantized_weight(self, name: str, *, transposed: bool) -> tuple[str, str]:
-        """Names of the weight in 7 signed bits (K, N) and of its scales (N,)."""
-        key = name, transposed
-        if key not in self.weights:
-            weight: NDArray[np.float32] = numpy_helper.to_array(self.constants[name])
-            weight = weight.T if transposed else weight
-            scales = np.maximum(np.abs(weight).max(axis=0) / MAX_WEIGHT, _SMALLEST_SCALE).astype(np.float32)
-            quantized = np.clip(np.round(weight / scales), -MAX_WEIGHT, MAX_WEIGHT).astype(np.int8)
-            self.weights[key] = (
-                self._constant(f"{name}_int8", np.ascontiguousarray(quantized)),
-                self._constant(f"{name}_scales", scales),
-            )
-        return self.weights[key]
+    with _hooks(model, before, lambda _, __, states: widen(_LOGITS, states)):
+        if isinstance(model, TranslationModel):
+            greedy_decode(model, inputs, model.dims.max_target_tokens + 1)
+        else:
+            for token_ids in inputs:
+                model(torch.tensor([token_ids]))
+    return ranges
 
-    def _node(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(op_type, inputs, [output], name=f"{output}_node", **attributes))
-        return output
 
-    def _constant(self, name: str, value: NDArray[np.generic] | np.generic) -> str:
-        self.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
+@contextlib.contextmanager
+def _hooks(
+    model: _Model,
+    before_linear: Callable[[str], Callable[[nn.Module, tuple[Tensor, ...]], None]],
+    after_norm: Callable[[nn.Module, tuple[Tensor, ...], Tensor], None],
+) -> Iterator[None]:
+    handles = [
+        module.register_forward_pre_hook(before_linear(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    handles.append(model.decoder_norm.register_forward_hook(after_norm))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
-    def _drop_unused_constants(self) -> None:
-        used = set(self._names_used())
-        kept = [tensor for tensor in self.graph.initializer if tensor.name in used]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(kept)
-        # The exporter annotates shapes of constants that may be gone.
-        known = {tensor.name for tensor in kept} | {name for node in self.graph.node for name in node.output}
-        infos = [info for info in self.graph.value_info if info.name in known]
-        del self.graph.value_info[:]
-        self.graph.value_info.extend(infos)
 
-    def _names_used(self) -> Iterator[str]:
-        for node in self.graph.node:
-            yield from node.input
-        yield from (output.name for output in self.graph.output)
+def _smoothable(model: _Model) -> Iterator[tuple[nn.LayerNorm, list[str]]]:
+    """Normalisations whose output goes into products alone, and the names of those."""
+    if model.dims.norm != "pre":  # the residual stream reads the same output
+        return
+    stacks = {"decoder_layers": model.decoder_layers}
+    if isinstance(model, TranslationModel):
+        stacks["encoder_layers"] = model.encoder_layers  # type: ignore[assignment]
+        assert isinstance(model.encoder_norm, nn.LayerNorm)
+        yield (
+            model.encoder_norm,
+            [f"decoder_layers.{i}.cross_attention.key_value" for i in range(len(model.decoder_layers))],
+        )
+    for stack, layers in stacks.items():
+        for index, layer in enumerate(layers):
+            name = f"{stack}.{index}"
+            yield layer.around_self_attention.norm, [f"{name}.self_attention.query_key_value"]
+            yield layer.around_feed_forward.norm, [f"{name}.feed_forward.expand"]
+            if hasattr(layer, "cross_attention"):
+                yield layer.around_cross_attention.norm, [f"{name}.cross_attention.query"]
+
+
+@torch.no_grad()
+def _smooth(model: _Model, norm: nn.LayerNorm, names: Sequence[str], ranges: dict[str, Range]) -> None:
+    linears = [cast("nn.Linear", model.get_submodule(name)) for name in names]
+    weights = torch.stack([linear.weight.abs().amax(dim=0) for linear in linears]).amax(dim=0)
+    activations = ranges[names[0]].magnitude
+    factors = activations.clamp(min=_SMALLEST_RANGE) ** _MIGRATION / weights.clamp(min=_SMALLEST_RANGE) ** (
+        1 - _MIGRATION
+    )
+    norm.weight.div_(factors)
+    norm.bias.div_(factors)
+    for name, linear in zip(names, linears, strict=True):
+        linear.weight.mul_(factors)
+        ranges[name] = ranges[name].divided_by(factors)
+
+
+class Int8Linear(nn.Module):
+    """x (..., K) -> (..., N) for ONNX Runtime."""
+
+    weight: Tensor
+    column_scales: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, seen: Range) -> None:
+        super().__init__()
+        weight = weight.detach().float().T  # (K, N)
+        columns = (weight.abs().amax(dim=0) / MAX_WEIGHT).clamp(min=_SMALLEST_RANGE)
+        # Zero is always within the range, so that it stays exact.
+        low, high = min(0.0, float(seen.low.min())), max(0.0, float(seen.high.max()))
+        scale = max(high - low, _SMALLEST_RANGE) / 255
+        self.register_buffer(
+            "weight", (weight / columns).round().clamp(-MAX_WEIGHT, MAX_WEIGHT).to(torch.int8)
+        )
+        self.register_buffer("column_scales", columns)
+        self.register_buffer("scale", torch.tensor(scale))
+        self.register_buffer("zero_point", torch.tensor(round(-low / scale), dtype=torch.uint8))
+        self.register_buffer("bias", None if bias is None else bias.detach().float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Two symbols, for tracing alone."""
+        quantised = torch.onnx.ops.symbolic(
+            "QuantizeLinear",
+            (x, self.scale, self.zero_point),
+            dtype=torch.uint8,
+            shape=x.shape,
+        )
+        product: Tensor = torch.onnx.ops.symbolic(
+            "com.microsoft::MatMulIntegerToFloat",
+            (quantised, self.weight, self.scale, self.column_scales, self.zero_point, None, self.bias),
+            dtype=torch.float32,
+            shape=(*x.shape[:-1], self.weight.shape[1]),
+            version=1,
+        )
+        return product

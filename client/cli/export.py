@@ -37,7 +37,8 @@ def export(
         typer.Option(metavar="BUNDLE", help="The bundle's folder: MODELS/NAME/VERSION, VERSION a number."),
     ],
     precision: Annotated[
-        Precision, typer.Option(help="fp32, or int8 by row-wise dynamic quantisation.")
+        Precision,
+        typer.Option(help="fp32, or int8: integer products, ranges measured on the validation split."),
     ] = Precision.FP32,
     data: Data = None,
 ) -> None:
