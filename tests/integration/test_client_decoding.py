@@ -1,4 +1,4 @@
-"""Decoding options, hypotheses, tokens and scores through both clients, against a server that scripts them."""
+"""Decoding options, hypotheses, tokens and scores through both clients: scripted, then by a real server."""
 
 import math
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from client import (
 from client.channel import ChannelSettings
 from common.errors import UsageError
 from tests.integration.scripted_server import ScriptedServer, overloaded, running_server
+from tests.integration.serving import BUNDLES, serving
 
 
 @pytest.fixture
@@ -153,3 +154,26 @@ async def test_the_asyncio_client_has_the_same(server: ScriptedServer) -> None:
         assert (score.log_probability, len(score.tokens[0].alternatives)) == (-0.5, 1)
         [score] = await client.score_texts("abc", model="stdlib", num_alternatives=1)
         assert (score.log_probability, len(score.tokens[0].alternatives)) == (-1.5, 1)
+
+
+async def test_a_real_server_decodes_scores_and_aligns_as_it_is_asked() -> None:
+    async with (
+        serving(BUNDLES.parent / "aligned") as served,
+        AsyncClient(f"127.0.0.1:{served.server.port}", timeout_s=20) as client,
+    ):
+        [best] = await client.translate("12", model="spell", beam_size=4, num_hypotheses=3)
+        assert (best.text, len(best.hypotheses)) == ("one two", 3)
+        assert best.hypotheses[0].score == best.score
+        assert [each.score for each in best.hypotheses] == sorted(
+            (each.score for each in best.hypotheses), reverse=True
+        )
+        forced = await client.translate(["12", "12"], model="spell", target_prefixes=["", "nine"])
+        assert forced[0].text == "one two"
+        assert forced[1].text.startswith("nine")
+        for answer in (best, forced[1]):
+            [score] = await client.score_translations("12", answer.text, model="spell")
+            assert score.log_probability == pytest.approx(answer.log_probability, abs=1e-4)
+        [aligned] = await client.translate("12", model="spell", alignment=True, num_alternatives=2)
+        assert aligned.source_tokens[:2] == ("1", "2")
+        assert [aligned.tokens[place].source_index for place in (0, 4, -1)] == [0, 1, None]
+        assert all(len(token.alternatives) == 2 for token in aligned.tokens)
