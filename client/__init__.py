@@ -12,8 +12,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from client.asynchronous import AsyncClient, AsyncGeneration, AsyncTranslationStream
-    from client.blocking import Client, Generation, TranslationStream
+    from client.asynchronous import AsyncClient
+    from client.asynchronous_streams import AsyncGeneration, AsyncTranslationStream
+    from client.blocking import Client
+    from client.blocking_streams import Generation, TranslationStream
     from client.channel import ChannelSettings
     from client.errors import (
         CallCancelledError,
@@ -30,9 +32,13 @@ if TYPE_CHECKING:
         DecodingOptions,
         FinishReason,
         GenerationSummary,
+        Hypothesis,
         ModelInfo,
+        OutputToken,
         QualityFigure,
         Task,
+        TextScore,
+        TokenAlternative,
         Translation,
         TranslationDelta,
     )
@@ -51,13 +57,17 @@ __all__ = [
     "FinishReason",
     "Generation",
     "GenerationSummary",
+    "Hypothesis",
     "InvalidRequestError",
     "ModelInfo",
     "NotFoundError",
+    "OutputToken",
     "OverloadedError",
     "QualityFigure",
     "ServerError",
     "Task",
+    "TextScore",
+    "TokenAlternative",
     "Translation",
     "TranslationDelta",
     "TranslationStream",
@@ -66,7 +76,15 @@ __all__ = [
 
 # gRPC takes a tenth of a second to import. `dragoman --help` and `dragoman serve` pass through this
 # package without calling anybody, so a name's module is imported when the name is first asked for (PEP 562).
-_MODULES = ("client.results", "client.errors", "client.channel", "client.blocking", "client.asynchronous")
+_MODULES = (
+    "client.results",
+    "client.errors",
+    "client.channel",
+    "client.blocking",
+    "client.blocking_streams",
+    "client.asynchronous",
+    "client.asynchronous_streams",
+)
 
 
 def __getattr__(name: str) -> Any:

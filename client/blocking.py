@@ -1,36 +1,29 @@
 """The blocking client. Safe to share between threads: one connection per server address serves them all."""
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar, Unpack
+from typing import Self, TypeVar, Unpack
 
 import grpc
 from dragoman.v1 import (
-    generation_pb2,
     generation_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
-    translation_pb2,
     translation_pb2_grpc,
 )
 from grpc_health.v1 import health_pb2
 
-from client import messages
+from client import answers, messages
+from client.blocking_streams import Generation, TranslationStream
 from client.channel import DEFAULT_TIMEOUT_S, WATCH_PAUSE_S, ChannelSettings, resolve_target
-from client.errors import error_from_call
-from client.results import DecodingOptions, GenerationSummary, ModelInfo, Translation, TranslationDelta
+from client.errors import call_errors
+from client.results import DecodingOptions, ModelInfo, TextScore, Translation
 
-__all__ = ["Client", "Generation", "TranslationStream"]
+__all__ = ["Client"]
 
+_Request = TypeVar("_Request")
 _Message = TypeVar("_Message")
-_Message_co = TypeVar("_Message_co", covariant=True)
-
-
-class _Call(Protocol[_Message_co]):
-    def __next__(self) -> _Message_co: ...
-    def cancel(self) -> bool: ...
 
 
 class Client:
@@ -87,6 +80,7 @@ class Client:
         *,
         model: str,
         version: str = "",
+        target_prefixes: str | Sequence[str] = (),
         timeout_s: float | None = None,
         **options: Unpack[DecodingOptions],
     ) -> list[Translation]:
@@ -96,6 +90,7 @@ class Client:
             texts: One text or several, each translated on its own.
             model: A model's name, as `models` gives it.
             version: Its version; the highest there is when left out.
+            target_prefixes: What the translations begin with, one for each text; "" forces nothing.
             timeout_s: Deadline of this call, in seconds.
             **options: See `DecodingOptions`.
 
@@ -103,13 +98,10 @@ class Client:
             CallError: one of its kinds; see `client.errors`.
             UsageError: an argument that no message can hold.
         """
-        request = messages.translate_request(texts, model=model, version=version, options=options)
-        timeout_s = self._deadline(timeout_s)
-        with _call_errors(self.target, timeout_s):
-            response = self._translation.Translate(
-                request, timeout=timeout_s, wait_for_ready=self._wait_for_ready
-            )
-        return messages.translations_from(response)
+        request = messages.translate_request(
+            texts, model=model, version=version, options=options, target_prefixes=target_prefixes
+        )
+        return answers.translations_from(self._unary(self._translation.Translate, request, timeout_s))
 
     def stream_translate(
         self,
@@ -117,19 +109,52 @@ class Client:
         *,
         model: str,
         version: str = "",
+        target_prefixes: str | Sequence[str] = (),
         timeout_s: float | None = None,
         **options: Unpack[DecodingOptions],
-    ) -> "TranslationStream":
+    ) -> TranslationStream:
         """Translate every text and give the answers piece by piece; arguments as for `translate`.
 
         The call ends at once when the stream is closed or dropped.
         """
-        request = messages.translate_request(texts, model=model, version=version, options=options)
+        request = messages.translate_request(
+            texts, model=model, version=version, options=options, target_prefixes=target_prefixes
+        )
         timeout_s = self._deadline(timeout_s)
         call = self._translation.StreamTranslate(
             request, timeout=timeout_s, wait_for_ready=self._wait_for_ready
         )
         return TranslationStream(call, self.target, timeout_s)
+
+    def score_translations(
+        self,
+        sources: str | Sequence[str],
+        targets: str | Sequence[str],
+        *,
+        model: str,
+        version: str = "",
+        num_alternatives: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[TextScore]:
+        """Tell how probable given translations are; the scores come in the order of the pairs.
+
+        Args:
+            sources: One text or several.
+            targets: What each of them is translated to, as many.
+            model: A translation model's name, as `models` gives it.
+            version: Its version; the highest there is when left out.
+            num_alternatives: Tell so many of the most probable tokens at each place, too.
+            timeout_s: Deadline of this call, in seconds.
+
+        Raises:
+            CallError: one of its kinds; see `client.errors`.
+            UsageError: an argument that no message can hold.
+        """
+        request = messages.score_translations_request(
+            sources, targets, model=model, version=version, num_alternatives=num_alternatives
+        )
+        response = self._unary(self._translation.ScoreTranslations, request, timeout_s)
+        return answers.scores_from(response)
 
     def generate(
         self,
@@ -139,7 +164,7 @@ class Client:
         version: str = "",
         timeout_s: float | None = None,
         **options: Unpack[DecodingOptions],
-    ) -> "Generation":
+    ) -> Generation:
         """Continue a prompt: an iterator of text pieces, which has a `summary` once it is exhausted.
 
         The call ends at once when the stream is closed or dropped. Arguments and errors as for
@@ -150,14 +175,29 @@ class Client:
         call = self._generation.Generate(request, timeout=timeout_s, wait_for_ready=self._wait_for_ready)
         return Generation(call, self.target, timeout_s)
 
+    def score_texts(
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str,
+        version: str = "",
+        num_alternatives: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[TextScore]:
+        """Tell how probable given texts are to a generation model, in the order of the texts.
+
+        Arguments and errors as for `score_translations`.
+        """
+        request = messages.score_texts_request(
+            texts, model=model, version=version, num_alternatives=num_alternatives
+        )
+        response = self._unary(self._generation.ScoreTexts, request, timeout_s)
+        return answers.scores_from(response)
+
     def models(self, *, timeout_s: float | None = None) -> list[ModelInfo]:
         """Every model the server holds, sorted by name, then by version."""
-        timeout_s = self._deadline(timeout_s)
-        with _call_errors(self.target, timeout_s):
-            response = self._models.ListModels(
-                model_pb2.ListModelsRequest(), timeout=timeout_s, wait_for_ready=self._wait_for_ready
-            )
-        return [messages.model_from(model) for model in response.models]
+        response = self._unary(self._models.ListModels, model_pb2.ListModelsRequest(), timeout_s)
+        return [answers.model_from(model) for model in response.models]
 
     def model(self, name: str, version: str = "", *, timeout_s: float | None = None) -> ModelInfo:
         """One model, in its highest version when `version` is left out.
@@ -165,14 +205,8 @@ class Client:
         Raises:
             NotFoundError: the server does not hold it.
         """
-        timeout_s = self._deadline(timeout_s)
-        with _call_errors(self.target, timeout_s):
-            response = self._models.GetModel(
-                model_pb2.GetModelRequest(model=name, version=version),
-                timeout=timeout_s,
-                wait_for_ready=self._wait_for_ready,
-            )
-        return messages.model_from(response)
+        request = model_pb2.GetModelRequest(model=name, version=version)
+        return answers.model_from(self._unary(self._models.GetModel, request, timeout_s))
 
     def wait_until_serving(self, *, timeout_s: float | None = None, service: str = "") -> None:
         """Wait until the server's health service says SERVING (`grpc.health.v1`).
@@ -182,7 +216,7 @@ class Client:
         """
         timeout_s = self._deadline(timeout_s)
         end_s = time.monotonic() + timeout_s
-        with _call_errors(self.target, timeout_s):
+        with call_errors(self.target, timeout_s):
             while not self._saw_serving(service, end_s - time.monotonic()):
                 time.sleep(WATCH_PAUSE_S)
 
@@ -212,79 +246,15 @@ class Client:
     ) -> None:
         self.close()
 
+    def _unary(
+        self,
+        method: "grpc.UnaryUnaryMultiCallable[_Request, _Message]",
+        request: _Request,
+        timeout_s: float | None,
+    ) -> _Message:
+        timeout_s = self._deadline(timeout_s)
+        with call_errors(self.target, timeout_s):
+            return method(request, timeout=timeout_s, wait_for_ready=self._wait_for_ready)
+
     def _deadline(self, timeout_s: float | None) -> float:
         return self._timeout_s if timeout_s is None else timeout_s
-
-
-class _Stream(Generic[_Message]):
-    """A server's stream of messages that is cancelled when it is closed or left."""
-
-    def __init__(self, call: _Call[_Message], target: str, timeout_s: float) -> None:
-        self._call = call
-        self._target = target
-        self._timeout_s = timeout_s
-
-    def close(self) -> None:
-        """Give up what has not come yet; the server stops working on it."""
-        self._call.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
-
-    def _next_message(self) -> _Message:
-        with _call_errors(self._target, self._timeout_s):
-            return next(self._call)
-
-
-class TranslationStream(_Stream[translation_pb2.StreamTranslateResponse]):
-    """Pieces of translations as they are produced; those of several texts are interleaved."""
-
-    def __iter__(self) -> Iterator[TranslationDelta]:
-        return self
-
-    def __next__(self) -> TranslationDelta:
-        return messages.delta_from(self._next_message())
-
-
-class Generation(_Stream[generation_pb2.GenerateResponse]):
-    """Pieces of text as they are produced; their concatenation is the answer, without the prompt."""
-
-    _summary: GenerationSummary | None = None
-
-    @property
-    def summary(self) -> GenerationSummary:
-        """What the text cost and why it ended.
-
-        Raises:
-            RuntimeError: the stream has not been read to its end.
-        """
-        if self._summary is None:
-            raise RuntimeError("a generation has its summary only after its last piece was read")
-        return self._summary
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        while True:
-            response = self._next_message()
-            if response.HasField("summary"):
-                self._summary = messages.summary_from(response.summary)
-            if response.text_delta:
-                return response.text_delta
-
-
-@contextlib.contextmanager
-def _call_errors(target: str, timeout_s: float) -> Iterator[None]:
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise error_from_call(error, target=target, timeout_s=timeout_s) from error

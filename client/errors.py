@@ -14,7 +14,8 @@ The server's details (`google.rpc.BadRequest`, `google.rpc.RetryInfo`) travel in
 as a `google.rpc.Status`: https://google.aip.dev/193.
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -33,6 +34,7 @@ __all__ = [
     "OverloadedError",
     "ServerError",
     "UnavailableError",
+    "call_errors",
     "error_from_call",
 ]
 
@@ -158,6 +160,15 @@ def error_from_call(error: grpc.RpcError, *, target: str, timeout_s: float | Non
         violations=violations,
         retry_delay_s=retry_delay_s,
     )
+
+
+@contextlib.contextmanager
+def call_errors(target: str, timeout_s: float) -> Iterator[None]:
+    """What a call in this block raises is raised as a `CallError`; arguments as for `error_from_call`."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise error_from_call(error, target=target, timeout_s=timeout_s) from error
 
 
 def _details_of(error: grpc.RpcError) -> tuple[tuple[FieldViolation, ...], float | None]:

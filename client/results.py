@@ -9,9 +9,13 @@ __all__ = [
     "DecodingOptions",
     "FinishReason",
     "GenerationSummary",
+    "Hypothesis",
     "ModelInfo",
+    "OutputToken",
     "QualityFigure",
     "Task",
+    "TextScore",
+    "TokenAlternative",
     "Translation",
     "TranslationDelta",
 ]
@@ -29,6 +33,22 @@ class DecodingOptions(TypedDict, total=False):
             (nucleus sampling, Holtzman et al. 2020).
         seed: The same seed, input and model give the same answer.
         stop: The output ends before the first of these strings.
+        beam_size: Hypotheses that are pursued at the same time; above 1 is beam search, which needs
+            temperature 0 and gives its text when the search has ended.
+        num_hypotheses: Answers to give, best first: with beam search at most beam_size * patience, with a
+            temperature as many samples.
+        length_penalty: Hypotheses are ranked by log-probability / length ^ length_penalty; 1 when left out.
+        coverage_penalty: Adds so much of sum(log(min(attention each source token got, 1))) to the rank
+            (Wu et al. 2016). Needs beam search and a translation model with alignments.
+        patience: Beam search ends with beam_size * patience finished hypotheses (Kasai et al. 2022).
+        repetition_penalty: Above 1, tokens that are there already become less probable (Keskar et al. 2019).
+        no_repeat_ngram_size: No run of so many tokens comes a second time; 0 is no limit.
+        suppressed_texts: Texts that the output does not hold as the tokens that they are made of.
+        suppressed_token_ids: Tokens that are never produced.
+        num_alternatives: Tell each output token with its log-probability, and so many of the most probable
+            tokens at its place; 0 tells the tokens alone.
+        alignment: Tell which source token each output token looks at most. Needs a translation model that
+            was exported with alignments.
     """
 
     max_tokens: int | None
@@ -38,6 +58,17 @@ class DecodingOptions(TypedDict, total=False):
     top_p: float | None
     seed: int | None
     stop: str | Sequence[str] | None
+    beam_size: int | None
+    num_hypotheses: int | None
+    length_penalty: float | None
+    coverage_penalty: float | None
+    patience: float | None
+    repetition_penalty: float | None
+    no_repeat_ngram_size: int | None
+    suppressed_texts: str | Sequence[str] | None
+    suppressed_token_ids: Sequence[int] | None
+    num_alternatives: int | None
+    alignment: bool | None
 
 
 class FinishReason(enum.StrEnum):
@@ -58,6 +89,73 @@ class Task(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class TokenAlternative:
+    """A token that might have been chosen."""
+
+    id: int
+    token: str
+    log_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutputToken:
+    """A token of an answer.
+
+    Attributes:
+        id: Its number in the vocabulary.
+        token: As the vocabulary spells it, with whatever marks the beginning of a word.
+        log_probability: Natural logarithm of its probability under the model, before any option changes it.
+        alternatives: The most probable tokens at this place, best first.
+        source_index: With `alignment`: which of `Translation.source_tokens` it looks at most, from 0; the
+            end of sequence has none.
+    """
+
+    id: int
+    token: str
+    log_probability: float
+    alternatives: tuple[TokenAlternative, ...] = ()
+    source_index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One answer of several.
+
+    Attributes:
+        text: The answer.
+        finish_reason: Why it ended.
+        num_output_tokens: Its tokens, the end of sequence included.
+        log_probability: Sum of the natural logarithms of its tokens' probabilities.
+        score: What hypotheses are ranked by.
+        tokens: With `num_alternatives` or `alignment`: the tokens one by one.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    num_output_tokens: int
+    log_probability: float
+    score: float
+    tokens: tuple[OutputToken, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TextScore:
+    """How probable a given text is.
+
+    Attributes:
+        log_probability: Natural logarithm of its probability; a translation's counts the end of sequence.
+        perplexity: exp(-log_probability / number of tokens).
+        tokens: What was scored, one by one.
+        version: The model version that answered.
+    """
+
+    log_probability: float
+    perplexity: float
+    tokens: tuple[OutputToken, ...]
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Translation:
     """One input's answer.
 
@@ -67,7 +165,11 @@ class Translation:
         num_input_tokens: Length of the input, special tokens included.
         num_output_tokens: Tokens produced, the end of sequence included.
         log_probability: Sum of the natural logarithms of the chosen tokens' probabilities.
+        score: What hypotheses are ranked by; see `DecodingOptions.length_penalty`.
         version: The model version that answered; None for a streamed answer, which does not say.
+        tokens: With `num_alternatives` or `alignment`: the tokens one by one.
+        hypotheses: With `num_hypotheses` above 1: all answers, best first; the first is this one.
+        source_tokens: With `alignment`: the tokens that `OutputToken.source_index` counts.
     """
 
     text: str
@@ -75,7 +177,11 @@ class Translation:
     num_input_tokens: int
     num_output_tokens: int
     log_probability: float
+    score: float
     version: str | None = None
+    tokens: tuple[OutputToken, ...] = ()
+    hypotheses: tuple[Hypothesis, ...] = ()
+    source_tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +207,10 @@ class GenerationSummary:
     num_input_tokens: int
     num_output_tokens: int
     log_probability: float
+    score: float
     version: str
+    tokens: tuple[OutputToken, ...] = ()
+    hypotheses: tuple[Hypothesis, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

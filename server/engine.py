@@ -131,6 +131,7 @@ class Engine:
     Attributes:
         num_threads: threads that compute.
         slots_per_lane: rows that one input may have at most.
+        max_rows: rows that all inputs of a call may have at most: as many as can run and wait at a time.
     """
 
     def __init__(
@@ -139,6 +140,7 @@ class Engine:
         num_lanes, num_lane_threads = lane_layout(settings)
         self.num_threads = num_lanes * num_lane_threads
         self.slots_per_lane = settings.slots_per_lane
+        self.max_rows = num_lanes * settings.slots_per_lane + settings.max_waiting
         self._scheduler = Scheduler(
             num_lanes, settings.slots_per_lane, settings.max_waiting, settings.max_start_tokens
         )

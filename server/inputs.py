@@ -57,7 +57,7 @@ async def prepare(model: ServedModel, call: Call, max_inputs: int) -> list[Prepa
     if violations:
         raise InvalidRequest(violations)
     suppressed = _suppressed(model.tokenizer, call.options)
-    return [
+    prepared = [
         Prepared(
             token_ids,
             decoding_parameters(
@@ -70,6 +70,8 @@ async def prepare(model: ServedModel, call: Call, max_inputs: int) -> list[Prepa
         )
         for index, token_ids in enumerate(encoded)
     ]
+    _check_rows(model, call, prepared)
+    return prepared
 
 
 async def prepare_scoring(model: ServedModel, call: ScoringCall, max_inputs: int) -> list[Prepared]:
@@ -207,6 +209,14 @@ def _check_texts(call: Call, max_inputs: int) -> list[FieldViolation]:
         what = f"{len(call.prefixes)} prefixes do not belong to {len(call.inputs)} inputs"
         violations.append(FieldViolation("target_prefixes", what))
     return violations
+
+
+def _check_rows(model: ServedModel, call: Call, prepared: Sequence[Prepared]) -> None:
+    """Refuse what the queue never has room for: told that it is full, a caller would try again forever."""
+    num_rows = sum(parameters.beam_size for each in prepared for parameters in each.parameters)
+    if num_rows > (most := model.engine.max_rows):
+        what = f"{len(prepared)} with {num_rows} hypotheses in all are more than {most}, the server's limit"
+        raise InvalidRequest([FieldViolation(call.input_field, what)])
 
 
 def _check_prefixes(prefixes: Sequence[Sequence[int]], most_tokens: int) -> list[FieldViolation]:

@@ -6,20 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client.cli.decoding_options import MaxTokens, MinTokens
 from client.cli.options import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
-    MaxTokens,
-    MinTokens,
     Model,
     ModelVersion,
     Target,
     Timeout,
-    decoding_options,
     examples,
 )
 from client.cli.output import note, report_console, write_json
 from client.cli.progress import progress_bar
+from client.results import DecodingOptions
 from common.errors import OperationError, UsageError
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ def bench(
         warm_up_s=warm_up_s,
         timeout_s=timeout_s,
         stream=stream,
-        options=decoding_options(max_tokens=max_tokens, min_tokens=min_tokens),
+        options=DecodingOptions(max_tokens=max_tokens, min_tokens=min_tokens),
         seed=seed,
     )
     report = _run(plan)

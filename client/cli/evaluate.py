@@ -48,7 +48,7 @@ def evaluate(
     """Measure a model on test examples that training never saw, and print the figures as JSON.
 
     Translation: exact match, BLEU and chrF, over gRPC or from a bundle's folder. Generation: bits per byte,
-    from a bundle's folder only, because no call of the server scores a given text.
+    from a bundle's folder only, because its documents are longer than what a server takes (`dragoman score`).
     """
     folder = Path(subject)
     is_folder = folder.is_dir()

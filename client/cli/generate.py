@@ -1,28 +1,26 @@
 """`dragoman generate`: text as it is produced."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client.cli.decoding_options import with_decoding_options
 from client.cli.options import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
-    MaxTokens,
-    MinTokens,
+    Json,
     Model,
     ModelVersion,
-    Seed,
-    Stop,
     Target,
-    Temperature,
     Timeout,
-    TopK,
-    TopP,
-    decoding_options,
     examples,
 )
 from client.cli.output import note_waiting_for_input, write_text
+from client.results import DecodingOptions
+
+if TYPE_CHECKING:
+    from client import Generation
 
 __all__ = ["EPILOG", "generate"]
 
@@ -30,9 +28,11 @@ EPILOG = examples(
     'dragoman generate --model stdlib --max-tokens 200 "def main("',
     'dragoman generate --model stdlib --temperature 0.8 --top-p 0.95 --seed 1 "import os"',
     "dragoman generate --model stdlib --stop $'\\n\\n' < prompt.txt  # the prompt from a file",
+    'dragoman generate --model stdlib --temperature 0.8 --num-hypotheses 5 --json "import "  # five samples',
 )
 
 
+@with_decoding_options
 def generate(
     prompt: Annotated[
         str | None,
@@ -43,26 +43,18 @@ def generate(
     model_version: ModelVersion = "",
     target: Target = DEFAULT_TARGET,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
-    max_tokens: MaxTokens = None,
-    min_tokens: MinTokens = None,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    seed: Seed = None,
-    stop: Stop = None,
+    options: DecodingOptions,
+    as_json: Json = False,
 ) -> None:
-    """Continue a prompt, printing text as the model produces it (the prompt itself is not repeated)."""
-    from client import Client
+    """Continue a prompt, printing text as the model produces it (the prompt itself is not repeated).
 
-    options = decoding_options(
-        max_tokens=max_tokens,
-        min_tokens=min_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        stop=stop,
-    )
+    What tells more than the text is printed at its end: --num-hypotheses, --alternatives, --json. An answer
+    that is to be a line has its line ends replaced by spaces; --json keeps them.
+    """
+    from client import Client
+    from client.cli.rendering import AnswerForm
+
+    form = AnswerForm.of(options, as_json=as_json)
     if prompt is None:
         note_waiting_for_input()
         prompt = sys.stdin.read()
@@ -70,8 +62,16 @@ def generate(
         Client(target, timeout_s=timeout_s) as client,
         client.generate(prompt, model=model, version=model_version, **options) as generation,
     ):
-        piece = ""
-        for piece in generation:
-            write_text(piece)
-        if not piece.endswith("\n"):
-            write_text("\n")
+        if form.is_bare:
+            _write_pieces(generation)
+        else:
+            text = "".join(generation)
+            write_text(form.generation(text, generation.summary))
+
+
+def _write_pieces(generation: "Generation") -> None:
+    piece = ""
+    for piece in generation:
+        write_text(piece)
+    if not piece.endswith("\n"):
+        write_text("\n")

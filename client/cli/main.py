@@ -22,6 +22,7 @@ from client.cli import (
     generate,
     models,
     report,
+    score,
     serve,
     train,
     translate,
@@ -72,6 +73,7 @@ app.command(rich_help_panel="Make a model", epilog=evaluate.EPILOG)(evaluate.eva
 app.command(rich_help_panel="Serve it", epilog=serve.EPILOG)(serve.serve)
 app.command(rich_help_panel="Call it", epilog=translate.EPILOG)(translate.translate)
 app.command(rich_help_panel="Call it", epilog=generate.EPILOG)(generate.generate)
+app.command(rich_help_panel="Call it", epilog=score.EPILOG)(score.score)
 app.command(rich_help_panel="Call it", epilog=models.EPILOG)(models.models)
 app.command(rich_help_panel="Call it", epilog=bench.EPILOG)(bench.bench)
 

@@ -6,26 +6,18 @@ from typing import Annotated
 import typer
 
 import model
-from client.results import DecodingOptions
 from common.errors import DragomanError
 
 __all__ = [
     "DEFAULT_TARGET",
     "DEFAULT_TIMEOUT_S",
     "Data",
-    "MaxTokens",
-    "MinTokens",
+    "Json",
     "Model",
     "ModelVersion",
     "Overrides",
-    "Seed",
-    "Stop",
     "Target",
-    "Temperature",
     "Timeout",
-    "TopK",
-    "TopP",
-    "decoding_options",
     "examples",
     "recipe_names",
 ]
@@ -70,28 +62,6 @@ def examples(*lines: str) -> str:
     return "\n".join(shown)
 
 
-def decoding_options(
-    *,
-    max_tokens: int | None = None,
-    min_tokens: int | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int | None = None,
-    stop: list[str] | None = None,
-) -> DecodingOptions:
-    """The options that were given, as the client takes them."""
-    return DecodingOptions(
-        max_tokens=max_tokens,
-        min_tokens=min_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        stop=stop or None,
-    )
-
-
 Target = Annotated[
     str, typer.Option(metavar="HOST:PORT", help="The server to call.", rich_help_panel="Server")
 ]
@@ -121,6 +91,14 @@ ModelVersion = Annotated[
         rich_help_panel="Server",
     ),
 ]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print JSON, one object a line, with all that the server tells.",
+        rich_help_panel="Output",
+    ),
+]
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -136,64 +114,5 @@ Overrides = Annotated[
         metavar="KEY=VALUE",
         help="Override one setting, such as training.max_steps=500. May be repeated.",
         show_default=False,
-    ),
-]
-
-MaxTokens = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help="Most tokens to produce.",
-        show_default="the model's limit",
-        rich_help_panel="Decoding",
-    ),
-]
-MinTokens = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="Fewest tokens to produce.", show_default="0", rich_help_panel="Decoding"),
-]
-Temperature = Annotated[
-    float | None,
-    typer.Option(
-        metavar="T",
-        help="Above 0: sample from softmax(logits / T).",
-        show_default="0, greedy",
-        rich_help_panel="Decoding",
-    ),
-]
-TopK = Annotated[
-    int | None,
-    typer.Option(
-        metavar="K",
-        help="Sample among the K most probable tokens.",
-        show_default="all",
-        rich_help_panel="Decoding",
-    ),
-]
-TopP = Annotated[
-    float | None,
-    typer.Option(
-        metavar="P",
-        help="Sample among the most probable tokens that together reach P.",
-        show_default="1.0",
-        rich_help_panel="Decoding",
-    ),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help="Makes sampling repeatable.",
-        show_default="a fresh one each time",
-        rich_help_panel="Decoding",
-    ),
-]
-Stop = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="TEXT",
-        help="End the output before this text. May be repeated.",
-        show_default=False,
-        rich_help_panel="Decoding",
     ),
 ]

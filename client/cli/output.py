@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["note", "note_waiting_for_input", "report_console", "write_json", "write_text"]
+__all__ = ["json_line", "note", "note_waiting_for_input", "report_console", "write_json", "write_text"]
 
 _WIDE = 160
 
@@ -22,6 +22,11 @@ def write_text(text: str) -> None:
 def write_json(value: Any) -> None:
     """Write one JSON document to standard output."""
     write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def json_line(value: Any) -> str:
+    """One JSON document that is a line, for output of many."""
+    return json.dumps(value, ensure_ascii=False) + "\n"
 
 
 def note(text: str) -> None:

@@ -42,8 +42,8 @@ def evaluate_served(
         info = client.model(model or _only_model([held.name for held in client.models()]), version)
     if info.task is not Task.TRANSLATION:
         raise UsageError(
-            f"{info.name} at {target} is a {info.task} model: bits per byte need the bundle's folder, "
-            "no call of the server scores a given text"
+            f"{info.name} at {target} is a {info.task} model: bits per byte need the bundle's folder; "
+            "`dragoman score` has a server score texts"
         )
     data_name, pairs = test_pairs(info.provenance, data, limit, source=f"{target}: model {info.name}")
     begin_s = time.perf_counter()

@@ -4,33 +4,31 @@ from typing import Annotated
 
 import typer
 
+from client.cli.decoding_options import Alignment, CoveragePenalty, TargetPrefix, with_decoding_options
 from client.cli.options import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
-    MaxTokens,
-    MinTokens,
+    Json,
     Model,
     ModelVersion,
-    Seed,
-    Stop,
     Target,
-    Temperature,
     Timeout,
-    TopK,
-    TopP,
-    decoding_options,
     examples,
 )
 from client.cli.output import note_waiting_for_input
+from client.results import DecodingOptions
 
 __all__ = ["EPILOG", "translate"]
 
 EPILOG = examples(
     'dragoman translate --model dates "le 3 mars 2024" "3. März 2024"',
     "dragoman translate --model multi30k < captions.en > captions.de  # a line for each line",
+    'dragoman translate --model multi30k --beam-size 5 --num-hypotheses 3 "A dog runs."  # the three best',
+    'dragoman translate --model dates --alternatives 3 "le 3 mars 2024"  # how sure is it of each token?',
 )
 
 
+@with_decoding_options
 def translate(
     texts: Annotated[
         list[str] | None,
@@ -43,32 +41,34 @@ def translate(
     model_version: ModelVersion = "",
     target: Target = DEFAULT_TARGET,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
-    max_tokens: MaxTokens = None,
-    min_tokens: MinTokens = None,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    seed: Seed = None,
-    stop: Stop = None,
+    options: DecodingOptions,
+    coverage_penalty: CoveragePenalty = None,
+    target_prefix: TargetPrefix = "",
+    alignment: Alignment = False,
+    as_json: Json = False,
 ) -> None:
     """Translate texts, or the lines of standard input, and print one translation a line.
 
-    Lines are sent as they come, several at a time, and answered in their order. An empty line stays one.
+    Lines are sent as they come, several at a time, and answered in their order. An empty line stays one
+    (with --json it is null).
     """
     import asyncio
 
-    from client.cli.line_translation import LineTranslator
+    from client.cli.line_translation import translate_lines
+    from client.cli.rendering import AnswerForm
 
-    options = decoding_options(
-        max_tokens=max_tokens,
-        min_tokens=min_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        stop=stop,
-    )
+    options["coverage_penalty"], options["alignment"] = coverage_penalty, alignment
     if not texts:
         note_waiting_for_input()
-    translator = LineTranslator(model=model, version=model_version, timeout_s=timeout_s, options=options)
-    asyncio.run(translator.run(target, texts))
+    asyncio.run(
+        translate_lines(
+            target,
+            texts,
+            model=model,
+            version=model_version,
+            target_prefix=target_prefix,
+            timeout_s=timeout_s,
+            options=options,
+            form=AnswerForm.of(options, as_json=as_json),
+        )
+    )

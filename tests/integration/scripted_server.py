@@ -1,6 +1,7 @@
 """A real gRPC server that speaks `dragoman.v1` without a model, and fails in the way a test asks for.
 
 Its "translation" of a text is the text in capitals; its "generation" is the prompt's words, one a message.
+Every character is a token of half a nat, and each further hypothesis has one more exclamation mark.
 """
 # ruff: noqa: N802  # gRPC names the methods
 
@@ -103,36 +104,66 @@ def _usage(text: str) -> decoding_pb2.TokenUsage:
     return decoding_pb2.TokenUsage(input_tokens=len(text) + 1, output_tokens=len(text) + 1)
 
 
-def _translation(text: str) -> translation_pb2.Translation:
+def _translation(
+    text: str, options: decoding_pb2.DecodingOptions, prefix: str = ""
+) -> translation_pb2.Translation:
     return translation_pb2.Translation(
-        text=text.upper(),
+        text=prefix + text.upper(),
         finish_reason=decoding_pb2.FINISH_REASON_END_OF_SEQUENCE,
         usage=_usage(text),
         log_probability=-0.25,
+        score=-0.125,
+        tokens=_told_tokens(text.upper(), options),
+        hypotheses=_hypotheses(prefix + text.upper(), options),
+        source_tokens=text if options.alignment else "",
     )
 
 
+def _hypotheses(text: str, options: decoding_pb2.DecodingOptions) -> list[decoding_pb2.Hypothesis]:
+    if options.num_hypotheses <= 1:
+        return []
+    return [
+        decoding_pb2.Hypothesis(
+            text=text + "!" * rank,
+            finish_reason=decoding_pb2.FINISH_REASON_END_OF_SEQUENCE,
+            output_tokens=len(text) + rank + 1,
+            log_probability=-0.25 - rank,
+            score=-0.125 - rank,
+            tokens=_told_tokens(text + "!" * rank, options),
+        )
+        for rank in range(options.num_hypotheses)
+    ]
+
+
+def _told_tokens(text: str, options: decoding_pb2.DecodingOptions) -> list[decoding_pb2.OutputToken]:
+    if not options.HasField("num_alternatives") and not options.alignment:
+        return []
+    return _tokens(text, options.num_alternatives, align=options.alignment)
+
+
+def _tokens(text: str, num_alternatives: int, *, align: bool = False) -> list[decoding_pb2.OutputToken]:
+    return [
+        decoding_pb2.OutputToken(
+            id=ord(character),
+            token=character,
+            log_probability=-0.5,
+            alternatives=[
+                decoding_pb2.TokenAlternative(
+                    id=ord(character) + rank, token=chr(ord(character) + rank), log_probability=-0.5 - rank
+                )
+                for rank in range(num_alternatives)
+            ],
+            source_index=place if align else None,
+        )
+        for place, character in enumerate(text)
+    ]
+
+
 def _score(text: str, num_alternatives: int) -> decoding_pb2.TextScore:
-    """Half a nat for each character."""
     return decoding_pb2.TextScore(
         log_probability=-0.5 * len(text),
         perplexity=math.exp(0.5),
-        tokens=[
-            decoding_pb2.OutputToken(
-                id=ord(character),
-                token=character,
-                log_probability=-0.5,
-                alternatives=[
-                    decoding_pb2.TokenAlternative(
-                        id=ord(character) + rank,
-                        token=chr(ord(character) + rank),
-                        log_probability=-0.5 - rank,
-                    )
-                    for rank in range(num_alternatives)
-                ],
-            )
-            for character in text
-        ],
+        tokens=_tokens(text, num_alternatives),
     )
 
 
@@ -142,8 +173,13 @@ class _Translations(translation_pb2_grpc.TranslationServiceServicer):
 
     def Translate(self, request: Any, context: Any) -> translation_pb2.TranslateResponse:
         self._script.begin(request, context)
+        prefixes = request.target_prefixes or [""] * len(request.inputs)
         return translation_pb2.TranslateResponse(
-            version="3", translations=[_translation(text) for text in request.inputs]
+            version="3",
+            translations=[
+                _translation(text, request.options, prefix)
+                for text, prefix in zip(request.inputs, prefixes, strict=True)
+            ],
         )
 
     def StreamTranslate(
@@ -156,7 +192,7 @@ class _Translations(translation_pb2_grpc.TranslationServiceServicer):
                     yield translation_pb2.StreamTranslateResponse(
                         index=index,
                         text_delta=text[place].upper(),
-                        translation=_translation(text) if place == len(text) - 1 else None,
+                        translation=_translation(text, request.options) if place == len(text) - 1 else None,
                     )
 
     def ScoreTranslations(self, request: Any, context: Any) -> translation_pb2.ScoreTranslationsResponse:
@@ -172,14 +208,18 @@ class _Generations(generation_pb2_grpc.GenerationServiceServicer):
 
     def Generate(self, request: Any, context: Any) -> Iterator[generation_pb2.GenerateResponse]:
         self._script.begin(request, context)
-        for word in request.prompt.split():
-            yield generation_pb2.GenerateResponse(text_delta=f"{word}é ")
+        pieces = [f"{word}é " for word in request.prompt.split()]
+        for piece in pieces:
+            yield generation_pb2.GenerateResponse(text_delta=piece)
         yield generation_pb2.GenerateResponse(
             summary=generation_pb2.GenerationSummary(
                 version="1",
                 finish_reason=decoding_pb2.FINISH_REASON_LENGTH,
                 usage=_usage(request.prompt),
                 log_probability=-1.5,
+                score=-0.5,
+                tokens=_told_tokens("".join(pieces), request.options),
+                hypotheses=_hypotheses("".join(pieces), request.options),
             )
         )
 

@@ -46,8 +46,8 @@ def client(server: ScriptedServer) -> Iterator[Client]:
 def test_translations_come_in_the_order_of_the_texts(client: Client, server: ScriptedServer) -> None:
     answers = client.translate(["un", "deux"], model="dates", version="3")
     assert answers == [
-        Translation("UN", FinishReason.END_OF_SEQUENCE, 3, 3, -0.25, "3"),
-        Translation("DEUX", FinishReason.END_OF_SEQUENCE, 5, 5, -0.25, "3"),
+        Translation("UN", FinishReason.END_OF_SEQUENCE, 3, 3, -0.25, -0.125, "3"),
+        Translation("DEUX", FinishReason.END_OF_SEQUENCE, 5, 5, -0.25, -0.125, "3"),
     ]
     [request] = server.script.requests
     assert (request.model, request.version, list(request.inputs)) == ("dates", "3", ["un", "deux"])

@@ -79,6 +79,23 @@ async def test_inputs_that_cannot_be_translated(
     assert await violations_of(stream) == violations
 
 
+async def test_more_hypotheses_than_the_queue_ever_has_room_for(served: Served) -> None:
+    options = Options(temperature=1, num_hypotheses=2, max_tokens=1)
+    call = served.translation.Translate(Request(model="spell", inputs=["1", "2"], options=options))
+    assert await violations_of(call) == {
+        "inputs": "2 with 4 hypotheses in all are more than 3, the server's limit"
+    }
+    prompt = generation_pb2.GenerateRequest(
+        model="count", prompt="one", options=Options(temperature=1, num_hypotheses=4)
+    )
+    assert await violations_of(served.generation.Generate(prompt)) == {
+        "prompt": "1 with 4 hypotheses in all are more than 3, the server's limit"
+    }
+    prompt.options.num_hypotheses = 3
+    answer = [response async for response in served.generation.Generate(prompt)]
+    assert len(answer[-1].summary.hypotheses) == 3
+
+
 async def test_prompts_that_cannot_be_continued(served: Served) -> None:
     empty = generation_pb2.GenerateRequest(model="count", prompt="")
     assert await violations_of(served.generation.Generate(empty)) == {"prompt": "is empty"}

@@ -24,6 +24,11 @@ from common.errors import DragomanError, OperationError, SettingsError, UsageErr
         (["evaluate", "nothing-here"], "error: 'nothing-here' is neither a bundle's folder nor HOST:PORT"),
         (["serve", "--config", "nothing.toml"], "error: cannot read nothing.toml: No such file or directory"),
         (["serve", "--set", "server.prot=1"], "error: settings: unknown key 'server.prot'; did you mean"),
+        (["score", "--model", "m", "--inputs", "no-file"], "error: cannot read inputs from no-file: No such"),
+        (
+            ["score", "--model", "m", "--inputs", __file__, "text"],
+            f"error: --inputs {__file__} and 1 texts: give one of them",
+        ),
         (["bench", "--model", "m", "--inputs", "no-file"], "error: cannot read inputs from no-file: No such"),
         (
             ["bench", "--model", "m", "--inputs", __file__, "--rate", "0"],

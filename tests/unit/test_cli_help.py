@@ -24,6 +24,7 @@ COMMANDS = (
     "serve",
     "translate",
     "generate",
+    "score",
     "models",
     "bench",
     "demo",
@@ -113,6 +114,34 @@ def test_recipes_complete_without_loading_them() -> None:
     assert tuple(options.recipe_names()) == builtin_recipes()
     assert options.complete_recipe("da") == ["dates"]
     assert options.complete_recipe("zz") == []
+
+
+def test_whoever_asks_for_text_may_say_how_it_is_decoded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    of_sources = {"--alignment", "--target-prefix", "--coverage-penalty"}
+    shared = {
+        *("--beam-size", "--num-hypotheses", "--length-penalty", "--patience", "--repetition-penalty"),
+        *("--no-repeat-ngram-size", "--suppress", "--alternatives", "--temperature", "--stop", "--json"),
+    }
+    for command, expected in (("translate", shared | of_sources), ("generate", shared)):
+        assert main([command, "-h"]) == 0
+        shown = set(capsys.readouterr().out.split())
+        assert {option for option in shared | of_sources if option in shown} == expected
+        assert {"Decoding", "Beam", "Constraints", "Output"} <= shown
+
+
+def test_every_command_that_calls_a_model_completes_its_name() -> None:
+    for command in ("translate", "generate", "score", "bench", "evaluate"):
+        [registered] = [
+            each.callback
+            for each in app.registered_commands
+            if each.callback and each.callback.__name__ == command
+        ]
+        annotation = inspect.signature(registered).parameters["model"].annotation
+        [option] = [info for info in get_args(annotation) if isinstance(info, OptionInfo)]
+        assert option.autocompletion is options.complete_model
 
 
 def test_completing_a_model_without_a_server_is_quiet() -> None:

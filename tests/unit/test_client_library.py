@@ -5,9 +5,11 @@ import sys
 from typing import Any
 
 import pytest
+from dragoman.v1 import decoding_pb2
 
 import client
 from client import messages
+from client.errors import FieldViolation
 from common.errors import UsageError
 
 
@@ -40,6 +42,9 @@ def test_the_library_imports_neither_training_nor_serving() -> None:
         ({"seed": 2**64}, f"seed = {2**64}"),
         ({"top_p": "high"}, "top_p = 'high'"),
         ({"stop": [3]}, r"stop = \[3\]"),
+        ({"suppressed_token_ids": 7}, "suppressed_token_ids = 7"),
+        ({"suppressed_token_ids": [-1]}, r"suppressed_token_ids = \[-1\]"),
+        ({"alignment": "yes"}, "alignment = 'yes'"),
     ],
 )
 def test_a_value_that_no_message_holds_is_refused(options: Any, message: str) -> None:
@@ -53,6 +58,30 @@ def test_an_unknown_option_is_an_error_like_any_unknown_keyword() -> None:
         messages.generate_request("def", model="stdlib", version="", options=unknown)
 
 
+def test_the_library_knows_every_option_of_the_contract() -> None:
+    fields = decoding_pb2.DecodingOptions.DESCRIPTOR.fields
+    assert set(client.DecodingOptions.__annotations__) == {field.name for field in fields}
+
+
 def test_text_that_is_no_unicode_is_refused() -> None:
     with pytest.raises(UsageError, match=r"inputs\[1\] is not valid Unicode: '\\udcff'"):
         messages.translate_request(["un", "\udcff"], model="dates", version="", options={})
+    with pytest.raises(UsageError, match=r"target_prefixes\[0\] is not valid Unicode"):
+        messages.translate_request("un", model="dates", version="", options={}, target_prefixes="\udcff")
+    with pytest.raises(UsageError, match=r"targets\[0\] is not valid Unicode"):
+        messages.score_translations_request("un", "\udcff", model="dates", version="", num_alternatives=0)
+
+
+def test_a_number_of_alternatives_that_no_message_holds_is_refused() -> None:
+    with pytest.raises(UsageError, match="num_alternatives = -1"):
+        messages.score_texts_request("un", model="stdlib", version="", num_alternatives=-1)
+
+
+def test_refused_texts_and_pairs_are_told_by_their_place() -> None:
+    violations = [
+        FieldViolation("inputs[0]", "is empty"),
+        FieldViolation("pairs[2].source", "is long"),
+        FieldViolation("texts[3]", "is odd"),
+        FieldViolation("options.top_p", "is high"),
+    ]
+    assert messages.refused_inputs(violations) == {0: "is empty", 2: "source: is long", 3: "is odd"}

@@ -1,0 +1,85 @@
+"""Answers that an asyncio caller reads piece by piece, as the server produces them."""
+
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+import grpc.aio
+from dragoman.v1 import generation_pb2, translation_pb2
+
+from client import answers
+from client.errors import call_errors
+from client.results import GenerationSummary, TranslationDelta
+
+__all__ = ["AsyncGeneration", "AsyncTranslationStream"]
+
+_Request = TypeVar("_Request")
+_Message = TypeVar("_Message")
+
+
+class _AsyncStream(Generic[_Request, _Message]):
+    """A server's stream of messages that is cancelled when it is closed or left."""
+
+    def __init__(
+        self, call: grpc.aio.UnaryStreamCall[_Request, _Message], target: str, timeout_s: float
+    ) -> None:
+        self._call = call
+        self._messages = call.__aiter__()
+        self._target = target
+        self._timeout_s = timeout_s
+
+    def close(self) -> None:
+        """Give up what has not come yet; the server stops working on it."""
+        self._call.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def _next_message(self) -> _Message:
+        with call_errors(self._target, self._timeout_s):
+            return await anext(self._messages)
+
+
+class AsyncTranslationStream(
+    _AsyncStream[translation_pb2.TranslateRequest, translation_pb2.StreamTranslateResponse]
+):
+    """Pieces of translations as they are produced; those of several texts are interleaved."""
+
+    def __aiter__(self) -> AsyncIterator[TranslationDelta]:
+        return self
+
+    async def __anext__(self) -> TranslationDelta:
+        return answers.delta_from(await self._next_message())
+
+
+class AsyncGeneration(_AsyncStream[generation_pb2.GenerateRequest, generation_pb2.GenerateResponse]):
+    """Pieces of text as they are produced; their concatenation is the answer, without the prompt."""
+
+    _summary: GenerationSummary | None = None
+
+    @property
+    def summary(self) -> GenerationSummary:
+        """What the text cost and why it ended.
+
+        Raises:
+            RuntimeError: the stream has not been read to its end.
+        """
+        if self._summary is None:
+            raise RuntimeError("a generation has its summary only after its last piece was read")
+        return self._summary
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        while True:
+            response = await self._next_message()
+            if response.HasField("summary"):
+                self._summary = answers.summary_from(response.summary)
+            if response.text_delta:
+                return response.text_delta
