@@ -3,6 +3,7 @@
     translation   encode: source tokens -> cross-attention keys and values of every decoder layer
                   decode: one token for each of B rows, against caches that stay in place
     generation    prefill: all prompt tokens but the last -> keys and values of every layer
+                  extend: some more tokens of one prompt, appended to one row's caches in place
                   decode: as above, without cross-attention
 
 Only the attention differs from `model.transformer`: it becomes ONNX Runtime's contributed operators
@@ -56,8 +57,8 @@ def translation_graphs(model: TranslationModel) -> tuple[Graph, Graph]:
     return encode, _decode_graph(model, cross=True)
 
 
-def generation_graphs(model: LanguageModel) -> tuple[Graph, Graph]:
-    """`prefill` and `decode` of a decoder-only model."""
+def generation_graphs(model: LanguageModel) -> tuple[Graph, Graph, Graph]:
+    """`prefill`, `extend` and `decode` of a decoder-only model."""
     rows, length = torch.export.Dim("rows"), torch.export.Dim("prompt")
     prefill = Graph(
         "prefill",
@@ -66,7 +67,30 @@ def generation_graphs(model: LanguageModel) -> tuple[Graph, Graph]:
         {"token_ids": {0: rows, 1: length}},
         tuple(_layer_names(model.dims, ("key", "value"))),
     )
-    return prefill, _decode_graph(model, cross=False)
+    return prefill, _extend_graph(model), _decode_graph(model, cross=False)
+
+
+def _extend_graph(model: LanguageModel) -> Graph:
+    dims = model.dims
+    caches = _layer_names(dims, ("key", "value"))
+    capacity = torch.export.Dim("capacity")
+    shape = (1, dims.num_kv_heads, 11, dims.head_size)
+    return Graph(
+        "extend",
+        _Extend(model),
+        {
+            "token_ids": torch.ones(1, 3, dtype=torch.int64),
+            "lengths": torch.tensor([4], dtype=torch.int32),
+            **{name: torch.zeros(shape) for name in caches},
+        },
+        {
+            "token_ids": {1: torch.export.Dim("tokens")},
+            "lengths": {},
+            **{name: {2: capacity} for name in caches},
+        },
+        tuple(f"new_{name}" for name in caches),
+        variadic=True,
+    )
 
 
 def _decode_graph(model: TranslationModel | LanguageModel, *, cross: bool) -> Graph:
@@ -145,6 +169,33 @@ class _Prefill(nn.Module):
         return tuple(outputs)
 
 
+class _Extend(nn.Module):
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """token_ids (1, T), lengths (1), key and value of each layer -> the caches with T more tokens in them.
+
+        One row: beside a past, the operator takes more than one new token only for a batch of one.
+        """
+        token_ids, lengths, *caches = tensors
+        num_tokens = token_ids.shape[1]
+        x = self.model.embedding(token_ids, lengths.to(torch.int64)[:, None] + torch.arange(num_tokens))
+        last = lengths + (num_tokens - 1)
+        outputs: list[Tensor] = []
+
+        def attend(attention: SelfAttention, h: Tensor, past: tuple[Tensor, Tensor]) -> Tensor:
+            heads, *new = _group_query(attention, attention.query_key_value(h), None, past, last)
+            outputs.extend(new)
+            return attention.output(heads)
+
+        for index, layer in enumerate(self.model.decoder_layers):
+            past = caches[2 * index], caches[2 * index + 1]
+            x = layer(x, lambda h, a=layer.self_attention, p=past: attend(a, h, p))
+        return tuple(outputs)
+
+
 class _Decode(nn.Module):
     def __init__(self, model: TranslationModel | LanguageModel, input_names: tuple[str, ...]) -> None:
         super().__init__()
@@ -188,9 +239,9 @@ def _group_query(
     past: tuple[Tensor, Tensor],
     positions: Tensor,
 ) -> tuple[Tensor, ...]:
-    """One query a row at `positions` (B), seeing positions 0..position; returns heads, keys, values.
+    """Queries (B, T, ...) of which a row's last is at `positions` (B); each sees the positions up to its own.
 
-    `query` holds key and value too, packed, where `new` is None.
+    `query` holds key and value too, packed, where `new` is None. Returns heads, keys, values.
     """
     num_heads, num_kv_heads = cast("int", attention.num_heads), cast("int", attention.num_kv_heads)
     # More than one, or the operator takes the step for a prompt and forgets the past.
@@ -200,7 +251,7 @@ def _group_query(
         (query, *(new or (None, None)), *past, positions, capacity),
         attrs={"num_heads": num_heads, "kv_num_heads": num_kv_heads},
         dtypes=(_FLOAT, _FLOAT, _FLOAT),
-        shapes=((query.shape[0], 1, cast("int", attention.query_width)), past[0].shape, past[1].shape),
+        shapes=((*query.shape[:2], cast("int", attention.query_width)), past[0].shape, past[1].shape),
         version=1,
     )
     return heads, key, value
