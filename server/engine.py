@@ -128,6 +128,7 @@ class Engine:
 
     Attributes:
         num_threads: threads that compute.
+        prefix_cache: what its lanes share of prompts.
     """
 
     def __init__(
@@ -141,6 +142,8 @@ class Engine:
         self._tickets: dict[Scheduled, Ticket] = {}
         self._work = threading.Condition()
         self._closing = False
+        backend = backend.with_prefix_cache(settings.prefix_cache_bytes)
+        self.prefix_cache = backend.prefix_cache
         lanes = [Lane(backend, settings.slots_per_lane, observer) for _ in range(num_lanes)]
         self._threads = [
             threading.Thread(target=self._run_lane, args=(index, lane), name=f"lane-{index}", daemon=True)
