@@ -6,25 +6,24 @@
                   extend: some more tokens of one prompt, appended to one row's caches in place
                   decode: as above, without cross-attention
 
-Only the attention differs from `model.transformer`: it becomes ONNX Runtime's contributed operators
-(onnxruntime/docs/ContribOperators.md), which take one length a row, so that rows of any age share a step
-without masks or copies. `GroupQueryAttention` appends to its cache in place where past and present are bound
-to one buffer. Cross-attention uses the same operator: the source's last key and value are handed in as the
-"new" ones with position `length - 1`; it rewrites the bytes that are there and sees exactly `length` positions.
+Only the attention differs from `model.transformer`: it becomes operators (`export.operators`) that take one length
+a row, so that rows of any age share a step without masks or copies. `GroupQueryAttention` appends to its cache in
+place where past and present are bound to one buffer. Cross-attention uses the same operator: the source's last key
+and value are handed in as the "new" ones with position `length - 1`; it rewrites the bytes that are there and sees
+exactly `length` positions.
 """
 
 import dataclasses
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from export.operators import group_query, multi_head
 from model.attention import SelfAttention, split_heads
 from model.transformer import DecoderLayer, Dimensions, LanguageModel, TranslationModel
 
 __all__ = ["Graph", "generation_graphs", "translation_graphs"]
 
-_FLOAT = 1  # onnx.TensorProto.FLOAT
 DynamicAxes = dict[int, torch.export.Dim]
 
 
@@ -162,7 +161,7 @@ class _Prefill(nn.Module):
         def attend(attention: SelfAttention, h: Tensor) -> Tensor:
             query, key, value = attention.project(h)
             outputs.extend(split_heads(part, attention.num_kv_heads) for part in (key, value))
-            return attention.output(_multi_head(attention, query, key, value, None, causal=True))
+            return attention.output(multi_head(attention, query, key, value, None, causal=True))
 
         for layer in self.model.decoder_layers:
             x = layer(x, lambda h, a=layer.self_attention: attend(a, h))
@@ -186,7 +185,7 @@ class _Extend(nn.Module):
         outputs: list[Tensor] = []
 
         def attend(attention: SelfAttention, h: Tensor, past: tuple[Tensor, Tensor]) -> Tensor:
-            heads, *new = _group_query(attention, attention.query_key_value(h), None, past, last)
+            heads, *new = group_query(attention, attention.query_key_value(h), None, past, last)
             outputs.extend(new)
             return attention.output(heads)
 
@@ -214,7 +213,7 @@ class _Decode(nn.Module):
                 attention = layer.self_attention
                 packed = attention.query_key_value(h)[:, None]
                 past = given[f"key_{i}"], given[f"value_{i}"]
-                heads, *new = _group_query(attention, packed, None, past, lengths)
+                heads, *new = group_query(attention, packed, None, past, lengths)
                 caches.extend(new)
                 return attention.output(heads[:, 0])
 
@@ -222,7 +221,7 @@ class _Decode(nn.Module):
                 attention = layer.cross_attention
                 last = given[f"last_cross_key_{i}"], given[f"last_cross_value_{i}"]
                 past = given[f"cross_key_{i}"], given[f"cross_value_{i}"]
-                heads, *new = _group_query(
+                heads, *new = group_query(
                     attention, attention.query(h)[:, None], last, past, given["source_lengths"] - 1
                 )
                 caches.extend(new)
@@ -232,57 +231,6 @@ class _Decode(nn.Module):
         return (self.model.logits(x).log_softmax(dim=-1), *caches)
 
 
-def _group_query(
-    attention: nn.Module,
-    query: Tensor,
-    new: tuple[Tensor, Tensor] | None,
-    past: tuple[Tensor, Tensor],
-    positions: Tensor,
-) -> tuple[Tensor, ...]:
-    """Queries (B, T, ...) of which a row's last is at `positions` (B); each sees the positions up to its own.
-
-    `query` holds key and value too, packed, where `new` is None. Returns heads, keys, values.
-    """
-    num_heads, num_kv_heads = cast("int", attention.num_heads), cast("int", attention.num_kv_heads)
-    # More than one, or the operator takes the step for a prompt and forgets the past.
-    capacity = torch.tensor([past[0].shape[2]], dtype=torch.int32)
-    heads, key, value = torch.onnx.ops.symbolic_multi_out(
-        "com.microsoft::GroupQueryAttention",
-        (query, *(new or (None, None)), *past, positions, capacity),
-        attrs={"num_heads": num_heads, "kv_num_heads": num_kv_heads},
-        dtypes=(_FLOAT, _FLOAT, _FLOAT),
-        shapes=((*query.shape[:2], cast("int", attention.query_width)), past[0].shape, past[1].shape),
-        version=1,
-    )
-    return heads, key, value
-
-
 def _attend_both_ways(attention: SelfAttention, h: Tensor, allowed: Tensor) -> Tensor:
     query, key, value = attention.project(h)
-    return attention.output(_multi_head(attention, query, key, value, allowed, causal=False))
-
-
-def _multi_head(
-    attention: SelfAttention,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    allowed: Tensor | None,
-    *,
-    causal: bool,
-) -> Tensor:
-    groups = attention.num_heads // attention.num_kv_heads
-    if groups > 1:  # MultiHeadAttention knows no groups
-        key, value = (
-            part.unflatten(-1, (attention.num_kv_heads, -1)).repeat_interleave(groups, dim=2).flatten(2)
-            for part in (key, value)
-        )
-    heads: Tensor = torch.onnx.ops.symbolic(
-        "com.microsoft::MultiHeadAttention",
-        (query, key, value, None, allowed) if allowed is not None else (query, key, value),
-        attrs={"num_heads": attention.num_heads, "unidirectional": int(causal)},
-        dtype=_FLOAT,
-        shape=query.shape,
-        version=1,
-    )
-    return heads
+    return attention.output(multi_head(attention, query, key, value, allowed, causal=False))
