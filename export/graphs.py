@@ -4,27 +4,27 @@
                   decode: one token for each of B rows, against caches that stay in place
                   align:  source and whole target -> where each target token looks; for who asks only
     generation    prefill: all prompt tokens but the last -> keys and values of every layer
+                  extend: some more tokens of one prompt, appended to one row's caches in place
                   decode: as above, without cross-attention
 
-Only the attention differs from `model.transformer`: it becomes ONNX Runtime's contributed operators
-(onnxruntime/docs/ContribOperators.md), which take one length a row, so that rows of any age share a step
-without masks or copies. `GroupQueryAttention` appends to its cache in place where past and present are bound
-to one buffer. Cross-attention uses the same operator: the source's last key and value are handed in as the
-"new" ones with position `length - 1`; it rewrites the bytes that are there and sees exactly `length` positions.
+Only the attention differs from `model.transformer`: it becomes operators (`export.operators`) that take one length
+a row, so that rows of any age share a step without masks or copies. `GroupQueryAttention` appends to its cache in
+place where past and present are bound to one buffer. Cross-attention uses the same operator: the source's last key
+and value are handed in as the "new" ones with position `length - 1`; it rewrites the bytes that are there and sees
+exactly `length` positions.
 """
 
 import dataclasses
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from export.operators import group_query, multi_head
 from model.attention import CrossAttention, SelfAttention, explicit_attention, merge_heads, split_heads
 from model.transformer import DecoderLayer, Dimensions, LanguageModel, TranslationModel
 
 __all__ = ["Graph", "generation_graphs", "translation_graphs"]
 
-_FLOAT = 1  # onnx.TensorProto.FLOAT
 DynamicAxes = dict[int, torch.export.Dim]
 
 
@@ -65,7 +65,7 @@ def translation_graphs(model: TranslationModel) -> tuple[Graph, ...]:
 
 
 def generation_graphs(model: LanguageModel) -> tuple[Graph, ...]:
-    """`prefill` and `decode` of a decoder-only model."""
+    """`prefill`, `extend` and `decode` of a decoder-only model."""
     rows, length = torch.export.Dim("rows"), torch.export.Dim("prompt")
     prefill = Graph(
         "prefill",
@@ -74,7 +74,30 @@ def generation_graphs(model: LanguageModel) -> tuple[Graph, ...]:
         {"token_ids": {0: rows, 1: length}},
         tuple(_layer_names(model.dims, ("key", "value"))),
     )
-    return prefill, _decode_graph(model, cross=False)
+    return prefill, _extend_graph(model), _decode_graph(model, cross=False)
+
+
+def _extend_graph(model: LanguageModel) -> Graph:
+    dims = model.dims
+    caches = _layer_names(dims, ("key", "value"))
+    capacity = torch.export.Dim("capacity")
+    shape = (1, dims.num_kv_heads, 11, dims.head_size)
+    return Graph(
+        "extend",
+        _Extend(model),
+        {
+            "token_ids": torch.ones(1, 3, dtype=torch.int64),
+            "lengths": torch.tensor([4], dtype=torch.int32),
+            **{name: torch.zeros(shape) for name in caches},
+        },
+        {
+            "token_ids": {1: torch.export.Dim("tokens")},
+            "lengths": {},
+            **{name: {2: capacity} for name in caches},
+        },
+        tuple(f"new_{name}" for name in caches),
+        variadic=True,
+    )
 
 
 def _decode_graph(model: TranslationModel | LanguageModel, *, cross: bool) -> Graph:
@@ -153,7 +176,7 @@ class _Align(nn.Module):
         seen: list[Tensor] = []
 
         def attend_self(attention: SelfAttention, h: Tensor) -> Tensor:
-            return attention.output(_multi_head(attention, *attention.project(h), None, causal=True))
+            return attention.output(multi_head(attention, *attention.project(h), None, causal=True))
 
         def attend_source(attention: CrossAttention, h: Tensor) -> Tensor:
             query = split_heads(attention.query(h), attention.num_heads)
@@ -188,10 +211,37 @@ class _Prefill(nn.Module):
         def attend(attention: SelfAttention, h: Tensor) -> Tensor:
             query, key, value = attention.project(h)
             outputs.extend(split_heads(part, attention.num_kv_heads) for part in (key, value))
-            return attention.output(_multi_head(attention, query, key, value, None, causal=True))
+            return attention.output(multi_head(attention, query, key, value, None, causal=True))
 
         for layer in self.model.decoder_layers:
             x = layer(x, lambda h, a=layer.self_attention: attend(a, h))
+        return tuple(outputs)
+
+
+class _Extend(nn.Module):
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """token_ids (1, T), lengths (1), key and value of each layer -> the caches with T more tokens in them.
+
+        One row: beside a past, the operator takes more than one new token only for a batch of one.
+        """
+        token_ids, lengths, *caches = tensors
+        num_tokens = token_ids.shape[1]
+        x = self.model.embedding(token_ids, lengths.to(torch.int64)[:, None] + torch.arange(num_tokens))
+        last = lengths + (num_tokens - 1)
+        outputs: list[Tensor] = []
+
+        def attend(attention: SelfAttention, h: Tensor, past: tuple[Tensor, Tensor]) -> Tensor:
+            heads, *new = group_query(attention, attention.query_key_value(h), None, past, last)
+            outputs.extend(new)
+            return attention.output(heads)
+
+        for index, layer in enumerate(self.model.decoder_layers):
+            past = caches[2 * index], caches[2 * index + 1]
+            x = layer(x, lambda h, a=layer.self_attention, p=past: attend(a, h, p))
         return tuple(outputs)
 
 
@@ -213,7 +263,7 @@ class _Decode(nn.Module):
                 attention = layer.self_attention
                 packed = attention.query_key_value(h)[:, None]
                 past = given[f"key_{i}"], given[f"value_{i}"]
-                heads, *new = _group_query(attention, packed, None, past, lengths)
+                heads, *new = group_query(attention, packed, None, past, lengths)
                 caches.extend(new)
                 return attention.output(heads[:, 0])
 
@@ -221,7 +271,7 @@ class _Decode(nn.Module):
                 attention = layer.cross_attention
                 last = given[f"last_cross_key_{i}"], given[f"last_cross_value_{i}"]
                 past = given[f"cross_key_{i}"], given[f"cross_value_{i}"]
-                heads, *new = _group_query(
+                heads, *new = group_query(
                     attention, attention.query(h)[:, None], last, past, given["source_lengths"] - 1
                 )
                 caches.extend(new)
@@ -231,57 +281,6 @@ class _Decode(nn.Module):
         return (self.model.logits(x).log_softmax(dim=-1), *caches)
 
 
-def _group_query(
-    attention: nn.Module,
-    query: Tensor,
-    new: tuple[Tensor, Tensor] | None,
-    past: tuple[Tensor, Tensor],
-    positions: Tensor,
-) -> tuple[Tensor, ...]:
-    """One query a row at `positions` (B), seeing positions 0..position; returns heads, keys, values.
-
-    `query` holds key and value too, packed, where `new` is None.
-    """
-    num_heads, num_kv_heads = cast("int", attention.num_heads), cast("int", attention.num_kv_heads)
-    # More than one, or the operator takes the step for a prompt and forgets the past.
-    capacity = torch.tensor([past[0].shape[2]], dtype=torch.int32)
-    heads, key, value = torch.onnx.ops.symbolic_multi_out(
-        "com.microsoft::GroupQueryAttention",
-        (query, *(new or (None, None)), *past, positions, capacity),
-        attrs={"num_heads": num_heads, "kv_num_heads": num_kv_heads},
-        dtypes=(_FLOAT, _FLOAT, _FLOAT),
-        shapes=((query.shape[0], 1, cast("int", attention.query_width)), past[0].shape, past[1].shape),
-        version=1,
-    )
-    return heads, key, value
-
-
 def _attend_both_ways(attention: SelfAttention, h: Tensor, allowed: Tensor) -> Tensor:
     query, key, value = attention.project(h)
-    return attention.output(_multi_head(attention, query, key, value, allowed, causal=False))
-
-
-def _multi_head(
-    attention: SelfAttention,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    allowed: Tensor | None,
-    *,
-    causal: bool,
-) -> Tensor:
-    groups = attention.num_heads // attention.num_kv_heads
-    if groups > 1:  # MultiHeadAttention knows no groups
-        key, value = (
-            part.unflatten(-1, (attention.num_kv_heads, -1)).repeat_interleave(groups, dim=2).flatten(2)
-            for part in (key, value)
-        )
-    heads: Tensor = torch.onnx.ops.symbolic(
-        "com.microsoft::MultiHeadAttention",
-        (query, key, value, None, allowed) if allowed is not None else (query, key, value),
-        attrs={"num_heads": attention.num_heads, "unidirectional": int(causal)},
-        dtype=_FLOAT,
-        shape=query.shape,
-        version=1,
-    )
-    return heads
+    return attention.output(multi_head(attention, query, key, value, allowed, causal=False))

@@ -7,11 +7,13 @@ from typing import TypeVar
 from model.corpora.corpus import Pair
 from model.corpora.load import load_corpus
 from model.run import Run
+from server.prefix_cache import BLOCK_TOKENS
 
 __all__ = ["HeldOut", "calibration_inputs", "held_out"]
 
 _NUM_CALIBRATION_INPUTS = 200
-_NUM_PROMPT_TOKENS = 32
+# The longest prompts are read in three runs, so that going on in the middle of one is verified too.
+_NUM_PROMPT_TOKENS = 2 * BLOCK_TOKENS + BLOCK_TOKENS // 2
 _MAX_CONTINUATION_TOKENS = 32
 
 
@@ -109,7 +111,7 @@ def _prompts(run: Run, documents: list[str], num_prompts: int) -> list[tuple[str
     windows: list[list[int]] = []
     for document in documents:
         ids = run.tokenizer.encode(document, add_special_tokens=False).ids
-        windows += [ids[start : start + longest] for start in range(0, len(ids) - longest, 4 * longest)]
+        windows += [ids[start : start + longest] for start in range(0, len(ids) - longest, 2 * longest)]
     spread = windows[:: max(1, len(windows) // num_prompts)][:num_prompts]
     prompts = []
     for index, window in enumerate(spread):

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import onnx
 import torch
@@ -32,8 +33,17 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
         )
     assert program is not None
     model = program.model_proto
+    _drop_traces(model.graph)
     onnx.checker.check_model(model)
     return model
+
+
+def _drop_traces(graph: onnx.GraphProto) -> None:
+    """The exporter notes at each node from which file and line it came: paths of this machine, in every bundle."""
+    values = [*graph.input, *graph.output, *graph.value_info]
+    noted_parts: list[Any] = [graph, *graph.node, *values, *graph.initializer]  # no common type has the field
+    for noted in noted_parts:
+        del noted.metadata_props[:]
 
 
 @contextlib.contextmanager

@@ -52,6 +52,10 @@ class Arena:
         used = slice(None) if self._kinds[name] == _LAST else slice(num_tokens)
         self.caches[name][row, :, used] = computed[:, used]
 
+    def row_caches(self, row: int) -> dict[str, NDArray[np.float32]]:
+        """One row's caches by graph input name, each a view with a batch axis of one."""
+        return {name: cache[row : row + 1] for name, cache in self.caches.items()}
+
     def copy(self, source: int, target: int) -> None:
         """Copy a row's whole state to another row; only the tokens there are get copied."""
         for array in (self.token_ids, self.lengths, self.source_lengths):

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from server.arena import Arena
 from server.bundle import Bundle
 from server.errors import BundleError, ProviderUnavailable
+from server.prefix_cache import BLOCK_TOKENS, PrefixCache
+from server.prompts import PromptReader
 
 __all__ = ["Backend", "Rows"]
 
@@ -22,11 +24,29 @@ _MAX_PADDING_SHARE = 0.25
 
 
 class Backend:
-    """A bundle's graphs, loaded. Sessions may be run from several threads at once."""
+    """A bundle's graphs, loaded. Sessions may be run from several threads at once.
 
-    def __init__(self, bundle: Bundle, sessions: dict[str, ort.InferenceSession]) -> None:
+    Attributes:
+        bundle: where the graphs come from.
+        sessions: by graph name, those that are run.
+        prefix_cache: what all rows share of prompts; keeps nothing unless `with_prefix_cache` made this backend.
+    """
+
+    def __init__(
+        self, bundle: Bundle, sessions: dict[str, ort.InferenceSession], *, prefix_cache_bytes: int = 0
+    ) -> None:
         self.bundle = bundle
         self.sessions = sessions
+        dims = bundle.manifest.dimensions
+        self.prefix_cache = PrefixCache(
+            prefix_cache_bytes if self.reuses_prefixes else 0,
+            (2 * dims.num_decoder_layers, dims.num_kv_heads, BLOCK_TOKENS, dims.head_size),
+        )
+
+    @property
+    def reuses_prefixes(self) -> bool:
+        """Whether the bundle can go on from a cached prefix; those without `extend` cannot."""
+        return "extend" in self.sessions
 
     @classmethod
     def load(cls, bundle: Bundle, *, provider: str, num_threads: int) -> Self:
@@ -46,7 +66,7 @@ class Backend:
             ort.preload_dlls()  # CUDA from pip's wheels lies where the system's loader does not look
         options = _session_options(num_threads)
         sessions = {}
-        for name in bundle.manifest.graphs:
+        for name in _graphs_run(bundle):
             path = bundle.graph_path(name)
             try:
                 sessions[name] = ort.InferenceSession(str(path), options, providers=[wanted])
@@ -57,9 +77,19 @@ class Backend:
                 raise ProviderUnavailable(f"provider {provider!r}: {wanted} could not be started here")
         return cls(bundle, sessions)
 
+    def with_prefix_cache(self, max_bytes: int) -> "Backend":
+        """The same sessions with a fresh prefix cache of at most `max_bytes`."""
+        return Backend(self.bundle, self.sessions, prefix_cache_bytes=max_bytes)
+
     def rows(self, num_rows: int) -> "Rows":
         """A fresh arena of `num_rows` rows bound to these graphs, for the use of one thread at a time."""
         return Rows(self, num_rows)
+
+
+def _graphs_run(bundle: Bundle) -> list[str]:
+    """All of a bundle's graphs but `prefill` where `extend` does its work: it stays for older servers."""
+    names = list(bundle.manifest.graphs)
+    return [name for name in names if name != "prefill" or "extend" not in names]
 
 
 def _session_options(num_threads: int) -> ort.SessionOptions:
@@ -85,6 +115,11 @@ class Rows:
             (num_rows, self._manifest.dimensions.vocabulary_size), np.float32
         )
         self._bindings: dict[int, ort.IOBinding] = {}
+        self._prefix_cache = backend.prefix_cache
+        self._prompts: PromptReader | None = None
+        if backend.reuses_prefixes:
+            graph = self._manifest.graphs["extend"]
+            self._prompts = PromptReader(self._sessions["extend"], graph, self.arena, backend.prefix_cache)
         self._begin = (
             self._begin_translations if self._manifest.task == "translation" else self._begin_prompts
         )
@@ -93,8 +128,13 @@ class Rows:
     def start(self, rows: Sequence[int], inputs: Sequence[Sequence[int]]) -> None:
         """Put inputs (token ids, special tokens included) into rows, ready for `decode`.
 
-        Inputs of similar length share a run of the first graph; no more than a quarter of it is padding.
+        Prompts are read one by one, from where the prefix cache leaves off. Sources, and prompts of bundles without
+        `extend`, share a run with those of similar length; no more than a quarter of it is padding.
         """
+        if self._prompts is not None:
+            for row, prompt in zip(rows, inputs, strict=True):
+                self._begin_prompt(self._prompts, row, prompt)
+            return
         order = sorted(range(len(rows)), key=lambda i: len(inputs[i]))
         while order:
             longest = len(inputs[order[-1]])
@@ -171,8 +211,15 @@ class Rows:
         self.arena.lengths[rows] = 0
         self.arena.token_ids[rows] = self._manifest.special_tokens.begin
 
+    # The last token of a prompt goes through the first decode step, so that all tokens are chosen there.
+
+    def _begin_prompt(self, reader: PromptReader, row: int, prompt: Sequence[int]) -> None:
+        num_reused = reader.read(row, prompt[:-1])
+        self._prefix_cache.count(num_reused=num_reused, num_computed=len(prompt) - num_reused)
+        self.arena.lengths[row] = len(prompt) - 1
+        self.arena.token_ids[row] = prompt[-1]
+
     def _begin_prompts(self, rows: list[int], prompts: list[Sequence[int]]) -> None:
-        # The last token of a prompt goes through the first decode step, so that all tokens are chosen there.
         token_ids, lengths = _padded(
             [prompt[:-1] for prompt in prompts], self._manifest.special_tokens.padding
         )
@@ -180,6 +227,7 @@ class Rows:
         self._keep(rows, lengths, outputs)
         self.arena.lengths[rows] = lengths
         self.arena.token_ids[rows] = [prompt[-1] for prompt in prompts]
+        self._prefix_cache.count(num_reused=0, num_computed=sum(map(len, prompts)))
 
     def _keep(
         self, rows: list[int], lengths: NDArray[np.int32], outputs: dict[str, NDArray[np.float32]]

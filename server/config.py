@@ -83,6 +83,8 @@ class EngineSettings(Settings):
     """Sequences that may wait for a slot; more are refused with RESOURCE_EXHAUSTED."""
     max_start_tokens: Count = 2048
     """Input tokens that a lane may start with before one step, so that running sequences keep their pace."""
+    prefix_cache_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * 1024
+    """Keys and values of prompts kept for prompts that begin the same, for each generation model. 0: none."""
 
 
 class LoggingSettings(Settings):

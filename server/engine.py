@@ -132,6 +132,7 @@ class Engine:
         num_threads: threads that compute.
         slots_per_lane: rows that one input may have at most.
         max_rows: rows that all inputs of a call may have at most: as many as can run and wait at a time.
+        prefix_cache: what its lanes share of prompts.
     """
 
     def __init__(
@@ -147,6 +148,8 @@ class Engine:
         self._tickets: dict[Scheduled, Ticket] = {}
         self._work = threading.Condition()
         self._closing = False
+        backend = backend.with_prefix_cache(settings.prefix_cache_bytes)
+        self.prefix_cache = backend.prefix_cache
         lanes = [Lane(backend, settings.slots_per_lane, observer) for _ in range(num_lanes)]
         self._threads = [
             threading.Thread(target=self._run_lane, args=(index, lane), name=f"lane-{index}", daemon=True)

@@ -1,18 +1,22 @@
 """What Prometheus is told. Labels come from closed sets: models, methods, status codes, graphs, reasons."""
 
-from collections.abc import Iterable, Iterator
-from typing import Literal, Protocol
+from collections.abc import Iterable
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
+
+from server.collectors import (
+    METRIC_PREFIX,
+    CountingPrefixCache,
+    OccupancyCollector,
+    OccupiedEngine,
+    PrefixCacheCollector,
+)
 
 __all__ = ["METRIC_PREFIX", "Metrics", "ModelMetrics", "RejectionReason"]
-
-METRIC_PREFIX = "dragoman"
 
 RejectionReason = Literal["queue_full", "draining", "invalid", "deadline"]
 REJECTION_REASONS: tuple[RejectionReason, ...] = ("queue_full", "draining", "invalid", "deadline")
@@ -31,24 +35,6 @@ _TOKEN_BUCKETS = (
 )
 _ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 # fmt: on
-
-
-class _Occupancy(Protocol):
-    @property
-    def slots_used(self) -> int: ...
-    @property
-    def slots_total(self) -> int: ...
-    @property
-    def num_running(self) -> int: ...
-    @property
-    def num_waiting(self) -> int: ...
-
-
-class OccupiedEngine(Protocol):
-    """An engine, as far as metrics know it."""
-
-    def occupancy(self) -> _Occupancy:
-        """How full it is at this moment."""
 
 
 class Metrics:
@@ -102,8 +88,10 @@ class Metrics:
         self.threads = self._gauge("threads", "Threads that compute, over all models.")
         self._gauge("cpu_limit_cores", "Cores this process may use.").set(cpu_limit_cores)
 
-        self._occupancy = _OccupancyCollector()
+        self._occupancy = OccupancyCollector()
         self.registry.register(self._occupancy)
+        self._prefix_caches = PrefixCacheCollector()
+        self.registry.register(self._prefix_caches)
 
     def for_model(self, name: str, task: str) -> "ModelMetrics":
         """The series of one model; its labels exist from now on, at zero."""
@@ -112,6 +100,10 @@ class Metrics:
     def watch(self, name: str, engine: OccupiedEngine) -> None:
         """Read the engine's occupancy at every scrape."""
         self._occupancy.engines[name] = engine
+
+    def watch_prefix_cache(self, name: str, cache: CountingPrefixCache) -> None:
+        """Read a generation model's prefix cache at every scrape."""
+        self._prefix_caches.caches[name] = cache
 
     def _counter(self, name: str, help_text: str, labels: Iterable[str] = ()) -> Counter:
         return Counter(name, help_text, labels, namespace=METRIC_PREFIX, registry=self.registry)
@@ -176,28 +168,3 @@ class ModelMetrics:
     def observe_rejected(self, reason: RejectionReason) -> None:
         """A call was refused before any work was done for it."""
         self._rejected[reason].inc()
-
-
-class _OccupancyCollector(Collector):
-    """Gauges that are read when they are asked for, so nothing is paid between scrapes."""
-
-    def __init__(self) -> None:
-        self.engines: dict[str, OccupiedEngine] = {}
-
-    def collect(self) -> Iterator[Metric]:
-        families = {
-            "slots_used": "Slots that hold a sequence.",
-            "slots_total": "Slots there are.",
-            "requests_running": "Inputs being decoded.",
-            "requests_waiting": "Inputs waiting for a slot.",
-        }
-        gauges = [
-            GaugeMetricFamily(f"{METRIC_PREFIX}_{name}", help_text, labels=["model"])
-            for name, help_text in families.items()
-        ]
-        for model, engine in list(self.engines.items()):
-            now = engine.occupancy()
-            values = (now.slots_used, now.slots_total, now.num_running, now.num_waiting)
-            for gauge, value in zip(gauges, values, strict=True):
-                gauge.add_metric([model], value)
-        yield from gauges

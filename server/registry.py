@@ -134,6 +134,9 @@ def _load(folder: Path, settings: EngineSettings, metrics: Metrics) -> ServedMod
     engine = Engine.load(bundle, settings, model_metrics)
     seconds = time.perf_counter() - started
     metrics.watch(bundle.name, engine)
+    if manifest.task == "generation":
+        metrics.watch_prefix_cache(bundle.name, engine.prefix_cache)
+        _warn_without_reuse(bundle, settings, engine)
     metrics.threads.inc(engine.num_threads)
     metrics.model_load_duration.labels(bundle.name).set(seconds)
     metrics.model_info.labels(
@@ -158,6 +161,17 @@ def _load(folder: Path, settings: EngineSettings, metrics: Metrics) -> ServedMod
         engine=engine,
         metrics=model_metrics,
     )
+
+
+def _warn_without_reuse(bundle: Bundle, settings: EngineSettings, engine: Engine) -> None:
+    """Say why prompts are computed whole although the settings ask for reuse."""
+    if not settings.prefix_cache_bytes or engine.prefix_cache.max_blocks:
+        return
+    if "extend" in bundle.manifest.graphs:
+        reason = f"engine.prefix_cache_bytes = {settings.prefix_cache_bytes} does not hold one block"
+    else:
+        reason = "the bundle has no graph 'extend': export it again"
+    _log.warning("no_prefix_reuse", model=bundle.name, version=bundle.version, reason=reason)
 
 
 def _versions(model: Path) -> list[Path]:

@@ -16,8 +16,11 @@ from server.golden import check_golden_examples
 from server.lane import Lane, RunningSequence, decode_offline
 from server.scheduler import Scheduler
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "bundles"
-BUNDLES = ["spell/1", "spell/2", "count/1", "count/2"]
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+BUNDLES = [
+    *(f"bundles/{name}" for name in ("spell/1", "spell/2", "count/1", "count/2")),
+    *(f"extending/{name}" for name in ("count/3", "count/4")),
+]
 
 Input = tuple[list[int], DecodingParameters]
 

@@ -23,6 +23,7 @@ from server import bundle
 from server.backend import Backend
 from server.decoding.parameters import DecodingParameters
 from server.lane import decode_offline
+from server.prefix_cache import BLOCK_TOKENS
 from server.scoring import score_offline
 
 SHARED: dict[str, Any] = {
@@ -122,6 +123,20 @@ def test_every_token_and_logit_agrees(name: str, tmp_path: Path) -> None:
     assert found.num_equal_inputs + found.num_ties == 100
     assert found.num_batch_differences == 0
     assert found.max_logit_difference < 1e-4
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("generation")])
+def test_a_prompt_read_in_blocks_and_from_the_cache_gives_torch_s_logits(name: str, tmp_path: Path) -> None:
+    model, backend = export(name, tmp_path)
+    assert isinstance(model, LanguageModel)
+    rows = backend.with_prefix_cache(1 << 20).rows(1)
+    rng = random.Random(3)
+    prompt = [rng.randrange(4, 120) for _ in range(BLOCK_TOKENS + 6)]
+    for last in (5, 6):
+        rows.start([0], [[*prompt, last]])
+        with torch.inference_mode():
+            expected = model(torch.tensor([[*prompt, last]]))[0, -1].log_softmax(dim=-1)
+        np.testing.assert_allclose(rows.decode(1)[0], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["translation, pre-norm, grouped heads, SwiGLU", "generation, GELU"])

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from dragoman.v1 import generation_pb2, model_pb2, translation_pb2
 
+from server.collectors import PROMPT_SOURCES
 from server.metrics import GRAPHS, METRIC_PREFIX, REJECTION_REASONS, Metrics
 
 SUFFIXES = {
@@ -34,6 +35,7 @@ CLOSED_SETS: dict[str, set[str]] = {
     "code": {code.name for code in grpc.StatusCode},
     "reason": set(REJECTION_REASONS),
     "method": METHODS,
+    "source": set(PROMPT_SOURCES),
     "graph": {graph for graphs in GRAPHS.values() for graph in graphs},
 }
 

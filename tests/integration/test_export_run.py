@@ -89,7 +89,12 @@ def test_a_bundle_is_sealed_and_verifies(run: Path, tmp_path: Path, precision: A
 
 def test_no_path_of_the_machine_that_trained_is_in_a_bundle(run: Path, tmp_path: Path) -> None:
     export_run(run, tmp_path / "shout" / "1")
-    assert str(run.parent) not in (tmp_path / "shout" / "1" / "bundle.json").read_text()
+    folder = tmp_path / "shout" / "1"
+    assert str(run.parent) not in (folder / "bundle.json").read_text()
+    for graph in ("encode", "decode"):
+        assert b".py" not in (folder / f"{graph}.onnx").read_bytes(), (
+            "the exporter's own traces of its source"
+        )
 
 
 def test_a_disagreement_with_pytorch_leaves_nothing(

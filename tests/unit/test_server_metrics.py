@@ -26,6 +26,8 @@ LABELS = {
     "dragoman_threads": set(),
     "dragoman_cpu_limit_cores": set(),
     "dragoman_model_load_duration_seconds": {"model"},
+    "dragoman_prompt_tokens": {"model", "source"},
+    "dragoman_prefix_cache_bytes": {"model"},
 }
 
 
@@ -40,10 +42,18 @@ class Occupied:
         return self
 
 
+@dataclass
+class Reused:
+    num_reused_tokens: int = 64
+    num_computed_tokens: int = 36
+    num_bytes: int = 4096
+
+
 def filled() -> Metrics:
     metrics = Metrics(cpu_limit_cores=1.5)
     model = metrics.for_model("toy", "translation")
     metrics.watch("toy", Occupied())
+    metrics.watch_prefix_cache("toy", Reused())
     metrics.requests.labels("toy", "Translate", "OK").inc()
     metrics.request_duration.labels("toy", "Translate").observe(0.1)
     metrics.model_info.labels("toy", "1", "translation", "fp32", "cpu").set(1)
@@ -96,6 +106,15 @@ def test_occupancy_is_read_at_the_scrape() -> None:
     assert value(metrics, "requests_waiting", model="toy") == 9
     engine.slots_used = 1
     assert value(metrics, "slots_used", model="toy") == 1
+
+
+def test_the_prefix_cache_is_read_at_the_scrape() -> None:
+    metrics, cache = Metrics(1.0), Reused()
+    metrics.watch_prefix_cache("toy", cache)
+    cache.num_reused_tokens = 96
+    assert value(metrics, "prompt_tokens_total", model="toy", source="reused") == 96
+    assert value(metrics, "prompt_tokens_total", model="toy", source="computed") == 36
+    assert value(metrics, "prefix_cache_bytes", model="toy") == 4096
 
 
 def test_an_answer_of_one_token_has_no_time_between_tokens() -> None:

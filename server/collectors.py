@@ -1,0 +1,107 @@
+"""Series that are read when they are asked for, so that nothing is paid between scrapes."""
+
+from collections.abc import Iterator
+from typing import Literal, Protocol
+
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+__all__ = [
+    "METRIC_PREFIX",
+    "PROMPT_SOURCES",
+    "CountingPrefixCache",
+    "OccupancyCollector",
+    "OccupiedEngine",
+    "PrefixCacheCollector",
+]
+
+METRIC_PREFIX = "dragoman"
+
+PROMPT_SOURCES: tuple[Literal["computed", "reused"], ...] = ("computed", "reused")
+
+
+class _Occupancy(Protocol):
+    @property
+    def slots_used(self) -> int: ...
+    @property
+    def slots_total(self) -> int: ...
+    @property
+    def num_running(self) -> int: ...
+    @property
+    def num_waiting(self) -> int: ...
+
+
+class OccupiedEngine(Protocol):
+    """An engine, as far as metrics know it."""
+
+    def occupancy(self) -> _Occupancy:
+        """How full it is at this moment."""
+
+
+class CountingPrefixCache(Protocol):
+    """A prefix cache, as far as metrics know it."""
+
+    @property
+    def num_reused_tokens(self) -> int:
+        """Prompt tokens taken from it so far."""
+
+    @property
+    def num_computed_tokens(self) -> int:
+        """Prompt tokens that had to be run so far."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes held at this moment."""
+
+
+class OccupancyCollector(Collector):
+    """Slots and queues of engines by model name."""
+
+    def __init__(self) -> None:
+        self.engines: dict[str, OccupiedEngine] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        """One gauge a figure, one sample a model."""
+        families = {
+            "slots_used": "Slots that hold a sequence.",
+            "slots_total": "Slots there are.",
+            "requests_running": "Inputs being decoded.",
+            "requests_waiting": "Inputs waiting for a slot.",
+        }
+        gauges = [
+            GaugeMetricFamily(f"{METRIC_PREFIX}_{name}", help_text, labels=["model"])
+            for name, help_text in families.items()
+        ]
+        for model, engine in list(self.engines.items()):
+            now = engine.occupancy()
+            values = (now.slots_used, now.slots_total, now.num_running, now.num_waiting)
+            for gauge, value in zip(gauges, values, strict=True):
+                gauge.add_metric([model], value)
+        yield from gauges
+
+
+class PrefixCacheCollector(Collector):
+    """What generation models reuse of prompts, by model name."""
+
+    def __init__(self) -> None:
+        self.caches: dict[str, CountingPrefixCache] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        """Tokens by where their keys and values came from, and the bytes held."""
+        tokens = CounterMetricFamily(
+            f"{METRIC_PREFIX}_prompt_tokens",
+            "Tokens of started prompts, by whether their keys and values were computed or reused.",
+            labels=["model", "source"],
+        )
+        held = GaugeMetricFamily(
+            f"{METRIC_PREFIX}_prefix_cache_bytes",
+            "Keys and values kept for prompts that begin the same.",
+            labels=["model"],
+        )
+        for model, cache in list(self.caches.items()):
+            counts = (cache.num_computed_tokens, cache.num_reused_tokens)
+            for source, count in zip(PROMPT_SOURCES, counts, strict=True):
+                tokens.add_metric([model, source], count)
+            held.add_metric([model], cache.num_bytes)
+        yield tokens
+        yield held

@@ -1,0 +1,70 @@
+"""A prompt into one row of the arena, block by block, from wherever the prefix cache leaves off.
+
+Every run of `extend` begins at a multiple of `BLOCK_TOKENS` and ends at the next or with the prompt, whether or not
+what is before it came from the cache. The kernels therefore see the same shapes and values either way, and a
+request's answer is the same to the bit.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from server.arena import Arena
+from server.bundle import GraphRecord
+from server.prefix_cache import BLOCK_TOKENS, PrefixCache
+
+__all__ = ["PromptReader"]
+
+
+class PromptReader:
+    """The graph `extend` over the rows of one arena, for the use of one thread at a time."""
+
+    def __init__(
+        self, session: ort.InferenceSession, graph: GraphRecord, arena: Arena, prefix_cache: PrefixCache
+    ) -> None:
+        self._session = session
+        self._cache_names = [name.removeprefix("new_") for name in graph.outputs]
+        self._arena = arena
+        self._prefix_cache = prefix_cache
+        self._token_ids: NDArray[np.int64] = np.zeros((1, BLOCK_TOKENS), np.int64)
+        self._lengths: NDArray[np.int32] = np.zeros(1, np.int32)
+        self._bindings: dict[int, ort.IOBinding] = {}
+
+    def read(self, row: int, token_ids: Sequence[int]) -> int:
+        """Fill the caches of `row` with the keys and values of `token_ids`.
+
+        Returns:
+            How many of them came from the prefix cache.
+        """
+        caches = self._arena.row_caches(row)
+        whole = [caches[name][0] for name in self._cache_names]
+        num_reused = self._prefix_cache.load(token_ids, whole)
+        for start in range(num_reused, len(token_ids), BLOCK_TOKENS):
+            block = token_ids[start : start + BLOCK_TOKENS]
+            self._extend(row, start, block)
+            if len(block) == BLOCK_TOKENS:
+                self._prefix_cache.store(token_ids[: start + BLOCK_TOKENS], whole)
+        return num_reused
+
+    def _extend(self, row: int, length: int, block: Sequence[int]) -> None:
+        token_ids = self._token_ids[:, : len(block)]
+        token_ids[0] = block
+        self._lengths[0] = length
+        binding = self._bindings.get(row)
+        if binding is None:
+            binding = self._bindings[row] = self._bind(row)
+        binding.bind_ortvalue_input("token_ids", ort.OrtValue.ortvalue_from_numpy(token_ids))
+        self._session.run_with_iobinding(binding)
+
+    def _bind(self, row: int) -> ort.IOBinding:
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input("lengths", ort.OrtValue.ortvalue_from_numpy(self._lengths))
+        caches = self._arena.row_caches(row)
+        for name in self._cache_names:
+            value = ort.OrtValue.ortvalue_from_numpy(caches[name])
+            binding.bind_ortvalue_input(name, value)
+            # The same memory, so the operator appends in place.
+            binding.bind_ortvalue_output(f"new_{name}", value)
+        return binding

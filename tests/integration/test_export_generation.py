@@ -1,0 +1,79 @@
+"""A language model's bundle: prompts longer than a block are verified, and so is what older servers run."""
+
+import random
+from pathlib import Path
+
+import onnx
+import pytest
+
+import export.exporter
+from export.exporter import export_run
+from export.graphs import Graph
+from export.onnx_graphs import to_onnx
+from model.recipe import load_recipe
+from model.training.train import train
+from server.backend import Backend
+from server.bundle import Bundle
+from server.errors import BundleError
+from server.prefix_cache import BLOCK_TOKENS
+
+RECIPE = """
+name = "abc"
+task = "generation"
+[corpus]
+kind = "text"
+train = "train.txt"
+validation = "validation.txt"
+test = "test.txt"
+[tokenizer]
+kind = "character"
+[model]
+width = 16
+num_heads = 2
+num_decoder_layers = 2
+max_target_tokens = 100
+dropout = 0.0
+[training]
+max_steps = 30
+batch_tokens = 400
+evaluation_interval_steps = 30
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = random.Random(5)
+    for split, num_words in (("train", 3000), ("validation", 300), ("test", 1500)):
+        words = ["".join(rng.choices("abcd", k=3)) for _ in range(num_words)]
+        (folder / f"{split}.txt").write_text(" ".join(words))
+    (folder / "abc.toml").write_text(RECIPE)
+    train(load_recipe(str(folder / "abc.toml")), folder / "run", show_progress=False)
+    return folder / "run"
+
+
+def test_both_ways_to_read_a_prompt_are_verified(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced: dict[str, onnx.ModelProto] = {}  # tracing takes seconds a graph
+
+    def trace_once(graph: Graph) -> onnx.ModelProto:
+        if graph.name not in traced:
+            traced[graph.name] = to_onnx(graph)
+        return traced[graph.name]
+
+    monkeypatch.setattr(export.exporter, "to_onnx", trace_once)
+    report = export_run(run, tmp_path / "abc" / "1", num_held_out=50)
+    assert report.agreement.num_disagreements == report.agreement.num_batch_differences == 0
+    bundle = Bundle.read(tmp_path / "abc" / "1")
+    assert set(bundle.manifest.graphs) == {"prefill", "extend", "decode"}
+    assert set(Backend.load(bundle, provider="cpu", num_threads=1).sessions) == {"extend", "decode"}
+    lengths = [len(bundle.tokenizer.encode(example.text).ids) for example in bundle.manifest.golden_examples]
+    assert max(lengths) > BLOCK_TOKENS + 1, "a prompt of one block would not show a wrong continuation"
+
+    for tensor in traced["prefill"].graph.initializer:  # nobody but an older server would notice
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.raw_data = bytes(len(tensor.raw_data))
+    with pytest.raises(BundleError, match="golden example"):
+        export_run(run, tmp_path / "abc" / "2", num_held_out=50)
+    assert not (tmp_path / "abc" / "2").exists()
