@@ -55,6 +55,7 @@ class Subject:
     model: TranslationModel
     inputs: list[list[int]]
     answer_tokens: int | None
+    texts: Sequence[str] = ()  # that the inputs were made of; random ones were not
 
     @property
     def dims(self) -> Dimensions:
@@ -73,9 +74,15 @@ def run_subject(path: Path, data: Path) -> Subject:
     if not isinstance(settings, Multi30kSettings) or not isinstance(run.model, TranslationModel):
         raise ValueError(f"{path} is a run of {run.recipe.name!r}, not one on Multi30k")  # noqa: TRY004
     corpus = read_multi30k(settings.model_copy(update={"folder": str(data)}))
-    encodings = run.tokenizer.encode_batch([pair.source for pair in corpus.test])
-    inputs = [one.ids for one in encodings if len(one.ids) <= run.model.dims.max_source_tokens]
-    return Subject(run.recipe.name, run, run.model, inputs, answer_tokens=None)
+    sources = [pair.source for pair in corpus.test]
+    limit = run.model.dims.max_source_tokens
+    fitting = [
+        (text, encoding.ids)
+        for text, encoding in zip(sources, run.tokenizer.encode_batch(sources), strict=True)
+        if len(encoding.ids) <= limit
+    ]
+    inputs = [ids for _, ids in fitting]
+    return Subject(run.recipe.name, run, run.model, inputs, None, [text for text, _ in fitting])
 
 
 def random_subject(size: str, data: Path, seed: int) -> Subject:
