@@ -9,7 +9,7 @@ TORCH ?= cpu
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: bench-training help install demo test lint format types imports stubs stubs-check unit lock clean
+.PHONY: bench bench-service bench-training help install demo test lint format types imports stubs stubs-check unit lock clean
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -66,6 +66,12 @@ stubs-check: $(VENV)/.dev ## fail when the committed stubs are not what the .pro
 
 unit: $(VENV)/.dev ## all tests
 	$(BIN)/pytest
+
+bench: $(VENV)/.dev ## decoding speed against CTranslate2 and PyTorch; DATA=DIR of Multi30k, RUN=DIR of a run on it, QUICK=1
+	$(BIN)/python benchmarks/engine.py --data $(DATA) $(if $(RUN),--run $(RUN)) $(if $(QUICK),--quick)
+
+bench-service: $(VENV)/.dev ## latency under load against CTranslate2 in two servers; DATA=DIR of Multi30k, RUN=DIR of a run on it, QUICK=1
+	$(BIN)/python benchmarks/service.py $(RUN) --data $(DATA) $(if $(QUICK),--quick)
 
 bench-training: $(VENV)/.dev ## training speed against torch.nn.Transformer; DATA=DIR of Multi30k, or made-up lengths
 	$(BIN)/python benchmarks/training_speed.py --size multi30k $(if $(DATA),--data $(DATA))

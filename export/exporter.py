@@ -22,7 +22,7 @@ from server import bundle as bundle_format
 from server.backend import Backend
 from server.golden import check_golden_examples
 
-__all__ = ["ExportReport", "Progress", "export_run"]
+__all__ = ["ExportReport", "Progress", "export_run", "write_graphs"]
 
 Progress = Callable[[str, int, int], None]
 """Told the stage in words, steps done and steps in all."""
@@ -72,7 +72,8 @@ def export_run(
     run = load_run(run_folder)
     examples = held_out(run, num_held_out, data)
     with atomic_folder(bundle_folder) as folder:
-        manifest = _write_graphs(run, folder, precision, data, progress)
+        calibration = calibration_inputs(run, data) if precision == "int8" else ()
+        manifest = write_graphs(run, folder, precision, calibration, progress)
         backend = Backend.load(bundle_format.Bundle(folder, manifest), provider="cpu", num_threads=1)
         agreement, reference, decoded = verify_against(backend, run, examples, progress)
         progress("measuring quality", 0, 1)
@@ -95,14 +96,21 @@ def export_run(
     return ExportReport(bundle_folder, precision, num_bytes, agreement, quality)
 
 
-def _write_graphs(
-    run: Run, folder: Path, precision: bundle_format.Precision, data: Path | None, progress: Progress
+def write_graphs(
+    run: Run,
+    folder: Path,
+    precision: bundle_format.Precision,
+    calibration: Sequence[Sequence[int]],
+    progress: Progress,
 ) -> bundle_format.Manifest:
-    """Write the graphs and the tokenizer; returns the manifest, not yet verified or written."""
+    """Write the graphs and the tokenizer; returns the manifest, not yet verified or written.
+
+    `calibration` is what the model reads while the ranges of int8 activations are measured.
+    """
     model = run.model
     if precision == "int8":
         progress("measuring the ranges of activations", 0, 1)
-        model = quantized(model, calibration_inputs(run, data))
+        model = quantized(model, calibration)
     graphs = translation_graphs(model) if isinstance(model, TranslationModel) else generation_graphs(model)
     for index, graph in enumerate(graphs):
         progress(f"exporting {graph.name}", index, len(graphs))

@@ -163,6 +163,11 @@ class Lane:
                 searching[sequence] = None
             elif sequence.chooser is not None:
                 chosen[row] = sequence.chooser.choose(log_probabilities[row], sequence.token_ids)
+        for row in np.flatnonzero(chosen == self._end).tolist():
+            sequence = self._sequences[row]
+            plain = sequence.search is None and sequence.chooser is None
+            if plain and len(sequence.token_ids) < sequence.parameters.min_tokens:
+                chosen[row] = _best_but(self._end, log_probabilities[row])
         scores = log_probabilities[np.arange(chosen.size), chosen].tolist()
         self.rows.arena.token_ids[: chosen.size] = chosen
         now = time.monotonic()
@@ -246,6 +251,15 @@ def decode_offline(
             if sequence.result is not None:
                 plans.finish(sequence)
     return [_result(sequence) for sequence in sequences]
+
+
+def _best_but(token_id: int, row: NDArray[np.float32]) -> int:
+    """The most probable token of a row (V,) that is not `token_id`; the row stays as it is."""
+    log_probability = row[token_id]
+    row[token_id] = -np.inf
+    best = int(row.argmax())
+    row[token_id] = log_probability
+    return best
 
 
 def _result(sequence: RunningSequence) -> Finished:

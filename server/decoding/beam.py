@@ -127,7 +127,7 @@ class BeamSearch:
         rows = log_probabilities[[beam.row for beam in self.beams]]
         if self.constraints is not None:
             for index, beam in enumerate(self.beams):
-                rows[index] = self.constraints.adjusted(rows[index], beam.token_ids)
+                self.constraints.adjust(rows[index], beam.token_ids)
         # A beam has one way to end, so the beam_size best continuations that do not end are among so many:
         values, token_ids = top_candidates(rows, self.parameters.beam_size + 1)
         candidates = [

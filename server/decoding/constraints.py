@@ -36,19 +36,29 @@ class Constraints:
     @staticmethod
     def are_needed(parameters: DecodingParameters) -> bool:
         """Whether `parameters` ask for any of this."""
+        return parameters.min_tokens > 0 or Constraints.are_more_than_length(parameters)
+
+    @staticmethod
+    def are_more_than_length(parameters: DecodingParameters) -> bool:
+        """Whether `parameters` ask for more than `min_tokens`, which a greedy row has for nearly nothing."""
         return (
-            parameters.min_tokens > 0
-            or parameters.repetition_penalty != 1.0
+            parameters.repetition_penalty != 1.0
             or parameters.no_repeat_ngram_size > 0
             or bool(parameters.suppressed)
         )
 
     def adjusted(self, log_probabilities: FloatRow, token_ids: Sequence[int]) -> FloatRow:
-        """A copy of a row (V,) as it is after the output tokens `token_ids`.
+        """A copy of a row (V,) as `adjust` leaves it."""
+        row = log_probabilities.copy()
+        self.adjust(row, token_ids)
+        return row
+
+    def adjust(self, row: FloatRow, token_ids: Sequence[int]) -> None:
+        """Change a row (V,) to what it is after the output tokens `token_ids`.
 
         Where nothing may be chosen any more, the end of sequence may.
         """
-        row = log_probabilities.copy()
+        end_log_probability = row[self._end]
         history = (*self._context, *token_ids)
         if self._repetition_penalty != 1.0 and history:
             row[np.unique(history)] *= np.float32(self._repetition_penalty)
@@ -60,8 +70,7 @@ class Constraints:
         if len(token_ids) < self._min_tokens:
             row[self._end] = -np.inf
         if row.max() == -np.inf:
-            row[self._end] = log_probabilities[self._end]
-        return row
+            row[self._end] = end_log_probability
 
 
 def _completions(history: Sequence[int], size: int) -> list[int]:

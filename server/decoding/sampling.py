@@ -27,8 +27,12 @@ class TokenChooser:
 
     @staticmethod
     def is_needed(parameters: DecodingParameters) -> bool:
-        """Whether the token of highest probability is not always the one."""
-        return parameters.temperature > 0 or bool(parameters.prefix) or Constraints.are_needed(parameters)
+        """Whether the token of highest probability is not always the one, but for an end that comes too early."""
+        return (
+            parameters.temperature > 0
+            or bool(parameters.prefix)
+            or Constraints.are_more_than_length(parameters)
+        )
 
     def choose(self, log_probabilities: FloatRow, token_ids: Sequence[int]) -> int:
         """The token after the output tokens `token_ids`, from a row (V,)."""

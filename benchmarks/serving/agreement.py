@@ -1,0 +1,116 @@
+"""Do all systems compute the same model? Their greedy answers against PyTorch's, before anything is timed."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Final
+
+from benchmarks.serving.ctranslate2_system import CTranslate2
+from benchmarks.serving.subject import FIXED_STEPS, Subject
+from benchmarks.serving.systems import Workload
+from export.verification import TIE
+from model.decoding import Hypothesis, greedy_decode
+from model.tokenizer import END_ID
+from server.backend import Backend
+from server.decoding.hypothesis import Hypothesis as Answer
+from server.decoding.parameters import DecodingParameters
+from server.lane import decode_offline
+
+__all__ = ["MIN_FP32_SHARE", "Agreement", "check_agreement", "compare"]
+
+MIN_FP32_SHARE: Final = 0.99
+_MAX_FP32_ERROR: Final = (
+    1e-3  # random weights may say one token again and again: equal tokens alone prove little
+)
+_NUM_SLOTS: Final = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How a system's greedy answers compare with PyTorch's in fp32.
+
+    Attributes:
+        num_equal: answers that are the same token for token.
+        num_ties: answers that part from PyTorch's where its two best logits were closer than `TIE`.
+        max_log_probability_error: largest difference of a token's mean log-probability over equal answers.
+    """
+
+    system: str
+    precision: str
+    num_inputs: int
+    num_equal: int
+    num_ties: int
+    max_log_probability_error: float
+
+    @property
+    def equal_share(self) -> float:
+        return self.num_equal / self.num_inputs
+
+    @property
+    def holds(self) -> bool:
+        """Whether the figures of this system are figures of the same model."""
+        return self.precision != "fp32" or (
+            self.equal_share >= MIN_FP32_SHARE and self.max_log_probability_error <= _MAX_FP32_ERROR
+        )
+
+
+def check_agreement(
+    subject: Subject, num_inputs: int, backends: Sequence[Backend], peers: Sequence[CTranslate2]
+) -> list[Agreement]:
+    """Decode the first inputs of the split with everything: whole answers, or 32 tokens with random weights."""
+    workload = Workload(
+        "agreement",
+        subject.inputs[:num_inputs],
+        max_tokens=FIXED_STEPS if subject.answer_tokens else subject.dims.max_target_tokens + 1,
+        min_tokens=FIXED_STEPS if subject.answer_tokens else 0,
+    )
+    reference = greedy_decode(
+        subject.model, workload.inputs, workload.max_tokens, min_tokens=workload.min_tokens
+    )
+    found = []
+    parameters = DecodingParameters(max_tokens=workload.max_tokens, min_tokens=workload.min_tokens)
+    for backend in backends:
+        given = [(ids, parameters) for ids in workload.inputs]
+        answers = [each.best for each in decode_offline(backend, given, num_slots=_NUM_SLOTS)]
+        precision = backend.bundle.manifest.precision
+        token_ids = [_with_end(answer) for answer in answers]
+        sums = [answer.log_probability for answer in answers]
+        found.append(compare("dragoman", precision, token_ids, sums, reference))
+    for peer in peers:
+        peer.prepare(peer.settings(workload)[0])
+        theirs = peer.decode(workload)
+        found.append(
+            compare(peer.name, peer.precision, theirs.token_ids, theirs.log_probabilities, reference)
+        )
+    return found
+
+
+def compare(
+    system: str,
+    precision: str,
+    answers: Sequence[list[int]],
+    log_probabilities: Sequence[float],
+    reference: Sequence[Hypothesis],
+) -> Agreement:
+    """Hold `answers`, with their ends, and their log-probabilities against the reference's."""
+    num_equal = num_ties = 0
+    largest = 0.0
+    for token_ids, log_probability, expected in zip(answers, log_probabilities, reference, strict=True):
+        if token_ids == expected.token_ids:
+            num_equal += 1
+            error = abs(log_probability - expected.log_probability) / max(1, len(token_ids))
+            largest = max(largest, error)
+        else:
+            num_ties += _parts_at_tie(token_ids, expected)
+    return Agreement(system, precision, len(reference), num_equal, num_ties, largest)
+
+
+def _parts_at_tie(token_ids: list[int], expected: Hypothesis) -> bool:
+    for ours, theirs, margin in zip(token_ids, expected.token_ids, expected.margins, strict=False):
+        if ours != theirs:
+            return margin < TIE
+    return False
+
+
+def _with_end(answer: Answer) -> list[int]:
+    ended = answer.num_output_tokens > len(answer.token_ids)
+    return [*answer.token_ids, *([END_ID] if ended else [])]

@@ -1,0 +1,134 @@
+"""Dragoman in process, two ways: through the engine that serves, and as bare lanes in threads."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from benchmarks.serving.systems import Reading, Setting, Workload
+from server.backend import Backend
+from server.config import EngineSettings
+from server.decoding.hypothesis import Finished
+from server.decoding.parameters import DecodingParameters
+from server.engine import Engine, lane_layout
+from server.lane import decode_offline
+
+__all__ = ["DragomanEngine", "DragomanLanes", "repeat"]
+
+_SLOTS: Final = (32, 64)
+_AS_GIVEN, _LONGEST_FIRST = "as given", "longest first"
+
+
+def repeat(run: Callable[[], int], turn_s: float) -> Reading:
+    """Call `run`, which gives a number of tokens, for at least `turn_s` seconds: the mean time, the last number."""
+    num_runs, start_s = 0, time.perf_counter()
+    while True:
+        num_tokens = run()
+        num_runs += 1
+        elapsed_s = time.perf_counter() - start_s
+        if elapsed_s >= turn_s:
+            return Reading(elapsed_s / num_runs, num_tokens)
+
+
+def _settings(workload: Workload) -> list[Setting]:
+    if workload.num_rows is not None:  # an input has a row for each hypothesis
+        return [{"slots_per_lane": workload.num_rows * workload.beam_size, "order": _AS_GIVEN}]
+    orders = (_AS_GIVEN, _LONGEST_FIRST)
+    return [{"slots_per_lane": slots, "order": order} for slots in _SLOTS for order in orders]
+
+
+def _ordered(workload: Workload, setting: Setting) -> list[Sequence[int]]:
+    if setting["order"] == _LONGEST_FIRST:
+        return sorted(workload.inputs, key=len, reverse=True)
+    return list(workload.inputs)
+
+
+def _parameters(workload: Workload) -> DecodingParameters:
+    return DecodingParameters(
+        max_tokens=workload.max_tokens, min_tokens=workload.min_tokens, beam_size=workload.beam_size
+    )
+
+
+class DragomanEngine:
+    """`Engine.submit` and a ticket for each input, as a server has them: lanes, scheduler, event loop."""
+
+    name = "dragoman"
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.precision: str = backend.bundle.manifest.precision
+        self._setting: Setting = {}
+        self._engine: Engine | None = None
+        self._runner = asyncio.Runner()
+
+    def settings(self, workload: Workload) -> list[Setting]:
+        return _settings(workload)
+
+    def prepare(self, setting: Setting) -> None:
+        self._close_engine()
+        self._setting = setting
+        slots = int(setting["slots_per_lane"])
+        self._engine = Engine(self._backend, EngineSettings(slots_per_lane=slots, max_waiting=1_000_000))
+
+    def run(self, workload: Workload, turn_s: float) -> Reading:
+        inputs, parameters = _ordered(workload, self._setting), _parameters(workload)
+        return repeat(lambda: self._runner.run(self._decode(inputs, parameters)), turn_s)
+
+    def close(self) -> None:
+        self._close_engine()
+        self._runner.close()
+
+    async def _decode(self, inputs: Sequence[Sequence[int]], parameters: DecodingParameters) -> int:
+        assert self._engine is not None
+        tickets = [self._engine.submit(ids, parameters) for ids in inputs]
+        return sum([(await ticket.result()).best.num_output_tokens for ticket in tickets])
+
+    def _close_engine(self) -> None:
+        if self._engine is not None:
+            with contextlib.suppress(RuntimeError):
+                self._engine.close()
+            self._engine = None
+
+
+class DragomanLanes:
+    """`decode_offline` in one thread a lane, the inputs dealt out among them: no queue, no event loop."""
+
+    name = "dragoman, lanes alone"
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.precision: str = backend.bundle.manifest.precision
+        self._setting: Setting = {}
+        self._num_lanes, _ = lane_layout(EngineSettings())
+
+    def settings(self, workload: Workload) -> list[Setting]:
+        # It allocates its arena anew in each run, which counts too much in a short one.
+        return _settings(workload) if workload.num_rows is None else []
+
+    def prepare(self, setting: Setting) -> None:
+        self._setting = setting
+
+    def run(self, workload: Workload, turn_s: float) -> Reading:
+        inputs, parameters = _ordered(workload, self._setting), _parameters(workload)
+        hands = [inputs[lane :: self._num_lanes] for lane in range(self._num_lanes)]
+        return repeat(lambda: self._decode(hands, parameters), turn_s)
+
+    def close(self) -> None:
+        pass
+
+    def _decode(self, hands: Sequence[Sequence[Sequence[int]]], parameters: DecodingParameters) -> int:
+        answers: list[list[Finished]] = [[] for _ in hands]
+
+        def decode(lane: int) -> None:
+            given = [(ids, parameters) for ids in hands[lane]]
+            slots = int(self._setting["slots_per_lane"])
+            answers[lane] = decode_offline(self._backend, given, num_slots=slots)
+
+        threads = [threading.Thread(target=decode, args=(lane,)) for lane in range(len(hands))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sum(finished.best.num_output_tokens for lane in answers for finished in lane)

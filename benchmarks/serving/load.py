@@ -1,0 +1,121 @@
+"""One load generator for every service: bytes out, bytes in, at Poisson arrivals that wait for nobody.
+
+Latency counts from the moment a request was due, not from when it was sent: a generator that falls behind, or a
+server that makes it, does not hide what a user would have waited (coordinated omission, Tene 2013).
+"""
+
+import asyncio
+import dataclasses
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import grpc
+
+from client.load.arrivals import poisson_arrivals
+
+__all__ = ["Load", "Service", "answers_of", "open_loop", "unloaded_latency"]
+
+_TIMEOUT_S: Final = 20.0
+
+Call = Callable[..., Any]  # bytes and a timeout -> bytes, to be awaited
+Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(frozen=True)
+class Service:
+    """Something that translates one text a call.
+
+    Attributes:
+        target: address of a gRPC server without TLS.
+        method: `/package.Service/Method`.
+        requests: messages as they go over the wire, one a text.
+    """
+
+    name: str
+    target: str
+    method: str
+    requests: Sequence[bytes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """What came of one open loop.
+
+    Attributes:
+        rate: requests a second that were due.
+        latencies_s: one a request, infinite where it failed.
+        seconds: from the start to the last answer.
+    """
+
+    rate: float
+    latencies_s: Sequence[float]
+    seconds: float
+
+    @property
+    def num_failed(self) -> int:
+        return sum(math.isinf(latency) for latency in self.latencies_s)
+
+    @property
+    def throughput(self) -> float:
+        """Answers a second."""
+        return (len(self.latencies_s) - self.num_failed) / self.seconds
+
+    def percentile(self, share: float) -> float:
+        """The latency in seconds that this share of the requests did not exceed (nearest rank)."""
+        ordered = sorted(self.latencies_s)
+        return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def open_loop(service: Service, rate: float, duration_s: float, seed: int) -> Load:
+    """Send for `duration_s` seconds at `rate` a second and wait for all answers."""
+
+    async def run(call: Call) -> Load:
+        requests = itertools.cycle(service.requests)
+        start_s = time.perf_counter()
+        tasks = []
+        for arrival_s in poisson_arrivals(rate, seed=seed):
+            if arrival_s > duration_s:
+                break
+            if (wait_s := start_s + arrival_s - time.perf_counter()) > 0:
+                await asyncio.sleep(wait_s)
+            tasks.append(asyncio.create_task(_latency(call, next(requests), start_s + arrival_s)))
+        latencies = await asyncio.gather(*tasks)
+        return Load(rate, latencies, max(duration_s, time.perf_counter() - start_s))
+
+    return asyncio.run(_with_call(service, run))
+
+
+def unloaded_latency(service: Service, num_requests: int) -> float:
+    """Median seconds of one call at a time."""
+
+    async def run(call: Call) -> float:
+        requests = itertools.islice(itertools.cycle(service.requests), num_requests)
+        return statistics.median([await _latency(call, one, time.perf_counter()) for one in requests])
+
+    return asyncio.run(_with_call(service, run))
+
+
+def answers_of(service: Service, num_requests: int) -> list[bytes]:
+    """The first answers, as they came over the wire."""
+
+    async def run(call: Call) -> list[bytes]:
+        return [await call(request, timeout=_TIMEOUT_S) for request in service.requests[:num_requests]]
+
+    return asyncio.run(_with_call(service, run))
+
+
+async def _with_call(service: Service, run: Callable[[Call], Awaitable[Result]]) -> Result:
+    async with grpc.aio.insecure_channel(service.target) as channel:
+        return await run(channel.unary_unary(service.method))
+
+
+async def _latency(call: Call, request: bytes, due_s: float) -> float:
+    try:
+        await call(request, timeout=_TIMEOUT_S)
+    except grpc.RpcError:
+        return math.inf
+    return time.perf_counter() - due_s

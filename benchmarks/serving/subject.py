@@ -1,0 +1,171 @@
+"""What is decoded: a trained run or random weights, the split's inputs, and the bundles of both precisions."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models
+
+from benchmarks.serving.systems import Workload
+from benchmarks.training_speed import SIZES
+from export.exporter import write_graphs
+from model.corpora.public import read_multi30k
+from model.corpora.settings import Multi30kSettings
+from model.recipe import load_recipe
+from model.run import Run, load_run
+from model.tokenizer import END_ID, SPECIAL_TOKENS
+from model.transformer import Dimensions, TranslationModel, build_model
+from server.backend import Backend
+from server.bundle import Bundle
+from server.config import EngineSettings
+from server.engine import lane_layout
+
+__all__ = [
+    "RANDOM_SIZES",
+    "Subject",
+    "fixed_workloads",
+    "load_backend",
+    "offline_workloads",
+    "random_subject",
+    "run_subject",
+]
+
+RANDOM_SIZES: Final = ("tiny", "base")
+BEAM_SIZE: Final = 5
+FIXED_STEPS: Final = 32
+_FIXED_SOURCE_TOKENS: Final = 16
+_LAYER_GAIN: Final = 12.0
+_NUM_CALIBRATION: Final = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A model and the sources of test_2016_flickr for it.
+
+    Attributes:
+        inputs: token ids of each source, end token included.
+        answer_tokens: None for a trained model, which ends its answers itself; with random weights all answers get
+            the split's mean length, as nothing else ends them.
+    """
+
+    name: str
+    run: Run
+    model: TranslationModel
+    inputs: list[list[int]]
+    answer_tokens: int | None
+    texts: Sequence[str] = ()  # that the inputs were made of; random ones were not
+
+    @property
+    def dims(self) -> Dimensions:
+        return self.model.dims
+
+
+def run_subject(path: Path, data: Path) -> Subject:
+    """A run of Multi30k.
+
+    Raises:
+        ValueError: the run is not one of Multi30k.
+        OperationError: the run or the corpus cannot be read.
+    """
+    run = load_run(path)
+    settings = run.recipe.corpus
+    if not isinstance(settings, Multi30kSettings) or not isinstance(run.model, TranslationModel):
+        raise ValueError(f"{path} is a run of {run.recipe.name!r}, not one on Multi30k")  # noqa: TRY004
+    corpus = read_multi30k(settings.model_copy(update={"folder": str(data)}))
+    sources = [pair.source for pair in corpus.test]
+    limit = run.model.dims.max_source_tokens
+    fitting = [
+        (text, encoding.ids)
+        for text, encoding in zip(sources, run.tokenizer.encode_batch(sources), strict=True)
+        if len(encoding.ids) <= limit
+    ]
+    inputs = [ids for _, ids in fitting]
+    return Subject(run.recipe.name, run, run.model, inputs, None, [text for text, _ in fitting])
+
+
+def random_subject(size: str, data: Path, seed: int) -> Subject:
+    """Random weights and random sources, a token for each word of the split's own and one for the end.
+
+    Raises:
+        CorpusError: the corpus cannot be read.
+    """
+    recipe = load_recipe("multi30k", SIZES[size])
+    dims = recipe.dimensions(recipe.tokenizer.vocabulary_size)
+    torch.manual_seed(seed)
+    model = build_model(dims).eval()
+    assert isinstance(model, TranslationModel)
+    _let_layers_speak(model)
+    settings = Multi30kSettings(kind="multi30k", folder=str(data), source="en", target="de", tokenized=True)
+    pairs = read_multi30k(settings).test
+    rng = np.random.default_rng(seed)
+    inputs = [
+        [*rng.integers(len(SPECIAL_TOKENS), dims.vocabulary_size, len(pair.source.split())).tolist(), END_ID]
+        for pair in pairs
+    ]
+    mean = np.mean([len(pair.target.split()) + 1 for pair in pairs])
+    run = Run(data, model, _number_tokenizer(dims.vocabulary_size), recipe, step=0, metrics={})
+    return Subject(size, run, model, inputs, answer_tokens=round(mean))
+
+
+def offline_workloads(subject: Subject, num_inputs: int) -> Iterator[Workload]:
+    """The split's inputs at their real lengths, greedy and by beam search."""
+    limit = subject.answer_tokens or subject.dims.max_target_tokens + 1
+    for beam_size in (1, BEAM_SIZE):
+        yield Workload(
+            _named("offline", beam_size),
+            subject.inputs[:num_inputs],
+            max_tokens=limit,
+            min_tokens=subject.answer_tokens or 0,
+            beam_size=beam_size,
+        )
+
+
+def fixed_workloads(subject: Subject, rows: Sequence[int], num_cores: int) -> Iterator[Workload]:
+    """One input alone, then so many for each core: sources of about 16 tokens, answers of exactly 32."""
+    nearest = sorted(subject.inputs, key=lambda ids: abs(len(ids) - _FIXED_SOURCE_TOKENS))
+    for beam_size in (1, BEAM_SIZE):
+        sizes = [("one input", 1, 1), *((f"{n} a core", n, n * num_cores) for n in rows)]
+        for name, num_rows, num_inputs in sizes:
+            yield Workload(
+                _named(name, beam_size),
+                [nearest[index % len(nearest)] for index in range(num_inputs)],
+                max_tokens=FIXED_STEPS,
+                min_tokens=FIXED_STEPS,
+                beam_size=beam_size,
+                num_rows=num_rows,
+            )
+
+
+def load_backend(subject: Subject, precision: Literal["fp32", "int8"], folder: Path) -> Backend:
+    """Export with the exporter's own graphs and load them as the engine does.
+
+    The bundle is not verified against a corpus, which random weights have not: `agreement.py` holds its answers
+    against PyTorch's.
+    """
+    folder.mkdir(parents=True)
+    manifest = write_graphs(
+        subject.run, folder, precision, subject.inputs[-_NUM_CALIBRATION:], lambda *_: None
+    )
+    _, num_threads = lane_layout(EngineSettings())
+    return Backend.load(Bundle(folder, manifest), provider="cpu", num_threads=num_threads)
+
+
+@torch.no_grad()
+def _let_layers_speak(model: TranslationModel) -> None:
+    """As they are initialised, a token's own embedding outweighs all layers: every answer is one token, repeated."""
+    for name, parameter in model.named_parameters():
+        if name.endswith(("attention.output.weight", "contract.weight")):
+            parameter.mul_(_LAYER_GAIN)
+
+
+def _named(name: str, beam_size: int) -> str:
+    return f"{name}, greedy" if beam_size == 1 else f"{name}, beam {beam_size}"
+
+
+def _number_tokenizer(vocabulary_size: int) -> Tokenizer:
+    words = [f"{number}" for number in range(len(SPECIAL_TOKENS), vocabulary_size)]
+    vocabulary = {token: token_id for token_id, token in enumerate([*SPECIAL_TOKENS, *words])}
+    return Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS[1]))
