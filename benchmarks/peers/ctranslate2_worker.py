@@ -80,7 +80,7 @@ class Worker:
         }
         if answers:
             answer["token_ids"] = [list(map(int, result.hypotheses[0])) for result in results]
-            answer["log_probabilities"] = [result.scores[0] for result in results]
+            answer["scores"] = [result.scores[0] for result in results]
         return answer
 
 

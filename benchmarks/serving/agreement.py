@@ -1,15 +1,18 @@
-"""Do all systems compute the same model? Their greedy answers against PyTorch's, before anything is timed."""
+"""Do all systems compute the same model? Their answers against PyTorch's, before anything is timed."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Final
 
 from benchmarks.serving.ctranslate2_system import CTranslate2
-from benchmarks.serving.subject import FIXED_STEPS, Subject
+from benchmarks.serving.subject import BEAM_SIZE, FIXED_STEPS, Subject
 from benchmarks.serving.systems import Workload
 from export.verification import TIE
+from model.beam_search import beam_search
 from model.decoding import Hypothesis, greedy_decode
 from model.tokenizer import END_ID
+from model.transformer import TranslationModel
 from server.backend import Backend
 from server.decoding.hypothesis import Hypothesis as Answer
 from server.decoding.parameters import DecodingParameters
@@ -26,9 +29,10 @@ _NUM_SLOTS: Final = 64
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How a system's greedy answers compare with PyTorch's in fp32.
+    """How a system's answers compare with PyTorch's in fp32.
 
     Attributes:
+        decoding: greedy, or by which beam search.
         num_equal: answers that are the same token for token.
         num_ties: answers that part from PyTorch's where its two best logits were closer than `TIE`.
         max_log_probability_error: largest difference of a token's mean log-probability over equal answers.
@@ -36,6 +40,7 @@ class Agreement:
 
     system: str
     precision: str
+    decoding: str
     num_inputs: int
     num_equal: int
     num_ties: int
@@ -57,36 +62,65 @@ def check_agreement(
     subject: Subject, num_inputs: int, backends: Sequence[Backend], peers: Sequence[CTranslate2]
 ) -> list[Agreement]:
     """Decode the first inputs of the split with everything: whole answers, or 32 tokens with random weights."""
-    workload = Workload(
-        "agreement",
-        subject.inputs[:num_inputs],
-        max_tokens=FIXED_STEPS if subject.answer_tokens else subject.dims.max_target_tokens + 1,
-        min_tokens=FIXED_STEPS if subject.answer_tokens else 0,
-    )
-    reference = greedy_decode(
-        subject.model, workload.inputs, workload.max_tokens, min_tokens=workload.min_tokens
-    )
+    trained = subject.answer_tokens is None
     found = []
-    parameters = DecodingParameters(max_tokens=workload.max_tokens, min_tokens=workload.min_tokens)
+    for beam_size in (1, BEAM_SIZE) if trained else (1,):
+        workload = Workload(
+            "greedy" if beam_size == 1 else f"beam {beam_size}",
+            subject.inputs[:num_inputs],
+            max_tokens=subject.dims.max_target_tokens + 1 if trained else FIXED_STEPS,
+            min_tokens=0 if trained else FIXED_STEPS,
+            beam_size=beam_size,
+        )
+        found += _check(subject, workload, backends, peers)
+    return found
+
+
+def _check(
+    subject: Subject, workload: Workload, backends: Sequence[Backend], peers: Sequence[CTranslate2]
+) -> list[Agreement]:
+    reference = _reference(subject.model, workload)
+    found = []
+    parameters = DecodingParameters(
+        max_tokens=workload.max_tokens, min_tokens=workload.min_tokens, beam_size=workload.beam_size
+    )
     for backend in backends:
         given = [(ids, parameters) for ids in workload.inputs]
         answers = [each.best for each in decode_offline(backend, given, num_slots=_NUM_SLOTS)]
         precision = backend.bundle.manifest.precision
         token_ids = [_with_end(answer) for answer in answers]
         sums = [answer.log_probability for answer in answers]
-        found.append(compare("dragoman", precision, token_ids, sums, reference))
+        found.append(compare("dragoman", precision, workload.name, token_ids, sums, reference))
     for peer in peers:
         peer.prepare(peer.settings(workload)[0])
         theirs = peer.decode(workload)
         found.append(
-            compare(peer.name, peer.precision, theirs.token_ids, theirs.log_probabilities, reference)
+            compare(
+                peer.name,
+                peer.precision,
+                workload.name,
+                theirs.token_ids,
+                theirs.log_probabilities,
+                reference,
+            )
         )
     return found
+
+
+def _reference(model: TranslationModel, workload: Workload) -> list[Hypothesis]:
+    if workload.beam_size == 1:
+        return greedy_decode(model, workload.inputs, workload.max_tokens, min_tokens=workload.min_tokens)
+    found = beam_search(model, workload.inputs, workload.max_tokens, beam_size=workload.beam_size)
+    # A search has no margin at which it might have gone the other way: nothing of it counts as a tie.
+    return [
+        Hypothesis(best.token_ids, best.log_probability, [math.inf] * len(best.token_ids)) for [best] in found
+    ]
 
 
 def compare(
     system: str,
     precision: str,
+    decoding: str,
     answers: Sequence[list[int]],
     log_probabilities: Sequence[float],
     reference: Sequence[Hypothesis],
@@ -101,7 +135,7 @@ def compare(
             largest = max(largest, error)
         else:
             num_ties += _parts_at_tie(token_ids, expected)
-    return Agreement(system, precision, len(reference), num_equal, num_ties, largest)
+    return Agreement(system, precision, decoding, len(reference), num_equal, num_ties, largest)
 
 
 def _parts_at_tie(token_ids: list[int], expected: Hypothesis) -> bool:

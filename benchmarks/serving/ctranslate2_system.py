@@ -98,7 +98,10 @@ class CTranslate2:
         answer = self._worker.ask(
             "decode", inputs=workload.inputs, settings=self._options(workload), turn_s=0.0, answers=True
         )
-        return Answers(answer["token_ids"], answer["log_probabilities"])
+        # A beam search's scores are means, by the length penalty of 1.
+        lengths = [len(ids) if workload.beam_size > 1 else 1 for ids in answer["token_ids"]]
+        scores = zip(answer["scores"], lengths, strict=True)
+        return Answers(answer["token_ids"], [score * length for score, length in scores])
 
     def close(self) -> None:
         self._worker.close()

@@ -45,7 +45,7 @@ def agreement_rows(findings: Sequence[Findings]) -> Iterator[list[str]]:
     for found in findings:
         for one in found.agreements:
             yield [
-                f"{found.subject.name}: {one.system} {one.precision}",
+                f"{found.subject.name}: {one.system} {one.precision}, {one.decoding}",
                 f"{one.num_equal} of {one.num_inputs}",
                 f"{one.num_ties}",
                 f"{one.max_log_probability_error:.1e}",
@@ -123,9 +123,7 @@ def report(findings: Sequence[Findings], json_path: Path | None) -> None:
     """Print everything, and write it where `--json` says."""
     machine = {**describe_machine(), "onnxruntime": importlib.metadata.version("onnxruntime")}
     columns = ["", "equal answers", "parted at a tie", "log-probability error"]
-    title = (
-        "Greedy answers against PyTorch's, token for token; largest error of a token's mean log-probability"
-    )
+    title = "Answers against PyTorch's, token for token; largest error of a token's mean log-probability"
     print_table(title, columns, list(agreement_rows(findings)), machine)
     for found in findings:
         columns = ["", "tokens/s", "range", f"{_OURS}'s ratio", "setting"]

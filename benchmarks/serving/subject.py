@@ -24,6 +24,8 @@ from server.config import EngineSettings
 from server.engine import lane_layout
 
 __all__ = [
+    "BEAM_SIZE",
+    "FIXED_STEPS",
     "RANDOM_SIZES",
     "Subject",
     "fixed_workloads",

@@ -152,7 +152,7 @@ def test_agreement_counts_equal_answers_ties_and_errors() -> None:
         Hypothesis([6, END_ID], -1.0, [1e-6, 1.0]),
         Hypothesis([7, END_ID], -1.0, [1.0, 1.0]),
     ]
-    found = compare("x", "fp32", [[5, END_ID], [9, END_ID], [7, 8]], [-1.5, -1.0, -1.0], reference)
+    found = compare("x", "fp32", "greedy", [[5, END_ID], [9, END_ID], [7, 8]], [-1.5, -1.0, -1.0], reference)
     assert (found.num_equal, found.num_ties, found.max_log_probability_error) == (1, 1, 0.25)
     assert not found.holds
     assert dataclasses.replace(found, precision="int8").holds
