@@ -6,6 +6,7 @@ without a copy and the operators append to them in place.
 """
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,9 +65,12 @@ class Arena:
         for name, cache in self.caches.items():
             self.keep(target, name, cache[source], num_tokens[self._kinds[name]])
 
-    def fork(self, source: int, target: int) -> None:
-        """Copy a row's own cache to a row that has the same source's keys and values already."""
-        num_tokens = self.lengths[target] = self.lengths[source]
+    def fork(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy rows' own caches to rows that have the same source's keys and values already; none is both."""
+        origins = np.asarray(sources)
+        places = np.asarray(targets)
+        self.lengths[places] = self.lengths[origins]
+        used = slice(int(self.lengths[origins].max()))
         for name, cache in self.caches.items():
             if not self._kinds[name]:
-                self.keep(target, name, cache[source], num_tokens)
+                cache[places, :, used] = cache[origins, :, used]

@@ -146,9 +146,9 @@ class Rows:
         """Copy the state of row `source` to row `target`."""
         self.arena.copy(source, target)
 
-    def fork(self, source: int, target: int) -> None:
-        """Copy what row `source` has decoded to row `target`, which was started with the same input."""
-        self.arena.fork(source, target)
+    def fork(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy what rows have decoded to rows that were started with the same input; none is both."""
+        self.arena.fork(sources, targets)
 
     def align(self, source_ids: Sequence[int], outputs: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """Where in its source each output token looks, the heads' mean of one decoder layer.

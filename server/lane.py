@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from server import scheduler
 from server.backend import Backend, Rows
-from server.decoding.beam import BeamSearch
+from server.decoding.beam import BeamSearch, advance_all
 from server.decoding.constraints import Constraints
 from server.decoding.hypothesis import Finished, FinishReason, Hypothesis, TokenScore
 from server.decoding.parameters import DecodingParameters
@@ -104,8 +104,7 @@ class Lane:
         searching = self._choose(log_probabilities)
         if not searching:
             return list(self._sequences)
-        for sequence in searching:
-            self._advance(sequence, log_probabilities)
+        self._advance(searching, log_probabilities)
         return list(dict.fromkeys(self._sequences))
 
     def clear(self) -> None:
@@ -205,19 +204,23 @@ class Lane:
         )
         self._settle(sequence, (hypothesis,))
 
-    def _advance(self, sequence: RunningSequence, log_probabilities: NDArray[np.float32]) -> None:
-        """One step of a beam search."""
-        assert sequence.search is not None
-        forks, answers = sequence.search.advance(log_probabilities)
-        if answers is not None:
-            self._settle(sequence, answers)
-            assert sequence.result is not None
-            sequence.token_ids += sequence.result.best.token_ids
-            return
-        for fork in forks:
-            self.rows.fork(fork.source, fork.target)
-        for row, token_id in sequence.search.next_tokens():
-            self.rows.arena.token_ids[row] = token_id
+    def _advance(self, sequences: Sequence[RunningSequence], log_probabilities: NDArray[np.float32]) -> None:
+        """One step of all beam searches."""
+        searches = [sequence.search for sequence in sequences if sequence.search is not None]
+        forks = []
+        for sequence, search, (copies, answers) in zip(
+            sequences, searches, advance_all(searches, log_probabilities), strict=True
+        ):
+            if answers is not None:
+                self._settle(sequence, answers)
+                assert sequence.result is not None
+                sequence.token_ids += sequence.result.best.token_ids
+                continue
+            forks += copies
+            for row, token_id in search.next_tokens():
+                self.rows.arena.token_ids[row] = token_id
+        if forks:
+            self.rows.fork([fork.source for fork in forks], [fork.target for fork in forks])
 
     def _settle(self, sequence: RunningSequence, hypotheses: tuple[Hypothesis, ...]) -> None:
         """Rank the answers by all that counts, keep as many as were asked for."""

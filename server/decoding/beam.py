@@ -24,9 +24,10 @@ from server.decoding.parameters import DecodingParameters
 from server.decoding.scores import token_score
 from server.decoding.stopping import StopCondition
 
-__all__ = ["BeamSearch", "Fork"]
+__all__ = ["BeamSearch", "Fork", "advance_all"]
 
 FloatRows = NDArray[np.float32]
+IntRows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,52 +93,72 @@ class BeamSearch:
         """(row, token) for each beam: what it reads next."""
         return [(beam.row, beam.token_ids[-1]) for beam in self.beams]
 
-    def advance(self, log_probabilities: FloatRows) -> tuple[list[Fork], tuple[Hypothesis, ...] | None]:
-        """Take one step.
+    def candidate_rows(self, log_probabilities: FloatRows) -> FloatRows | None:
+        """Log-probabilities that each beam's next token is chosen by (beams, V), as the constraints leave them.
 
-        Args:
-            log_probabilities: (B, V) of all rows of the lane; each beam reads its own.
-
-        Returns:
-            Copies to make before the next step, and, when the search is over, the answers, best first.
+        None where it is not chosen, but forced. `advance` wants the best of them.
         """
-        candidates = self._candidates(log_probabilities)
-        for candidate in candidates[: self.parameters.beam_size]:
-            if candidate.token_id == self.end:
-                self._finish(self._grown(candidate, log_probabilities), FinishReason.END_OF_SEQUENCE)
-        going_on = [candidate for candidate in candidates if candidate.token_id != self.end]
-        parents = [candidate.parent for candidate in going_on[: self.parameters.beam_size]]
-        grown = [
-            self._grown(candidate, log_probabilities) for candidate in going_on[: self.parameters.beam_size]
-        ]
-        kept = [index for index, beam in enumerate(grown) if not self._stops(beam)]
-        self.beams = [grown[index] for index in kept]
-        forks = self._place([parents[index].row for index in kept])
-        return forks, self._answers() if self._is_over() else None
-
-    def _candidates(self, log_probabilities: FloatRows) -> list[_Candidate]:
-        """The best continuations of all beams, best first, equal ones by beam, then by token."""
-        step = len(self.beams[0].token_ids)
-        if step < len(self.parameters.prefix):
-            token_id = self.parameters.prefix[step]
-            return [
-                _Candidate(beam.total + float(log_probabilities[beam.row, token_id]), beam, token_id)
-                for beam in self.beams
-            ]
+        if len(self.beams[0].token_ids) < len(self.parameters.prefix):
+            return None
         rows = log_probabilities[[beam.row for beam in self.beams]]
         if self.constraints is not None:
             for index, beam in enumerate(self.beams):
                 self.constraints.adjust(rows[index], beam.token_ids)
-        # A beam has one way to end, so the beam_size best continuations that do not end are among so many:
-        values, token_ids = top_candidates(rows, self.parameters.beam_size + 1)
-        candidates = [
-            _Candidate(beam.total + value, beam, token_id)
-            for beam, row_values, row_ids in zip(self.beams, values.tolist(), token_ids.tolist(), strict=True)
-            for value, token_id in zip(row_values, row_ids, strict=True)
-            if value > -np.inf
+        return rows
+
+    def advance(
+        self, log_probabilities: FloatRows, best: tuple[FloatRows, IntRows] | None
+    ) -> tuple[list[Fork], tuple[Hypothesis, ...] | None]:
+        """Take one step.
+
+        Args:
+            log_probabilities: (B, V) of all rows of the lane; each beam reads its own.
+            best: values and tokens of `top_candidates` of `candidate_rows`, more than `beam_size` for each beam:
+                a beam has one way to end, so the `beam_size` best continuations that do not end are among them.
+                None where the next token is forced.
+
+        Returns:
+            Copies to make before the next step, and, when the search is over, the answers, best first.
+        """
+        candidates = self._forced(log_probabilities) if best is None else self._best(*best)
+        for candidate in candidates[: self.parameters.beam_size]:
+            if candidate.token_id == self.end:
+                self._finish(self._grown(candidate, log_probabilities), FinishReason.END_OF_SEQUENCE)
+        going_on = [candidate for candidate in candidates if candidate.token_id != self.end]
+        del going_on[self.parameters.beam_size :]
+        parent_rows = []
+        self.beams = []
+        for candidate in going_on:
+            beam = self._grown(candidate, log_probabilities)
+            if not self._stops(beam):
+                self.beams.append(beam)
+                parent_rows.append(candidate.parent.row)
+        if self._is_over():
+            return [], self._answers()
+        return self._place(parent_rows), None
+
+    def _best(self, values: FloatRows, token_ids: IntRows) -> list[_Candidate]:
+        """The best continuations of all beams, best first, equal ones by beam, then by token."""
+        totals = (
+            np.array([[beam.total] for beam in self.beams]) + values
+        )  # float64: the order of a long sum is right
+        # Each beam may end once, so these hold beam_size continuations that do not end, where there are so many.
+        order = np.argsort(-totals, axis=None, kind="stable")[: 2 * self.parameters.beam_size]
+        best_totals, best_ids = totals.ravel()[order].tolist(), token_ids.ravel()[order].tolist()
+        return [
+            _Candidate(total, self.beams[index], token_id)
+            for total, token_id, index in zip(
+                best_totals, best_ids, (order // values.shape[1]).tolist(), strict=True
+            )
+            if total > -np.inf
         ]
-        candidates.sort(key=lambda candidate: -candidate.total)
-        return candidates
+
+    def _forced(self, log_probabilities: FloatRows) -> list[_Candidate]:
+        token_id = self.parameters.prefix[len(self.beams[0].token_ids)]
+        return [
+            _Candidate(beam.total + float(log_probabilities[beam.row, token_id]), beam, token_id)
+            for beam in self.beams
+        ]
 
     def _grown(self, candidate: _Candidate, log_probabilities: FloatRows) -> _Beam:
         parent, token_id = candidate.parent, candidate.token_id
@@ -206,3 +227,25 @@ class BeamSearch:
         cut_off = [self._hypothesis(beam, FinishReason.LENGTH) for beam in self.beams]
         cut_off.sort(key=lambda hypothesis: -hypothesis.score)
         return (*self._finished, *cut_off)
+
+
+def advance_all(
+    searches: Sequence[BeamSearch], log_probabilities: FloatRows
+) -> list[tuple[list[Fork], tuple[Hypothesis, ...] | None]]:
+    """`BeamSearch.advance` of each, looking for the best tokens of all their beams at once."""
+    rows = [search.candidate_rows(log_probabilities) for search in searches]
+    free = [block for block in rows if block is not None]
+    if free:
+        num_candidates = max(search.parameters.beam_size for search in searches) + 1
+        values, token_ids = top_candidates(np.concatenate(free), num_candidates)
+    steps = []
+    start = 0
+    for search, block in zip(searches, rows, strict=True):
+        best = None
+        if block is not None:
+            # No more than its own, or its neighbours' beam sizes would have a say.
+            end, width = start + len(block), search.parameters.beam_size + 1
+            best = values[start:end, :width], token_ids[start:end, :width]
+            start = end
+        steps.append(search.advance(log_probabilities, best))
+    return steps

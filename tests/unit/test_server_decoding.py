@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from server.decoding.beam import BeamSearch
+from server.decoding.beam import BeamSearch, advance_all
 from server.decoding.candidates import top_candidates
 from server.decoding.constraints import Constraints
 from server.decoding.hypothesis import FinishReason, Hypothesis
@@ -101,7 +101,8 @@ class Markov:
 
     def run(self, search: BeamSearch) -> tuple[Hypothesis, ...]:
         while True:
-            forks, answers = search.advance(np.stack([self.after(history) for history in self.histories]))
+            rows = np.stack([self.after(history) for history in self.histories])
+            [(forks, answers)] = advance_all([search], rows)
             if answers is not None:
                 return answers
             before = list(self.histories)
