@@ -60,8 +60,6 @@ class Worker:
                 include_prompt_in_result=False,  # otherwise it reads a prompt token by token
                 max_length=num_tokens,
                 min_length=num_tokens,
-                length_penalty=0,  # scores are sums
-                return_scores=answers,
             ),
             turn_s,
         )
@@ -71,8 +69,17 @@ class Worker:
         }
         if answers:
             answer["token_ids"] = [result.sequences_ids[0] for result in results]
-            answer["log_probabilities"] = [result.scores[0] for result in results]
+            answer["log_probabilities"] = self._score(prompts, [result.sequences[0] for result in results])
         return answer
+
+    def _score(self, prompts: list[list[str]], sequences: list[list[str]]) -> list[float]:
+        """By the model's own distribution: while decoding, the softmax is taken anew without the forbidden end."""
+        texts = [[*prompt, *sequence] for prompt, sequence in zip(prompts, sequences, strict=True)]
+        scores = self.generator.score_batch(texts)
+        # The first token of a text is given, and has no score.
+        return [
+            sum(score.log_probs[len(prompt) - 1 :]) for prompt, score in zip(prompts, scores, strict=True)
+        ]
 
 
 if __name__ == "__main__":
