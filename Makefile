@@ -8,8 +8,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TORCH ?= cpu
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
+# For commands that install the benchmarks' peers: their torch comes from where the project's does.
+PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/python tools/index_answers.py $(TORCH_CPU_INDEX); \
+	then export PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX); fi;
+
 .DEFAULT_GOAL := help
-.PHONY: bench bench-service bench-training help install demo test lint format types imports stubs stubs-check unit lock clean
+.PHONY: bench bench-generation bench-service bench-training help install demo test lint format types imports stubs stubs-check unit lock clean
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -68,10 +72,13 @@ unit: $(VENV)/.dev ## all tests
 	$(BIN)/pytest
 
 bench: $(VENV)/.dev ## decoding speed against CTranslate2 and PyTorch; DATA=DIR of Multi30k, RUN=DIR of a run on it, QUICK=1
-	$(BIN)/python benchmarks/engine.py --data $(DATA) $(if $(RUN),--run $(RUN)) $(if $(QUICK),--quick)
+	@$(PEERS_TORCH) $(BIN)/python benchmarks/engine.py --data $(DATA) $(if $(RUN),--run $(RUN)) $(if $(QUICK),--quick)
+
+bench-generation: $(VENV)/.dev ## generation with a decoder-only model against CTranslate2 and transformers; QUICK=1
+	@$(PEERS_TORCH) $(BIN)/python benchmarks/generation.py $(if $(QUICK),--quick)
 
 bench-service: $(VENV)/.dev ## latency under load against CTranslate2 in two servers; DATA=DIR of Multi30k, RUN=DIR of a run on it, QUICK=1
-	$(BIN)/python benchmarks/service.py $(RUN) --data $(DATA) $(if $(QUICK),--quick)
+	@$(PEERS_TORCH) $(BIN)/python benchmarks/service.py $(RUN) --data $(DATA) $(if $(QUICK),--quick)
 
 bench-training: $(VENV)/.dev ## training speed against torch.nn.Transformer; DATA=DIR of Multi30k, or made-up lengths
 	$(BIN)/python benchmarks/training_speed.py --size multi30k $(if $(DATA),--data $(DATA))

@@ -1,25 +1,20 @@
-"""CTranslate2 as a process: one JSON object a line on standard input, one answer a line on standard output.
+"""CTranslate2's Translator as a process that answers requests in lines of JSON.
 
-Runs in the peers' environment, which has neither torch nor Dragoman. Requests, by their `request`:
+Runs in the peers' environment, which has no Dragoman. Requests, by their `request`:
 
     convert   weights (.npz of benchmarks/serving/ctranslate2_weights.py), shape, folder
     load      folder, compute_type, inter_threads, intra_threads
     decode    inputs, settings of translate_batch, turn_s: decode them again and again for at least so long
 
-A token is its id in decimal, so that no text comes between the two systems. An answer with `error` says what failed.
+A token is its id in decimal, so that no text comes between the two systems.
 """
 
-import json
-import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import ctranslate2
-import numpy as np
 from ctranslate2.specs import common_spec, transformer_spec
-
-UNKNOWN, BEGIN, END = "1", "2", "3"
+from ctranslate2_spec import BEGIN, assign_weights, save, token_names
+from json_worker import answer_requests, repeat
 
 
 class Worker:
@@ -36,18 +31,12 @@ class Worker:
             activation=common_spec.Activation[shape["activation"]],
             ffn_glu=shape["gated"],
         )
-        with np.load(weights) as arrays:
-            for path, array in arrays.items():
-                _assign(spec, path, array)
-        tokens = [str(token_id) for token_id in range(shape["vocabulary_size"])]
+        assign_weights(spec, weights)
+        tokens = token_names(shape["vocabulary_size"])
         spec.register_source_vocabulary(tokens)
         spec.register_target_vocabulary(tokens)
-        spec.config.unk_token, spec.config.bos_token, spec.config.eos_token = UNKNOWN, BEGIN, END
         spec.config.decoder_start_token = BEGIN
-        spec.validate()
-        spec.optimize()  # one matrix for the embeddings and the projection, as in the model
-        Path(folder).mkdir(parents=True)
-        spec.save(folder)
+        save(spec, folder)
         return {}
 
     def load(self, folder: str, compute_type: str, inter_threads: int, intra_threads: int) -> dict[str, Any]:
@@ -65,17 +54,14 @@ class Worker:
         self, inputs: list[list[int]], settings: dict[str, Any], turn_s: float, *, answers: bool = False
     ) -> dict[str, Any]:
         source = [[str(token_id) for token_id in ids] for ids in inputs]
-        num_runs, start_s = 0, time.perf_counter()
-        while True:
-            results = self.translator.translate_batch(
+        seconds, results = repeat(
+            lambda: self.translator.translate_batch(
                 source, return_end_token=True, return_scores=answers, **settings
-            )
-            num_runs += 1
-            elapsed_s = time.perf_counter() - start_s
-            if elapsed_s >= turn_s:
-                break
+            ),
+            turn_s,
+        )
         answer: dict[str, Any] = {
-            "seconds": elapsed_s / num_runs,
+            "seconds": seconds,
             "num_tokens": sum(len(result.hypotheses[0]) for result in results),
         }
         if answers:
@@ -84,24 +70,5 @@ class Worker:
         return answer
 
 
-def _assign(spec: Any, path: str, array: np.ndarray) -> None:
-    """`encoder.layer.0.ffn.linear_0.weight` of `spec` becomes `array`."""
-    *parents, last = path.split(".")
-    for name in parents:
-        spec = spec[int(name)] if name.isdecimal() else getattr(spec, name)
-    setattr(spec, last, array)
-
-
-def main() -> None:
-    worker = Worker()
-    for line in sys.stdin:
-        arguments = json.loads(line)
-        try:
-            answer = getattr(worker, arguments.pop("request"))(**arguments)
-        except Exception as error:  # noqa: BLE001  whatever it is, the benchmark says it and ends
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    answer_requests(Worker())

@@ -40,6 +40,10 @@ class Standing:
     readings: list[Reading] = dataclasses.field(default_factory=list)  # one a round
 
     @property
+    def median_seconds(self) -> float:
+        return statistics.median(reading.seconds for reading in self.readings)
+
+    @property
     def median_tokens_per_second(self) -> float:
         return statistics.median(reading.tokens_per_second for reading in self.readings)
 

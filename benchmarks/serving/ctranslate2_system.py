@@ -1,18 +1,19 @@
 """CTranslate2 with the same weights, in a process of its own."""
 
-import dataclasses
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.serving.ctranslate2_weights import ctranslate2_shape, ctranslate2_weights
 from benchmarks.serving.peers import PEERS_FOLDER, PeerWorker
-from benchmarks.serving.systems import Reading, Setting, Workload
+from benchmarks.serving.systems import Answers, Reading, Setting, Workload
 from model.transformer import LanguageModel, TranslationModel
 
-__all__ = ["CTranslate2", "convert"]
+__all__ = ["CTranslate2", "convert", "convert_arrays"]
 
 _SCRIPT: Final = PEERS_FOLDER / "ctranslate2_worker.py"
 _COMPUTE_TYPES: Final = {"fp32": "float32", "int8": "int8"}
@@ -36,22 +37,25 @@ def convert(model: TranslationModel | LanguageModel, python: Path, folder: Path)
     """
     shape = ctranslate2_shape(model)
     assert isinstance(model, TranslationModel), "the shape has been taken"
+    convert_arrays(ctranslate2_weights(model), shape, python, _SCRIPT, folder)
+
+
+def convert_arrays(
+    arrays: Mapping[str, NDArray[np.float32]], shape: dict[str, Any], python: Path, script: Path, folder: Path
+) -> None:
+    """Have the worker `script` build a specification of `shape`, fill it with `arrays` and write it to `folder`.
+
+    Raises:
+        RuntimeError: the peer failed.
+    """
     with tempfile.TemporaryDirectory() as name:
         weights = Path(name) / "weights.npz"
-        np.savez(weights, **ctranslate2_weights(model))  # type: ignore[arg-type]  # arrays, by their names
-        worker = PeerWorker(python, _SCRIPT)
+        np.savez(weights, **arrays)  # type: ignore[arg-type]  # arrays, by their names
+        worker = PeerWorker(python, script)
         try:
             worker.ask("convert", weights=str(weights), shape=shape, folder=str(folder))
         finally:
             worker.close()
-
-
-@dataclasses.dataclass(frozen=True)
-class Answers:
-    """What CTranslate2 decoded: token ids with their end, and log-probabilities."""
-
-    token_ids: list[list[int]]
-    log_probabilities: list[float]
 
 
 class CTranslate2:

@@ -1,4 +1,5 @@
-"""A translation model's weights under the names, and in the layout, of CTranslate2's `TransformerSpec`.
+"""A model's weights under the names, and in the layout, of CTranslate2's `TransformerSpec` and, for a decoder-only
+model, `TransformerDecoderModelSpec`.
 
 Both are the Transformer of Vaswani et al. 2017 with one packed matrix for a self-attention's query, key and value
 and one for a cross-attention's key and value; CTranslate2 scales embeddings by sqrt(width) unless told otherwise,
@@ -6,7 +7,7 @@ counts positions from 0 and normalises with an epsilon of 1e-5, all of which is 
 is computed here, only named. Reference: ctranslate2/specs/transformer_spec.py.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -14,9 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.attention import CrossAttention, SelfAttention
-from model.transformer import DecoderLayer, EncoderLayer, LanguageModel, TranslationModel
+from model.transformer import DecoderLayer, Dimensions, EncoderLayer, LanguageModel, TranslationModel
 
-__all__ = ["ctranslate2_shape", "ctranslate2_weights"]
+__all__ = [
+    "ctranslate2_generator_shape",
+    "ctranslate2_generator_weights",
+    "ctranslate2_shape",
+    "ctranslate2_weights",
+]
 
 Named = Iterator[tuple[str, Tensor]]
 
@@ -36,8 +42,16 @@ def ctranslate2_shape(model: TranslationModel | LanguageModel) -> dict[str, Any]
         raise ValueError(
             f"CTranslate2's encoder-decoder has no {dims.num_kv_heads} key heads for {dims.num_heads} heads"
         )
+    return {**_common_shape(dims), "num_layers": [dims.num_encoder_layers, dims.num_decoder_layers]}
+
+
+def ctranslate2_generator_shape(dims: Dimensions) -> dict[str, Any]:
+    """What a `TransformerDecoderModelSpec` is built from, for a model with as many key heads as heads."""
+    return {**_common_shape(dims), "num_layers": dims.num_decoder_layers}
+
+
+def _common_shape(dims: Dimensions) -> dict[str, Any]:
     return {
-        "num_layers": [dims.num_encoder_layers, dims.num_decoder_layers],
         "num_heads": dims.num_heads,
         "pre_norm": dims.norm == "pre",
         "activation": _ACTIVATIONS[dims.activation],
@@ -48,27 +62,36 @@ def ctranslate2_shape(model: TranslationModel | LanguageModel) -> dict[str, Any]
 
 def ctranslate2_weights(model: TranslationModel) -> dict[str, NDArray[np.float32]]:
     """Attribute path in a `TransformerSpec` -> array, float32."""
-    named = [*_embeddings(model), *_final_norms(model)]
+    named = [*_embeddings(model, "encoder.embeddings.0"), *_embeddings(model, "decoder.embeddings")]
+    named += [*_final_norm("encoder", model.encoder_norm), *_final_norm("decoder", model.decoder_norm)]
     for index, encoder_layer in enumerate(model.encoder_layers):
         named += _layer(f"encoder.layer.{index}", encoder_layer)
     for index, decoder_layer in enumerate(model.decoder_layers):
         named += _layer(f"decoder.layer.{index}", decoder_layer)
+    return _arrays([*named, ("decoder.projection.weight", model.embedding.token.weight)])
+
+
+def ctranslate2_generator_weights(model: LanguageModel) -> dict[str, NDArray[np.float32]]:
+    """Attribute path in a `TransformerDecoderModelSpec` -> array, float32."""
+    named = [*_embeddings(model, "decoder.embeddings"), *_final_norm("decoder", model.decoder_norm)]
+    for index, layer in enumerate(model.decoder_layers):
+        named += _layer(f"decoder.layer.{index}", layer)
+    return _arrays([*named, ("decoder.projection.weight", model.embedding.token.weight)])
+
+
+def _arrays(named: Iterable[tuple[str, Tensor]]) -> dict[str, NDArray[np.float32]]:
     return {path: tensor.detach().contiguous().numpy() for path, tensor in named}
 
 
-def _embeddings(model: TranslationModel) -> Named:
-    """One matrix for source, target and output."""
-    embedding = model.embedding
-    for path in ("encoder.embeddings.0", "decoder.embeddings", "decoder.projection"):
-        yield f"{path}.weight", embedding.token.weight
-    for side in ("encoder", "decoder"):
-        yield f"{side}.position_encodings.encodings", embedding.position
+def _embeddings(model: TranslationModel | LanguageModel, path: str) -> Named:
+    """One matrix serves source, target and output."""
+    yield f"{path}.weight", model.embedding.token.weight
+    yield f"{path.split('.', maxsplit=1)[0]}.position_encodings.encodings", model.embedding.position
 
 
-def _final_norms(model: TranslationModel) -> Named:
-    for side, norm in (("encoder", model.encoder_norm), ("decoder", model.decoder_norm)):
-        if isinstance(norm, nn.LayerNorm):  # a post-norm stack ends with its last layer's
-            yield from _norm(f"{side}.layer_norm", norm)
+def _final_norm(side: str, norm: nn.Module) -> Named:
+    if isinstance(norm, nn.LayerNorm):  # a post-norm stack ends with its last layer's
+        yield from _norm(f"{side}.layer_norm", norm)
 
 
 def _layer(path: str, layer: EncoderLayer | DecoderLayer) -> Named:
@@ -76,7 +99,7 @@ def _layer(path: str, layer: EncoderLayer | DecoderLayer) -> Named:
     yield from _norm(f"{path}.self_attention.layer_norm", layer.around_self_attention.norm)
     yield from _linear(f"{path}.self_attention.linear.0", layer.self_attention.query_key_value)
     yield from _linear(f"{path}.self_attention.linear.1", attention.output)
-    if isinstance(layer, DecoderLayer):
+    if isinstance(layer, DecoderLayer) and hasattr(layer, "cross_attention"):
         attention = layer.cross_attention
         yield from _norm(f"{path}.attention.layer_norm", layer.around_cross_attention.norm)
         yield from _linear(f"{path}.attention.linear.0", attention.query)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from benchmarks.serving.systems import Reading, Setting, Workload
@@ -15,7 +15,7 @@ from server.decoding.parameters import DecodingParameters
 from server.engine import Engine, lane_layout
 from server.lane import decode_offline
 
-__all__ = ["DragomanEngine", "DragomanLanes", "repeat"]
+__all__ = ["DragomanEngine", "DragomanLanes", "EngineCallers", "num_tokens", "repeat"]
 
 _SLOTS: Final = (32, 64)
 _AS_GIVEN, _LONGEST_FIRST = "as given", "longest first"
@@ -25,11 +25,16 @@ def repeat(run: Callable[[], int], turn_s: float) -> Reading:
     """Call `run`, which gives a number of tokens, for at least `turn_s` seconds: the mean time, the last number."""
     num_runs, start_s = 0, time.perf_counter()
     while True:
-        num_tokens = run()
+        num_answered = run()
         num_runs += 1
         elapsed_s = time.perf_counter() - start_s
         if elapsed_s >= turn_s:
-            return Reading(elapsed_s / num_runs, num_tokens)
+            return Reading(elapsed_s / num_runs, num_answered)
+
+
+def num_tokens(answers: Iterable[Finished]) -> int:
+    """Tokens of the best answers, ends included."""
+    return sum(finished.best.num_output_tokens for finished in answers)
 
 
 def _settings(workload: Workload) -> list[Setting]:
@@ -51,6 +56,39 @@ def _parameters(workload: Workload) -> DecodingParameters:
     )
 
 
+class EngineCallers:
+    """An engine, one at a time, and those who ask it: a ticket for each input, as a server has them."""
+
+    def __init__(self) -> None:
+        self._engine: Engine | None = None
+        self._runner = asyncio.Runner()
+
+    def open(self, backend: Backend, settings: EngineSettings) -> None:
+        self._close_engine()
+        self._engine = Engine(backend, settings)
+
+    def ask(self, inputs: Sequence[Sequence[int]], parameters: DecodingParameters) -> list[Finished]:
+        """All inputs at once; answers in their order."""
+        return self._runner.run(self._decode(inputs, parameters))
+
+    def close(self) -> None:
+        self._close_engine()
+        self._runner.close()
+
+    async def _decode(
+        self, inputs: Sequence[Sequence[int]], parameters: DecodingParameters
+    ) -> list[Finished]:
+        assert self._engine is not None
+        tickets = [self._engine.submit(ids, parameters) for ids in inputs]
+        return [await ticket.result() for ticket in tickets]
+
+    def _close_engine(self) -> None:
+        if self._engine is not None:
+            with contextlib.suppress(RuntimeError):
+                self._engine.close()
+            self._engine = None
+
+
 class DragomanEngine:
     """`Engine.submit` and a ticket for each input, as a server has them: lanes, scheduler, event loop."""
 
@@ -60,36 +98,22 @@ class DragomanEngine:
         self._backend = backend
         self.precision: str = backend.bundle.manifest.precision
         self._setting: Setting = {}
-        self._engine: Engine | None = None
-        self._runner = asyncio.Runner()
+        self._callers = EngineCallers()
 
     def settings(self, workload: Workload) -> list[Setting]:
         return _settings(workload)
 
     def prepare(self, setting: Setting) -> None:
-        self._close_engine()
         self._setting = setting
         slots = int(setting["slots_per_lane"])
-        self._engine = Engine(self._backend, EngineSettings(slots_per_lane=slots, max_waiting=1_000_000))
+        self._callers.open(self._backend, EngineSettings(slots_per_lane=slots, max_waiting=1_000_000))
 
     def run(self, workload: Workload, turn_s: float) -> Reading:
         inputs, parameters = _ordered(workload, self._setting), _parameters(workload)
-        return repeat(lambda: self._runner.run(self._decode(inputs, parameters)), turn_s)
+        return repeat(lambda: num_tokens(self._callers.ask(inputs, parameters)), turn_s)
 
     def close(self) -> None:
-        self._close_engine()
-        self._runner.close()
-
-    async def _decode(self, inputs: Sequence[Sequence[int]], parameters: DecodingParameters) -> int:
-        assert self._engine is not None
-        tickets = [self._engine.submit(ids, parameters) for ids in inputs]
-        return sum([(await ticket.result()).best.num_output_tokens for ticket in tickets])
-
-    def _close_engine(self) -> None:
-        if self._engine is not None:
-            with contextlib.suppress(RuntimeError):
-                self._engine.close()
-            self._engine = None
+        self._callers.close()
 
 
 class DragomanLanes:
@@ -131,4 +155,4 @@ class DragomanLanes:
             thread.start()
         for thread in threads:
             thread.join()
-        return sum(finished.best.num_output_tokens for lane in answers for finished in lane)
+        return sum(map(num_tokens, answers))

@@ -114,9 +114,9 @@ def triton_service(model: PeerModel, folder: Path, texts: Sequence[str]) -> Iter
 
 def _write_repository(folder: Path, model: PeerModel) -> None:
     (folder / "1").mkdir(parents=True)
-    for name in ("triton/model.py", "ctranslate2_text.py"):
+    for name in ("triton_model/model.py", "ctranslate2_text.py"):
         shutil.copy2(PEERS_FOLDER / name, folder / "1")
-    template = string.Template((PEERS_FOLDER / "triton" / "config.pbtxt").read_text(encoding="utf-8"))
+    template = string.Template((PEERS_FOLDER / "triton_model" / "config.pbtxt").read_text(encoding="utf-8"))
     settings = json.dumps(
         json.dumps(model.settings(inter_threads=1))
     )  # a string of text format is one of JSON

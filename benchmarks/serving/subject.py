@@ -17,7 +17,7 @@ from model.corpora.settings import Multi30kSettings
 from model.recipe import load_recipe
 from model.run import Run, load_run
 from model.tokenizer import END_ID, SPECIAL_TOKENS
-from model.transformer import Dimensions, TranslationModel, build_model
+from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
 from server.backend import Backend
 from server.bundle import Bundle
 from server.config import EngineSettings
@@ -29,7 +29,9 @@ __all__ = [
     "RANDOM_SIZES",
     "Subject",
     "fixed_workloads",
+    "let_layers_speak",
     "load_backend",
+    "number_tokenizer",
     "offline_workloads",
     "random_subject",
     "run_subject",
@@ -99,7 +101,7 @@ def random_subject(size: str, data: Path, seed: int) -> Subject:
     torch.manual_seed(seed)
     model = build_model(dims).eval()
     assert isinstance(model, TranslationModel)
-    _let_layers_speak(model)
+    let_layers_speak(model)
     settings = Multi30kSettings(kind="multi30k", folder=str(data), source="en", target="de", tokenized=True)
     pairs = read_multi30k(settings).test
     rng = np.random.default_rng(seed)
@@ -108,7 +110,7 @@ def random_subject(size: str, data: Path, seed: int) -> Subject:
         for pair in pairs
     ]
     mean = np.mean([len(pair.target.split()) + 1 for pair in pairs])
-    run = Run(data, model, _number_tokenizer(dims.vocabulary_size), recipe, step=0, metrics={})
+    run = Run(data, model, number_tokenizer(dims.vocabulary_size), recipe, step=0, metrics={})
     return Subject(size, run, model, inputs, answer_tokens=round(mean))
 
 
@@ -156,7 +158,7 @@ def load_backend(subject: Subject, precision: Literal["fp32", "int8"], folder: P
 
 
 @torch.no_grad()
-def _let_layers_speak(model: TranslationModel) -> None:
+def let_layers_speak(model: TranslationModel | LanguageModel) -> None:
     """As they are initialised, a token's own embedding outweighs all layers: every answer is one token, repeated."""
     for name, parameter in model.named_parameters():
         if name.endswith(("attention.output.weight", "contract.weight")):
@@ -167,7 +169,8 @@ def _named(name: str, beam_size: int) -> str:
     return f"{name}, greedy" if beam_size == 1 else f"{name}, beam {beam_size}"
 
 
-def _number_tokenizer(vocabulary_size: int) -> Tokenizer:
+def number_tokenizer(vocabulary_size: int) -> Tokenizer:
+    """Numbers as words, for models whose weights are random and mean nothing."""
     words = [f"{number}" for number in range(len(SPECIAL_TOKENS), vocabulary_size)]
     vocabulary = {token: token_id for token_id, token in enumerate([*SPECIAL_TOKENS, *words])}
     return Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS[1]))

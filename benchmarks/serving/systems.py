@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-__all__ = ["Reading", "Setting", "System", "Workload"]
+__all__ = ["Answers", "Reading", "Setting", "System", "Workload"]
 
 Setting = Mapping[str, int | str]
 """Thread counts, batch sizes and the like, by the names that the system itself gives them."""
@@ -45,6 +45,14 @@ class Reading:
     @property
     def tokens_per_second(self) -> float:
         return self.num_tokens / self.seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a system decoded: token ids with their end, and log-probabilities of whole answers."""
+
+    token_ids: list[list[int]]
+    log_probabilities: list[float]
 
 
 class System(Protocol):
