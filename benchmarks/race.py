@@ -52,9 +52,9 @@ def run_timed(
     return lines
 
 
-def cut_windows(ids: Sequence[int]) -> Tensor:
-    """Token ids -> (N, CONTEXT + 1): a character, and the CONTEXT after it that are to be predicted."""
-    return torch.tensor(ids).unfold(0, CONTEXT + 1, CONTEXT)
+def cut_windows(ids: Sequence[int], length: int = CONTEXT) -> Tensor:
+    """Token ids -> (N, length + 1): a character, and the `length` after it that are to be predicted."""
+    return torch.tensor(ids).unfold(0, length + 1, length)
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ import torch
 from benchmarks.nanogpt import prepare_nanogpt
 from benchmarks.race import CONTEXT, cut_windows, mean_loss, run_timed
 from benchmarks.shakespeare import check_same_size, our_logits
+from benchmarks.shakespeare_loss import informed_logits
 from model.tokenizer import BEGIN_ID
 from model.transformer import Dimensions, LanguageModel
 
@@ -47,10 +48,22 @@ def test_ours_sees_the_begin_token_in_place_of_the_character_before() -> None:
         torch.testing.assert_close(found[0, :1], model(torch.tensor([[BEGIN_ID]]))[0])
 
 
+def test_nanogpt_s_measure_sees_the_character_before_a_window() -> None:
+    torch.manual_seed(1)
+    model = LanguageModel(Dimensions("generation", 11, 32, 2, 2, 48, 0, 1, 0, 16)).eval()
+    windows = cut_windows(torch.randint(4, 11, (31,)).tolist(), 15)
+    assert windows.shape == (2, 16)
+    with torch.inference_mode():
+        found = informed_logits(model)(windows)
+        assert found.shape == (2, 15, 11)
+        expected = model(torch.tensor([[BEGIN_ID, int(windows[1, 0])]]))[0, 1]
+        torch.testing.assert_close(found[1, 0], expected)
+
+
 def test_the_race_is_for_models_of_one_size() -> None:
-    check_same_size("shakespeare", SAME_SIZE)
+    check_same_size("shakespeare-small", SAME_SIZE)
     with pytest.raises(SystemExit, match="are \\(256, 4, 4, 64\\), nanoGPT's \\(128, 4, 4, 64\\)"):
-        check_same_size("shakespeare", [*SAME_SIZE, "model.width=256"])
+        check_same_size("shakespeare-small", [*SAME_SIZE, "model.width=256"])
 
 
 def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
