@@ -31,7 +31,8 @@ def informed_logits(model: LanguageModel) -> Callable[[Tensor], Tensor]:
 
     def logits_of(windows: Tensor) -> Tensor:
         begin = torch.full((len(windows), 1), BEGIN_ID)
-        return model(torch.cat([begin, windows[:, :-1]], dim=1))[:, 1:]
+        logits: Tensor = model(torch.cat([begin, windows[:, :-1]], dim=1))
+        return logits[:, 1:]
 
     return logits_of
 
