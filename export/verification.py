@@ -166,7 +166,7 @@ def compare(
     decoded: Decoded,
 ) -> Agreement:
     """Hold the bundle's answers against PyTorch's."""
-    tokens = [_with_end(answer) for answer in decoded.together]
+    tokens = [answer.with_end(END_ID) for answer in decoded.together]
     partings = [_parting(ours, theirs) for ours, theirs in zip(tokens, reference, strict=True)]
     return Agreement(
         num_inputs=len(inputs),
@@ -200,11 +200,6 @@ def _check(agreement: Agreement, precision: str) -> None:
             f"from PyTorch (ties under {TIE} not counted); largest logit difference "
             f"{agreement.max_logit_difference:.2e}"
         )
-
-
-def _with_end(answer: Answer) -> list[int]:
-    ended = answer.num_output_tokens > len(answer.token_ids)
-    return [*answer.token_ids, *([END_ID] if ended else [])]
 
 
 def _parting(ours: Sequence[int], theirs: Hypothesis) -> float | None:

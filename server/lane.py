@@ -225,6 +225,10 @@ class Lane:
     def _settle(self, sequence: RunningSequence, hypotheses: tuple[Hypothesis, ...]) -> None:
         """Rank the answers by all that counts, keep as many as were asked for."""
         parameters = sequence.parameters
+        if (
+            not parameters.coverage_penalty
+        ):  # the order stands: attention is looked at for those that are told alone
+            hypotheses = hypotheses[: parameters.num_hypotheses]
         if parameters.align or parameters.coverage_penalty:
             started = time.perf_counter()
             attentions = self.rows.align(

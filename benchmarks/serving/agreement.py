@@ -14,7 +14,6 @@ from model.decoding import Hypothesis, greedy_decode
 from model.tokenizer import END_ID
 from model.transformer import TranslationModel
 from server.backend import Backend
-from server.decoding.hypothesis import Hypothesis as Answer
 from server.decoding.parameters import DecodingParameters
 from server.lane import decode_offline
 
@@ -88,7 +87,7 @@ def _check(
         given = [(ids, parameters) for ids in workload.inputs]
         answers = [each.best for each in decode_offline(backend, given, num_slots=_NUM_SLOTS)]
         precision = backend.bundle.manifest.precision
-        token_ids = [_with_end(answer) for answer in answers]
+        token_ids = [answer.with_end(END_ID) for answer in answers]
         sums = [answer.log_probability for answer in answers]
         found.append(compare("dragoman", precision, workload.name, token_ids, sums, reference))
     for peer in peers:
@@ -143,8 +142,3 @@ def _parts_at_tie(token_ids: list[int], expected: Hypothesis) -> bool:
         if ours != theirs:
             return margin < TIE
     return False
-
-
-def _with_end(answer: Answer) -> list[int]:
-    ended = answer.num_output_tokens > len(answer.token_ids)
-    return [*answer.token_ids, *([END_ID] if ended else [])]

@@ -54,6 +54,11 @@ class Hypothesis:
     tokens: tuple[TokenScore, ...] = ()
     alignment: tuple[int, ...] = ()
 
+    def with_end(self, end: int) -> list[int]:
+        """`token_ids`, and the token `end` behind them where the model ended the sequence itself."""
+        ended = self.finish_reason is FinishReason.END_OF_SEQUENCE
+        return [*self.token_ids, *([end] if ended else [])]
+
     @property
     def is_cut_off(self) -> bool:
         """Whether the limit of tokens ended it."""
