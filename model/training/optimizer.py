@@ -7,19 +7,25 @@ import torch
 from torch import nn
 
 from model.recipe import TrainingSettings
+from model.training.muon import Muon
 from model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["learning_rate", "new_optimizers"]
 
 
 def new_optimizers(
-    model: TranslationModel | LanguageModel, settings: TrainingSettings
+    model: TranslationModel | LanguageModel, settings: TrainingSettings, precision: torch.dtype
 ) -> list[torch.optim.Optimizer]:
     """The optimizers that together train every weight once.
 
     AdamW decays the matrices of linear layers only: not norms, biases or embeddings. With Muon (Jordan et al.
     2024) those matrices go to it, its steps scaled to those of AdamW (Liu et al. 2025), so that one learning
     rate serves both.
+
+    Args:
+        model: whose weights are trained.
+        settings: which optimizer, its peak rate and decay.
+        precision: what this machine computes matrix products fast in, for Muon's own.
     """
     matrices = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
     decayed = [parameter for parameter in model.parameters() if id(parameter) in matrices]
@@ -27,14 +33,7 @@ def new_optimizers(
     groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0}]
     optimizers: list[torch.optim.Optimizer] = []
     if settings.optimizer == "muon":
-        optimizers.append(
-            torch.optim.Muon(
-                decayed,
-                lr=settings.max_learning_rate,
-                weight_decay=settings.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
+        optimizers.append(Muon(decayed, settings.max_learning_rate, settings.weight_decay, precision))
     else:
         groups.append({"params": decayed, "weight_decay": settings.weight_decay})
     optimizers.append(

@@ -41,7 +41,7 @@ class TrainingStep:
         self._world = world or World(device=model.embedding.token.weight.device)
         layers: list[nn.Module] = [*getattr(model, "encoder_layers", []), *model.decoder_layers]
         self._loss = self._world.join_in(_Loss(model), layers, settings.parallel)
-        self.optimizers = new_optimizers(model, settings)
+        self.optimizers = new_optimizers(model, settings, precision)
 
     def run(
         self, parts: Sequence[Batch], rate: float, *, progress: float = 1.0, num_labels: int | None = None

@@ -52,7 +52,7 @@ def test_a_constant_rate_without_warmup() -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_only_matrices_of_linear_layers_decay(optimizer: str) -> None:
     model = build_model(Dimensions("translation", 11, 16, 2, 2, 16, 1, 1, 8, 8))
-    optimizers = new_optimizers(model, settings(weight_decay=0.5, optimizer=optimizer))
+    optimizers = new_optimizers(model, settings(weight_decay=0.5, optimizer=optimizer), torch.float32)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     held = [
         (type(each).__name__, group["weight_decay"], names[id(parameter)])
