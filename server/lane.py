@@ -155,22 +155,19 @@ class Lane:
         Returns:
             The sequences with beam search, which are left to do.
         """
-        chosen = log_probabilities.argmax(axis=-1)
+        chosen: list[int] = log_probabilities.argmax(axis=-1).tolist()
         searching: dict[RunningSequence, None] = {}
         for row, sequence in enumerate(self._sequences):
             if sequence.search is not None:
                 searching[sequence] = None
             elif sequence.chooser is not None:
                 chosen[row] = sequence.chooser.choose(log_probabilities[row], sequence.token_ids)
-        for row in np.flatnonzero(chosen == self._end).tolist():
-            sequence = self._sequences[row]
-            plain = sequence.search is None and sequence.chooser is None
-            if plain and len(sequence.token_ids) < sequence.parameters.min_tokens:
+            elif chosen[row] == self._end and len(sequence.token_ids) < sequence.parameters.min_tokens:
                 chosen[row] = _best_but(self._end, log_probabilities[row])
-        scores = log_probabilities[np.arange(chosen.size), chosen].tolist()
-        self.rows.arena.token_ids[: chosen.size] = chosen
+        self.rows.arena.token_ids[: len(chosen)] = chosen
+        scores = log_probabilities[np.arange(len(chosen)), chosen].tolist()
         now = time.monotonic()
-        for row, (sequence, token_id) in enumerate(zip(self._sequences, chosen.tolist(), strict=True)):
+        for row, (sequence, token_id) in enumerate(zip(self._sequences, chosen, strict=True)):
             if sequence.first_token_s is None:
                 sequence.first_token_s = now
             if sequence.search is not None:

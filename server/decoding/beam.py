@@ -24,10 +24,9 @@ from server.decoding.parameters import DecodingParameters
 from server.decoding.scores import token_score
 from server.decoding.stopping import StopCondition
 
-__all__ = ["BeamSearch", "Fork", "advance_all"]
+__all__ = ["BeamSearch", "Candidate", "Fork", "advance_all"]
 
 FloatRows = NDArray[np.float32]
-IntRows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +50,8 @@ class _Beam:
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidate:
-    """One more token for a beam."""
+class Candidate:
+    """One more token for a beam; `total` is what the beam's would be with it."""
 
     total: float
     parent: _Beam
@@ -93,34 +92,31 @@ class BeamSearch:
         """(row, token) for each beam: what it reads next."""
         return [(beam.row, beam.token_ids[-1]) for beam in self.beams]
 
-    def candidate_rows(self, log_probabilities: FloatRows) -> FloatRows | None:
-        """Log-probabilities that each beam's next token is chosen by (beams, V), as the constraints leave them.
+    @property
+    def is_forced(self) -> bool:
+        """Whether the next token is one of the prefix and not chosen."""
+        return len(self.beams[0].token_ids) < len(self.parameters.prefix)
 
-        None where it is not chosen, but forced. `advance` wants the best of them.
-        """
-        if len(self.beams[0].token_ids) < len(self.parameters.prefix):
-            return None
-        rows = log_probabilities[[beam.row for beam in self.beams]]
+    def adjust(self, rows: FloatRows) -> None:
+        """Change each beam's log-probabilities (beams, V) to what the constraints make of them."""
         if self.constraints is not None:
-            for index, beam in enumerate(self.beams):
-                self.constraints.adjust(rows[index], beam.token_ids)
-        return rows
+            for row, beam in zip(rows, self.beams, strict=True):
+                self.constraints.adjust(row, beam.token_ids)
 
     def advance(
-        self, log_probabilities: FloatRows, best: tuple[FloatRows, IntRows] | None
+        self, log_probabilities: FloatRows, best: Sequence[Candidate] | None
     ) -> tuple[list[Fork], tuple[Hypothesis, ...] | None]:
         """Take one step.
 
         Args:
             log_probabilities: (B, V) of all rows of the lane; each beam reads its own.
-            best: values and tokens of `top_candidates` of `candidate_rows`, more than `beam_size` for each beam:
-                a beam has one way to end, so the `beam_size` best continuations that do not end are among them.
-                None where the next token is forced.
+            best: the 2 `beam_size` best continuations of all beams, best first: a beam has one way to end, so
+                `beam_size` that do not end are among them. None where the next token is forced.
 
         Returns:
             Copies to make before the next step, and, when the search is over, the answers, best first.
         """
-        candidates = self._forced(log_probabilities) if best is None else self._best(*best)
+        candidates = self._forced(log_probabilities) if best is None else best
         for candidate in candidates[: self.parameters.beam_size]:
             if candidate.token_id == self.end:
                 self._finish(self._grown(candidate, log_probabilities), FinishReason.END_OF_SEQUENCE)
@@ -137,30 +133,14 @@ class BeamSearch:
             return [], self._answers()
         return self._place(parent_rows), None
 
-    def _best(self, values: FloatRows, token_ids: IntRows) -> list[_Candidate]:
-        """The best continuations of all beams, best first, equal ones by beam, then by token."""
-        totals = (
-            np.array([[beam.total] for beam in self.beams]) + values
-        )  # float64: the order of a long sum is right
-        # Each beam may end once, so these hold beam_size continuations that do not end, where there are so many.
-        order = np.argsort(-totals, axis=None, kind="stable")[: 2 * self.parameters.beam_size]
-        best_totals, best_ids = totals.ravel()[order].tolist(), token_ids.ravel()[order].tolist()
-        return [
-            _Candidate(total, self.beams[index], token_id)
-            for total, token_id, index in zip(
-                best_totals, best_ids, (order // values.shape[1]).tolist(), strict=True
-            )
-            if total > -np.inf
-        ]
-
-    def _forced(self, log_probabilities: FloatRows) -> list[_Candidate]:
+    def _forced(self, log_probabilities: FloatRows) -> list[Candidate]:
         token_id = self.parameters.prefix[len(self.beams[0].token_ids)]
         return [
-            _Candidate(beam.total + float(log_probabilities[beam.row, token_id]), beam, token_id)
+            Candidate(beam.total + float(log_probabilities[beam.row, token_id]), beam, token_id)
             for beam in self.beams
         ]
 
-    def _grown(self, candidate: _Candidate, log_probabilities: FloatRows) -> _Beam:
+    def _grown(self, candidate: Candidate, log_probabilities: FloatRows) -> _Beam:
         parent, token_id = candidate.parent, candidate.token_id
         row = log_probabilities[parent.row]
         tokens = parent.tokens
@@ -233,19 +213,41 @@ def advance_all(
     searches: Sequence[BeamSearch], log_probabilities: FloatRows
 ) -> list[tuple[list[Fork], tuple[Hypothesis, ...] | None]]:
     """`BeamSearch.advance` of each, looking for the best tokens of all their beams at once."""
-    rows = [search.candidate_rows(log_probabilities) for search in searches]
-    free = [block for block in rows if block is not None]
-    if free:
-        num_candidates = max(search.parameters.beam_size for search in searches) + 1
-        values, token_ids = top_candidates(np.concatenate(free), num_candidates)
-    steps = []
-    start = 0
-    for search, block in zip(searches, rows, strict=True):
-        best = None
-        if block is not None:
-            # No more than its own, or its neighbours' beam sizes would have a say.
-            end, width = start + len(block), search.parameters.beam_size + 1
-            best = values[start:end, :width], token_ids[start:end, :width]
-            start = end
-        steps.append(search.advance(log_probabilities, best))
-    return steps
+    best = iter(_best([search for search in searches if not search.is_forced], log_probabilities))
+    return [
+        search.advance(log_probabilities, None if search.is_forced else next(best)) for search in searches
+    ]
+
+
+def _best(searches: Sequence[BeamSearch], log_probabilities: FloatRows) -> list[list[Candidate]]:
+    """For each search its best continuations, best first, equal ones by beam, then by token."""
+    if not searches:
+        return []
+    beams = [beam for search in searches for beam in search.beams]
+    rows = log_probabilities[[beam.row for beam in beams]]
+    starts = np.cumsum([0] + [len(search.beams) for search in searches]).tolist()
+    width = max(search.parameters.beam_size for search in searches) + 1
+    for search, start in zip(searches, starts, strict=False):
+        search.adjust(rows[start : start + len(search.beams)])
+    values, token_ids = top_candidates(rows, width)
+    # float64: the order of a long sum is right.
+    totals = np.array([[beam.total] for beam in beams]) + values
+    for search, start in zip(searches, starts, strict=False):
+        # No more than its own, or its neighbours' beam sizes would have a say.
+        totals[start : start + len(search.beams), search.parameters.beam_size + 1 :] = -np.inf
+    owners = np.repeat(np.arange(len(searches)), np.diff(starts) * values.shape[1])
+    order = np.lexsort((-totals.ravel(), owners))  # stable
+    best_totals, best_ids = totals.ravel()[order].tolist(), token_ids.ravel()[order].tolist()
+    parents = (order // values.shape[1]).tolist()
+    found = []
+    for search, start in zip(searches, starts, strict=False):
+        first = start * values.shape[1]
+        last = min(first + 2 * search.parameters.beam_size, first + len(search.beams) * values.shape[1])
+        found.append(
+            [
+                Candidate(best_totals[place], beams[parents[place]], best_ids[place])
+                for place in range(first, last)
+                if best_totals[place] > -np.inf
+            ]
+        )
+    return found

@@ -25,21 +25,30 @@ def top_candidates(
     """
     num_rows, size = rows.shape
     num_candidates = min(num_candidates, size)
-    thresholds = _thresholds(rows, num_candidates)
-    places, indices = np.nonzero(rows >= thresholds[:, None])
+    num_blocks = size // _BLOCK
+    if num_blocks < num_candidates:
+        thresholds = np.partition(rows, size - num_candidates, axis=1)[:, size - num_candidates]
+        places, indices = _at_least(rows, thresholds)
+    else:
+        whole = rows[:, : num_blocks * _BLOCK].reshape(num_rows, num_blocks, _BLOCK)
+        maxima = whole.max(axis=2)
+        thresholds = np.partition(maxima, num_blocks - num_candidates, axis=1)[:, num_blocks - num_candidates]
+        block_rows, blocks = _at_least(maxima, thresholds)
+        found, offsets = _at_least(whole[block_rows, blocks], thresholds[block_rows])
+        # What is left over behind the last whole block can only raise the number of values that reach it.
+        rest_rows, rest = _at_least(rows[:, num_blocks * _BLOCK :], thresholds)
+        places = np.concatenate([block_rows[found], rest_rows])
+        indices = np.concatenate([blocks[found] * _BLOCK + offsets, rest + num_blocks * _BLOCK])
     values = rows[places, indices]
     order = np.lexsort((indices, -values, places))
-    starts = np.searchsorted(places, np.arange(num_rows))  # nonzero gives rows in order
+    starts = np.searchsorted(places[order], np.arange(num_rows))
     chosen = order[starts[:, None] + np.arange(num_candidates)]
     return values[chosen], indices[chosen]
 
 
-def _thresholds(rows: NDArray[np.float32], num_candidates: int) -> NDArray[np.float32]:
-    """For each row a value that at least `num_candidates` of its values reach."""
-    num_rows, size = rows.shape
-    num_blocks = size // _BLOCK
-    if num_blocks < num_candidates:
-        return np.partition(rows, size - num_candidates, axis=1)[:, size - num_candidates]
-    # What is left over behind the last whole block can only raise the number of values that reach it.
-    maxima = rows[:, : num_blocks * _BLOCK].reshape(num_rows, num_blocks, _BLOCK).max(axis=2)
-    return np.partition(maxima, num_blocks - num_candidates, axis=1)[:, num_blocks - num_candidates]
+def _at_least(
+    rows: NDArray[np.float32], thresholds: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row and column of each value that reaches its row's threshold; a flat search is several times faster."""
+    flat = np.flatnonzero(rows >= thresholds[:, None])
+    return np.divmod(flat, max(1, rows.shape[1]))

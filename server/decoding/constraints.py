@@ -69,7 +69,7 @@ class Constraints:
                 row[sequence[-1]] = -np.inf
         if len(token_ids) < self._min_tokens:
             row[self._end] = -np.inf
-        if row.max() == -np.inf:
+        if (self._ngram_size or self._suppressed) and row.max() == -np.inf:
             row[self._end] = end_log_probability
 
 
