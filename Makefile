@@ -74,7 +74,7 @@ unit: $(VENV)/.dev ## all tests
 bench: $(VENV)/.dev ## decoding speed against CTranslate2 and PyTorch; DATA=DIR of Multi30k, RUN=DIR of a run on it, QUICK=1
 	@$(PEERS_TORCH) $(BIN)/python benchmarks/engine.py --data $(DATA) $(if $(RUN),--run $(RUN)) $(if $(QUICK),--quick)
 
-bench-generation: $(VENV)/.dev ## generation with a decoder-only model against CTranslate2 and transformers; QUICK=1
+bench-generation: $(VENV)/.dev ## generation with a decoder-only model against CTranslate2, onnxruntime-genai and transformers; QUICK=1
 	@$(PEERS_TORCH) $(BIN)/python benchmarks/generation.py $(if $(QUICK),--quick)
 
 bench-service: $(VENV)/.dev ## latency under load against CTranslate2 in two servers; DATA=DIR of Multi30k, RUN=DIR of a run on it, QUICK=1

@@ -1,12 +1,14 @@
-"""Generation with a decoder-only model: Dragoman's engine against CTranslate2's Generator and transformers.
+"""Generation with a decoder-only model: Dragoman's engine against CTranslate2, onnxruntime-genai and transformers.
 
     python benchmarks/generation.py
     python benchmarks/generation.py --quick
 
 The model has GPT-2's shape, random weights, and Dragoman's architecture: pre-norm, GELU, embedding scaled and tied to
-the projection, sinusoidal positions. All systems run these same weights. CTranslate2 has this architecture;
-transformers' GPT2LMHeadModel (PyTorch eager, fp32) gets the sinusoidal table for its learned positions and scaled
-embeddings, and so a projection of its own, which is as large. First every system's greedy answers are held against
+the projection, sinusoidal positions. All systems run these same weights. CTranslate2's Generator has this architecture;
+onnxruntime-genai gets a graph of the operators that its own builder writes, and for int8 that builder's quantisation:
+weights in blocks, activations as they come (`benchmarks/serving/genai_model.py`); transformers' GPT2LMHeadModel
+(PyTorch eager, fp32) gets the sinusoidal table for its learned positions and scaled embeddings. The last two have a
+projection of their own, which is as large as the embeddings. First every system's greedy answers are held against
 PyTorch's; if an fp32 one agrees on less than 99 % of the prompts, there is nothing to compare and the exit code is 1.
 
 Work: one prompt at a time up to its first token, which is the time to first token and, by the prompt's tokens, the
@@ -14,8 +16,6 @@ speed of reading; and 1, 8 and 32 streams that begin together, each a prompt of 
 tokens/s are those of the answers and whose time includes the prompts. A sweep of its own thread settings comes before,
 for every system. Then rounds, each system in turn; figures are medians over them, and the ratio is Dragoman's speed
 over the row's in the same round, in the same precision. Dragoman's prefix cache is off: prompts come back each turn.
-
-onnxruntime-genai is not among the systems yet: it needs a graph and a configuration of its own.
 """
 
 import argparse
@@ -35,6 +35,7 @@ from benchmarks.serving.agreement import MIN_FP32_SHARE, Agreement, compare
 from benchmarks.serving.contest import Pace, Standing, compete
 from benchmarks.serving.ctranslate2_system import convert_arrays
 from benchmarks.serving.ctranslate2_weights import ctranslate2_generator_shape, ctranslate2_generator_weights
+from benchmarks.serving.genai_model import write_genai_model
 from benchmarks.serving.generation_report import GenerationFindings, report_generation
 from benchmarks.serving.generation_subject import (
     GenerationSubject,
@@ -50,6 +51,7 @@ from benchmarks.serving.generation_systems import (
     CTranslate2Generator,
     DragomanGenerator,
     Generator,
+    OnnxRuntimeGenai,
     Transformers,
 )
 from benchmarks.serving.peers import PEERS_FOLDER, add_peers_option, peers_python
@@ -86,6 +88,10 @@ def enter_systems(subject: GenerationSubject, python: Path, folder: Path) -> lis
     for precision in PRECISIONS:
         of_precision = {"folder": str(converted), "precision": precision}
         systems.append(CTranslate2Generator(python, precision, num_cores, of_precision))
+    for precision in PRECISIONS:
+        graph = folder / f"genai-{precision}"
+        write_genai_model(subject.model, precision, graph)
+        systems.append(OnnxRuntimeGenai(python, precision, num_cores, {"folder": str(graph)}))
     weights = folder / "gpt2.npz"
     np.savez(weights, **gpt2_weights(subject.model))  # type: ignore[arg-type]  # arrays, by their names
     model = {"weights": str(weights), "config": gpt2_config(subject.dims)}

@@ -12,7 +12,7 @@ from server.bundle import Bundle, Precision
 from server.config import EngineSettings
 from server.decoding.parameters import DecodingParameters
 
-__all__ = ["CTranslate2Generator", "DragomanGenerator", "Generator", "Transformers"]
+__all__ = ["CTranslate2Generator", "DragomanGenerator", "Generator", "OnnxRuntimeGenai", "Transformers"]
 
 
 class Generator(System, Protocol):
@@ -112,6 +112,16 @@ class CTranslate2Generator(_PeerGenerator):
             {"inter_threads": workers, "intra_threads": threads, "max_batch_size": -(-num_inputs // workers)}
             for workers, threads in _ways_to_share(self._num_cores, num_inputs)
         ]
+
+
+class OnnxRuntimeGenai(_PeerGenerator):
+    """`Generator` with the inputs as one batch, and the threads in each of its products."""
+
+    name = "onnxruntime-genai"
+    _script = "genai_worker.py"
+
+    def settings(self, workload: Workload) -> list[Setting]:  # noqa: ARG002  the same for all
+        return [{"threads": threads} for threads in dict.fromkeys([self._num_cores, 1])]
 
 
 class Transformers(_PeerGenerator):
