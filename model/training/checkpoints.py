@@ -9,9 +9,12 @@ from torch import Tensor
 
 from common.files import atomic_write
 from common.settings import Settings
+from model.batching import Examples
+from model.loss import mean_loss
 from model.run import read_weights, write_weights
+from model.transformer import LanguageModel, TranslationModel
 
-__all__ = ["Checkpoint", "CheckpointKeeper", "CheckpointRecord", "average_weights"]
+__all__ = ["Checkpoint", "CheckpointKeeper", "CheckpointRecord", "average_weights", "load_best_weights"]
 
 
 class CheckpointRecord(Settings):
@@ -87,3 +90,27 @@ def average_weights(checkpoints: Sequence[Checkpoint]) -> dict[str, Tensor]:
         for name, tensor in weights.items():
             total[name] += tensor
     return {name: (tensor / len(checkpoints)).to(first[name].dtype) for name, tensor in total.items()}
+
+
+def load_best_weights(
+    model: TranslationModel | LanguageModel,
+    validation: Examples,
+    kept: Sequence[Checkpoint],
+    batch_tokens: int,
+) -> float:
+    """Load the mean of the checkpoints kept, or the best one, the first, if that validates better.
+
+    Returns:
+        The validation loss of what was loaded, nats a token.
+
+    Raises:
+        RunError: a file is missing or damaged.
+    """
+    best, *others = kept
+    if others:
+        model.load_state_dict(average_weights(kept))
+        loss = mean_loss(model, validation, batch_tokens)
+        if loss <= best.validation_loss:
+            return loss
+    model.load_state_dict(read_weights(best.path))
+    return best.validation_loss

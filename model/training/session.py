@@ -11,7 +11,6 @@ from common.files import atomic_write
 from model.corpora.corpus import Corpus, Pair
 from model.corpora.load import load_corpus
 from model.errors import TrainingStopped
-from model.loss import mean_loss
 from model.recipe import Recipe
 from model.run import (
     CHECKPOINT_FOLDER,
@@ -19,11 +18,10 @@ from model.run import (
     STATE_FOLDER,
     TOKENIZER_FILE,
     Run,
-    read_weights,
     save_run,
 )
 from model.tokenizer import load_tokenizer, train_tokenizer
-from model.training.checkpoints import CheckpointKeeper, average_weights
+from model.training.checkpoints import CheckpointKeeper, load_best_weights
 from model.training.data import EncodedCorpus, encode_corpus
 from model.training.distributed import World
 from model.training.hardware import choose_precision, keep_freed_memory
@@ -177,7 +175,9 @@ class Session:
         """Choose the final weights, measure them and write the run."""
         reporter.phase("measuring quality")
         model, corpus, encoded = learned.model, learned.corpus, learned.encoded
-        metrics = {"validation_loss": _take_best_weights(model, encoded, keeper, self.recipe)}
+        batch_tokens = self.recipe.training.batch_tokens
+        loss = load_best_weights(model, encoded.validation, keeper.kept, batch_tokens)
+        metrics = {"validation_loss": loss}
         metrics |= measure(
             model.eval(),
             learned.tokenizer,
@@ -201,17 +201,3 @@ class _Learned:
     tokenizer: Tokenizer
     corpus: Corpus[Pair] | Corpus[str]
     encoded: EncodedCorpus
-
-
-def _take_best_weights(
-    model: TranslationModel | LanguageModel, corpus: EncodedCorpus, keeper: CheckpointKeeper, recipe: Recipe
-) -> float:
-    """Load the mean of the checkpoints kept, or the best one if that validates better; returns the loss."""
-    best, *others = keeper.kept
-    if others:
-        model.load_state_dict(average_weights(keeper.kept))
-        loss = mean_loss(model, corpus.validation, recipe.training.batch_tokens)
-        if loss <= best.validation_loss:
-            return loss
-    model.load_state_dict(read_weights(best.path))
-    return best.validation_loss
