@@ -11,22 +11,27 @@ code is 1.
 Work: `offline`, all sources of test_2016_flickr at their real lengths, each system batching as it likes; and 32 forced
 tokens for one input alone and for 1 to 64 inputs a core. Each greedy and by beam search. A sweep of its own settings
 comes before, for every system. Then rounds, each system in turn; tokens/s are medians over them, and the ratio is
-Dragoman's speed over the row's in the same round, in the same precision where both have it.
+Dragoman's speed over the row's in the same round, in the same precision where both have it. The whole takes an hour
+or two; parts of it:
+
+    python benchmarks/engine.py --data DIR --sizes base --work offline --precisions int8 --beam-sizes 1 --rounds 3
 
 `bare products` is a limit, not a system: ONNX Runtime running a step's matrix products and nothing else. The last
 table holds what was reached against the rate of such products at 256 rows.
 """
 
+import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from rich.console import Console
 
-from benchmarks.report import add_json_option, argument_parser
+from benchmarks.report import add_json_option, argument_parser, positive
 from benchmarks.serving.agreement import MIN_FP32_SHARE, check_agreement
 from benchmarks.serving.contest import Pace, compete
 from benchmarks.serving.ctranslate2_system import CTranslate2, convert
@@ -36,6 +41,7 @@ from benchmarks.serving.limit import BareProducts
 from benchmarks.serving.peers import add_peers_option, peers_python
 from benchmarks.serving.pytorch_system import PyTorchEager
 from benchmarks.serving.subject import (
+    BEAM_SIZE,
     RANDOM_SIZES,
     Subject,
     fixed_workloads,
@@ -44,12 +50,13 @@ from benchmarks.serving.subject import (
     random_subject,
     run_subject,
 )
-from benchmarks.serving.systems import System
+from benchmarks.serving.systems import System, Workload
 from common.cpu import usable_cores
 from common.errors import OperationError
 from model.training.hardware import set_threads
 
 PRECISIONS: Final[tuple[Literal["fp32", "int8"], ...]] = ("fp32", "int8")
+WORKS: Final = ("offline", "fixed")
 
 
 class Effort(NamedTuple):
@@ -61,37 +68,61 @@ class Effort(NamedTuple):
     num_agreement_inputs: int
 
 
+class Part(NamedTuple):
+    """What of it is run."""
+
+    works: Sequence[str]
+    precisions: Sequence[Literal["fp32", "int8"]]
+    beam_sizes: Sequence[int]
+
+
 WHOLE: Final = Effort(Pace(rounds=5, turn_s=0.5, sweep_turns=2, settle_s=0.3), (1, 8, 32, 64), 1_000, 200)
 QUICK: Final = Effort(Pace(rounds=2, turn_s=0.0, sweep_turns=0, settle_s=0.0), (4,), 16, 16)
 
 
-def measure(subject: Subject, python: Path, effort: Effort, console: Console) -> Findings:
+def measure(subject: Subject, python: Path, effort: Effort, part: Part, console: Console) -> Findings:
     """Export, convert, check and time one model."""
     num_cores = usable_cores()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dragoman-engine-")))
         with console.status(f"{subject.name}: exporting"):
-            backends = [load_backend(subject, precision, folder / precision) for precision in PRECISIONS]
+            backends = [load_backend(subject, precision, folder / precision) for precision in part.precisions]
             convert(subject.model, python, folder / "ctranslate2")
-        peers = [CTranslate2(python, folder / "ctranslate2", kind, num_cores) for kind in PRECISIONS]
-        bare = [BareProducts(subject.model, kind, num_cores) for kind in PRECISIONS]
+        peers = [CTranslate2(python, folder / "ctranslate2", kind, num_cores) for kind in part.precisions]
+        bare = [BareProducts(subject.model, kind, num_cores) for kind in part.precisions]
         engines: list[System] = [DragomanEngine(backend) for backend in backends]
         lanes: list[System] = [DragomanLanes(backend) for backend in backends]
-        systems = [*engines, *lanes, *peers, PyTorchEager(subject.model), *bare]
+        eager = [PyTorchEager(subject.model)] if "fp32" in part.precisions else []
+        systems = [*engines, *lanes, *peers, *eager, *bare]
         for system in systems:
             stack.callback(system.close)
         with console.status(f"{subject.name}: comparing answers"):
             agreements = check_agreement(subject, effort.num_agreement_inputs, backends, peers)
         standings = []
-        workloads = [
-            *offline_workloads(subject, effort.num_offline_inputs),
-            *fixed_workloads(subject, effort.rows, num_cores),
-        ]
-        for workload in workloads if all(one.holds for one in agreements) else []:
+        comparable = all(one.holds for one in agreements)
+        for workload in _workloads(subject, effort, part, num_cores) if comparable else ():
             with console.status(f"{subject.name}: {workload.name}"):
                 standings += compete(systems, workload, effort.pace)
         peaks = {one.precision: one.peak_rate() for one in bare}
     return Findings(subject, agreements, standings, peaks)
+
+
+def _workloads(subject: Subject, effort: Effort, part: Part, num_cores: int) -> Iterator[Workload]:
+    if "offline" in part.works:
+        yield from offline_workloads(subject, effort.num_offline_inputs, part.beam_sizes)
+    if "fixed" in part.works:
+        yield from fixed_workloads(subject, effort.rows, num_cores, part.beam_sizes)
+
+
+def _effort(options: argparse.Namespace) -> Effort:
+    effort = QUICK if options.quick else WHOLE
+    pace = effort.pace if options.rounds is None else replace(effort.pace, rounds=options.rounds)
+    return Effort(
+        pace,
+        options.rows or effort.rows,
+        options.offline_inputs or effort.num_offline_inputs,
+        effort.num_agreement_inputs,
+    )
 
 
 def main() -> None:
@@ -101,6 +132,31 @@ def main() -> None:
     parser.add_argument(
         "--sizes", nargs="*", choices=RANDOM_SIZES, default=RANDOM_SIZES, help="random weights of these sizes"
     )
+    parser.add_argument("--work", nargs="+", choices=WORKS, default=WORKS, help="which work")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="PyTorch runs with fp32 only"
+    )
+    parser.add_argument(
+        "--beam-sizes",
+        nargs="+",
+        type=positive,
+        default=(1, BEAM_SIZE),
+        metavar="N",
+        help="1 is greedy",
+    )
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        type=positive,
+        metavar="N",
+        help="inputs a core of the fixed work, in place of 1 8 32 64",
+    )
+    parser.add_argument(
+        "--offline-inputs", type=positive, metavar="N", help="only the first N sources, in place of all"
+    )
+    parser.add_argument(
+        "--rounds", type=positive, metavar="N", help="turns of each system that count, in place of 5"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of random weights and inputs")
     parser.add_argument("--quick", action="store_true", help="a little of everything: does it run?")
     add_peers_option(parser)
@@ -109,11 +165,11 @@ def main() -> None:
     console = Console(stderr=True)
     set_threads("auto")
     python = peers_python(options.peers_venv)
-    effort = QUICK if options.quick else WHOLE
+    part = Part(options.work, options.precisions, options.beam_sizes)
     try:
         subjects = [run_subject(options.run, options.data)] if options.run else []
         subjects += [random_subject(size, options.data, options.seed) for size in options.sizes]
-        findings = [measure(subject, python, effort, console) for subject in subjects]
+        findings = [measure(subject, python, _effort(options), part, console) for subject in subjects]
     except (OperationError, ValueError, RuntimeError) as error:
         sys.exit(str(error))
     report(findings, options.json)

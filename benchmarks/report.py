@@ -15,7 +15,7 @@ from rich.table import Table
 
 from common.cpu import usable_cores
 
-__all__ = ["add_json_option", "argument_parser", "describe_machine", "print_table", "write_json"]
+__all__ = ["add_json_option", "argument_parser", "describe_machine", "positive", "print_table", "write_json"]
 
 _WIDTH = 140  # a table in a file or a pipe is not cut
 
@@ -27,6 +27,14 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
         pass
 
     return argparse.ArgumentParser(description=description, formatter_class=Formatter)
+
+
+def positive(text: str) -> int:
+    """An option's whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:

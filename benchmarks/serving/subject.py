@@ -114,10 +114,10 @@ def random_subject(size: str, data: Path, seed: int) -> Subject:
     return Subject(size, run, model, inputs, answer_tokens=round(mean))
 
 
-def offline_workloads(subject: Subject, num_inputs: int) -> Iterator[Workload]:
-    """The split's inputs at their real lengths, greedy and by beam search."""
+def offline_workloads(subject: Subject, num_inputs: int, beam_sizes: Sequence[int]) -> Iterator[Workload]:
+    """The split's inputs at their real lengths; a beam of 1 is greedy."""
     limit = subject.answer_tokens or subject.dims.max_target_tokens + 1
-    for beam_size in (1, BEAM_SIZE):
+    for beam_size in beam_sizes:
         yield Workload(
             _named("offline", beam_size),
             subject.inputs[:num_inputs],
@@ -127,10 +127,12 @@ def offline_workloads(subject: Subject, num_inputs: int) -> Iterator[Workload]:
         )
 
 
-def fixed_workloads(subject: Subject, rows: Sequence[int], num_cores: int) -> Iterator[Workload]:
+def fixed_workloads(
+    subject: Subject, rows: Sequence[int], num_cores: int, beam_sizes: Sequence[int]
+) -> Iterator[Workload]:
     """One input alone, then so many for each core: sources of about 16 tokens, answers of exactly 32."""
     nearest = sorted(subject.inputs, key=lambda ids: abs(len(ids) - _FIXED_SOURCE_TOKENS))
-    for beam_size in (1, BEAM_SIZE):
+    for beam_size in beam_sizes:
         sizes = [("one input", 1, 1), *((f"{n} a core", n, n * num_cores) for n in rows)]
         for name, num_rows, num_inputs in sizes:
             yield Workload(

@@ -172,11 +172,11 @@ def subject(answer_tokens: int | None) -> Subject:
 
 
 def test_work_is_whole_answers_of_a_run_and_forced_ones_of_random_weights() -> None:
-    greedy, beam = offline_workloads(subject(None), 3)
+    greedy, beam = offline_workloads(subject(None), 3, (1, 5))
     assert (len(greedy.inputs), greedy.max_tokens, greedy.min_tokens, greedy.beam_size) == (3, 41, 0, 1)
     assert (beam.beam_size, beam.forced) == (5, False)
-    assert next(offline_workloads(subject(13), 3)).forced
-    works = {work.name: work for work in fixed_workloads(subject(None), (2,), num_cores=2)}
+    assert next(offline_workloads(subject(13), 3, (1,))).forced
+    works = {work.name: work for work in fixed_workloads(subject(None), (2,), num_cores=2, beam_sizes=(1, 5))}
     assert list(works) == ["one input, greedy", "2 a core, greedy", "one input, beam 5", "2 a core, beam 5"]
     assert [len(ids) for ids in works["2 a core, greedy"].inputs] == [16, 17, 9, 4]
     assert works["one input, beam 5"].num_rows == 1
