@@ -13,7 +13,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 	then export PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX); fi;
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-generation bench-service bench-training help install demo test lint format types imports stubs stubs-check unit lock clean
+.PHONY: bench bench-generation bench-growth bench-service bench-training help install demo test lint format types imports stubs stubs-check unit lock clean
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -76,6 +76,9 @@ bench: $(VENV)/.dev ## decoding speed against CTranslate2 and PyTorch; DATA=DIR 
 
 bench-generation: $(VENV)/.dev ## generation with a decoder-only model against CTranslate2, onnxruntime-genai and transformers; QUICK=1
 	@$(PEERS_TORCH) $(BIN)/python benchmarks/generation.py $(if $(QUICK),--quick)
+
+bench-growth: $(VENV)/.dev ## cost and memory by lengths, streams and model size against CTranslate2; QUICK=1
+	@$(PEERS_TORCH) $(BIN)/python benchmarks/growth.py $(if $(QUICK),--quick)
 
 bench-service: $(VENV)/.dev ## latency under load against CTranslate2 in two servers; DATA=DIR of Multi30k, RUN=DIR of a run on it, QUICK=1
 	@$(PEERS_TORCH) $(BIN)/python benchmarks/service.py $(RUN) --data $(DATA) $(if $(QUICK),--quick)

@@ -9,10 +9,11 @@ the same shape with the same dropout, on the same pairs, with about as many toke
 The peer runs twice: with batches of shuffled pairs, the ordinary way, and with Dragoman's own batches of like
 lengths (bucketed), so that what padding explains can be told from the rest.
 
-Sizes: `multi30k` is the recipe of that name; `tiny` is 256 wide, 3+3 layers, 4 heads, feed-forward 1,024, vocabulary
-8,000; `base` is the base model of Vaswani et al. 2017 with a vocabulary of 32,000. What nn.Transformer has no word
-for is turned off on both sides: R-Drop, BPE-dropout, accumulation. Making a batch counts in the time of both.
-Dragoman's setting of malloc holds for the whole process, so the peer gains from it as well.
+Sizes: `multi30k` is the recipe of that name; `mini` is 128 wide, 2+2 layers, 4 heads, feed-forward 512, vocabulary
+4,000; `tiny` is 256 wide, 3+3 layers, 4 heads, feed-forward 1,024, vocabulary 8,000; `base` is the base model of
+Vaswani et al. 2017 with a vocabulary of 32,000. What nn.Transformer has no word for is turned off on both sides:
+R-Drop, BPE-dropout, accumulation. Making a batch counts in the time of both. Dragoman's setting of malloc holds for
+the whole process, so the peer gains from it as well.
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ from rich.progress import track
 
 from benchmarks.nn_transformer import NnTransformer, NnTransformerStep
 from benchmarks.report import add_json_option, argument_parser, describe_machine, print_table, write_json
+from benchmarks.sizes import SIZES
 from model.batching import Batch, Pairs, Rows
 from model.corpora.corpus import Pair
 from model.corpora.load import load_corpus
@@ -39,42 +41,6 @@ from model.training.hardware import choose_precision, keep_freed_memory, set_thr
 from model.training.step import TrainingStep
 from model.transformer import TranslationModel
 
-COMMON = (
-    "tokenizer.dropout=0",
-    "training.r_drop=0",
-    "training.accumulation_steps=1",
-)
-SHAPE = (
-    "model.activation=relu",
-    "model.norm=pre",
-    "model.dropout=0.1",
-    "model.attention_dropout=0.1",
-    "training.label_smoothing=0.1",
-    "training.optimizer=adamw",
-)
-SIZES = {
-    "multi30k": COMMON,
-    "tiny": (
-        *COMMON,
-        *SHAPE,
-        "tokenizer.vocabulary_size=8000",
-        "model.width=256",
-        "model.num_heads=4",
-        "model.feed_forward_width=1024",
-        "model.num_encoder_layers=3",
-        "model.num_decoder_layers=3",
-    ),
-    "base": (
-        *COMMON,
-        *SHAPE,
-        "tokenizer.vocabulary_size=32000",
-        "model.width=512",
-        "model.num_heads=8",
-        "model.feed_forward_width=2048",
-        "model.num_encoder_layers=6",
-        "model.num_decoder_layers=6",
-    ),
-}
 SYNTHETIC_PAIRS = 20_000
 
 

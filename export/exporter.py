@@ -102,15 +102,18 @@ def write_graphs(
     precision: bundle_format.Precision,
     calibration: Sequence[Sequence[int]],
     progress: Progress,
+    *,
+    max_calibration_tokens: int | None = None,
 ) -> bundle_format.Manifest:
     """Write the graphs and the tokenizer; returns the manifest, not yet verified or written.
 
-    `calibration` is what the model reads while the ranges of int8 activations are measured.
+    `calibration` is what the model reads while the ranges of int8 activations are measured; what it writes then has
+    at most `max_calibration_tokens`, for weights that never end an answer.
     """
     model = run.model
     if precision == "int8":
         progress("measuring the ranges of activations", 0, 1)
-        model = quantized(model, calibration)
+        model = quantized(model, calibration, max_calibration_tokens)
     graphs = translation_graphs(model) if isinstance(model, TranslationModel) else generation_graphs(model)
     for index, graph in enumerate(graphs):
         progress(f"exporting {graph.name}", index, len(graphs))

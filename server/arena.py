@@ -48,6 +48,12 @@ class Arena:
                 self._kinds[name] = cache["kind"]
                 self.caches[name] = np.zeros((num_rows, *shapes[cache["kind"]]), np.float32)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all rows, used or not; the system backs them with pages as rows are first used."""
+        small = self.token_ids.nbytes + self.lengths.nbytes + self.source_lengths.nbytes
+        return small + sum(cache.nbytes for cache in self.caches.values())
+
     def keep(self, row: int, name: str, computed: NDArray[np.float32], num_tokens: int) -> None:
         """Copy what a graph computed for one row into cache `name`: (kv heads, tokens, head size), padding left out."""
         used = slice(None) if self._kinds[name] == _LAST else slice(num_tokens)

@@ -1,7 +1,7 @@
 """What every peer's process does: one JSON object a line on standard input, one answer a line on standard output.
 
 Runs in the peers' environment. A request is the name of a method of the worker, under `request`, and its arguments;
-an answer with `error` says what failed.
+an answer with `error` says what failed. `ready` asks for nothing: its answer says that all imports are done.
 """
 
 import json
@@ -15,8 +15,9 @@ def answer_requests(worker: Any) -> None:
     """Answer until standard input ends."""
     for line in sys.stdin:
         arguments = json.loads(line)
+        request = arguments.pop("request")
         try:
-            answer = getattr(worker, arguments.pop("request"))(**arguments)
+            answer = {} if request == "ready" else getattr(worker, request)(**arguments)
         except Exception as error:  # noqa: BLE001  whatever it is, the benchmark says it and ends
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), flush=True)

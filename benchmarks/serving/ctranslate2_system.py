@@ -66,7 +66,7 @@ class CTranslate2:
     def __init__(
         self, python: Path, folder: Path, precision: Literal["fp32", "int8"], num_cores: int
     ) -> None:
-        self._worker = PeerWorker(python, _SCRIPT)
+        self.worker = PeerWorker(python, _SCRIPT)
         self._folder, self.precision, self._num_cores = folder, precision, num_cores
         self._loaded: dict[str, Any] = {}
         self._batch: Setting = {}
@@ -86,20 +86,20 @@ class CTranslate2:
         threads = {name: setting[name] for name in ("inter_threads", "intra_threads")}
         self._batch = {name: setting[name] for name in ("batch_type", "max_batch_size")}
         if threads != self._loaded:
-            self._worker.ask(
+            self.worker.ask(
                 "load", folder=str(self._folder), compute_type=_COMPUTE_TYPES[self.precision], **threads
             )
             self._loaded = threads
 
     def run(self, workload: Workload, turn_s: float) -> Reading:
-        answer = self._worker.ask(
+        answer = self.worker.ask(
             "decode", inputs=workload.inputs, settings=self._options(workload), turn_s=turn_s
         )
         return Reading(answer["seconds"], answer["num_tokens"])
 
     def decode(self, workload: Workload) -> Answers:
         """Decode once, for the answers."""
-        answer = self._worker.ask(
+        answer = self.worker.ask(
             "decode", inputs=workload.inputs, settings=self._options(workload), turn_s=0.0, answers=True
         )
         # A beam search's scores are means, by the length penalty of 1.
@@ -108,7 +108,7 @@ class CTranslate2:
         return Answers(answer["token_ids"], [score * length for score, length in scores])
 
     def close(self) -> None:
-        self._worker.close()
+        self.worker.close()
 
     def _options(self, workload: Workload) -> dict[str, Any]:
         return {

@@ -57,6 +57,11 @@ class PeerWorker:
             [str(python), str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def ask(self, request: str, **arguments: Any) -> dict[str, Any]:
         """Send one request and wait for its answer.
 

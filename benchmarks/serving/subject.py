@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models
 
 from benchmarks.serving.systems import Workload
-from benchmarks.training_speed import SIZES
+from benchmarks.sizes import SIZES
 from export.exporter import write_graphs
 from model.corpora.public import read_multi30k
 from model.corpora.settings import Multi30kSettings
@@ -33,6 +33,8 @@ __all__ = [
     "load_backend",
     "number_tokenizer",
     "offline_workloads",
+    "random_run",
+    "random_source",
     "random_subject",
     "run_subject",
 ]
@@ -96,22 +98,30 @@ def random_subject(size: str, data: Path, seed: int) -> Subject:
     Raises:
         CorpusError: the corpus cannot be read.
     """
-    recipe = load_recipe("multi30k", SIZES[size])
+    run = random_run(size, seed)
+    assert isinstance(run.model, TranslationModel)
+    settings = Multi30kSettings(kind="multi30k", folder=str(data), source="en", target="de", tokenized=True)
+    pairs = read_multi30k(settings).test
+    rng = np.random.default_rng(seed)
+    inputs = [random_source(rng, run.model.dims, len(pair.source.split()) + 1) for pair in pairs]
+    mean = np.mean([len(pair.target.split()) + 1 for pair in pairs])
+    return Subject(size, run, run.model, inputs, answer_tokens=round(mean))
+
+
+def random_run(size: str, seed: int, changes: Sequence[str] = ()) -> Run:
+    """A translation model of a size of `SIZES` with random weights; `changes` are settings of its recipe."""
+    recipe = load_recipe("multi30k", [*SIZES[size], *changes])
     dims = recipe.dimensions(recipe.tokenizer.vocabulary_size)
     torch.manual_seed(seed)
     model = build_model(dims).eval()
     assert isinstance(model, TranslationModel)
     let_layers_speak(model)
-    settings = Multi30kSettings(kind="multi30k", folder=str(data), source="en", target="de", tokenized=True)
-    pairs = read_multi30k(settings).test
-    rng = np.random.default_rng(seed)
-    inputs = [
-        [*rng.integers(len(SPECIAL_TOKENS), dims.vocabulary_size, len(pair.source.split())).tolist(), END_ID]
-        for pair in pairs
-    ]
-    mean = np.mean([len(pair.target.split()) + 1 for pair in pairs])
-    run = Run(data, model, number_tokenizer(dims.vocabulary_size), recipe, step=0, metrics={})
-    return Subject(size, run, model, inputs, answer_tokens=round(mean))
+    return Run(Path(size), model, number_tokenizer(dims.vocabulary_size), recipe, step=0, metrics={})
+
+
+def random_source(rng: np.random.Generator, dims: Dimensions, num_tokens: int) -> list[int]:
+    """Token ids of no meaning, `num_tokens` with the end token."""
+    return [*rng.integers(len(SPECIAL_TOKENS), dims.vocabulary_size, num_tokens - 1).tolist(), END_ID]
 
 
 def offline_workloads(subject: Subject, num_inputs: int, beam_sizes: Sequence[int]) -> Iterator[Workload]:
@@ -152,8 +162,14 @@ def load_backend(subject: Subject, precision: Literal["fp32", "int8"], folder: P
     against PyTorch's.
     """
     folder.mkdir(parents=True)
+    calibration = subject.inputs[-_NUM_CALIBRATION:]
     manifest = write_graphs(
-        subject.run, folder, precision, subject.inputs[-_NUM_CALIBRATION:], lambda *_: None
+        subject.run,
+        folder,
+        precision,
+        calibration,
+        lambda *_: None,
+        max_calibration_tokens=subject.answer_tokens,
     )
     _, num_threads = lane_layout(EngineSettings())
     return Backend.load(Bundle(folder, manifest), provider="cpu", num_threads=num_threads)

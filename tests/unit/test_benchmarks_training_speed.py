@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from benchmarks.nn_transformer import NnTransformer, NnTransformerStep
-from benchmarks.training_speed import SIZES, bucketed, enter_contestants, make_pairs, shuffled
+from benchmarks.sizes import SIZES
+from benchmarks.training_speed import bucketed, enter_contestants, make_pairs, shuffled
 from model.batching import Pairs
 from model.recipe import load_recipe
 from model.transformer import Dimensions, TranslationModel

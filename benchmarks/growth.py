@@ -1,0 +1,168 @@
+"""Growth: what a token costs as sources, answers, streams and the model grow, and the memory it takes.
+
+    python benchmarks/growth.py --plot growth.png
+    python benchmarks/growth.py --quick
+
+Dragoman's engine in process against CTranslate2 in a process of its own, on the same random weights, greedily. Four
+series, in each of which one thing grows: the source's length from 8 to 512 tokens; the answer's, the same; 1 to 512
+inputs that are there at once; and the model: `mini` (128 wide, 2+2 layers), `tiny` (256 wide, 3+3), `base` (Vaswani et
+al. 2017). What does not grow is 16 tokens of source, 32 of answer, 8 inputs a core and `tiny`. Answers are forced to
+their length. Every model permits 512 tokens on both sides, so Dragoman's arenas have room for as many at every point.
+They have a slot for each input, up to a server's default; where inputs are more, each system batches as it likes.
+
+A sweep of its own settings comes before, for every system; then rounds, each system in turn. Time is the median over
+them, a token of all answers together; the ratio is Dragoman's speed over CTranslate2's in the same round. The exponent
+between two points is e in time ~ size^e: at 0 a token costs the same, at 1 in proportion. Longer answers and more
+streams have more tokens as well: there the whole work's exponent is one more.
+
+Memory is resident memory, of each system in a fresh process at each point, without that of its imports: with the model
+loaded, and at most while decoding. Arenas are what Dragoman reserves for keys and values at start; their pages become
+resident when rows are first used. Answers are not compared here: `engine.py` does that, on the same kind of weights.
+"""
+
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from rich.console import Console
+
+from benchmarks.report import add_json_option, argument_parser
+from benchmarks.serving.contest import Pace, Standing, compete
+from benchmarks.serving.ctranslate2_system import CTranslate2, convert
+from benchmarks.serving.dragoman_systems import DragomanEngine
+from benchmarks.serving.growth_report import Growth, Measured, plot, report_growth
+from benchmarks.serving.growth_subject import Point, Work, growth_series, growth_subject
+from benchmarks.serving.memory import DragomanProcess, measure_memory
+from benchmarks.serving.peers import add_peers_option, peers_python
+from benchmarks.serving.subject import Subject, load_backend
+from common.cpu import usable_cores
+from common.errors import OperationError
+from model.training.hardware import set_threads
+from server.backend import Backend
+from server.bundle import Precision
+
+
+class Effort(NamedTuple):
+    """How much of the benchmark is run."""
+
+    pace: Pace
+    work: Work
+
+
+WHOLE: Final = Effort(
+    Pace(rounds=5, turn_s=0.5, sweep_turns=2, settle_s=0.3),
+    Work(lengths=(8, 32, 128, 512), streams=(1, 8, 64, 512), sizes=("mini", "tiny", "base"), size="tiny"),
+)
+QUICK: Final = Effort(
+    Pace(rounds=2, turn_s=0.0, sweep_turns=0, settle_s=0.0),
+    Work(lengths=(8, 32), streams=(1, 4), sizes=("mini", "tiny"), size="mini"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """Both systems with the weights of one model: those that are timed, and how to start others to weigh."""
+
+    backend: Backend
+    converted: Path
+    python: Path
+    precision: Precision
+    ours: DragomanEngine
+    theirs: CTranslate2
+
+    @classmethod
+    def enter(
+        cls, subject: Subject, python: Path, precision: Precision, folder: Path, stack: ExitStack
+    ) -> "Contest":
+        """Export and convert to `folder`, which is made; both systems run until `stack` closes."""
+        backend = load_backend(subject, precision, folder / "dragoman")
+        converted = folder / "ctranslate2"
+        convert(subject.model, python, converted)
+        ours = stack.enter_context(closing(DragomanEngine(backend)))
+        theirs = stack.enter_context(closing(CTranslate2(python, converted, precision, usable_cores())))
+        return cls(backend, converted, python, precision, ours, theirs)
+
+    def measure(self, point: Point, pace: Pace) -> list[Measured]:
+        """Time both, then weigh each at the setting that spoke for it.
+
+        Raises:
+            RuntimeError: an answer has not the length that was forced, or a process failed.
+        """
+        ours, theirs = compete([self.ours, self.theirs], point.workload, pace)
+        check_lengths([ours, theirs])
+        assert ours.setting is not None
+        assert theirs.setting is not None
+        with closing(DragomanProcess(self.backend.bundle)) as process:
+            our_memory = measure_memory(process, ours.setting, point.workload)
+        with closing(CTranslate2(self.python, self.converted, self.precision, usable_cores())) as peer:
+            their_memory = measure_memory(peer, theirs.setting, point.workload)
+        return [
+            Measured(point, ours, our_memory, self.ours.arena_bytes),
+            Measured(point, theirs, their_memory, None),
+        ]
+
+
+def check_lengths(standings: Sequence[Standing]) -> None:
+    """Time a token means nothing where a system ends its answers early.
+
+    Raises:
+        RuntimeError: one did.
+    """
+    for one in standings:
+        forced = len(one.workload.inputs) * one.workload.max_tokens
+        for reading in one.readings:
+            if reading.num_tokens != forced:
+                raise RuntimeError(
+                    f"{one.system.name}, {one.workload.name}: {reading.num_tokens} tokens, not {forced}"
+                )
+
+
+def measure(effort: Effort, python: Path, precision: Precision, seed: int, console: Console) -> list[Growth]:
+    """All series, one after the other."""
+    subjects = {size: growth_subject(size, seed) for size in effort.work.sizes}
+    growths = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dragoman-growth-")))
+        contests = {}
+        for size, subject in subjects.items():
+            with console.status(f"{size}: exporting"):
+                contests[size] = Contest.enter(subject, python, precision, folder / size, stack)
+        for series in growth_series(subjects, effort.work, seed, usable_cores()):
+            measured = []
+            for point in series.points:
+                with console.status(f"{series.name}: {point.workload.name}"):
+                    measured += contests[point.size].measure(point, effort.pace)
+            growths.append(Growth(series, measured))
+    return growths
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--precision", choices=("int8", "fp32"), default="int8", help="of both systems")
+    parser.add_argument("--seed", type=int, default=1, help="of weights and inputs")
+    parser.add_argument("--quick", action="store_true", help="a little of everything: does it run?")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="a PNG of time and memory along each series"
+    )
+    add_peers_option(parser)
+    add_json_option(parser)
+    options = parser.parse_args()
+    console = Console(stderr=True)
+    set_threads("auto")
+    python = peers_python(options.peers_venv)
+    effort = QUICK if options.quick else WHOLE
+    try:
+        growths = measure(effort, python, options.precision, options.seed, console)
+    except (OperationError, ValueError, RuntimeError) as error:
+        sys.exit(str(error))
+    report_growth(growths, options.precision, options.json)
+    if options.plot:
+        plot(growths, options.plot)
+
+
+if __name__ == "__main__":
+    main()
