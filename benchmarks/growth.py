@@ -26,7 +26,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from rich.console import Console
 
@@ -43,7 +43,6 @@ from common.cpu import usable_cores
 from common.errors import OperationError
 from model.training.hardware import set_threads
 from server.backend import Backend
-from server.bundle import Precision
 
 
 class Effort(NamedTuple):
@@ -70,13 +69,18 @@ class Contest:
     backend: Backend
     converted: Path
     python: Path
-    precision: Precision
+    precision: Literal["fp32", "int8"]
     ours: DragomanEngine
     theirs: CTranslate2
 
     @classmethod
     def enter(
-        cls, subject: Subject, python: Path, precision: Precision, folder: Path, stack: ExitStack
+        cls,
+        subject: Subject,
+        python: Path,
+        precision: Literal["fp32", "int8"],
+        folder: Path,
+        stack: ExitStack,
     ) -> "Contest":
         """Export and convert to `folder`, which is made; both systems run until `stack` closes."""
         backend = load_backend(subject, precision, folder / "dragoman")
@@ -121,7 +125,9 @@ def check_lengths(standings: Sequence[Standing]) -> None:
                 )
 
 
-def measure(effort: Effort, python: Path, precision: Precision, seed: int, console: Console) -> list[Growth]:
+def measure(
+    effort: Effort, python: Path, precision: Literal["fp32", "int8"], seed: int, console: Console
+) -> list[Growth]:
     """All series, one after the other."""
     subjects = {size: growth_subject(size, seed) for size in effort.work.sizes}
     growths = []

@@ -231,7 +231,7 @@ class ModelInfo:
         name: What `model=` takes.
         version: What `version=` takes.
         task: Translation or generation.
-        precision: "fp32" or "int8".
+        precision: "fp32", "fp16" or "int8".
         provider: The ONNX Runtime execution provider that runs it: "cpu" or "cuda".
         num_parameters: Number of weights.
         max_input_tokens: Longest input accepted, special tokens included.

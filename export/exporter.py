@@ -3,16 +3,18 @@
 import dataclasses
 import datetime as dt
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.files import atomic_folder, atomic_write, check_writable, sha256_of
-from export.graphs import Graph, generation_graphs, translation_graphs
+from export.graphs import generation_graphs, translation_graphs
+from export.halves import halved
 from export.held_out import HeldOut, calibration_inputs, held_out
 from export.onnx_graphs import to_onnx
 from export.quality import generation_quality, translation_quality
 from export.quantization import quantized
+from export.row_graphs import row_graphs
 from export.verification import Agreement, Decoded, verify_against
 from model.decoding import Hypothesis
 from model.run import Run, load_run
@@ -57,7 +59,8 @@ def export_run(
     Args:
         run_folder: what `train` left.
         bundle_folder: <models>/<name>/<version>; replaced if it is there.
-        precision: "fp32", or "int8" for integer products with scales measured on the validation split.
+        precision: "fp32", "fp16" for half precision (`export.halves`), or "int8" for integer products with scales
+            measured on the validation split.
         data: where the run's corpus lies now, if not where it was trained from.
         num_held_out: held-out inputs to verify and measure on.
         progress: hears how far it is.
@@ -65,7 +68,7 @@ def export_run(
     Raises:
         RunError: the run cannot be read.
         CorpusError: its held-out examples cannot be read.
-        ExportError: an fp32 bundle disagrees with PyTorch, or a batch changes an answer.
+        ExportError: an fp32 bundle disagrees with PyTorch, a batch changes an answer, or fp16 has no room for a number.
         OperationError: the disk is full or the place cannot be written.
     """
     check_writable(bundle_folder.parent)
@@ -114,12 +117,25 @@ def write_graphs(
     if precision == "int8":
         progress("measuring the ranges of activations", 0, 1)
         model = quantized(model, calibration, max_calibration_tokens)
+    elif precision == "fp16":
+        model = halved(model)
     graphs = translation_graphs(model) if isinstance(model, TranslationModel) else generation_graphs(model)
     for index, graph in enumerate(graphs):
         progress(f"exporting {graph.name}", index, len(graphs))
         atomic_write(folder / f"{graph.name}.onnx", to_onnx(graph).SerializeToString())
+    records = {graph.name: _record(graph.name, graph.inputs, graph.outputs) for graph in graphs}
+    if precision == "fp16":
+        [decode] = (graph for graph in graphs if graph.name == "decode")
+        for name, row_graph in row_graphs(decode):
+            atomic_write(folder / f"{name}.onnx", row_graph.SerializeToString())
+            values = row_graph.graph.input, row_graph.graph.output
+            records[name] = _record(name, *([value.name for value in each] for each in values))
     atomic_write(folder / bundle_format.TOKENIZER_NAME, run.tokenizer.to_str(pretty=True))
-    return _manifest(run, graphs, folder, precision)
+    return _manifest(run, records, folder, precision)
+
+
+def _record(name: str, inputs: Iterable[str], outputs: Iterable[str]) -> bundle_format.GraphRecord:
+    return bundle_format.GraphRecord(file=f"{name}.onnx", inputs=tuple(inputs), outputs=tuple(outputs))
 
 
 def _check_for_older_servers(bundle: bundle_format.Bundle) -> None:
@@ -143,7 +159,10 @@ def _quality(
 
 
 def _manifest(
-    run: Run, graphs: Sequence[Graph], folder: Path, precision: bundle_format.Precision
+    run: Run,
+    graphs: dict[str, bundle_format.GraphRecord],
+    folder: Path,
+    precision: bundle_format.Precision,
 ) -> bundle_format.Manifest:
     dims = run.model.dims
     translates = dims.task == "translation"
@@ -173,12 +192,7 @@ def _manifest(
         special_tokens=bundle_format.SpecialTokens(
             padding=PADDING_ID, unknown=UNKNOWN_ID, begin=BEGIN_ID, end=END_ID
         ),
-        graphs={
-            graph.name: bundle_format.GraphRecord(
-                file=f"{graph.name}.onnx", inputs=tuple(graph.inputs), outputs=graph.outputs
-            )
-            for graph in graphs
-        },
+        graphs=graphs,
         files={
             path.name: bundle_format.FileRecord(sha256=sha256_of(path), num_bytes=path.stat().st_size)
             for path in files

@@ -88,7 +88,7 @@ def _extend_graph(model: LanguageModel) -> Graph:
         {
             "token_ids": torch.ones(1, 3, dtype=torch.int64),
             "lengths": torch.tensor([4], dtype=torch.int32),
-            **{name: torch.zeros(shape) for name in caches},
+            **{name: torch.zeros(shape, dtype=_dtype(model)) for name in caches},
         },
         {
             "token_ids": {1: torch.export.Dim("tokens")},
@@ -118,14 +118,21 @@ def _decode_graph(model: TranslationModel | LanguageModel, *, cross: bool) -> Gr
         for kind, stem in [("self", "")] + ([("cross", "cross_")] if cross else []):
             for part in ("key", "value"):
                 name = f"{stem}{part}_{layer}"
-                inputs[name] = torch.zeros(num_rows, dims.num_kv_heads, sizes[kind], dims.head_size)
+                inputs[name] = torch.zeros(
+                    num_rows, dims.num_kv_heads, sizes[kind], dims.head_size, dtype=_dtype(model)
+                )
                 dynamic[name] = {0: rows, 2: axes[kind]}
                 outputs.append(f"new_{name}")
         for part in ("key", "value") if cross else ():
             name = f"last_cross_{part}_{layer}"
-            inputs[name] = torch.zeros(num_rows, 1, dims.num_kv_heads * dims.head_size)
+            inputs[name] = torch.zeros(num_rows, 1, dims.num_kv_heads * dims.head_size, dtype=_dtype(model))
             dynamic[name] = {0: rows}
     return Graph("decode", _Decode(model, tuple(inputs)), inputs, dynamic, tuple(outputs), variadic=True)
+
+
+def _dtype(model: TranslationModel | LanguageModel) -> torch.dtype:
+    """Of keys and values: what the normalisations compute in, quantised products or not."""
+    return model.decoder_layers[0].around_feed_forward.norm.weight.dtype
 
 
 def _layer_names(dims: Dimensions, stems: tuple[str, ...]) -> list[str]:
@@ -179,13 +186,14 @@ class _Align(nn.Module):
             return attention.output(multi_head(attention, *attention.project(h), None, causal=True))
 
         def attend_source(attention: CrossAttention, h: Tensor) -> Tensor:
-            query = split_heads(attention.query(h), attention.num_heads)
+            # In single precision, which is what a caller is told.
+            query = split_heads(attention.query(h), attention.num_heads).float()
             key, value = (
-                split_heads(part, attention.num_kv_heads) for part in attention.project_memory(memory)
+                split_heads(part, attention.num_kv_heads).float() for part in attention.project_memory(memory)
             )
             heads, weights = explicit_attention(query, key, value, allowed)
             seen.append(weights.mean(dim=1))
-            return attention.output(merge_heads(heads))
+            return attention.output(merge_heads(heads).to(h.dtype))
 
         layers = self.model.decoder_layers
         for layer in layers[: max(1, len(layers) - 1)]:
@@ -278,7 +286,7 @@ class _Decode(nn.Module):
                 return attention.output(heads[:, 0])
 
             x = layer(x, attend_self, attend_source if "source_lengths" in given else None)
-        return (self.model.logits(x).log_softmax(dim=-1), *caches)
+        return (self.model.logits(x).float().log_softmax(dim=-1), *caches)
 
 
 def _attend_both_ways(attention: SelfAttention, h: Tensor, allowed: Tensor) -> Tensor:

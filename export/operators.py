@@ -12,8 +12,6 @@ from model.attention import SelfAttention
 
 __all__ = ["group_query", "multi_head"]
 
-_FLOAT = 1  # onnx.TensorProto.FLOAT
-
 
 def group_query(
     attention: nn.Module,
@@ -42,7 +40,7 @@ def group_query(
         "com.microsoft::GroupQueryAttention",
         (query, *(new or (None, None)), *past, positions, capacity),
         attrs={"num_heads": num_heads, "kv_num_heads": num_kv_heads},
-        dtypes=(_FLOAT, _FLOAT, _FLOAT),
+        dtypes=(query.dtype,) * 3,
         shapes=((*query.shape[:2], cast("int", attention.query_width)), past[0].shape, past[1].shape),
         version=1,
     )
@@ -72,7 +70,7 @@ def multi_head(
         "com.microsoft::MultiHeadAttention",
         (query, key, value, None, allowed) if allowed is not None else (query, key, value),
         attrs={"num_heads": attention.num_heads, "unidirectional": int(causal)},
-        dtype=_FLOAT,
+        dtype=query.dtype,
         shape=query.shape,
         version=1,
     )

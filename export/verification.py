@@ -2,12 +2,16 @@
 
 The bundle is run through the very backend that serves it. The reference is `model.decoding`, plain PyTorch in
 fp32. Where two tokens' logits are closer than `TIE` in PyTorch, either is right: such ties are counted, not failed.
+An fp32 bundle may part from it nowhere else. Of fp16 and int8, which round, agreement is recorded in the manifest and
+told; what they must hold as well is that no answer changes in a batch and that every log-probability is a number.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from export.errors import ExportError
@@ -53,7 +57,7 @@ class Agreement:
         num_disagreements: answers that part from PyTorch's anywhere else.
         num_batch_differences: answers that differ between alone and in a batch of `BATCH_ROWS` mixed rows.
         max_logit_difference: largest difference of a log-probability over the whole vocabulary, with PyTorch's
-            own tokens forced.
+            own tokens forced; NaN where the bundle overflows.
     """
 
     num_inputs: int
@@ -126,7 +130,8 @@ def verify_against(
     """Decode `examples` with PyTorch and with the bundle, and compare.
 
     Raises:
-        ExportError: an answer changes in a batch, or an fp32 bundle parts from PyTorch without a tie.
+        ExportError: an answer changes in a batch, a log-probability is no number, or an fp32 bundle parts from PyTorch
+            without a tie.
     """
     total = 2 * len(examples.inputs)
     progress("decoding held-out inputs with PyTorch", 0, total)
@@ -194,6 +199,8 @@ def _check(agreement: Agreement, precision: str) -> None:
             f"{agreement.num_batch_differences} of {agreement.num_inputs} held-out inputs are answered "
             "differently alone and in a batch"
         )
+    if not math.isfinite(agreement.max_logit_difference):
+        raise ExportError(f"log-probabilities are no numbers: the model's activations go beyond {precision}")
     if precision == "fp32" and agreement.num_disagreements:
         raise ExportError(
             f"{agreement.num_disagreements} of {agreement.num_inputs} held-out inputs are answered differently "
@@ -225,8 +232,8 @@ def _max_logit_difference(
     logits = model(read) if isinstance(model, LanguageModel) else model(pad_right(sources), read)
     expected = logits.log_softmax(dim=-1)
     first = torch.tensor([len(prefix) - 1 for prefix in prefixes])
-    largest = 0.0
+    differences = [0.0]
     for step, (num_rows, ours) in enumerate(forced_steps(backend, sources, outputs)):
         theirs = expected[torch.arange(num_rows), first[:num_rows] + step]
-        largest = max(largest, float((torch.from_numpy(ours) - theirs).abs().max()))
-    return largest
+        differences.append(float((torch.from_numpy(ours) - theirs).abs().max()))
+    return float(np.max(differences))  # NaN where one is, which Python's own max would pass by

@@ -1,25 +1,63 @@
 """Preallocated keys and values of every row a lane can run, and the step's small inputs beside them.
 
 Memory is fixed at start: for each decoder layer two arrays (rows, kv heads, capacity, head size) per kind of
-attention. `OrtValue.ortvalue_from_numpy` shares numpy's memory on the CPU, so the first B rows bind to a graph
-without a copy and the operators append to them in place.
+attention, in the graphs' own precision. Graphs are bound to the memory of the first B rows, without a copy, and the
+operators append to them in place.
+
+`Arena` is what the rest of the server knows; `HostArena` holds it all in numpy's memory, `server.device_arena` the
+caches on an accelerator.
 """
 
+import math
 import re
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
-from server.bundle import Manifest
+from server.bundle import GraphRecord, Manifest
+from server.prefix_cache import PrefixCache
 
-__all__ = ["Arena"]
+__all__ = ["SMALL_INPUTS", "Arena", "Buffer", "HostArena"]
 
 _LAST = "last_cross_"
 _CACHE_INPUT = re.compile(r"(?P<kind>last_cross_|cross_|)(?:key|value)_\d+")
+SMALL_INPUTS = ("token_ids", "lengths", "source_lengths")
+"""Of a step, beside its caches: attributes of every arena."""
 
 
-class Arena:
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """An array with rows first, wherever it lies.
+
+    Attributes:
+        device: ONNX Runtime's device type, "cpu" or "cuda".
+        address: of its first byte, in that device's memory.
+        shape: (rows, ...).
+        dtype: of an element.
+    """
+
+    device: str
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> "Buffer":
+        """Numpy's memory."""
+        return cls("cpu", array.ctypes.data, array.shape, array.dtype)
+
+    def rows(self, first: int, last: int) -> tuple[str, int, np.dtype[Any], tuple[int, ...], int]:
+        """Rows first .. last - 1 as `IOBinding.bind_input` and `bind_output` take them."""
+        row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
+        return self.device, 0, self.dtype, (last - first, *self.shape[1:]), self.address + first * row_bytes
+
+
+class Arena(ABC):
     """The state of `num_rows` rows.
 
     Attributes:
@@ -27,11 +65,12 @@ class Arena:
         lengths: (rows,) int32, tokens already in the row's own cache.
         source_lengths: (rows,) int32, tokens of the row's source; 1 where there is none, so that a row that was
             never started is harmless.
-        caches: by graph input name, float32, rows first.
+        dtype: of the caches.
     """
 
-    def __init__(self, manifest: Manifest, num_rows: int) -> None:
+    def __init__(self, manifest: Manifest, num_rows: int, dtype: np.dtype[np.floating]) -> None:
         self.num_rows = num_rows
+        self.dtype = dtype
         self.token_ids: NDArray[np.int64] = np.zeros(num_rows, np.int64)
         self.lengths: NDArray[np.int32] = np.zeros(num_rows, np.int32)
         self.source_lengths: NDArray[np.int32] = np.ones(num_rows, np.int32)
@@ -42,37 +81,101 @@ class Arena:
             _LAST: (1, dims.num_kv_heads * dims.head_size),
         }
         self._kinds: dict[str, str] = {}
-        self.caches: dict[str, NDArray[np.float32]] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
         for name in manifest.graphs["decode"].inputs:
             if cache := _CACHE_INPUT.fullmatch(name):
                 self._kinds[name] = cache["kind"]
-                self.caches[name] = np.zeros((num_rows, *shapes[cache["kind"]]), np.float32)
+                self._shapes[name] = (num_rows, *shapes[cache["kind"]])
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all rows, used or not; the system backs them with pages as rows are first used."""
         small = self.token_ids.nbytes + self.lengths.nbytes + self.source_lengths.nbytes
-        return small + sum(cache.nbytes for cache in self.caches.values())
+        return small + sum(math.prod(shape) * self.dtype.itemsize for shape in self._shapes.values())
 
-    def keep(self, row: int, name: str, computed: NDArray[np.float32], num_tokens: int) -> None:
-        """Copy what a graph computed for one row into cache `name`: (kv heads, tokens, head size), padding left out."""
-        used = slice(None) if self._kinds[name] == _LAST else slice(num_tokens)
-        self.caches[name][row, :, used] = computed[:, used]
+    def bind_step(self, binding: ort.IOBinding, graph: GraphRecord, num_rows: int) -> None:
+        """Bind the first `num_rows` rows of all that a step takes, caches as outputs too."""
+        for name in SMALL_INPUTS:
+            if name in graph.inputs:
+                binding.bind_input(name, *self._buffer(name).rows(0, num_rows))
+        self.bind_caches(binding, graph, 0, num_rows)
 
-    def row_caches(self, row: int) -> dict[str, NDArray[np.float32]]:
-        """One row's caches by graph input name, each a view with a batch axis of one."""
-        return {name: cache[row : row + 1] for name, cache in self.caches.items()}
+    def bind_caches(self, binding: ort.IOBinding, graph: GraphRecord, first: int, last: int) -> None:
+        """Bind rows first .. last - 1 of the caches to a graph's inputs and outputs of their names."""
+        for name in graph.inputs:
+            if name in self._kinds:
+                binding.bind_input(name, *self._buffer(name).rows(first, last))
+        for name in graph.outputs:
+            # new_key_0 is key_0: the same memory, so the operator appends in place.
+            cache = name.removeprefix("new_")
+            if cache != name:
+                binding.bind_output(name, *self._buffer(cache).rows(first, last))
+
+    @abstractmethod
+    def _buffer(self, name: str) -> Buffer:
+        """Where the step's input `name` lies, all rows of it."""
+
+    @abstractmethod
+    def keep(self, rows: Sequence[int], num_tokens: Sequence[int], computed: Mapping[str, Any]) -> None:
+        """Copy what a graph computed for K inputs to their rows.
+
+        Args:
+            rows: K of them.
+            num_tokens: of each input, without its padding.
+            computed: by cache name (K, kv heads, tokens, head size), or (K, 1, width) of a source's last token.
+        """
+
+    @abstractmethod
+    def copy(self, source: int, target: int) -> None:
+        """Copy a row's whole state to another row."""
+
+    @abstractmethod
+    def fork(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy rows' own caches to rows that have the same source's keys and values already; none is both."""
+
+    @abstractmethod
+    def load_prefix(self, cache: PrefixCache, row: int, token_ids: Sequence[int]) -> int:
+        """Fill a row with the longest prefix of `token_ids` that `cache` has; returns its number of tokens."""
+
+    @abstractmethod
+    def store_prefix(self, cache: PrefixCache, row: int, token_ids: Sequence[int]) -> None:
+        """Hand the block that ends with `token_ids`, all of which the row holds, to `cache`."""
+
+
+class HostArena(Arena):
+    """All in numpy's memory, which ONNX Runtime's CPU provider shares.
+
+    Attributes:
+        caches: by graph input name, in the graphs' precision, rows first.
+    """
+
+    def __init__(self, manifest: Manifest, num_rows: int, dtype: np.dtype[np.floating]) -> None:
+        super().__init__(manifest, num_rows, dtype)
+        self.caches = {name: np.zeros(shape, dtype) for name, shape in self._shapes.items()}
+
+    def _buffer(self, name: str) -> Buffer:
+        return Buffer.of(self.caches[name] if name in self.caches else getattr(self, name))
+
+    def keep(self, rows: Sequence[int], num_tokens: Sequence[int], computed: Mapping[str, Any]) -> None:
+        """As `Arena.keep`, from numpy arrays; padding is left out."""
+        for name, output in computed.items():
+            for index, (row, length) in enumerate(zip(rows, num_tokens, strict=True)):
+                self._copy_tokens(row, name, output[index], int(length))
 
     def copy(self, source: int, target: int) -> None:
-        """Copy a row's whole state to another row; only the tokens there are get copied."""
+        """As `Arena.copy`; only the tokens there are get copied."""
         for array in (self.token_ids, self.lengths, self.source_lengths):
             array[target] = array[source]
         num_tokens = {"": self.lengths[source], "cross_": self.source_lengths[source], _LAST: 0}
         for name, cache in self.caches.items():
-            self.keep(target, name, cache[source], num_tokens[self._kinds[name]])
+            self._copy_tokens(target, name, cache[source], num_tokens[self._kinds[name]])
+
+    def _copy_tokens(self, row: int, name: str, source: NDArray[np.floating], num_tokens: int) -> None:
+        used = slice(None) if self._kinds[name] == _LAST else slice(num_tokens)
+        self.caches[name][row, :, used] = source[:, used]
 
     def fork(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Copy rows' own caches to rows that have the same source's keys and values already; none is both."""
+        """As `Arena.fork`."""
         origins = np.asarray(sources)
         places = np.asarray(targets)
         self.lengths[places] = self.lengths[origins]
@@ -80,3 +183,11 @@ class Arena:
         for name, cache in self.caches.items():
             if not self._kinds[name]:
                 cache[places, :, used] = cache[origins, :, used]
+
+    def load_prefix(self, cache: PrefixCache, row: int, token_ids: Sequence[int]) -> int:
+        """As `Arena.load_prefix`."""
+        return cache.load(token_ids, [array[row] for array in self.caches.values()])
+
+    def store_prefix(self, cache: PrefixCache, row: int, token_ids: Sequence[int]) -> None:
+        """As `Arena.store_prefix`."""
+        cache.store(token_ids, [array[row] for array in self.caches.values()])

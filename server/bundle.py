@@ -36,7 +36,7 @@ MANIFEST_NAME = "bundle.json"
 TOKENIZER_NAME = "tokenizer.json"
 
 Task = Literal["translation", "generation"]
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 class _Record(BaseModel):

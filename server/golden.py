@@ -10,8 +10,9 @@ from server.lane import decode_offline
 
 __all__ = ["check_golden_examples"]
 
-_MAX_LOG_PROBABILITY_ERROR = {"fp32": 1e-3, "int8": 2e-2}
-"""Per token. Integer products are exact everywhere, but a rounding of their inputs may fall the other way."""
+_MAX_LOG_PROBABILITY_ERROR = {"fp32": 1e-3, "fp16": 2e-2, "int8": 2e-2}
+"""Per token. Integer products are exact everywhere, but a rounding of their inputs may fall the other way. A logit of
+fp16 between 16 and 32 is one of numbers that stand 0.016 apart."""
 
 
 def check_golden_examples(backend: Backend) -> None:

@@ -44,19 +44,22 @@ class PrefixCache:
         num_computed_tokens: prompt tokens that had to be run so far.
     """
 
-    def __init__(self, max_bytes: int, block_shape: tuple[int, int, int, int]) -> None:
+    def __init__(
+        self, max_bytes: int, block_shape: tuple[int, int, int, int], dtype: np.dtype[np.floating]
+    ) -> None:
         """Reserve memory; the system backs it with pages as it fills.
 
         Args:
             max_bytes: most bytes of keys and values.
             block_shape: (caches, kv heads, tokens, head size).
+            dtype: of keys and values.
         """
-        self._block_bytes = int(np.prod(block_shape)) * np.dtype(np.float32).itemsize
+        self._block_bytes = int(np.prod(block_shape)) * dtype.itemsize
         self._block_tokens = block_shape[2]
         self.max_blocks = max_bytes // self._block_bytes
         self.num_reused_tokens = 0
         self.num_computed_tokens = 0
-        self._storage: NDArray[np.float32] = np.zeros((self.max_blocks, *block_shape), np.float32)
+        self._storage = np.zeros((self.max_blocks, *block_shape), dtype)
         self._free = list(range(self.max_blocks))
         self._root = _Node()
         # The block used longest ago first; of one prefix the later blocks first, so that the first has no children.
@@ -68,7 +71,7 @@ class PrefixCache:
         """Bytes of keys and values held."""
         return len(self._by_use) * self._block_bytes
 
-    def load(self, token_ids: Sequence[int], caches: Sequence[NDArray[np.float32]]) -> int:
+    def load(self, token_ids: Sequence[int], caches: Sequence[NDArray[np.floating]]) -> int:
         """Copy the longest known prefix of `token_ids`, in whole blocks, to the start of one row's caches.
 
         Args:
@@ -87,7 +90,7 @@ class PrefixCache:
                     cache[:, tokens] = stored
         return len(path) * self._block_tokens
 
-    def store(self, token_ids: Sequence[int], caches: Sequence[NDArray[np.float32]]) -> None:
+    def store(self, token_ids: Sequence[int], caches: Sequence[NDArray[np.floating]]) -> None:
         """Keep the last block of `token_ids`, a whole number of blocks that one row's caches begin with.
 
         Nothing is kept where the block is known, where the blocks before it are gone, or where the prefix alone

@@ -25,7 +25,7 @@ class PromptReader:
         self, session: ort.InferenceSession, graph: GraphRecord, arena: Arena, prefix_cache: PrefixCache
     ) -> None:
         self._session = session
-        self._cache_names = [name.removeprefix("new_") for name in graph.outputs]
+        self._graph = graph
         self._arena = arena
         self._prefix_cache = prefix_cache
         self._token_ids: NDArray[np.int64] = np.zeros((1, BLOCK_TOKENS), np.int64)
@@ -38,14 +38,12 @@ class PromptReader:
         Returns:
             How many of them came from the prefix cache.
         """
-        caches = self._arena.row_caches(row)
-        whole = [caches[name][0] for name in self._cache_names]
-        num_reused = self._prefix_cache.load(token_ids, whole)
+        num_reused = self._arena.load_prefix(self._prefix_cache, row, token_ids)
         for start in range(num_reused, len(token_ids), BLOCK_TOKENS):
             block = token_ids[start : start + BLOCK_TOKENS]
             self._extend(row, start, block)
             if len(block) == BLOCK_TOKENS:
-                self._prefix_cache.store(token_ids[: start + BLOCK_TOKENS], whole)
+                self._arena.store_prefix(self._prefix_cache, row, token_ids[: start + BLOCK_TOKENS])
         return num_reused
 
     def _extend(self, row: int, length: int, block: Sequence[int]) -> None:
@@ -54,17 +52,9 @@ class PromptReader:
         self._lengths[0] = length
         binding = self._bindings.get(row)
         if binding is None:
-            binding = self._bindings[row] = self._bind(row)
-        binding.bind_ortvalue_input("token_ids", ort.OrtValue.ortvalue_from_numpy(token_ids))
+            binding = self._bindings[row] = self._session.io_binding()
+            self._arena.bind_caches(binding, self._graph, row, row + 1)
+        # Each time: for a device, what is bound is a copy.
+        binding.bind_cpu_input("token_ids", token_ids)
+        binding.bind_cpu_input("lengths", self._lengths)
         self._session.run_with_iobinding(binding)
-
-    def _bind(self, row: int) -> ort.IOBinding:
-        binding = self._session.io_binding()
-        binding.bind_ortvalue_input("lengths", ort.OrtValue.ortvalue_from_numpy(self._lengths))
-        caches = self._arena.row_caches(row)
-        for name in self._cache_names:
-            value = ort.OrtValue.ortvalue_from_numpy(caches[name])
-            binding.bind_ortvalue_input(name, value)
-            # The same memory, so the operator appends in place.
-            binding.bind_ortvalue_output(f"new_{name}", value)
-        return binding

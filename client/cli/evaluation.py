@@ -25,7 +25,7 @@ class Evaluation:
         model: The model's name.
         version: Its version.
         task: Translation or generation.
-        precision: "fp32" or "int8".
+        precision: "fp32", "fp16" or "int8".
         through: "grpc" or "bundle": a server, or the serving backend in this process.
         data: Corpus and split.
         num_examples: Examples of the split that were used.

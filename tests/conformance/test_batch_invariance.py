@@ -3,23 +3,22 @@
 import dataclasses
 import random
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from server.backend import Backend
-from server.bundle import Bundle
 from server.decoding.hypothesis import Finished
 from server.decoding.parameters import DecodingParameters
 from server.golden import check_golden_examples
 from server.lane import Lane, RunningSequence, decode_offline
 from server.scheduler import Scheduler
+from tests.conformance.backends import ON_DEVICE, load
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 BUNDLES = [
     *(f"bundles/{name}" for name in ("spell/1", "spell/2", "count/1", "count/2")),
     *(f"extending/{name}" for name in ("count/3", "count/4")),
+    *(f"halves/{name}{place}" for name in ("spell/1", "count/1") for place in ("", ON_DEVICE)),
 ]
 
 Input = tuple[list[int], DecodingParameters]
@@ -27,7 +26,7 @@ Input = tuple[list[int], DecodingParameters]
 
 @pytest.fixture(params=BUNDLES)
 def backend(request: pytest.FixtureRequest) -> Backend:
-    return Backend.load(Bundle.read(FIXTURES / request.param), provider="cpu", num_threads=1)
+    return load(request.param)
 
 
 @pytest.fixture

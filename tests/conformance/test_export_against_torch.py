@@ -11,7 +11,9 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from export.errors import ExportError
 from export.graphs import Graph, generation_graphs, translation_graphs
+from export.halves import halved
 from export.onnx_graphs import to_onnx
 from export.quantization import MAX_WEIGHT, Int8Linear, Range, quantized
 from export.verification import Agreement, compare, decode_both_ways
@@ -64,6 +66,8 @@ def traced(
     if precision == "int8":
         rng = random.Random(0)
         exported = quantized(model, [random_ids(rng, 30) for _ in range(50)])
+    elif precision == "fp16":
+        exported = halved(model)
     graphs = (
         translation_graphs(exported)
         if isinstance(exported, TranslationModel)
@@ -144,6 +148,31 @@ def test_int8_is_batch_invariant_and_near(name: str, tmp_path: Path) -> None:
     found = agreement(*export(name, tmp_path, "int8"))
     assert found.num_batch_differences == 0
     assert 1e-4 < found.max_logit_difference < 0.5, "quantisation shows, but does not break"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_fp16_is_batch_invariant_and_nearer(name: str, tmp_path: Path) -> None:
+    model, backend = export(name, tmp_path, "fp16")
+    found = agreement(model, backend)
+    assert found.num_batch_differences == 0
+    assert 1e-4 < found.max_logit_difference < 0.05, "halves show, but little"
+    assert next(model.parameters()).dtype == torch.float32, "the run's model stays as it is"
+    if isinstance(model, TranslationModel):
+        source, target = [5, 9, 7, 11, 30], [6, 8, 44]
+        [ours] = backend.rows(1).align(source, [target])
+        [theirs] = export(name, tmp_path)[1].rows(1).align(source, [target])
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(ours, theirs, atol=5e-3)
+
+
+def test_weights_that_fp16_cannot_hold_are_named() -> None:
+    model = build_model(MODELS["generation, one key head"])
+    with torch.no_grad():
+        model.decoder_layers[0].feed_forward.expand.weight[3, 4] = 1e5
+    with pytest.raises(
+        ExportError, match=r"decoder_layers\.0\.feed_forward\.expand\.weight has weights beyond 65,504"
+    ):
+        halved(model)
 
 
 def test_scores_of_given_text_agree_with_torch(tmp_path: Path) -> None:

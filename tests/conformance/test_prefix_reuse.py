@@ -2,11 +2,11 @@
 
 import random
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from server.arena import HostArena
 from server.backend import Backend
 from server.bundle import Bundle
 from server.decoding.hypothesis import Finished
@@ -14,18 +14,17 @@ from server.decoding.parameters import DecodingParameters
 from server.golden import check_golden_examples
 from server.lane import decode_offline
 from server.prefix_cache import BLOCK_TOKENS
+from tests.conformance.backends import ON_DEVICE, load
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 LARGE = 64 * 1024 * 1024
 
 Input = tuple[list[int], DecodingParameters]
 
 
-def load(bundle: str) -> Backend:
-    return Backend.load(Bundle.read(FIXTURES / bundle), provider="cpu", num_threads=1)
-
-
-@pytest.fixture(params=["extending/count/3", "extending/count/4"], ids=["fp32", "int8"])
+@pytest.fixture(
+    params=["extending/count/3", "extending/count/4", "halves/count/1", "halves/count/1" + ON_DEVICE],
+    ids=["fp32", "int8", "fp16", "fp16 on a device"],
+)
 def backend(request: pytest.FixtureRequest) -> Backend:
     return load(request.param)
 
@@ -81,11 +80,14 @@ def test_two_threads_on_one_cache_answer_as_alone(backend: Backend, inputs: list
 def test_cached_keys_and_values_are_the_computed_ones_to_the_bit(backend: Backend) -> None:
     """The reason for reading prompts in blocks: int8 rounds, and a last bit's difference may round another way."""
     rng = random.Random(8)
-    prompt = [rng.randrange(4, 300) for _ in range(3 * BLOCK_TOKENS + 5)]
-    other = [*prompt[: 2 * BLOCK_TOKENS + 9], *(rng.randrange(4, 300) for _ in range(20))]
+    size = backend.bundle.manifest.dimensions.vocabulary_size
+    prompt = [rng.randrange(4, size) for _ in range(3 * BLOCK_TOKENS + 5)]
+    other = [*prompt[: 2 * BLOCK_TOKENS + 9], *(rng.randrange(4, size) for _ in range(20))]
     cold, warm = backend.rows(1), backend.with_prefix_cache(LARGE).rows(2)
     cold.start([0], [prompt])
     warm.start([1, 0], [other, prompt])
+    if not isinstance(cold.arena, HostArena) or not isinstance(warm.arena, HostArena):
+        pytest.skip("test_device_caches.py looks into those")
     for name, cache in cold.arena.caches.items():
         used = slice(len(prompt) - 1)
         np.testing.assert_array_equal(warm.arena.caches[name][0, :, used], cache[0, :, used])

@@ -20,7 +20,7 @@ from benchmarks.serving.memory import DragomanProcess, Memory, measure_memory
 from benchmarks.serving.subject import Subject
 from benchmarks.serving.systems import Reading, Setting, Workload
 from model.tokenizer import END_ID, SPECIAL_TOKENS
-from server.arena import Arena
+from server.arena import HostArena
 from server.backend import Backend
 from server.bundle import Bundle
 
@@ -179,7 +179,7 @@ def test_arenas_are_counted_as_the_server_allocates_them() -> None:
     per_layer = 2 * width * (limits.max_context_tokens + limits.max_source_tokens + 1)
     small = 8 + 4 + 4  # the token, the length and the source's length
     row_bytes = 4 * num_layers * per_layer + small
-    assert Arena(manifest, 3).num_bytes == 3 * row_bytes
+    assert HostArena(manifest, 3, np.dtype(np.float32)).num_bytes == 3 * row_bytes
     system = DragomanEngine(Backend.load(BUNDLE, provider="cpu", num_threads=1))
     system.prepare({"slots_per_lane": 3})
     assert system.arena_bytes % (3 * row_bytes) == 0  # for each lane, and there is one a core

@@ -16,12 +16,13 @@ BLOCK = 2
 SHAPE = (4, 2, BLOCK, 3)  # keys and values of two layers
 BLOCK_BYTES = 4 * 2 * BLOCK * 3 * 4
 CAPACITY = 12
+FLOAT = np.dtype(np.float32)
 
 Prefix = tuple[int, ...]
 
 
 def new_cache(num_blocks: int) -> PrefixCache:
-    return PrefixCache(num_blocks * BLOCK_BYTES + BLOCK_BYTES - 1, SHAPE)
+    return PrefixCache(num_blocks * BLOCK_BYTES + BLOCK_BYTES - 1, SHAPE, FLOAT)
 
 
 def empty() -> list[NDArray[np.float32]]:
@@ -112,7 +113,7 @@ def test_a_block_whose_prefix_went_meanwhile_is_not_kept() -> None:
 
 @pytest.mark.parametrize("max_bytes", [0, BLOCK_BYTES - 1])
 def test_without_room_for_a_block_nothing_is_kept(max_bytes: int) -> None:
-    cache = PrefixCache(max_bytes, SHAPE)
+    cache = PrefixCache(max_bytes, SHAPE, FLOAT)
     store(cache, (1, 2, 3, 4))
     assert (load(cache, (1, 2, 3, 4)), cache.max_blocks, cache.num_bytes) == (0, 0, 0)
 

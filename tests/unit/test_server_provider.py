@@ -9,7 +9,8 @@ from server.backend import Backend
 from server.bundle import Bundle
 from server.errors import ProviderUnavailable
 
-BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+BUNDLE = FIXTURES / "halves" / "spell" / "1"
 
 
 def test_a_provider_that_this_onnxruntime_does_not_have_is_named() -> None:
@@ -28,3 +29,15 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(ort, "get_available_providers", lambda: offered)
     with pytest.raises(ProviderUnavailable, match="could not be started here"):
         Backend.load(Bundle.read(BUNDLE), provider="cuda", num_threads=1)
+
+
+@pytest.mark.parametrize(("bundle", "precision"), [("bundles/spell/1", "fp32"), ("bundles/spell/2", "int8")])
+def test_a_bundle_that_would_run_on_the_cpu_in_part_is_refused(
+    monkeypatch: pytest.MonkeyPatch, bundle: str, precision: str
+) -> None:
+    offered = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: offered)
+    with pytest.raises(
+        ProviderUnavailable, match=rf"runs fp16 bundles; .*{bundle} is {precision}: export it"
+    ):
+        Backend.load(Bundle.read(FIXTURES / bundle), provider="cuda", num_threads=1)

@@ -115,7 +115,7 @@ class Model(_message.Message):
     version: _builtins.str
     task: Global___Task.ValueType
     precision: _builtins.str
-    """"fp32" or "int8"."""
+    """"fp32", "fp16" or "int8"."""
     provider: _builtins.str
     """The ONNX Runtime execution provider that runs it: "cpu" or "cuda"."""
     num_parameters: _builtins.int

@@ -1,0 +1,179 @@
+"""What a lane drives: rows of an arena, and the graphs bound to them.
+
+Start inputs in rows, move a row, run one step over the first B rows. Nothing here knows of requests, queues or
+threads.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from server.arena import Arena, Buffer
+from server.bundle import Manifest
+from server.device_arena import DeviceArena
+from server.prefix_cache import PrefixCache
+from server.prompts import PromptReader
+
+__all__ = ["DeviceRows", "Rows"]
+
+_MAX_PADDING_SHARE = 0.25
+_Inputs = dict[str, NDArray[np.int64] | NDArray[np.int32]]
+
+
+class Rows:
+    """An arena and the graphs over it, for the use of one thread at a time."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        sessions: Mapping[str, ort.InferenceSession],
+        arena: Arena,
+        prefix_cache: PrefixCache,
+    ) -> None:
+        self._manifest = manifest
+        self._sessions = sessions
+        self.arena = arena
+        self._log_probabilities: NDArray[np.float32] = np.zeros(
+            (arena.num_rows, manifest.dimensions.vocabulary_size), np.float32
+        )
+        self._bindings: dict[int, ort.IOBinding] = {}
+        self._prefix_cache = prefix_cache
+        self._prompts: PromptReader | None = None
+        if "extend" in sessions:
+            self._prompts = PromptReader(sessions["extend"], manifest.graphs["extend"], arena, prefix_cache)
+        self._begin = (
+            self._begin_translations if self._manifest.task == "translation" else self._begin_prompts
+        )
+        self.first_graph = "encode" if self._manifest.task == "translation" else "prefill"
+
+    def start(self, rows: Sequence[int], inputs: Sequence[Sequence[int]]) -> None:
+        """Put inputs (token ids, special tokens included) into rows, ready for `decode`.
+
+        Prompts are read one by one, from where the prefix cache leaves off. Sources, and prompts of bundles without
+        `extend`, share a run with those of similar length; no more than a quarter of it is padding.
+        """
+        if self._prompts is not None:
+            for row, prompt in zip(rows, inputs, strict=True):
+                self._begin_prompt(self._prompts, row, prompt)
+            return
+        order = sorted(range(len(rows)), key=lambda i: len(inputs[i]))
+        while order:
+            longest = len(inputs[order[-1]])
+            batch = [i for i in order if len(inputs[i]) >= longest * (1 - _MAX_PADDING_SHARE)]
+            del order[-len(batch) :]
+            self._begin([rows[i] for i in batch], [inputs[i] for i in batch])
+
+    def copy(self, source: int, target: int) -> None:
+        """Copy the state of row `source` to row `target`."""
+        self.arena.copy(source, target)
+
+    def fork(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy what rows have decoded to rows that were started with the same input; none is both."""
+        self.arena.fork(sources, targets)
+
+    def align(self, source_ids: Sequence[int], outputs: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """Where in its source each output token looks, the heads' mean of one decoder layer.
+
+        Each output has a run of its own, so that none depends on the length of another.
+
+        Returns:
+            For each output (T + 1, S), the end of sequence last; each row sums to 1.
+        """
+        special = self._manifest.special_tokens
+        source, length = _padded([source_ids], special.padding)
+        return [
+            self._run(
+                "align",
+                {
+                    "source_ids": source,
+                    "source_lengths": length,
+                    "target_ids": np.array([[special.begin, *output]], np.int64),
+                },
+            )["attention"][0]
+            for output in outputs
+        ]
+
+    def decode(self, num_rows: int) -> NDArray[np.float32]:
+        """Feed `arena.token_ids` of the first `num_rows` rows; every row's length grows by one.
+
+        Returns:
+            Log-probabilities of the next token, (num_rows, V): a view that the next call overwrites.
+        """
+        binding = self._bindings.get(num_rows)
+        if binding is None:
+            binding = self._bindings[num_rows] = self._bind(num_rows)
+        self._sessions["decode"].run_with_iobinding(binding)
+        self.arena.lengths[:num_rows] += 1
+        return self._log_probabilities[:num_rows]
+
+    def _bind(self, num_rows: int) -> ort.IOBinding:
+        graph, binding = self._manifest.graphs["decode"], self._sessions["decode"].io_binding()
+        self.arena.bind_step(binding, graph, num_rows)
+        # Chosen from on the host, wherever the caches are.
+        binding.bind_output("log_probabilities", *Buffer.of(self._log_probabilities).rows(0, num_rows))
+        return binding
+
+    def _begin_translations(self, rows: list[int], sources: list[Sequence[int]]) -> None:
+        source_ids, lengths = _padded(sources, self._manifest.special_tokens.padding)
+        self._compute("encode", {"source_ids": source_ids, "source_lengths": lengths}, rows, lengths)
+        self.arena.source_lengths[rows] = lengths
+        self.arena.lengths[rows] = 0
+        self.arena.token_ids[rows] = self._manifest.special_tokens.begin
+
+    # The last token of a prompt goes through the first decode step, so that all tokens are chosen there.
+
+    def _begin_prompt(self, reader: PromptReader, row: int, prompt: Sequence[int]) -> None:
+        num_reused = reader.read(row, prompt[:-1])
+        self._prefix_cache.count(num_reused=num_reused, num_computed=len(prompt) - num_reused)
+        self.arena.lengths[row] = len(prompt) - 1
+        self.arena.token_ids[row] = prompt[-1]
+
+    def _begin_prompts(self, rows: list[int], prompts: list[Sequence[int]]) -> None:
+        token_ids, lengths = _padded(
+            [prompt[:-1] for prompt in prompts], self._manifest.special_tokens.padding
+        )
+        if token_ids.size:
+            self._compute("prefill", {"token_ids": token_ids}, rows, lengths)
+        self.arena.lengths[rows] = lengths
+        self.arena.token_ids[rows] = [prompt[-1] for prompt in prompts]
+        self._prefix_cache.count(num_reused=0, num_computed=sum(map(len, prompts)))
+
+    def _compute(self, graph: str, inputs: _Inputs, rows: Sequence[int], lengths: NDArray[np.int32]) -> None:
+        """Run the first graph and copy what it computed for each input to its row."""
+        self.arena.keep(rows, lengths.tolist(), self._run(graph, inputs))
+
+    def _run(self, graph: str, inputs: _Inputs) -> dict[str, NDArray[np.float32]]:
+        return dict(
+            zip(self._manifest.graphs[graph].outputs, self._sessions[graph].run(None, inputs), strict=True)
+        )
+
+
+class DeviceRows(Rows):
+    """The same where the caches live on an accelerator: nothing but small inputs and log-probabilities crosses."""
+
+    arena: DeviceArena
+
+    def decode(self, num_rows: int) -> NDArray[np.float32]:
+        """As `Rows.decode`."""
+        self.arena.upload()
+        return super().decode(num_rows)
+
+    def _compute(self, graph: str, inputs: _Inputs, rows: Sequence[int], lengths: NDArray[np.int32]) -> None:
+        binding, names = self._sessions[graph].io_binding(), self._manifest.graphs[graph].outputs
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, array)
+        for name in names:
+            binding.bind_output(name, self.arena.device)
+        self._sessions[graph].run_with_iobinding(binding)
+        self.arena.keep(rows, lengths.tolist(), dict(zip(names, binding.get_outputs(), strict=True)))
+
+
+def _padded(sequences: Sequence[Sequence[int]], padding: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Ids (B, longest), padded to the right, and lengths (B)."""
+    lengths = np.array([len(sequence) for sequence in sequences], np.int32)
+    padded = np.full((len(sequences), int(lengths.max())), padding, np.int64)
+    for row, sequence in enumerate(sequences):
+        padded[row, : len(sequence)] = sequence
+    return padded, lengths

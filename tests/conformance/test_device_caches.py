@@ -1,0 +1,143 @@
+"""Caches on a device give the answers of caches in numpy's memory, to the bit; CUDA gives the CPU's tokens."""
+
+import random
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from server.arena import HostArena
+from server.backend import Backend
+from server.bundle import Bundle
+from server.decoding.parameters import DecodingParameters
+from server.device_arena import DeviceArena
+from server.golden import check_golden_examples
+from server.lane import decode_offline
+from server.prefix_cache import BLOCK_TOKENS
+from server.rows import DeviceRows, Rows
+from server.scoring import score_offline
+from tests.conformance.backends import FIXTURES, ON_DEVICE, load
+
+BUNDLES = ("halves/spell/1", "halves/count/1")
+LARGE = 1 << 24
+
+Input = tuple[list[int], DecodingParameters]
+
+needs_cuda = pytest.mark.skipif(
+    "CUDAExecutionProvider" not in ort.get_available_providers(),
+    reason="needs an onnxruntime for CUDA, and a GPU",
+)
+
+
+def random_prompt(rng: random.Random, backend: Backend, num_tokens: int) -> list[int]:
+    return [rng.randrange(4, backend.bundle.manifest.dimensions.vocabulary_size) for _ in range(num_tokens)]
+
+
+def mixed(backend: Backend, *, temperatures: tuple[float, ...] = (0.0, 0.8)) -> list[Input]:
+    """Greedy, sampled and with beams; a third of the prompts begin the same."""
+    rng = random.Random(11)
+    translates = backend.bundle.manifest.task == "translation"
+    shared = random_prompt(rng, backend, 2 * BLOCK_TOKENS + 5)
+    made = []
+    for index in range(48):
+        own = random_prompt(rng, backend, rng.choice([1, 7, 20, 24] if translates else [1, 31, 32, 33, 80]))
+        beam_size = rng.choice([1, 1, 4])
+        parameters = DecodingParameters(
+            max_tokens=rng.randint(5, 40),
+            beam_size=beam_size,
+            num_hypotheses=beam_size,
+            temperature=0.0 if beam_size > 1 else rng.choice(temperatures),
+            align=translates and rng.random() < 0.3,
+            seed=index,
+        )
+        made.append((own if translates else [2, *shared[: (index % 3) * 34], *own], parameters))
+    return made
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+@pytest.mark.parametrize("num_slots", [5, 32])
+def test_every_way_of_decoding_gives_the_same_answers(bundle: str, num_slots: int) -> None:
+    host, device = load(bundle), load(bundle + ON_DEVICE)
+    assert isinstance(device.rows(1), DeviceRows)
+    inputs = mixed(host)
+    expected = decode_offline(host, inputs, num_slots=num_slots)
+    assert repr(decode_offline(device, inputs, num_slots=num_slots)) == repr(expected)
+    cached, cached_host = device.with_prefix_cache(LARGE), host.with_prefix_cache(LARGE)
+    assert repr(decode_offline(cached, inputs, num_slots=num_slots)) == repr(expected)
+    decode_offline(cached_host, inputs, num_slots=num_slots)
+    assert cached.prefix_cache.num_reused_tokens == cached_host.prefix_cache.num_reused_tokens
+    assert (cached.prefix_cache.num_reused_tokens > 0) == bundle.startswith("halves/count")
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_given_texts_get_the_same_scores(bundle: str) -> None:
+    host = load(bundle)
+    rng = random.Random(12)
+    inputs, outputs = ([random_prompt(rng, host, rng.randint(1, 20)) for _ in range(40)] for _ in range(2))
+    assert score_offline(load(bundle + ON_DEVICE), inputs, outputs) == score_offline(host, inputs, outputs)
+
+
+def row(rows: Rows, index: int) -> dict[str, Any]:
+    """What the row holds: its numbers and the tokens of its caches that count."""
+    arena = rows.arena
+    numbers = [int(each[index]) for each in (arena.token_ids, arena.lengths, arena.source_lengths)]
+    if isinstance(arena, HostArena):
+        caches = arena.caches
+    else:
+        assert isinstance(arena, DeviceArena)
+        caches = {name: arena._values[name].numpy() for name in arena._shapes}
+    held = {}
+    for name, cache in caches.items():
+        if name.startswith("last_"):
+            held[name] = cache[index].tolist()
+        else:
+            held[name] = cache[index, :, : numbers[2 if name.startswith("cross_") else 1]].tolist()
+    return {"numbers": numbers, **held}
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_rows_are_started_copied_and_forked_alike(bundle: str) -> None:
+    host, device = load(bundle).rows(6), load(bundle + ON_DEVICE).rows(6)
+    rng = random.Random(13)
+    inputs = [random_prompt(rng, load(bundle), length) for length in (3, 24, 17, 20)]
+    for rows in (host, device):
+        rows.start([4, 0, 1, 2], inputs)
+        rows.copy(4, 3)
+        rows.copy(2, 4)
+        rows.decode(5)
+        rows.decode(3)
+        rows.copy(2, 5)
+        rows.fork([2], [4])
+        rows.arena.token_ids[:] = [9, 8, 7, 6, 5, 4]
+        rows.decode(6)
+        rows.fork([2, 2], [5, 4])
+    for index in range(6):
+        assert row(device, index) == row(host, index)
+    np.testing.assert_array_equal(device.decode(6), host.decode(6))
+
+
+def test_a_cache_of_halves_takes_half_the_memory() -> None:
+    halves, singles = load("halves/count/1"), load("extending/count/3")
+    for backend, dtype in ((halves, np.float16), (singles, np.float32)):
+        arena = backend.rows(2).arena
+        assert isinstance(arena, HostArena)
+        assert {cache.dtype for cache in arena.caches.values()} == {np.dtype(dtype)}
+    # The same dimensions but for the vocabulary.
+    blocks = [each.with_prefix_cache(LARGE).prefix_cache.max_blocks for each in (halves, singles)]
+    assert blocks[0] == 2 * blocks[1]
+
+
+@needs_cuda
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_cuda_gives_the_tokens_of_the_cpu(bundle: str) -> None:
+    """Golden examples are far from ties; random prompts are not, so a few may part there."""
+    cuda = Backend.load(Bundle.read(FIXTURES / bundle), provider="cuda", num_threads=1)
+    check_golden_examples(cuda)
+    inputs = mixed(cuda, temperatures=(0.0,))
+    ours = decode_offline(cuda.with_prefix_cache(LARGE), inputs, num_slots=32)
+    theirs = decode_offline(load(bundle), inputs, num_slots=32)
+    num_equal = sum(a.best.token_ids == b.best.token_ids for a, b in zip(ours, theirs, strict=True))
+    assert num_equal >= len(inputs) - 3
+    others = decode_offline(cuda, inputs, num_slots=5)
+    assert [each.best.token_ids for each in others] == [each.best.token_ids for each in ours]
