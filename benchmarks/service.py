@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 
 from rich.console import Console
 
-from benchmarks.report import add_json_option, argument_parser
+from benchmarks.report import add_json_option, argument_parser, positive
 from benchmarks.serving.ctranslate2_system import convert
 from benchmarks.serving.load import Service, answers_of, open_loop, unloaded_latency
 from benchmarks.serving.peers import add_peers_option, peers_python
@@ -119,18 +119,36 @@ def start_all(
     return [enter(stack.enter_context(service), references) for service in services]
 
 
+def _effort(options: argparse.Namespace) -> Effort:
+    effort = QUICK if options.quick else WHOLE
+    return effort._replace(
+        rates=sorted(options.rates or effort.rates),
+        rounds=options.rounds or effort.rounds,
+        duration_s=options.duration or effort.duration_s,
+    )
+
+
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder of the recipe multi30k")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with Multi30k")
     parser.add_argument("--precision", choices=("int8", "fp32"), default="int8", help="of all services")
     parser.add_argument("--seed", type=int, default=1, help="of the arrivals")
+    parser.add_argument(
+        "--rates",
+        nargs="+",
+        type=positive,
+        metavar="N",
+        help="requests a second, rising, in place of 24 from 25",
+    )
+    parser.add_argument("--rounds", type=positive, metavar="N", help="turns at each rate, in place of 3")
+    parser.add_argument("--duration", type=positive, metavar="SECONDS", help="of each turn, in place of 10")
     parser.add_argument("--quick", action="store_true", help="a little of everything: does it run?")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="a PNG of latency over rate")
     add_peers_option(parser)
     add_json_option(parser)
     options = parser.parse_args()
-    effort, console = QUICK if options.quick else WHOLE, Console(stderr=True)
+    effort, console = _effort(options), Console(stderr=True)
     set_threads("auto")
     python = peers_python(options.peers_venv)
     try:
