@@ -77,8 +77,8 @@ bench: $(VENV)/.dev ## decoding speed against CTranslate2 and PyTorch; DATA=DIR 
 bench-generation: $(VENV)/.dev ## generation with a decoder-only model against CTranslate2, onnxruntime-genai and transformers; QUICK=1
 	@$(PEERS_TORCH) $(BIN)/python benchmarks/generation.py $(if $(QUICK),--quick)
 
-bench-growth: $(VENV)/.dev ## cost and memory by lengths, streams and model size against CTranslate2; QUICK=1
-	@$(PEERS_TORCH) $(BIN)/python benchmarks/growth.py $(if $(QUICK),--quick)
+bench-growth: $(VENV)/.dev ## cost and memory by lengths, streams and model size against CTranslate2; PLOT=FILE of the curves, QUICK=1
+	@$(PEERS_TORCH) $(BIN)/python benchmarks/growth.py $(if $(QUICK),--quick) $(if $(PLOT),--plot $(PLOT))
 
 bench-service: $(VENV)/.dev ## latency under load against CTranslate2 in two servers; DATA=DIR of Multi30k, RUN=DIR of a run on it, QUICK=1
 	@$(PEERS_TORCH) $(BIN)/python benchmarks/service.py $(RUN) --data $(DATA) $(if $(QUICK),--quick)

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.report import add_json_option, argument_parser
 from benchmarks.serving.contest import Pace, Standing, compete
@@ -36,7 +37,7 @@ from benchmarks.serving.ctranslate2_system import CTranslate2, convert
 from benchmarks.serving.dragoman_systems import DragomanEngine
 from benchmarks.serving.growth_report import Growth, Measured, plot, report_growth
 from benchmarks.serving.growth_subject import Point, Work, growth_series, growth_subject
-from benchmarks.serving.memory import DragomanProcess, measure_memory
+from benchmarks.serving.memory import DragomanProcess, arena_bytes, measure_memory
 from benchmarks.serving.peers import add_peers_option, peers_python
 from benchmarks.serving.subject import Subject, load_backend
 from common.cpu import usable_cores
@@ -105,7 +106,7 @@ class Contest:
         with closing(CTranslate2(self.python, self.converted, self.precision, usable_cores())) as peer:
             their_memory = measure_memory(peer, theirs.setting, point.workload)
         return [
-            Measured(point, ours, our_memory, self.ours.arena_bytes),
+            Measured(point, ours, our_memory, arena_bytes(self.backend.bundle.manifest, ours.setting)),
             Measured(point, theirs, their_memory, None),
         ]
 
@@ -130,18 +131,25 @@ def measure(
 ) -> list[Growth]:
     """All series, one after the other."""
     subjects = {size: growth_subject(size, seed) for size in effort.work.sizes}
+    all_series = list(growth_series(subjects, effort.work, seed, usable_cores()))
+    num_steps = len(subjects) + sum(len(series.points) for series in all_series)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     growths = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dragoman-growth-")))
+        bar = stack.enter_context(Progress(*columns, console=console, transient=True))
+        task = bar.add_task("", total=num_steps)
         contests = {}
         for size, subject in subjects.items():
-            with console.status(f"{size}: exporting"):
-                contests[size] = Contest.enter(subject, python, precision, folder / size, stack)
-        for series in growth_series(subjects, effort.work, seed, usable_cores()):
+            bar.update(task, description=f"{size}: exporting")
+            contests[size] = Contest.enter(subject, python, precision, folder / size, stack)
+            bar.advance(task)
+        for series in all_series:
             measured = []
             for point in series.points:
-                with console.status(f"{series.name}: {point.workload.name}"):
-                    measured += contests[point.size].measure(point, effort.pace)
+                bar.update(task, description=f"{series.name}: {point.workload.name}")
+                measured += contests[point.size].measure(point, effort.pace)
+                bar.advance(task)
             growths.append(Growth(series, measured))
     return growths
 
@@ -167,7 +175,7 @@ def main() -> None:
         sys.exit(str(error))
     report_growth(growths, options.precision, options.json)
     if options.plot:
-        plot(growths, options.plot)
+        plot(growths, options.precision, options.plot)
 
 
 if __name__ == "__main__":

@@ -105,18 +105,15 @@ def write_graphs(
     precision: bundle_format.Precision,
     calibration: Sequence[Sequence[int]],
     progress: Progress,
-    *,
-    max_calibration_tokens: int | None = None,
 ) -> bundle_format.Manifest:
     """Write the graphs and the tokenizer; returns the manifest, not yet verified or written.
 
-    `calibration` is what the model reads while the ranges of int8 activations are measured; what it writes then has
-    at most `max_calibration_tokens`, for weights that never end an answer.
+    `calibration` is what the model reads while the ranges of int8 activations are measured.
     """
     model = run.model
     if precision == "int8":
         progress("measuring the ranges of activations", 0, 1)
-        model = quantized(model, calibration, max_calibration_tokens)
+        model = quantized(model, calibration)
     elif precision == "fp16":
         model = halved(model)
     graphs = translation_graphs(model) if isinstance(model, TranslationModel) else generation_graphs(model)
@@ -154,7 +151,7 @@ def _quality(
     run: Run, backend: Backend, examples: HeldOut, decoded: Decoded
 ) -> tuple[bundle_format.QualityFigure, ...]:
     if isinstance(run.model, TranslationModel):
-        return translation_quality(run.tokenizer, examples, decoded.together)
+        return translation_quality(run, examples, decoded.together)
     return generation_quality(backend, run.tokenizer, examples.documents, examples.data)
 
 

@@ -1,5 +1,6 @@
 """Quality of a bundle, measured on held-out data through the backend that serves it."""
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from tokenizers import Tokenizer
 from export.held_out import HeldOut
 from model import quality
 from model.batching import Stream, in_order
+from model.run import Run
 from model.tokenizer import BEGIN_ID, PADDING_ID
 from server.backend import Backend
 from server.bundle import QualityFigure
@@ -21,11 +23,12 @@ _MAX_SCORED_TOKENS = 100_000
 
 
 def translation_quality(
-    tokenizer: Tokenizer, examples: HeldOut, answers: Sequence[Hypothesis]
+    run: Run, examples: HeldOut, answers: Sequence[Hypothesis]
 ) -> tuple[QualityFigure, ...]:
-    """Exact match, BLEU and chrF of greedy answers, each in percent."""
-    texts = [tokenizer.decode(answer.token_ids) for answer in answers]
-    metrics = {"exact_match": quality.exact_match, "bleu": quality.bleu, "chrf": quality.chrf}
+    """Exact match, BLEU and chrF of greedy answers, each in percent, as the training measured them."""
+    texts = [run.tokenizer.decode(answer.token_ids) for answer in answers]
+    bleu = functools.partial(quality.bleu, tokenize=run.recipe.bleu_tokenization)
+    metrics = {"exact_match": quality.exact_match, "bleu": bleu, "chrf": quality.chrf}
     return tuple(
         QualityFigure(
             metric=name,

@@ -63,18 +63,17 @@ class Range:
         return torch.maximum(self.low.abs(), self.high.abs())
 
 
-def quantized(model: _Model, inputs: Sequence[Sequence[int]], max_tokens: int | None = None) -> _Model:
+def quantized(model: _Model, inputs: Sequence[Sequence[int]]) -> _Model:
     """A copy of `model` for export, whose products with weights are integer ones.
 
     Args:
         model: stays as it is.
         inputs: what it reads while the ranges are measured: token ids of sources, which it translates, or of
             whole documents.
-        max_tokens: of its translations; without it, the model's own limit.
 
     The copy cannot be run in PyTorch: its products are symbols for ONNX Runtime.
     """
-    ranges = _observed_ranges(model, inputs, max_tokens)
+    ranges = _observed_ranges(model, inputs)
     twin = copy.deepcopy(model).eval()
     for norm, names in _smoothable(twin):
         _smooth(twin, norm, names, ranges)
@@ -92,9 +91,7 @@ _LOGITS = "decoder_norm"
 
 
 @torch.inference_mode()
-def _observed_ranges(
-    model: _Model, inputs: Sequence[Sequence[int]], max_tokens: int | None
-) -> dict[str, Range]:
+def _observed_ranges(model: _Model, inputs: Sequence[Sequence[int]]) -> dict[str, Range]:
     ranges: dict[str, Range] = {}
 
     def widen(name: str, x: Tensor) -> None:
@@ -109,7 +106,7 @@ def _observed_ranges(
 
     with _hooks(model, before, lambda _, __, states: widen(_LOGITS, states)):
         if isinstance(model, TranslationModel):
-            greedy_decode(model, inputs, max_tokens or model.dims.max_target_tokens + 1)
+            greedy_decode(model, inputs, model.dims.max_target_tokens + 1)
         else:
             for token_ids in inputs:
                 model(torch.tensor([token_ids]))

@@ -46,9 +46,8 @@ def _copy_rows(caches: dict[str, Tensor]) -> onnx.ModelProto:
 
 def _fill_rows(caches: dict[str, Tensor]) -> onnx.ModelProto:
     """Keys and values (K, kv heads, tokens, head size) get zeros behind them up to the caches' capacity."""
-    first = next(
-        name for name, tensor in caches.items() if tensor.ndim == 4
-    )  # all have its tokens and capacity
+    # Every one of them has as many tokens, and as much room, as the first.
+    first = next(name for name, tensor in caches.items() if tensor.ndim == 4)
     none = helper.make_tensor("none", TensorProto.INT64, [1], [0])
     before = helper.make_tensor("before", TensorProto.INT64, [6], [0] * 6)
     nodes = [

@@ -194,13 +194,14 @@ def compare(
 
 
 def _check(agreement: Agreement, precision: str) -> None:
+    # First: answers chosen from what is no number may differ in any way.
+    if not math.isfinite(agreement.max_logit_difference):
+        raise ExportError(f"log-probabilities are no numbers: the model's activations go beyond {precision}")
     if agreement.num_batch_differences:
         raise ExportError(
             f"{agreement.num_batch_differences} of {agreement.num_inputs} held-out inputs are answered "
             "differently alone and in a batch"
         )
-    if not math.isfinite(agreement.max_logit_difference):
-        raise ExportError(f"log-probabilities are no numbers: the model's activations go beyond {precision}")
     if precision == "fp32" and agreement.num_disagreements:
         raise ExportError(
             f"{agreement.num_disagreements} of {agreement.num_inputs} held-out inputs are answered differently "

@@ -8,7 +8,6 @@ operators append to them in place.
 caches on an accelerator.
 """
 
-import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -86,12 +85,6 @@ class Arena(ABC):
             if cache := _CACHE_INPUT.fullmatch(name):
                 self._kinds[name] = cache["kind"]
                 self._shapes[name] = (num_rows, *shapes[cache["kind"]])
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all rows, used or not; the system backs them with pages as rows are first used."""
-        small = self.token_ids.nbytes + self.lengths.nbytes + self.source_lengths.nbytes
-        return small + sum(math.prod(shape) * self.dtype.itemsize for shape in self._shapes.values())
 
     def bind_step(self, binding: ort.IOBinding, graph: GraphRecord, num_rows: int) -> None:
         """Bind the first `num_rows` rows of all that a step takes, caches as outputs too."""

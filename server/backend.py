@@ -12,7 +12,7 @@ from server.errors import BundleError, ProviderUnavailable
 from server.prefix_cache import BLOCK_TOKENS, PrefixCache
 from server.rows import DeviceRows, Rows
 
-__all__ = ["Backend", "Rows", "load_sessions"]
+__all__ = ["Backend", "load_sessions"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES: dict[str, np.dtype[np.floating]] = {

@@ -49,7 +49,7 @@ class DeviceArena(Arena):
             name: ort.OrtValue.ortvalue_from_numpy(array, device, 0)
             for name, array in {**arrays, **small}.items()
         }
-        self._all_rows: dict[str, ort.IOBinding] = {}
+        self._bindings: dict[str, ort.IOBinding] = {}
 
     def upload(self) -> None:
         """Bring the device's copy of the small inputs up to date, before a step."""
@@ -119,9 +119,9 @@ class DeviceArena(Arena):
     ) -> None:
         """Run one of the graphs over all rows."""
         session, graph = self._sessions[name], self._graphs[name]
-        binding = self._all_rows.get(name)
+        binding = self._bindings.get(name)
         if binding is None:
-            binding = self._all_rows[name] = session.io_binding()
+            binding = self._bindings[name] = session.io_binding()
             self.bind_caches(binding, graph, 0, self.num_rows)
         for key, rows in indices.items():
             binding.bind_cpu_input(key, np.array(rows, np.int64)[:, None])

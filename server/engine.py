@@ -133,7 +133,6 @@ class Engine:
         slots_per_lane: rows that one input may have at most.
         max_rows: rows that all inputs of a call may have at most: as many as can run and wait at a time.
         prefix_cache: what its lanes share of prompts.
-        arena_bytes: of all lanes' arenas, which never grow.
     """
 
     def __init__(
@@ -152,7 +151,6 @@ class Engine:
         backend = backend.with_prefix_cache(settings.prefix_cache_bytes)
         self.prefix_cache = backend.prefix_cache
         lanes = [Lane(backend, settings.slots_per_lane, observer) for _ in range(num_lanes)]
-        self.arena_bytes = sum(lane.rows.arena.num_bytes for lane in lanes)
         self._threads = [
             threading.Thread(target=self._run_lane, args=(index, lane), name=f"lane-{index}", daemon=True)
             for index, lane in enumerate(lanes)

@@ -6,7 +6,7 @@ DragomanError
 │   └── ModelsError       the models folder is missing or holds no model
 ├── OperationError
 │   ├── AddressError      an address cannot be listened on (port in use)
-│   └── ProviderUnavailable  the execution provider asked for is not in this onnxruntime
+│   └── ProviderUnavailable  the execution provider asked for cannot be had, or not for this bundle
 └── RequestError          one request goes wrong, the server lives on
     ├── InvalidRequest    a field breaks a rule: INVALID_ARGUMENT
     ├── ModelNotFound     no such model or version: NOT_FOUND
@@ -58,7 +58,7 @@ class AddressError(OperationError):
 
 
 class ProviderUnavailable(OperationError):
-    """The execution provider asked for cannot be had here; nothing falls back to another silently."""
+    """The execution provider asked for cannot be had here, or not for a bundle; nothing falls back silently."""
 
 
 class RequestError(DragomanError):

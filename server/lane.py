@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server import scheduler
-from server.backend import Backend, Rows
+from server.backend import Backend
 from server.decoding.beam import BeamSearch, advance_all
 from server.decoding.constraints import Constraints
 from server.decoding.hypothesis import Finished, FinishReason, Hypothesis, TokenScore
@@ -22,6 +22,7 @@ from server.decoding.ranking import ranked
 from server.decoding.sampling import TokenChooser
 from server.decoding.scores import token_score
 from server.decoding.stopping import StopCondition
+from server.rows import Rows
 
 __all__ = ["EngineObserver", "Lane", "RunningSequence", "decode_offline"]
 

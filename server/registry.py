@@ -137,6 +137,7 @@ def _load(folder: Path, settings: EngineSettings, metrics: Metrics) -> ServedMod
     if manifest.task == "generation":
         metrics.watch_prefix_cache(bundle.name, engine.prefix_cache)
         _warn_without_reuse(bundle, settings, engine)
+    _warn_of_halves_on_cpu(bundle, settings)
     metrics.threads.inc(engine.num_threads)
     metrics.model_load_duration.labels(bundle.name).set(seconds)
     metrics.model_info.labels(
@@ -148,6 +149,7 @@ def _load(folder: Path, settings: EngineSettings, metrics: Metrics) -> ServedMod
         version=bundle.version,
         task=manifest.task,
         precision=manifest.precision,
+        provider=settings.provider,
         threads=engine.num_threads,
         slots=engine.occupancy().slots_total,
         seconds=round(seconds, 3),
@@ -172,6 +174,13 @@ def _warn_without_reuse(bundle: Bundle, settings: EngineSettings, engine: Engine
     else:
         reason = "the bundle has no graph 'extend': export it again"
     _log.warning("no_prefix_reuse", model=bundle.name, version=bundle.version, reason=reason)
+
+
+def _warn_of_halves_on_cpu(bundle: Bundle, settings: EngineSettings) -> None:
+    """Say that nothing is gained: ONNX Runtime's CPU provider widens halves to fp32 for every product."""
+    if bundle.manifest.precision == "fp16" and settings.provider == "cpu":
+        reason = "no faster than fp32 on a CPU, slower for a small model: export it with --precision int8"
+        _log.warning("fp16_on_cpu", model=bundle.name, version=bundle.version, reason=reason)
 
 
 def _versions(model: Path) -> list[Path]:

@@ -67,12 +67,6 @@ class EngineCallers:
         self._close_engine()
         self._engine = Engine(backend, settings)
 
-    @property
-    def arena_bytes(self) -> int:
-        """Of the engine that is open."""
-        assert self._engine is not None
-        return self._engine.arena_bytes
-
     def ask(self, inputs: Sequence[Sequence[int]], parameters: DecodingParameters) -> list[Finished]:
         """All inputs at once; answers in their order."""
         return self._runner.run(self._decode(inputs, parameters))
@@ -105,11 +99,6 @@ class DragomanEngine:
         self.precision: str = backend.bundle.manifest.precision
         self._setting: Setting = {}
         self._callers = EngineCallers()
-
-    @property
-    def arena_bytes(self) -> int:
-        """With the setting that it was prepared for."""
-        return self._callers.arena_bytes
 
     def settings(self, workload: Workload) -> list[Setting]:
         return _settings(workload)

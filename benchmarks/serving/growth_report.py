@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.report import describe_machine, print_table, write_json
-from benchmarks.serving.contest import Standing, ratio
+from benchmarks.serving.contest import Ratio, Standing, ratio
 from benchmarks.serving.dragoman_systems import DragomanEngine
 from benchmarks.serving.engine_report import reference_of
 from benchmarks.serving.growth_subject import MAX_TOKENS, Point, Series
@@ -50,7 +50,7 @@ class Growth:
             found.setdefault(one.standing.system.name, []).append(one)
         return found
 
-    def ratio(self, one: Measured) -> Any:
+    def ratio(self, one: Measured) -> Ratio | None:
         """How many times as fast Dragoman is at this point, or None for Dragoman itself."""
         reference = reference_of(one.standing, [each.standing for each in self.measured])
         return ratio(reference, one.standing) if reference else None
@@ -63,7 +63,7 @@ def exponents(values: Sequence[float], costs: Sequence[float]) -> list[float | N
         math.log(cost / cost_before) / math.log(value / value_before)
         for (value_before, cost_before), (value, cost) in itertools.pairwise(points)
     ]
-    return [None, *slopes][: len(points)]
+    return [None, *slopes]
 
 
 def growth_rows(growth: Growth) -> Iterator[list[str]]:
@@ -85,36 +85,40 @@ def growth_rows(growth: Growth) -> Iterator[list[str]]:
             ]
 
 
-def plot(growths: Sequence[Growth], path: Path) -> None:
-    """Time above and memory below, a column a series."""
+def plot(growths: Sequence[Growth], precision: str, path: Path) -> None:
+    """Time above and memory below, a column a series; axes of a row are the same, so that slopes can be compared."""
     from matplotlib import figure, ticker  # noqa: PLC0415  only where a plot is asked for
 
-    drawing = figure.Figure(figsize=(4 * len(growths), 6), layout="constrained")
-    columns = drawing.subplots(2, len(growths), sharex="col", squeeze=False).T
+    drawing = figure.Figure(figsize=(3.6 * len(growths), 6.6), layout="constrained")
+    drawing.suptitle(
+        "{cpu}, {usable_cores} cores, {precision}".format(**describe_machine(), precision=precision)
+    )
+    columns = drawing.subplots(2, len(growths), sharex="col", sharey="row", squeeze=False).T
     for growth, (time_axes, memory_axes) in zip(growths, columns, strict=True):
         for name, points in growth.by_system().items():
             values = [one.point.value for one in points]
-            times = [one.milliseconds_per_token for one in points]
-            [line] = time_axes.plot(values, times, marker="o", label=name)
+            [line] = time_axes.plot(values, [one.milliseconds_per_token for one in points], marker="o")
             style = {"color": line.get_color(), "marker": "o"}
             peaks = [one.memory.peak_bytes / _MIB for one in points]
-            memory_axes.plot(values, peaks, label=f"{name}, resident", **style)
+            memory_axes.plot(values, peaks, label=name, **style)
             arenas = [one.arena_bytes / _MIB for one in points if one.arena_bytes is not None]
             if arenas:
-                memory_axes.plot(values, arenas, label=f"{name}, arenas", linestyle="--", **style)
+                label = f"{name}: reserved for keys and values"
+                memory_axes.plot(values, arenas, label=label, linestyle="--", **style)
         time_axes.set(xscale="log", yscale="log", title=growth.series.name)
         memory_axes.set(xscale="log", yscale="log", xlabel=growth.series.unit)
         ticks = [point.value for point in growth.series.points]
         memory_axes.set_xticks(ticks, [_tick(value) for value in ticks])
         memory_axes.set_xticks([], minor=True)
-        for axis in (time_axes.yaxis, memory_axes.yaxis):  # not as powers of ten
-            axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_locator(ticker.NullLocator())
-    columns[0][0].set_ylabel("ms a token")
-    columns[0][1].set_ylabel("MiB")
-    for axes in columns[0]:
-        axes.legend()
+        for axes in (time_axes, memory_axes):
+            axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")  # not as powers of ten
+            axes.yaxis.set_minor_locator(ticker.NullLocator())
+            axes.grid(alpha=0.3)
+    first_time, first_memory = columns[0]
+    first_time.set_ylabel("ms a token")
+    first_memory.set_ylabel("MiB, most while decoding")
+    drawing.legend(*first_memory.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     drawing.savefig(path, dpi=120)
 
 

@@ -6,13 +6,17 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Final, Protocol
 
+import numpy as np
 import psutil
 
 from benchmarks.serving.peers import PeerWorker
 from benchmarks.serving.systems import Reading, Setting, Workload
-from server.bundle import Bundle
+from server.arena import HostArena
+from server.bundle import Bundle, Manifest
+from server.config import EngineSettings
+from server.engine import lane_layout
 
-__all__ = ["DragomanProcess", "Hosted", "Memory", "measure_memory"]
+__all__ = ["DragomanProcess", "Hosted", "Memory", "arena_bytes", "measure_memory"]
 
 _SCRIPT: Final = Path(__file__).with_name("dragoman_worker.py")
 _TURN_S: Final = 0.3  # a workload of a few milliseconds is decoded often enough to be seen
@@ -63,6 +67,13 @@ class DragomanProcess:
 
     def close(self) -> None:
         self.worker.close()
+
+
+def arena_bytes(manifest: Manifest, setting: Setting) -> int:
+    """What an engine's lanes reserve for keys and values, whether or not their rows are used."""
+    num_lanes, _ = lane_layout(EngineSettings())
+    arena = HostArena(manifest, int(setting["slots_per_lane"]), np.dtype(np.float32))
+    return num_lanes * sum(cache.nbytes for cache in arena.caches.values())
 
 
 def measure_memory(system: Hosted, setting: Setting, workload: Workload) -> Memory:

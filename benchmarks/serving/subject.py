@@ -162,14 +162,8 @@ def load_backend(subject: Subject, precision: Literal["fp32", "int8"], folder: P
     against PyTorch's.
     """
     folder.mkdir(parents=True)
-    calibration = subject.inputs[-_NUM_CALIBRATION:]
     manifest = write_graphs(
-        subject.run,
-        folder,
-        precision,
-        calibration,
-        lambda *_: None,
-        max_calibration_tokens=subject.answer_tokens,
+        subject.run, folder, precision, subject.inputs[-_NUM_CALIBRATION:], lambda *_: None
     )
     _, num_threads = lane_layout(EngineSettings())
     return Backend.load(Bundle(folder, manifest), provider="cpu", num_threads=num_threads)

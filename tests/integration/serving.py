@@ -20,8 +20,8 @@ from grpc_status import rpc_status
 from numpy.typing import NDArray
 
 from server.app import Server
-from server.backend import Rows
 from server.config import load_settings
+from server.rows import Rows
 
 BUNDLES = Path(__file__).parents[1] / "fixtures" / "bundles"
 PATIENCE_S = 20.0

@@ -11,8 +11,8 @@ import structlog.testing
 from dragoman.v1 import decoding_pb2, generation_pb2, model_pb2, translation_pb2
 from google.rpc import error_details_pb2
 
-from server.backend import Rows
 from server.lifecycle import Phase
+from server.rows import Rows
 from tests.integration.serving import (
     Gate,
     Served,

@@ -13,16 +13,15 @@ import pytest
 
 from benchmarks.growth import check_lengths
 from benchmarks.serving.contest import Standing
-from benchmarks.serving.dragoman_systems import DragomanEngine
 from benchmarks.serving.growth_report import Growth, Measured, exponents, growth_rows, plot, report_growth
 from benchmarks.serving.growth_subject import MAX_TOKENS, Point, Series, Work, growth_series, growth_subject
-from benchmarks.serving.memory import DragomanProcess, Memory, measure_memory
+from benchmarks.serving.memory import DragomanProcess, Memory, arena_bytes, measure_memory
 from benchmarks.serving.subject import Subject
 from benchmarks.serving.systems import Reading, Setting, Workload
 from model.tokenizer import END_ID, SPECIAL_TOKENS
-from server.arena import HostArena
-from server.backend import Backend
 from server.bundle import Bundle
+from server.config import EngineSettings
+from server.engine import lane_layout
 
 BUNDLE = Bundle.read(Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1")
 WORK = Work(lengths=(8, 512), streams=(1, 3, 200), sizes=("mini", "tiny"), size="mini")
@@ -159,7 +158,7 @@ def test_every_figure_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_the_curves_are_a_picture(tmp_path: Path) -> None:
-    plot([growth(), growth()], tmp_path / "growth.png")
+    plot([growth(), growth()], "int8", tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -177,13 +176,9 @@ def test_arenas_are_counted_as_the_server_allocates_them() -> None:
     num_layers = sum(name.startswith("cross_key_") for name in manifest.graphs["decode"].inputs)
     width = dims.num_kv_heads * dims.head_size
     per_layer = 2 * width * (limits.max_context_tokens + limits.max_source_tokens + 1)
-    small = 8 + 4 + 4  # the token, the length and the source's length
-    row_bytes = 4 * num_layers * per_layer + small
-    assert HostArena(manifest, 3, np.dtype(np.float32)).num_bytes == 3 * row_bytes
-    system = DragomanEngine(Backend.load(BUNDLE, provider="cpu", num_threads=1))
-    system.prepare({"slots_per_lane": 3})
-    assert system.arena_bytes % (3 * row_bytes) == 0  # for each lane, and there is one a core
-    system.close()
+    row_bytes = 4 * num_layers * per_layer
+    num_lanes, _ = lane_layout(EngineSettings())
+    assert arena_bytes(manifest, {"slots_per_lane": 3}) == num_lanes * 3 * row_bytes
 
 
 def test_the_engine_in_a_process_of_its_own_does_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.backend import Backend, Rows
+from server.backend import Backend
 from server.bundle import Bundle
 from server.config import EngineSettings
 from server.decoding.hypothesis import FinishReason
@@ -19,6 +19,7 @@ from server.decoding.parameters import DecodingParameters
 from server.engine import Engine, Ticket, lane_layout
 from server.errors import Cancelled, DeadlineExceeded, EngineError, Overloaded
 from server.lane import decode_offline
+from server.rows import Rows
 
 BUNDLE = Bundle.read(Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1")
 TOKENIZER = BUNDLE.tokenizer
