@@ -1,6 +1,5 @@
 """Quality of a bundle, measured on held-out data through the backend that serves it."""
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -27,16 +26,14 @@ def translation_quality(
 ) -> tuple[QualityFigure, ...]:
     """Exact match, BLEU and chrF of greedy answers, each in percent, as the training measured them."""
     texts = [run.tokenizer.decode(answer.token_ids) for answer in answers]
-    bleu = functools.partial(quality.bleu, tokenize=run.recipe.bleu_tokenization)
-    metrics = {"exact_match": quality.exact_match, "bleu": bleu, "chrf": quality.chrf}
+    values = {
+        "exact_match": quality.exact_match(texts, examples.references),
+        "bleu": quality.bleu(texts, examples.references, run.recipe.bleu_tokenization),
+        "chrf": quality.chrf(texts, examples.references),
+    }
     return tuple(
-        QualityFigure(
-            metric=name,
-            value=metric(texts, examples.references),
-            num_examples=len(texts),
-            data=examples.data,
-        )
-        for name, metric in metrics.items()
+        QualityFigure(metric=name, value=value, num_examples=len(texts), data=examples.data)
+        for name, value in values.items()
     )
 
 
