@@ -12,7 +12,7 @@ Work: `offline`, all sources of test_2016_flickr at their real lengths, each sys
 tokens for one input alone and for 1 to 64 inputs a core. Each greedy and by beam search. A sweep of its own settings
 comes before, for every system. Then rounds, each system in turn; tokens/s are medians over them, and the ratio is
 Dragoman's speed over the row's in the same round, in the same precision where both have it. The whole takes an hour
-or two; parts of it:
+or two, and each model's tables and figures come as soon as it is through; parts of it:
 
     python benchmarks/engine.py --data DIR --sizes base --work offline --precisions int8 --beam-sizes 1 --rounds 3
 
@@ -36,7 +36,7 @@ from benchmarks.serving.agreement import MIN_FP32_SHARE, check_agreement
 from benchmarks.serving.contest import Pace, compete
 from benchmarks.serving.ctranslate2_system import CTranslate2, convert
 from benchmarks.serving.dragoman_systems import DragomanEngine, DragomanLanes
-from benchmarks.serving.engine_report import Findings, report
+from benchmarks.serving.engine_report import Findings, report, speed_rows, write_figures
 from benchmarks.serving.limit import BareProducts
 from benchmarks.serving.peers import add_peers_option, peers_python
 from benchmarks.serving.pytorch_system import PyTorchEager
@@ -102,7 +102,10 @@ def measure(subject: Subject, python: Path, effort: Effort, part: Part, console:
         comparable = all(one.holds for one in agreements)
         for workload in _workloads(subject, effort, part, num_cores) if comparable else ():
             with console.status(f"{subject.name}: {workload.name}"):
-                standings += compete(systems, workload, effort.pace)
+                new = compete(systems, workload, effort.pace)
+            for name, *figures in speed_rows(new):  # what an interruption must not lose
+                console.print(name, *figures)
+            standings += new
         peaks = {one.precision: one.peak_rate() for one in bare}
     return Findings(subject, agreements, standings, peaks)
 
@@ -169,10 +172,13 @@ def main() -> None:
     try:
         subjects = [run_subject(options.run, options.data)] if options.run else []
         subjects += [random_subject(size, options.data, options.seed) for size in options.sizes]
-        findings = [measure(subject, python, _effort(options), part, console) for subject in subjects]
+        findings = []
+        for subject in subjects:
+            findings.append(measure(subject, python, _effort(options), part, console))
+            report(findings[-1])
+            write_figures(findings, options.json)
     except (OperationError, ValueError, RuntimeError) as error:
         sys.exit(str(error))
-    report(findings, options.json)
     if not all(one.holds for found in findings for one in found.agreements):
         sys.exit(
             f"an fp32 system does not compute PyTorch's model: under {MIN_FP32_SHARE:.0%} equal, or far off"

@@ -17,7 +17,7 @@ from server.lane import decode_offline
 
 __all__ = ["DragomanEngine", "DragomanLanes", "EngineCallers", "num_tokens", "repeat"]
 
-_SLOTS: Final = (32, 64)
+_SLOTS: Final = (16, 32, 64)
 _AS_GIVEN, _LONGEST_FIRST = "as given", "longest first"
 
 
@@ -39,7 +39,9 @@ def num_tokens(answers: Iterable[Finished]) -> int:
 
 def _settings(workload: Workload) -> list[Setting]:
     if workload.num_rows is not None:  # an input has a row for each hypothesis
-        return [{"slots_per_lane": workload.num_rows * workload.beam_size, "order": _AS_GIVEN}]
+        halves = -(-workload.num_rows // 2)  # CTranslate2 may take them in two batches as well
+        sizes = dict.fromkeys([workload.num_rows, halves])
+        return [{"slots_per_lane": size * workload.beam_size, "order": _AS_GIVEN} for size in sizes]
     orders = (_AS_GIVEN, _LONGEST_FIRST)
     return [{"slots_per_lane": slots, "order": order} for slots in _SLOTS for order in orders]
 

@@ -14,7 +14,15 @@ from benchmarks.serving.limit import BareProducts, workload_operations
 from benchmarks.serving.pytorch_system import PyTorchEager
 from benchmarks.serving.subject import Subject
 
-__all__ = ["Findings", "agreement_rows", "limit_rows", "reference_of", "report", "speed_rows"]
+__all__ = [
+    "Findings",
+    "agreement_rows",
+    "limit_rows",
+    "reference_of",
+    "report",
+    "speed_rows",
+    "write_figures",
+]
 
 _OURS: Final = DragomanEngine.name
 
@@ -41,15 +49,14 @@ def reference_of(standing: Standing, standings: Sequence[Standing]) -> Standing 
     return None
 
 
-def agreement_rows(findings: Sequence[Findings]) -> Iterator[list[str]]:
-    for found in findings:
-        for one in found.agreements:
-            yield [
-                f"{found.subject.name}: {one.system} {one.precision}, {one.decoding}",
-                f"{one.num_equal} of {one.num_inputs}",
-                f"{one.num_ties}",
-                f"{one.max_log_probability_error:.1e}",
-            ]
+def agreement_rows(found: Findings) -> Iterator[list[str]]:
+    for one in found.agreements:
+        yield [
+            f"{found.subject.name}: {one.system} {one.precision}, {one.decoding}",
+            f"{one.num_equal} of {one.num_inputs}",
+            f"{one.num_ties}",
+            f"{one.max_log_probability_error:.1e}",
+        ]
 
 
 def speed_rows(standings: Sequence[Standing]) -> Iterator[list[str]]:
@@ -119,18 +126,25 @@ def figures_of(found: Findings) -> dict[str, Any]:
     }
 
 
-def report(findings: Sequence[Findings], json_path: Path | None) -> None:
-    """Print everything, and write it where `--json` says."""
-    machine = {**describe_machine(), "onnxruntime": importlib.metadata.version("onnxruntime")}
+def report(found: Findings) -> None:
+    """Print all that was found out about one model."""
+    machine = _machine()
     columns = ["", "equal answers", "parted at a tie", "log-probability error"]
     title = "Answers against PyTorch's, token for token; largest error of a token's mean log-probability"
-    print_table(title, columns, list(agreement_rows(findings)), machine)
-    for found in findings:
-        columns = ["", "tokens/s", "range", f"{_OURS}'s ratio", "setting"]
-        title = f"{found.subject.name}: median tokens/s of the answers, and how many times as fast {_OURS} is"
-        print_table(title, columns, list(speed_rows(found.standings)), machine)
-        columns = ["", "Gop/s", "peak Gop/s", "share"]
-        title = f"{found.subject.name}: operations by weights, against bare products of this type at 256 rows"
-        print_table(title, columns, list(limit_rows(found)), machine)
-    figures = {"benchmark": "engine", "machine": machine, "models": [figures_of(one) for one in findings]}
-    write_json(json_path, figures)
+    print_table(title, columns, list(agreement_rows(found)), machine)
+    columns = ["", "tokens/s", "range", f"{_OURS}'s ratio", "setting"]
+    title = f"{found.subject.name}: median tokens/s of the answers, and how many times as fast {_OURS} is"
+    print_table(title, columns, list(speed_rows(found.standings)), machine)
+    columns = ["", "Gop/s", "peak Gop/s", "share"]
+    title = f"{found.subject.name}: operations by weights, against bare products of this type at 256 rows"
+    print_table(title, columns, list(limit_rows(found)), machine)
+
+
+def write_figures(findings: Sequence[Findings], path: Path | None) -> None:
+    """Write everything where `--json` says."""
+    models = [figures_of(one) for one in findings]
+    write_json(path, {"benchmark": "engine", "machine": _machine(), "models": models})
+
+
+def _machine() -> dict[str, Any]:
+    return {**describe_machine(), "onnxruntime": importlib.metadata.version("onnxruntime")}

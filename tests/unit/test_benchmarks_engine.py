@@ -189,7 +189,7 @@ def test_the_engine_and_bare_lanes_do_the_same_work() -> None:
     expected = sum(len(example.token_ids) + 1 for example in BUNDLE.manifest.golden_examples)
     systems: list[System] = [DragomanEngine(backend), DragomanLanes(backend)]
     for system in systems:
-        assert len(system.settings(whole)) == 4
+        assert len(system.settings(whole)) == 6
         for setting in system.settings(whole):
             system.prepare(setting)
             assert system.run(whole, 0.0).num_tokens == expected
@@ -197,7 +197,7 @@ def test_the_engine_and_bare_lanes_do_the_same_work() -> None:
         system.prepare(system.settings(beam)[0])
         assert system.run(beam, 0.0).num_tokens == expected, "the bundle is sure of its golden examples"
         system.close()
-    assert DragomanEngine(backend).settings(WORK)[0]["slots_per_lane"] == 2
+    assert [one["slots_per_lane"] for one in DragomanEngine(backend).settings(WORK)] == [2, 1]
     beams = dataclasses.replace(WORK, beam_size=5)
     assert DragomanEngine(backend).settings(beams)[0]["slots_per_lane"] == 10
 
