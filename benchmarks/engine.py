@@ -119,12 +119,10 @@ def _workloads(subject: Subject, effort: Effort, part: Part, num_cores: int) -> 
 
 def _effort(options: argparse.Namespace) -> Effort:
     effort = QUICK if options.quick else WHOLE
-    pace = effort.pace if options.rounds is None else replace(effort.pace, rounds=options.rounds)
-    return Effort(
-        pace,
-        options.rows or effort.rows,
-        options.offline_inputs or effort.num_offline_inputs,
-        effort.num_agreement_inputs,
+    return effort._replace(
+        pace=replace(effort.pace, rounds=options.rounds or effort.pace.rounds),
+        rows=options.rows or effort.rows,
+        num_offline_inputs=options.offline_inputs or effort.num_offline_inputs,
     )
 
 
@@ -168,13 +166,13 @@ def main() -> None:
     console = Console(stderr=True)
     set_threads("auto")
     python = peers_python(options.peers_venv)
-    part = Part(options.work, options.precisions, options.beam_sizes)
+    effort, part = _effort(options), Part(options.work, options.precisions, options.beam_sizes)
     try:
         subjects = [run_subject(options.run, options.data)] if options.run else []
         subjects += [random_subject(size, options.data, options.seed) for size in options.sizes]
         findings = []
         for subject in subjects:
-            findings.append(measure(subject, python, _effort(options), part, console))
+            findings.append(measure(subject, python, effort, part, console))
             report(findings[-1])
             write_figures(findings, options.json)
     except (OperationError, ValueError, RuntimeError) as error:

@@ -118,9 +118,15 @@ class Arena(ABC):
             computed: by cache name (K, kv heads, tokens, head size), or (K, 1, width) of a source's last token.
         """
 
-    @abstractmethod
     def copy(self, source: int, target: int) -> None:
         """Copy a row's whole state to another row."""
+        for array in (self.token_ids, self.lengths, self.source_lengths):
+            array[target] = array[source]
+        self._copy_caches(source, target)
+
+    @abstractmethod
+    def _copy_caches(self, source: int, target: int) -> None:
+        """Copy what counts of a row's caches to another row that has its lengths already."""
 
     @abstractmethod
     def fork(self, sources: Sequence[int], targets: Sequence[int]) -> None:
@@ -155,10 +161,8 @@ class HostArena(Arena):
             for index, (row, length) in enumerate(zip(rows, num_tokens, strict=True)):
                 self._copy_tokens(row, name, output[index], int(length))
 
-    def copy(self, source: int, target: int) -> None:
-        """As `Arena.copy`; only the tokens there are get copied."""
-        for array in (self.token_ids, self.lengths, self.source_lengths):
-            array[target] = array[source]
+    def _copy_caches(self, source: int, target: int) -> None:
+        """As `Arena._copy_caches`; only the tokens there are get copied."""
         num_tokens = {"": self.lengths[source], "cross_": self.source_lengths[source], _LAST: 0}
         for name, cache in self.caches.items():
             self._copy_tokens(target, name, cache[source], num_tokens[self._kinds[name]])

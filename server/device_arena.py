@@ -68,10 +68,8 @@ class DeviceArena(Arena):
         del num_tokens
         self._move("fill_rows", {"rows": rows}, {f"computed_{name}": v for name, v in computed.items()})
 
-    def copy(self, source: int, target: int) -> None:
-        """As `Arena.copy`."""
-        for array in (self.token_ids, self.lengths, self.source_lengths):
-            array[target] = array[source]
+    def _copy_caches(self, source: int, target: int) -> None:
+        """As `Arena._copy_caches`, whole rows."""
         self._move("copy_rows", {"sources": [source], "targets": [target]})
 
     def fork(self, sources: Sequence[int], targets: Sequence[int]) -> None:
