@@ -83,6 +83,11 @@ class EngineSettings(Settings):
     """Sequences that may wait for a slot; more are refused with RESOURCE_EXHAUSTED."""
     max_start_tokens: Count = 2048
     """Input tokens that a lane may start with before one step, so that running sequences keep their pace."""
+    rows_before_spread: Count = 8
+    """Rows of short inputs up to which a lane that runs is filled before an idle one starts: a step of eight rows costs
+    little more than one of a single row. 1: an idle lane always starts."""
+    max_start_interval: Count = 4
+    """Steps that a well-filled lane lets pass between starts, so that sources are read together. 1: none."""
     prefix_cache_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * 1024
     """Keys and values of prompts kept for prompts that begin the same, for each generation model. 0: none."""
 

@@ -57,11 +57,8 @@ class Ticket:
         finished_s: when the event loop heard of its end, or None.
     """
 
-    def __init__(
-        self, sequence: RunningSequence, cancel: Callable[["Ticket"], None], *, stream: bool
-    ) -> None:
+    def __init__(self, sequence: RunningSequence, cancel: Callable[["Ticket"], None]) -> None:
         self.sequence = sequence
-        self.stream = stream
         self.loop = asyncio.get_running_loop()
         self.submitted_s = time.monotonic()
         self.finished_s: float | None = None
@@ -91,7 +88,7 @@ class Ticket:
 
     async def __aiter__(self) -> AsyncIterator[list[int]]:
         """New tokens as they come, several at once for a slow reader; raises what `result` raises."""
-        assert self.stream, "submit with stream=True to iterate"
+        assert self.sequence.stream, "submit with stream=True to iterate"
         num_read = 0
         while True:
             await self._arrival.wait()
@@ -142,8 +139,15 @@ class Engine:
         self.num_threads = num_lanes * num_lane_threads
         self.slots_per_lane = settings.slots_per_lane
         self.max_rows = num_lanes * settings.slots_per_lane + settings.max_waiting
+        # Prompts are read one by one, so nothing is gained by starting several at once.
+        reads_together = backend.bundle.manifest.task == "translation"
         self._scheduler = Scheduler(
-            num_lanes, settings.slots_per_lane, settings.max_waiting, settings.max_start_tokens
+            num_lanes,
+            settings.slots_per_lane,
+            settings.max_waiting,
+            settings.max_start_tokens,
+            rows_before_spread=settings.rows_before_spread,
+            max_start_interval=settings.max_start_interval if reads_together else 1,
         )
         self._tickets: dict[Scheduled, Ticket] = {}
         self._work = threading.Condition()
@@ -192,8 +196,10 @@ class Engine:
         Raises:
             Overloaded: too many sequences wait already.
         """
-        sequence = RunningSequence.create(input_ids, parameters, deadline_s=deadline_s, stop=stop)
-        ticket = Ticket(sequence, self._cancel, stream=stream)
+        sequence = RunningSequence.create(
+            input_ids, parameters, deadline_s=deadline_s, stop=stop, stream=stream
+        )
+        ticket = Ticket(sequence, self._cancel)
         with self._work:
             try:
                 self._scheduler.submit(sequence)
@@ -201,7 +207,7 @@ class Engine:
                 num_waiting = self._scheduler.num_waiting
                 raise Overloaded(f"{num_waiting} inputs are waiting already", RETRY_DELAY_S) from None
             self._tickets[sequence] = ticket
-            self._work.notify_all()
+            self._wake_lane()
         return ticket
 
     def occupancy(self) -> Occupancy:
@@ -228,13 +234,27 @@ class Engine:
                 del self._tickets[ticket.sequence]
                 ticket.wake(Cancelled())
 
+    def _wake_lane(self) -> None:
+        """Have an idle lane look for work, if there is some for it; it wakes the next one if there is more.
+
+        Lanes that run look before each step anyway.
+        """
+        if self._scheduler.wants_idle_lane():
+            self._work.notify()
+
     def _run_lane(self, index: int, lane: Lane) -> None:
+        plan = Plan()
+        progressed: list[RunningSequence] = []
         while True:
             with self._work:
-                self._work.wait_for(lambda: self._closing or self._scheduler.has_work(index))
+                wakes = self._settle(plan, progressed)
+                if not wakes:  # or those who wait for an answer would wait for the next input
+                    self._work.wait_for(lambda: self._closing or self._scheduler.has_work(index))
                 if self._closing:
-                    return
+                    break
                 plan = self._scheduler.plan(index, time.monotonic())
+                self._wake_lane()
+            _wake_all(wakes)
             try:
                 progressed = lane.execute(plan)
             except Exception:  # noqa: BLE001 whatever it is, callers hear and the lane goes on
@@ -242,27 +262,26 @@ class Engine:
                 lane.clear()
                 with self._work:
                     failed = self._scheduler.evict(index)
-                    wakes = [
+                    failures = [
                         (self._tickets.pop(sequence), EngineError("a step failed")) for sequence in failed
                     ]
-                _wake_all(wakes)
+                _wake_all(failures)
                 progressed = []
-            self._settle(plan, progressed)
-
-    def _settle(self, plan: Plan, progressed: Sequence[RunningSequence]) -> None:
-        """Free the rows of what ended and wake those who wait for it."""
-        wakes: list[Wake] = []
-        with self._work:
-            for dropped, departure in plan.dropped:
-                outcome = Cancelled() if departure is Departure.CANCELLED else DeadlineExceeded()
-                wakes.append((self._tickets.pop(dropped), outcome))
-            for sequence in progressed:
-                if sequence.result is not None:
-                    self._scheduler.finish(sequence)
-                    wakes.append((self._tickets.pop(sequence), sequence.result))
-                elif (ticket := self._tickets[sequence]).stream:
-                    wakes.append((ticket, None))
         _wake_all(wakes)
+
+    def _settle(self, plan: Plan, progressed: Sequence[RunningSequence]) -> list[Wake]:
+        """Free the rows of what ended; returns whom to tell once the lock is free."""
+        wakes: list[Wake] = []
+        for dropped, departure in plan.dropped:
+            outcome = Cancelled() if departure is Departure.CANCELLED else DeadlineExceeded()
+            wakes.append((self._tickets.pop(dropped), outcome))
+        for sequence in progressed:
+            if sequence.result is not None:
+                self._scheduler.finish(sequence)
+                wakes.append((self._tickets.pop(sequence), sequence.result))
+            elif sequence.stream:
+                wakes.append((self._tickets[sequence], None))
+        return wakes
 
 
 def lane_layout(settings: EngineSettings) -> tuple[int, int]:

@@ -40,6 +40,8 @@ class RunningSequence(scheduler.Sequence):
 
     Attributes:
         token_ids: grows at the end only. With beam search it stays empty until the best answer is known.
+        stream: whether somebody reads `token_ids` while they grow.
+        is_plain: nothing is done for its row but taking the most probable token.
         chooser: None for a row of which the most probable token is always taken.
         search: with beam search, from its start on.
     """
@@ -47,6 +49,8 @@ class RunningSequence(scheduler.Sequence):
     input_ids: Sequence[int]
     parameters: DecodingParameters
     stop: StopCondition | None = None
+    stream: bool = False
+    is_plain: bool = False
     token_ids: list[int] = field(default_factory=list)
     tokens: list[TokenScore] = field(default_factory=list)
     log_probability: float = 0.0
@@ -64,6 +68,7 @@ class RunningSequence(scheduler.Sequence):
         *,
         deadline_s: float | None = None,
         stop: StopCondition | None = None,
+        stream: bool = False,
     ) -> "RunningSequence":
         """A sequence ready to be submitted; `deadline_s` is on the clock that plans are made with."""
         return cls(
@@ -73,6 +78,14 @@ class RunningSequence(scheduler.Sequence):
             input_ids=input_ids,
             parameters=parameters,
             stop=stop,
+            stream=stream,
+            is_plain=(
+                stop is None
+                and parameters.num_alternatives is None
+                and parameters.min_tokens == 0
+                and parameters.beam_size == 1
+                and not TokenChooser.is_needed(parameters)
+            ),
         )
 
 
@@ -82,6 +95,7 @@ class Lane:
     def __init__(self, backend: Backend, num_slots: int, observer: EngineObserver | None = None) -> None:
         self.rows: Rows = backend.rows(num_slots)
         self._sequences: list[RunningSequence] = []  # by row; one with beam search comes several times
+        self._row_numbers = np.arange(num_slots)
         self._observer = observer
         self._end = backend.bundle.manifest.special_tokens.end
         self._translates = backend.bundle.manifest.task == "translation"
@@ -103,6 +117,11 @@ class Lane:
         log_probabilities = self.rows.decode(plan.num_rows)
         self._observe("decode", started, plan.num_rows)
         searching = self._choose(log_probabilities)
+        if plan.starts:
+            now = time.monotonic()
+            for sequence, _ in plan.starts:
+                assert isinstance(sequence, RunningSequence)
+                sequence.first_token_s = now
         if not searching:
             return list(self._sequences)
         self._advance(searching, log_probabilities)
@@ -159,6 +178,8 @@ class Lane:
         chosen: list[int] = log_probabilities.argmax(axis=-1).tolist()
         searching: dict[RunningSequence, None] = {}
         for row, sequence in enumerate(self._sequences):
+            if sequence.is_plain:
+                continue
             if sequence.search is not None:
                 searching[sequence] = None
             elif sequence.chooser is not None:
@@ -166,31 +187,32 @@ class Lane:
             elif chosen[row] == self._end and len(sequence.token_ids) < sequence.parameters.min_tokens:
                 chosen[row] = _best_but(self._end, log_probabilities[row])
         self.rows.arena.token_ids[: len(chosen)] = chosen
-        scores = log_probabilities[np.arange(len(chosen)), chosen].tolist()
-        now = time.monotonic()
-        for row, (sequence, token_id) in enumerate(zip(self._sequences, chosen, strict=True)):
-            if sequence.first_token_s is None:
-                sequence.first_token_s = now
-            if sequence.search is not None:
-                continue
-            num_alternatives = sequence.parameters.num_alternatives
-            if num_alternatives is not None:
-                sequence.tokens.append(token_score(log_probabilities[row], token_id, num_alternatives))
-            self._append(sequence, token_id, scores[row])
+        self._append(chosen, log_probabilities)
         return list(searching)
 
-    def _append(self, sequence: RunningSequence, token_id: int, log_probability: float) -> None:
-        sequence.log_probability += log_probability
-        if token_id == self._end:
-            reason = FinishReason.END_OF_SEQUENCE
-        else:
+    def _append(self, chosen: Sequence[int], log_probabilities: NDArray[np.float32]) -> None:
+        """Give each row without beam search its token, and end those that have come to it."""
+        scores: list[float] = log_probabilities[self._row_numbers[: len(chosen)], chosen].tolist()
+        for row, sequence in enumerate(self._sequences):
+            if sequence.search is not None:
+                continue
+            token_id = chosen[row]
+            sequence.log_probability += scores[row]
+            if not sequence.is_plain and sequence.parameters.num_alternatives is not None:
+                sequence.tokens.append(
+                    token_score(log_probabilities[row], token_id, sequence.parameters.num_alternatives)
+                )
+            if token_id == self._end:
+                self._finish(sequence, FinishReason.END_OF_SEQUENCE)
+                continue
             sequence.token_ids.append(token_id)
             if sequence.stop is not None and sequence.stop.accept(token_id):
-                reason = FinishReason.STOP_STRING
+                self._finish(sequence, FinishReason.STOP_STRING)
             elif len(sequence.token_ids) >= sequence.parameters.max_tokens:
-                reason = FinishReason.LENGTH
-            else:
-                return
+                self._finish(sequence, FinishReason.LENGTH)
+
+    def _finish(self, sequence: RunningSequence, reason: FinishReason) -> None:
+        """The end of a sequence without beam search."""
         num_tokens = len(sequence.token_ids) + (reason is FinishReason.END_OF_SEQUENCE)
         hypothesis = Hypothesis(
             token_ids=tuple(sequence.token_ids),

@@ -14,6 +14,7 @@ from server.collectors import (
     OccupancyCollector,
     OccupiedEngine,
     PrefixCacheCollector,
+    StepCollector,
 )
 
 __all__ = ["METRIC_PREFIX", "Metrics", "ModelMetrics", "RejectionReason"]
@@ -67,13 +68,15 @@ class Metrics:
             "Mean time between the tokens of an answer, after the first.",
             buckets=_TOKEN_BUCKETS,
         )
-        self.step_duration = self._histogram(
+        self.step_duration = StepCollector(
             "step_duration_seconds",
             "One run of a graph over the rows of a lane.",
             ["model", "graph"],
-            buckets=_TOKEN_BUCKETS,
+            _TOKEN_BUCKETS,
         )
-        self.batch_rows = self._histogram("batch_rows", "Rows in one decode step.", buckets=_ROW_BUCKETS)
+        self.batch_rows = StepCollector("batch_rows", "Rows in one decode step.", ["model"], _ROW_BUCKETS)
+        for collector in (self.step_duration, self.batch_rows):
+            self.registry.register(collector)
 
         self.model_info = self._gauge(
             "model_info",
@@ -142,9 +145,9 @@ class ModelMetrics:
 
     def observe_step(self, graph: str, seconds: float, rows: int) -> None:
         """One run of a graph; called by the engine's lanes."""
-        self._steps[graph].observe(seconds)
+        self._steps[graph].add(seconds)
         if graph == "decode":
-            self._batch_rows.observe(rows)
+            self._batch_rows.add(rows)
 
     def observe_accepted(self, num_input_tokens: int) -> None:
         """An input was queued."""

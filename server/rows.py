@@ -19,6 +19,8 @@ from server.prompts import PromptReader
 __all__ = ["DeviceRows", "Rows"]
 
 _MAX_PADDING_SHARE = 0.25
+_MAX_PADDING_TOKENS = 8
+"""A run costs as much as some eight tokens before it computes the first: that much padding is cheaper than another."""
 _Inputs = dict[str, NDArray[np.int64] | NDArray[np.int32]]
 
 
@@ -52,7 +54,7 @@ class Rows:
         """Put inputs (token ids, special tokens included) into rows, ready for `decode`.
 
         Prompts are read one by one, from where the prefix cache leaves off. Sources, and prompts of bundles without
-        `extend`, share a run with those of similar length; no more than a quarter of it is padding.
+        `extend`, share a run with those of similar length: at most a quarter of it, or eight tokens each, is padding.
         """
         if self._prompts is not None:
             for row, prompt in zip(rows, inputs, strict=True):
@@ -61,7 +63,8 @@ class Rows:
         order = sorted(range(len(rows)), key=lambda i: len(inputs[i]))
         while order:
             longest = len(inputs[order[-1]])
-            batch = [i for i in order if len(inputs[i]) >= longest * (1 - _MAX_PADDING_SHARE)]
+            shortest = min(longest * (1 - _MAX_PADDING_SHARE), longest - _MAX_PADDING_TOKENS)
+            batch = [i for i in order if len(inputs[i]) >= shortest]
             del order[-len(batch) :]
             self._begin([rows[i] for i in batch], [inputs[i] for i in batch])
 

@@ -3,8 +3,9 @@
 A lane owns the rows 0 .. n-1 of its arena, without gaps: a row that ends is filled by a waiting sequence or,
 when none waits, by the last row, so that a step never computes for nobody (iteration-level scheduling, Orca,
 Yu et al. 2022). A sequence has one row, or with beam search one for each hypothesis, all of one lane and in no
-particular places. Waiting sequences are shared by all lanes, first come first served; a lane takes no more than
-its even share of all the work there is, so that a burst spreads over the cores.
+particular places. Waiting sequences are shared by all lanes, first come first served. A few run on one lane while
+the others rest: a step of four rows costs little more than one of a single row. Beyond those a lane takes no more
+than its even share of all the work there is, so that a burst spreads over the cores.
 
 The caller hands in the time and holds a lock if it uses threads.
 """
@@ -16,6 +17,10 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 __all__ = ["Departure", "Move", "Plan", "QueueFullError", "Scheduler", "Sequence"]
+
+
+_MAX_PACKED_TOKENS = 64
+"""A longer input is worth a lane of its own: reading it costs more than many steps."""
 
 
 class Departure(Enum):
@@ -39,14 +44,7 @@ class Sequence:
     cancelled: bool = False
     waiting: bool = True
     finished: bool = False
-
-    def departure(self, now_s: float) -> Departure | None:
-        """Why it should be dropped at `now_s`, if it should."""
-        if self.cancelled:
-            return Departure.CANCELLED
-        if self.deadline_s is not None and now_s >= self.deadline_s:
-            return Departure.EXPIRED
-        return None
+    lane: int = -1  # where it runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +54,15 @@ class Move:
     sequence: Sequence
     source: int
     target: int
+
+
+@dataclass(slots=True)
+class _LaneRows:
+    """Who is in which row of a lane, as of its last plan."""
+
+    rows: list[Sequence | None] = field(default_factory=list)
+    num_used: int = 0  # rows of sequences that have not ended
+    num_steps_since_start: int = 0
 
 
 @dataclass(slots=True)
@@ -77,13 +84,28 @@ class Scheduler:
         max_waiting: rows that may be waited for; a sequence that needs one more is refused.
         max_start_tokens: input tokens a lane may start with before one step, so that rows already running are
             not held up for long. One sequence is always allowed, however long.
+        rows_before_spread: rows up to which a lane that runs is filled before an idle one starts. 1: all lanes
+            start as soon as there is work.
+        max_start_interval: steps that a well-filled lane lets pass between starts, so that inputs are read together
+            and not one by one. 1: it starts what there is before each step.
     """
 
-    def __init__(self, num_lanes: int, slots_per_lane: int, max_waiting: int, max_start_tokens: int) -> None:
+    def __init__(
+        self,
+        num_lanes: int,
+        slots_per_lane: int,
+        max_waiting: int,
+        max_start_tokens: int,
+        *,
+        rows_before_spread: int = 1,
+        max_start_interval: int = 1,
+    ) -> None:
         self.slots_per_lane = slots_per_lane
         self.max_waiting = max_waiting
         self.max_start_tokens = max_start_tokens
-        self._rows: list[list[Sequence | None]] = [[] for _ in range(num_lanes)]
+        self.rows_before_spread = rows_before_spread
+        self.max_start_interval = max_start_interval
+        self._lanes = [_LaneRows() for _ in range(num_lanes)]
         self._waiting: deque[Sequence] = deque()
         self._deadlines: list[tuple[float, int, Sequence]] = []  # a heap over the waiting
         self._order = itertools.count()
@@ -94,7 +116,7 @@ class Scheduler:
     @property
     def num_slots(self) -> int:
         """Rows of all lanes."""
-        return self.slots_per_lane * len(self._rows)
+        return self.slots_per_lane * len(self._lanes)
 
     @property
     def num_waiting(self) -> int:
@@ -130,19 +152,23 @@ class Scheduler:
         sequence.finished = True
         self.num_running -= 1
         self.num_used_slots -= sequence.num_rows
+        self._lanes[sequence.lane].num_used -= sequence.num_rows
 
     def has_work(self, lane: int) -> bool:
         """Whether `plan(lane)` has anything to do, apart from deadlines of the waiting."""
-        return bool(self._rows[lane]) or self._may_start(self._num_used_rows(lane))
+        return bool(self._lanes[lane].rows) or self._is_spread()
+
+    def wants_idle_lane(self) -> bool:
+        """Whether a lane that has no work until now should ask for a plan."""
+        return self._is_spread() and not all(lane.rows for lane in self._lanes)
 
     def evict(self, lane: int) -> list[Sequence]:
         """Empty the rows of a lane that failed; returns the sequences that were running there."""
+        rows = self._lanes[lane].rows
         running = list(
-            dict.fromkeys(
-                sequence for sequence in self._rows[lane] if sequence is not None and not sequence.finished
-            )
+            dict.fromkeys(sequence for sequence in rows if sequence is not None and not sequence.finished)
         )
-        self._rows[lane].clear()
+        rows.clear()
         for sequence in running:
             self.finish(sequence)
         return running
@@ -150,13 +176,15 @@ class Scheduler:
     def plan(self, lane: int, now_s: float) -> Plan:
         """Decide the next step of `lane` at time `now_s` (seconds on the caller's clock)."""
         plan = Plan()
-        rows = self._rows[lane]
+        mine = self._lanes[lane]
         self._drop_expired_waiting(plan, now_s)
-        self._free_rows(rows, plan, now_s)
-        holes = [row for row, sequence in enumerate(rows) if sequence is None]
-        self._start_waiting(lane, plan, holes)
-        self._close_holes(rows, plan, holes)
-        plan.num_rows = len(rows)
+        holes = self._free_rows(mine.rows, plan, now_s)
+        mine.num_steps_since_start += 1
+        if self._waiting:
+            self._start_waiting(lane, plan, holes)
+        if holes:
+            self._close_holes(mine.rows, plan, holes)
+        plan.num_rows = len(mine.rows)
         return plan
 
     def _drop_expired_waiting(self, plan: Plan, now_s: float) -> None:
@@ -178,42 +206,65 @@ class Scheduler:
         sequence.waiting = False
         sequence.finished = True
 
-    def _free_rows(self, rows: list[Sequence | None], plan: Plan, now_s: float) -> None:
+    def _free_rows(self, rows: list[Sequence | None], plan: Plan, now_s: float) -> list[int]:
+        """Take out who has ended, was cancelled or is too late; returns the rows that are free now."""
+        holes = []
         for row, sequence in enumerate(rows):
             assert sequence is not None, "every plan leaves its rows without gaps"
             if not sequence.finished:
-                departure = sequence.departure(now_s)
-                if departure is None:
+                if sequence.cancelled:
+                    departure = Departure.CANCELLED
+                elif sequence.deadline_s is not None and now_s >= sequence.deadline_s:
+                    departure = Departure.EXPIRED
+                else:
                     continue
                 self.finish(sequence)
                 plan.dropped.append((sequence, departure))
             rows[row] = None
+            holes.append(row)
+        return holes
 
-    def _num_used_rows(self, lane: int) -> int:
-        return sum(sequence is not None and not sequence.finished for sequence in self._rows[lane])
-
-    def _may_start(self, num_used_rows: int) -> bool:
-        """Whether the first in line fits beside `num_used_rows` and the lane has not its even share of all rows."""
+    def _is_spread(self) -> bool:
+        """Whether more waits than the lanes that run will take at their next starts."""
         if not self._waiting:
             return False
-        share = -(-(self.num_used_slots + self._num_waiting_rows) // len(self._rows))
+        if self.rows_before_spread == 1 or self._waiting[0].num_input_tokens > _MAX_PACKED_TOKENS:
+            return True
+        limit = min(self.rows_before_spread, self.slots_per_lane)
+        return self._num_waiting_rows > sum(
+            max(0, limit - lane.num_used) for lane in self._lanes if lane.rows
+        )
+
+    def _may_start(self, num_used_rows: int) -> bool:
+        """Whether the first in line fits beside `num_used_rows` and the lane has not its share of all rows."""
+        if not self._waiting:
+            return False
+        share = -(-(self.num_used_slots + self._num_waiting_rows) // len(self._lanes))
+        if self._waiting[0].num_input_tokens <= _MAX_PACKED_TOKENS:
+            share = max(share, self.rows_before_spread)
         return num_used_rows < share and num_used_rows + self._waiting[0].num_rows <= self.slots_per_lane
 
     def _start_waiting(self, lane: int, plan: Plan, holes: list[int]) -> None:
-        num_used_rows = self._num_used_rows(lane)
+        mine = self._lanes[lane]
+        # The fuller the lane, the more rows a start holds up.
+        if mine.num_steps_since_start < min(self.max_start_interval, mine.num_used // 2):
+            return
         num_tokens = 0
-        while self._may_start(num_used_rows):
+        while self._may_start(mine.num_used):
             sequence = self._waiting[0]
             num_tokens += sequence.num_input_tokens
             if plan.starts and num_tokens > self.max_start_tokens:
-                return
+                break
             self._waiting.popleft()
             sequence.waiting = False
+            sequence.lane = lane
             self._num_waiting_rows -= sequence.num_rows
             self.num_running += 1
             self.num_used_slots += sequence.num_rows
-            num_used_rows += sequence.num_rows
-            plan.starts.append((sequence, self._take_rows(self._rows[lane], holes, sequence)))
+            mine.num_used += sequence.num_rows
+            plan.starts.append((sequence, self._take_rows(mine.rows, holes, sequence)))
+        if plan.starts:
+            mine.num_steps_since_start = 0
 
     @staticmethod
     def _take_rows(rows: list[Sequence | None], holes: list[int], sequence: Sequence) -> list[int]:

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
-from prometheus_client import generate_latest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from server.collectors import StepCollector
 from server.metrics import Metrics
 
 LABELS = {
@@ -97,6 +100,23 @@ def test_values() -> None:
     assert value(metrics, "rejected_requests_total", model="toy", reason="queue_full") == 1
     assert value(metrics, "rejected_requests_total", model="toy", reason="draining") == 0
     assert value(metrics, "cpu_limit_cores") == 1.5
+
+
+@given(st.lists(st.floats(0.0, 3.0) | st.sampled_from([0.5, 1.0, 2.0])))
+def test_a_tally_counts_as_prometheus_own_histogram_does(values: list[float]) -> None:
+    bounds = (0.5, 1.0, 2.0)
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    collector = StepCollector("steps", "Steps.", ["model"], bounds)
+    ours.register(collector)
+    histogram = Histogram("dragoman_steps", "Steps.", ["model"], registry=theirs, buckets=bounds)
+    for observe in (collector.labels("toy").add, histogram.labels("toy").observe):
+        for value in values:
+            observe(value)
+    lines = [
+        [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
+        for registry in (ours, theirs)
+    ]
+    assert lines[0] == lines[1]
 
 
 def test_occupancy_is_read_at_the_scrape() -> None:

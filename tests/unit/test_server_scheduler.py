@@ -35,7 +35,14 @@ class Rows:
 def test_every_sequence_gets_one_outcome_and_rows_stay_dense(
     data: st.DataObject, num_lanes: int, num_slots: int, max_waiting: int
 ) -> None:
-    scheduler = Scheduler(num_lanes, num_slots, max_waiting, max_start_tokens=20)
+    scheduler = Scheduler(
+        num_lanes,
+        num_slots,
+        max_waiting,
+        max_start_tokens=20,
+        rows_before_spread=data.draw(st.integers(1, 6)),
+        max_start_interval=data.draw(st.integers(1, 4)),
+    )
     lanes = [Rows() for _ in range(num_lanes)]
     accepted: list[Sequence] = []
     outcomes: dict[int, str] = {}
@@ -78,9 +85,11 @@ def test_every_sequence_gets_one_outcome_and_rows_stay_dense(
         in_rows = [s for lane in lanes for s in lane.rows if not s.finished]
         assert scheduler.num_used_slots == len(in_rows)
         assert scheduler.num_running == len(set(in_rows))
+        if scheduler.num_waiting:
+            assert any(lane.rows for lane in lanes) or scheduler.wants_idle_lane(), "nobody comes for it"
 
     for _ in range(200):  # without deadlines or cancellations everything now runs to its end
-        for lane in range(num_lanes):
+        for lane in filter(scheduler.has_work, range(num_lanes)):
             step(lane, now=-1.0)
             for sequence in dict.fromkeys(lanes[lane].rows):
                 scheduler.finish(sequence)
@@ -114,6 +123,51 @@ def test_a_burst_spreads_over_the_lanes() -> None:
         scheduler.submit(Sequence(5))
     assert scheduler.plan(0, 0.0).num_rows == 4
     assert scheduler.plan(1, 0.0).num_rows == 4
+
+
+def test_a_few_inputs_run_on_one_lane() -> None:
+    scheduler = Scheduler(2, 32, max_waiting=100, max_start_tokens=10_000, rows_before_spread=4)
+    scheduler.submit(Sequence(5))
+    assert scheduler.wants_idle_lane()
+    assert scheduler.plan(0, 0.0).num_rows == 1
+    for _ in range(3):
+        scheduler.submit(Sequence(5))
+        assert not scheduler.wants_idle_lane()
+        assert not scheduler.has_work(1)
+    assert scheduler.plan(0, 0.0).num_rows == 4
+    scheduler.submit(Sequence(5))
+    assert scheduler.wants_idle_lane()
+    assert scheduler.has_work(1)
+    assert scheduler.plan(1, 0.0).num_rows == 1
+
+
+def test_a_long_input_starts_on_an_idle_lane() -> None:
+    scheduler = Scheduler(2, 32, max_waiting=100, max_start_tokens=10_000, rows_before_spread=4)
+    scheduler.submit(Sequence(5))
+    scheduler.plan(0, 0.0)
+    scheduler.submit(Sequence(500))
+    assert scheduler.wants_idle_lane()
+    assert scheduler.plan(0, 0.0).num_rows == 1, "it is left to the idle lane"
+    assert scheduler.plan(1, 0.0).num_rows == 1
+
+
+def test_a_full_lane_starts_several_at_once() -> None:
+    scheduler = Scheduler(1, 32, max_waiting=100, max_start_tokens=10_000, max_start_interval=4)
+    for _ in range(8):
+        scheduler.submit(Sequence(5))
+    assert len(scheduler.plan(0, 0.0).starts) == 8, "nobody is held up"
+    num_starts = []
+    for _ in range(8):
+        scheduler.submit(Sequence(5))
+        num_starts.append(len(scheduler.plan(0, 0.0).starts))
+    assert num_starts == [0, 0, 0, 4, 0, 0, 0, 4]
+
+
+def test_a_lane_with_few_rows_starts_at_once() -> None:
+    scheduler = Scheduler(1, 32, max_waiting=100, max_start_tokens=10_000, max_start_interval=4)
+    for _ in range(3):
+        scheduler.submit(Sequence(5))
+        assert len(scheduler.plan(0, 0.0).starts) == 1
 
 
 def test_long_inputs_do_not_hold_up_running_rows() -> None:
