@@ -12,6 +12,8 @@ others idle. Percentiles are medians over the rounds.
 A service holds a rate when no call fails and p99 stays under 5 times its own latency without load; the second verdict
 takes the fastest one's latency for all, as a slow service would have an easy bar. It leaves the race after two rates
 that it does not hold.
+
+Last, answers a second of `dragoman serve` with callers who wait for each answer, beside those of its engine in process.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from benchmarks.report import add_json_option, argument_parser, positive
 from benchmarks.serving.ctranslate2_system import convert
 from benchmarks.serving.load import Service, answers_of, open_loop, unloaded_latency
 from benchmarks.serving.peers import add_peers_option, peers_python
+from benchmarks.serving.served_share import served_shares
 from benchmarks.serving.service_report import Race, plot, report
 from benchmarks.serving.services import PeerModel, ctranslate2_service, dragoman_service, triton_service
 from benchmarks.serving.subject import Subject, run_subject
@@ -157,9 +160,13 @@ def main() -> None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dragoman-service-")))
             races = start_all(stack, subject, python, folder, effort, options)
             run_race(races, effort, options.seed, console)
+            bundle = folder / "models" / _MODEL / "1"
+            shares = served_shares(
+                races[0].service, _MODEL, bundle, subject, effort.rounds, effort.duration_s, console
+            )
     except (OperationError, ValueError, RuntimeError) as error:
         sys.exit(str(error))
-    report(races, options.precision, effort._asdict(), options.json)
+    report(races, shares, options.precision, effort._asdict(), options.json)
     if options.plot:
         plot(races, options.plot)
 

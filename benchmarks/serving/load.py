@@ -17,7 +17,7 @@ import grpc
 
 from client.load.arrivals import poisson_arrivals
 
-__all__ = ["Load", "Service", "answers_of", "open_loop", "unloaded_latency"]
+__all__ = ["Load", "Service", "answers_of", "closed_loop", "open_loop", "unloaded_latency"]
 
 _TIMEOUT_S: Final = 20.0
 
@@ -85,6 +85,31 @@ def open_loop(service: Service, rate: float, duration_s: float, seed: int) -> Lo
             tasks.append(asyncio.create_task(_latency(call, next(requests), start_s + arrival_s)))
         latencies = await asyncio.gather(*tasks)
         return Load(rate, latencies, max(duration_s, time.perf_counter() - start_s))
+
+    return asyncio.run(_with_call(service, run))
+
+
+def closed_loop(service: Service, num_callers: int, duration_s: float) -> float:
+    """Calls answered a second by callers who each send the next one when the last is answered.
+
+    Raises:
+        RuntimeError: a call failed.
+    """
+
+    async def run(call: Call) -> float:
+        requests = itertools.cycle(service.requests)
+        start_s = time.perf_counter()
+
+        async def caller() -> int:
+            num_calls = 0
+            while time.perf_counter() - start_s < duration_s:
+                if math.isinf(await _latency(call, next(requests), start_s)):
+                    raise RuntimeError(f"{service.name}: a call failed")
+                num_calls += 1
+            return num_calls
+
+        counts = await asyncio.gather(*(caller() for _ in range(num_callers)))
+        return sum(counts) / (time.perf_counter() - start_s)
 
     return asyncio.run(_with_call(service, run))
 

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from benchmarks.report import describe_machine, print_table, write_json
 from benchmarks.serving.load import Load, Service
+from benchmarks.serving.served_share import ServedShare
 
-__all__ = ["LATENCY_FACTOR", "Race", "load_rows", "plot", "report", "summary_rows"]
+__all__ = ["LATENCY_FACTOR", "Race", "load_rows", "plot", "report", "share_rows", "summary_rows"]
 
 LATENCY_FACTOR: Final = 5.0
 _MAX_MISSES: Final = 2
@@ -106,7 +107,19 @@ def plot(races: Sequence[Race], path: Path) -> None:
     drawing.savefig(path, dpi=120)
 
 
-def report(races: Sequence[Race], precision: str, effort: Mapping[str, Any], json_path: Path | None) -> None:
+def share_rows(shares: Sequence[ServedShare]) -> Iterator[list[str]]:
+    for one in shares:
+        served, in_process = statistics.median(one.served), statistics.median(one.in_process)
+        yield [one.name, f"{served:,.0f}", f"{in_process:,.0f}", f"{one.share:.0%}"]
+
+
+def report(
+    races: Sequence[Race],
+    shares: Sequence[ServedShare],
+    precision: str,
+    effort: Mapping[str, Any],
+    json_path: Path | None,
+) -> None:
     """Print everything, and write it where `--json` says."""
     machine = describe_machine()
     columns = ["", "rate", "answers/s", "p50 ms", "p95 ms", "p99 ms", "held"]
@@ -124,6 +137,10 @@ def report(races: Sequence[Race], precision: str, effort: Mapping[str, Any], jso
         f"Highest rate with p99 under {LATENCY_FACTOR:g} times its latency without load, or the fastest one's"
     )
     print_table(title, columns, list(summary_rows(races)), machine)
+    columns = ["", "served answers/s", "in process", "share"]
+    print_table(
+        "dragoman: behind gRPC, callers on the same cores", columns, list(share_rows(shares)), machine
+    )
     write_json(
         json_path,
         {
@@ -131,6 +148,7 @@ def report(races: Sequence[Race], precision: str, effort: Mapping[str, Any], jso
             "machine": machine,
             "precision": precision,
             "effort": effort,
+            "served_shares": [{**dataclasses.asdict(one), "share": one.share} for one in shares],
             "services": [figures_of(race, min(one.bar_s for one in races)) for race in races],
         },
     )

@@ -22,7 +22,7 @@ from benchmarks.serving.load import Service
 from benchmarks.serving.peers import PEERS_FOLDER
 from client.cli.server_process import running_server
 
-__all__ = ["PeerModel", "ctranslate2_service", "dragoman_service", "triton_service"]
+__all__ = ["PeerModel", "ctranslate2_service", "dragoman_requests", "dragoman_service", "triton_service"]
 
 _START_TIMEOUT_S: Final = 120.0
 _COMPUTE_TYPES: Final = {"fp32": "float32", "int8": "int8"}
@@ -58,12 +58,16 @@ class PeerModel:
 @contextlib.contextmanager
 def dragoman_service(models: Path, model: str, texts: Sequence[str]) -> Iterator[Service]:
     """`dragoman serve`, as it comes."""
-    requests = [
-        translation_pb2.TranslateRequest(model=model, inputs=[text]).SerializeToString() for text in texts
-    ]
     with running_server(models) as server:
+        requests = dragoman_requests(model, texts, 1)
         yield Service("dragoman", server.target, "/dragoman.v1.TranslationService/Translate", requests)
         server.stop()
+
+
+def dragoman_requests(model: str, texts: Sequence[str], num_texts: int) -> list[bytes]:
+    """Messages of `num_texts` texts each; what is left over at the end is left out."""
+    calls = [texts[start : start + num_texts] for start in range(0, len(texts) - num_texts + 1, num_texts)]
+    return [translation_pb2.TranslateRequest(model=model, inputs=call).SerializeToString() for call in calls]
 
 
 @contextlib.contextmanager

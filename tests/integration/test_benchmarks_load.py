@@ -1,6 +1,7 @@
 """The load generator of the service benchmark against a real gRPC server."""
 
 import asyncio
+import dataclasses
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from benchmarks.serving.load import Service, answers_of, open_loop, unloaded_latency
+from benchmarks.serving.load import Service, answers_of, closed_loop, open_loop, unloaded_latency
 
 
 @pytest.fixture
@@ -55,3 +56,11 @@ def test_an_open_loop_waits_for_nobody_and_counts_failures(service: Service) -> 
 def test_one_call_at_a_time_and_what_it_answers(service: Service) -> None:
     assert answers_of(service, 2) == [b"ONE", b"TWO"]
     assert 0.02 <= unloaded_latency(service, 2) < 5.0
+
+
+def test_callers_in_a_closed_loop_wait_for_their_answers(service: Service) -> None:
+    fine = dataclasses.replace(service, requests=[b"one", b"two"])
+    calls_per_s = closed_loop(fine, num_callers=4, duration_s=0.5)
+    assert 20 < calls_per_s < 200  # 4 callers, each answered after 20 ms at the earliest
+    with pytest.raises(RuntimeError, match="echo: a call failed"):
+        closed_loop(service, num_callers=1, duration_s=0.5)

@@ -5,12 +5,14 @@ import math
 from pathlib import Path
 
 import pytest
+from dragoman.v1 import translation_pb2
 from rich.console import Console
 
 from benchmarks import service as benchmark
 from benchmarks.serving import services
 from benchmarks.serving.load import Load, Service
-from benchmarks.serving.service_report import Race, plot, summary_rows
+from benchmarks.serving.served_share import ServedShare
+from benchmarks.serving.service_report import Race, plot, share_rows, summary_rows
 
 
 def race(name: str = "a", unloaded_s: float = 0.01) -> Race:
@@ -77,6 +79,18 @@ def test_services_take_turns_until_they_are_over(monkeypatch: pytest.MonkeyPatch
     assert turns[:6] == warm_up + [("fast", 10.0), ("slow", 10.0)] * 2
     assert turns[-4:] == [("fast", 40.0), ("slow", 40.0), ("fast", 80.0), ("fast", 80.0)]
     assert [one.highest_rate() for one in races] == [80.0, 10.0]
+
+
+def test_a_share_is_the_median_of_the_rounds_ratios() -> None:
+    share = ServedShare("4 callers", served=[90.0, 50.0, 80.0], in_process=[100.0, 100.0, 400.0])
+    assert share.share == 0.5
+    assert list(share_rows([share])) == [["4 callers", "80", "100", "50%"]]
+
+
+def test_messages_of_many_texts_leave_out_what_is_left_over() -> None:
+    messages = services.dragoman_requests("spell", ["a", "b", "c"], 2)
+    [request] = map(translation_pb2.TranslateRequest.FromString, messages)
+    assert (request.model, list(request.inputs)) == ("spell", ["a", "b"])
 
 
 def test_the_curve_is_a_picture(tmp_path: Path) -> None:
