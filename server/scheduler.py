@@ -19,8 +19,8 @@ from enum import Enum, auto
 __all__ = ["Departure", "Move", "Plan", "QueueFullError", "Scheduler", "Sequence"]
 
 
-_MAX_PACKED_TOKENS = 64
-"""A longer input is worth a lane of its own: reading it costs more than many steps."""
+_MAX_SHORT_TOKENS = 64
+"""A longer input is worth a lane of its own: reading it takes as long as many steps, for which others would wait."""
 
 
 class Departure(Enum):
@@ -62,6 +62,7 @@ class _LaneRows:
 
     rows: list[Sequence | None] = field(default_factory=list)
     num_used: int = 0  # rows of sequences that have not ended
+    num_long: int = 0  # those of them whose inputs are long
     num_steps_since_start: int = 0
 
 
@@ -152,7 +153,9 @@ class Scheduler:
         sequence.finished = True
         self.num_running -= 1
         self.num_used_slots -= sequence.num_rows
-        self._lanes[sequence.lane].num_used -= sequence.num_rows
+        lane = self._lanes[sequence.lane]
+        lane.num_used -= sequence.num_rows
+        lane.num_long -= _is_long(sequence) * sequence.num_rows
 
     def has_work(self, lane: int) -> bool:
         """Whether `plan(lane)` has anything to do, apart from deadlines of the waiting."""
@@ -228,21 +231,22 @@ class Scheduler:
         """Whether more waits than the lanes that run will take at their next starts."""
         if not self._waiting:
             return False
-        if self.rows_before_spread == 1 or self._waiting[0].num_input_tokens > _MAX_PACKED_TOKENS:
+        if self.rows_before_spread == 1 or _is_long(self._waiting[0]):
             return True
         limit = min(self.rows_before_spread, self.slots_per_lane)
         return self._num_waiting_rows > sum(
-            max(0, limit - lane.num_used) for lane in self._lanes if lane.rows
+            max(0, limit - lane.num_used) for lane in self._lanes if lane.rows and not lane.num_long
         )
 
-    def _may_start(self, num_used_rows: int) -> bool:
-        """Whether the first in line fits beside `num_used_rows` and the lane has not its share of all rows."""
+    def _may_start(self, lane: _LaneRows) -> bool:
+        """Whether the first in line fits into the lane and the lane has not its share of all rows."""
         if not self._waiting:
             return False
+        first = self._waiting[0]
         share = -(-(self.num_used_slots + self._num_waiting_rows) // len(self._lanes))
-        if self._waiting[0].num_input_tokens <= _MAX_PACKED_TOKENS:
+        if not lane.num_long and not _is_long(first):
             share = max(share, self.rows_before_spread)
-        return num_used_rows < share and num_used_rows + self._waiting[0].num_rows <= self.slots_per_lane
+        return lane.num_used < share and lane.num_used + first.num_rows <= self.slots_per_lane
 
     def _start_waiting(self, lane: int, plan: Plan, holes: list[int]) -> None:
         mine = self._lanes[lane]
@@ -250,7 +254,7 @@ class Scheduler:
         if mine.num_steps_since_start < min(self.max_start_interval, mine.num_used // 2):
             return
         num_tokens = 0
-        while self._may_start(mine.num_used):
+        while self._may_start(mine):
             sequence = self._waiting[0]
             num_tokens += sequence.num_input_tokens
             if plan.starts and num_tokens > self.max_start_tokens:
@@ -262,6 +266,7 @@ class Scheduler:
             self.num_running += 1
             self.num_used_slots += sequence.num_rows
             mine.num_used += sequence.num_rows
+            mine.num_long += _is_long(sequence) * sequence.num_rows
             plan.starts.append((sequence, self._take_rows(mine.rows, holes, sequence)))
         if plan.starts:
             mine.num_steps_since_start = 0
@@ -290,3 +295,7 @@ class Scheduler:
             plan.moves.append(Move(last, len(rows), hole))
         while rows and rows[-1] is None:
             rows.pop()
+
+
+def _is_long(sequence: Sequence) -> bool:
+    return sequence.num_input_tokens > _MAX_SHORT_TOKENS

@@ -151,6 +151,20 @@ def test_a_long_input_starts_on_an_idle_lane() -> None:
     assert scheduler.plan(1, 0.0).num_rows == 1
 
 
+def test_short_inputs_do_not_wait_behind_a_long_one() -> None:
+    scheduler = Scheduler(2, 32, max_waiting=100, max_start_tokens=10_000, rows_before_spread=4)
+    long = Sequence(500)
+    scheduler.submit(long)
+    assert scheduler.plan(0, 0.0).num_rows == 1
+    scheduler.submit(Sequence(5))
+    assert scheduler.wants_idle_lane()
+    scheduler.finish(long)
+    assert scheduler.plan(0, 0.0).num_rows == 1, "the long one is gone"
+    scheduler.submit(Sequence(5))
+    assert not scheduler.wants_idle_lane()
+    assert scheduler.plan(0, 0.0).num_rows == 2
+
+
 def test_a_full_lane_starts_several_at_once() -> None:
     scheduler = Scheduler(1, 32, max_waiting=100, max_start_tokens=10_000, max_start_interval=4)
     for _ in range(8):
