@@ -68,8 +68,9 @@ stubs: $(VENV)/.dev ## regenerate proto/dragoman from the .proto files
 stubs-check: $(VENV)/.dev ## fail when the committed stubs are not what the .proto files give
 	$(BIN)/python tools/generate_stubs.py --check proto
 
+# Two at a time, files whole: half of the tests wait for a process to start.
 unit: $(VENV)/.dev ## all tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 bench: $(VENV)/.dev ## decoding speed against CTranslate2 and PyTorch; DATA=DIR of Multi30k, RUN=DIR of a run on it, QUICK=1
 	@$(PEERS_TORCH) $(BIN)/python benchmarks/engine.py --data $(DATA) $(if $(RUN),--run $(RUN)) $(if $(QUICK),--quick)
