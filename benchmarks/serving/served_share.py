@@ -2,14 +2,13 @@
 
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 
-from benchmarks.serving.dragoman_systems import EngineCallers
+from benchmarks.serving.dragoman_systems import EngineCallers, num_tokens, repeat
 from benchmarks.serving.load import Service, closed_loop
 from benchmarks.serving.services import dragoman_requests
 from benchmarks.serving.subject import Subject
@@ -69,10 +68,8 @@ def served_shares(
     parameters = DecodingParameters(max_tokens=subject.dims.max_target_tokens + 1)
 
     def in_process() -> float:
-        num_answers, start_s = 0, time.perf_counter()
-        while (elapsed_s := time.perf_counter() - start_s) < duration_s:
-            num_answers += len(callers.ask(subject.inputs, parameters))
-        return num_answers / elapsed_s
+        reading = repeat(lambda: num_tokens(callers.ask(subject.inputs, parameters)), duration_s)
+        return len(subject.inputs) / reading.seconds
 
     def serve(num_callers: int, num_texts: int) -> Callable[[], float]:
         requests = dragoman_requests(model, subject.texts, num_texts)
