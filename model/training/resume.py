@@ -15,12 +15,17 @@ from model.training.state import State, StateStore
 
 __all__ = ["changed_settings", "make_room", "resume_state"]
 
+_FIXED = ("task", "model.", "tokenizer.", "training.optimizer")
+"""Settings, or beginnings of their names, that weights, token ids and the optimizers' moments in a state depend on."""
+_FREE = ("model.dropout", "model.attention_dropout", "tokenizer.dropout", "tokenizer.num_editions")
+
 
 def resume_state(out: Path, recipe: Recipe, *, accepts_changes: bool) -> tuple[State | None, list[str]]:
     """The state to go on from, none if training had not come to its first; and what a person should know of it.
 
     Raises:
-        UsageError: there is nothing to resume, or the recipe is another one, with each setting that changed.
+        UsageError: there is nothing to resume, or the recipe is another one, with each setting that changed; one that
+            the state depends on cannot be accepted.
         RunError: every state is damaged.
     """
     if not (out / RECIPE_FILE).is_file():
@@ -39,6 +44,10 @@ def resume_state(out: Path, recipe: Recipe, *, accepts_changes: bool) -> tuple[S
     notes = [f"changed: {change}" for change in changes]
     if found is None:
         return None, [*notes, "no state was saved yet: training begins at the beginning"]
+    if fixed := [change for change in changes if change.startswith(_FIXED) and not change.startswith(_FREE)]:
+        raise UsageError(
+            f"{'; '.join(fixed)}: this cannot change once {out} has begun; begin a new run, in another folder"
+        )
     state, damaged = found
     notes += [f"passed over {path.name}: it is damaged" for path in damaged]
     return state, [*notes, f"resumed at step {state.progress.step:,}"]

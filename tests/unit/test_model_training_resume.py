@@ -253,6 +253,33 @@ def test_a_changed_recipe_is_named_and_refused(
     assert run.recipe == other
 
 
+@pytest.mark.parametrize(
+    ("section", "changes", "named"),
+    [
+        ("model", {"width": 32, "dropout": 0.3}, "model.width: 16 -> 32: this cannot change"),
+        ("tokenizer", {"vocabulary_size": 90}, "tokenizer.vocabulary_size: 60 -> 90: this cannot change"),
+        ("training", {"optimizer": "adamw"}, 'training.optimizer: "muon" -> "adamw": this cannot change'),
+    ],
+)
+def test_what_a_state_depends_on_cannot_change(
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    section: str,
+    changes: dict[str, Any],
+    named: str,
+) -> None:
+    out = tmp_path / "run"
+    begun = recipe(settings, optimizer="muon")
+    stop_after(monkeypatch, begun, out, num_steps=3)
+    before = (out / "recipe.json").read_bytes()
+    other = begun.model_copy(update={section: getattr(begun, section).model_copy(update=changes)})
+    with pytest.raises(UsageError) as refused:
+        train(other, out, beginning=Beginning(resume=True, accept_changes=True), show_progress=False)
+    assert str(refused.value).startswith(named)
+    assert (out / "recipe.json").read_bytes() == before, "the run is as it was"
+
+
 def stop_after(monkeypatch: pytest.MonkeyPatch, chosen: Recipe, out: Path, num_steps: int) -> None:
     original = TrainingStep.run
     done = 0
