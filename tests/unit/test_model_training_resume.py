@@ -14,19 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from common.errors import OperationError, UsageError
+from common.errors import OperationError
 from common.files import atomic_write
 from model.errors import RunError, TrainingError, TrainingStopped
-from model.recipe import Recipe
-from model.run import load_run
 from model.training import loop
 from model.training.checkpoints import CheckpointKeeper
-from model.training.resume import changed_settings
 from model.training.state import Progress, State, StateStore
 from model.training.step import TrainingStep
 from model.training.train import Beginning, train
-
-RESUME = Beginning(resume=True)
+from tests.unit.capitals import RESUME, KilledError, capitals, recipe, stop_after, weights
 
 
 @pytest.fixture(autouse=True)
@@ -36,47 +32,7 @@ def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, Any]:
-    """A training with all that is random in one: data order, dropout of every kind, cuts of words, R-Drop."""
-    rng = random.Random(5)
-    words = sorted({"".join(rng.choices("abcdef", k=rng.randint(1, 6))) for _ in range(400)})
-    (tmp_path / "pairs.tsv").write_text("".join(f"{word}\t{word.upper()}\n" for word in words))
-    return {
-        "name": "capitals",
-        "task": "translation",
-        "corpus": {"kind": "tsv", "train": "pairs.tsv", "validation_share": 0.1, "folder": str(tmp_path)},
-        "tokenizer": {"kind": "bpe", "vocabulary_size": 60, "dropout": 0.2, "num_editions": 2},
-        "model": {
-            "width": 16,
-            "num_heads": 2,
-            "num_encoder_layers": 1,
-            "num_decoder_layers": 1,
-            "max_source_tokens": 8,
-            "max_target_tokens": 8,
-            "dropout": 0.1,
-            "attention_dropout": 0.1,
-        },
-        "training": {
-            "max_steps": 60,
-            "batch_tokens": 128,
-            "max_learning_rate": 5e-3,
-            "warmup_steps": 5,
-            "optimizer": "muon",
-            "r_drop": 1.0,
-            "accumulation_steps": 2,
-            "average_checkpoints": 2,
-            "evaluation_interval_steps": 7,
-            "state_interval_s": 0.0,
-            "num_threads": 1,
-        },
-    }
-
-
-def recipe(settings: dict[str, Any], **training: object) -> Recipe:
-    return Recipe.load({**settings, "training": {**settings["training"], **training}}, source="test")
-
-
-def weights(run: Path) -> bytes:
-    return (run / "model.safetensors").read_bytes()
+    return capitals(tmp_path)
 
 
 def command(recipe_file: Path, out: Path, *options: str) -> list[str]:
@@ -96,10 +52,6 @@ def toml(values: dict[str, Any], path: Path) -> Path:
             lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in content.items())]
     path.write_text("\n".join(lines) + "\n")
     return path
-
-
-class _KilledError(BaseException):
-    """Stands for a SIGKILL: nothing after it runs, no handler, no clean-up of the loop's own."""
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
@@ -130,7 +82,7 @@ def test_killed_at_any_step_the_weights_are_the_same_to_the_bit(
             nonlocal countdown
             countdown -= 1
             if countdown == 0:
-                raise _KilledError
+                raise KilledError
             return _original(*arguments, **named)
 
         with monkeypatch.context() as patch:
@@ -138,7 +90,7 @@ def test_killed_at_any_step_the_weights_are_the_same_to_the_bit(
             try:
                 train(chosen, out, beginning=RESUME if num_deaths else None, show_progress=False)
                 done = True
-            except _KilledError:
+            except KilledError:
                 num_deaths += 1
     assert num_deaths >= 5
     assert weights(out) == weights(tmp_path / "whole")
@@ -235,96 +187,6 @@ def test_a_signal_while_validating_ends_that_at_once(
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
 
-def test_a_changed_recipe_is_named_and_refused(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "run"
-    stop_after(monkeypatch, recipe(settings), out, num_steps=10)
-    other = recipe(settings, max_learning_rate=1e-3, max_steps=80)
-    with pytest.raises(UsageError) as refused:
-        train(other, out, beginning=RESUME, show_progress=False)
-    message = str(refused.value)
-    assert "training.max_learning_rate: 0.005 -> 0.001" in message
-    assert "training.max_steps: 60 -> 80" in message
-    assert "\n" not in message
-    train(other, out, beginning=Beginning(resume=True, accept_changes=True), show_progress=False)
-    run = load_run(out)
-    assert run.step == 80
-    assert run.recipe == other
-
-
-@pytest.mark.parametrize(
-    ("section", "changes", "named"),
-    [
-        ("model", {"width": 32, "dropout": 0.3}, "model.width: 16 -> 32: this cannot change"),
-        ("tokenizer", {"vocabulary_size": 90}, "tokenizer.vocabulary_size: 60 -> 90: this cannot change"),
-        ("training", {"optimizer": "adamw"}, 'training.optimizer: "muon" -> "adamw": this cannot change'),
-    ],
-)
-def test_what_a_state_depends_on_cannot_change(
-    settings: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    section: str,
-    changes: dict[str, Any],
-    named: str,
-) -> None:
-    out = tmp_path / "run"
-    begun = recipe(settings, optimizer="muon")
-    stop_after(monkeypatch, begun, out, num_steps=3)
-    before = (out / "recipe.json").read_bytes()
-    other = begun.model_copy(update={section: getattr(begun, section).model_copy(update=changes)})
-    with pytest.raises(UsageError) as refused:
-        train(other, out, beginning=Beginning(resume=True, accept_changes=True), show_progress=False)
-    assert str(refused.value).startswith(named)
-    assert (out / "recipe.json").read_bytes() == before, "the run is as it was"
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, chosen: Recipe, out: Path, num_steps: int) -> None:
-    original = TrainingStep.run
-    done = 0
-
-    def run(*arguments: Any, **named: Any) -> Any:
-        nonlocal done
-        if done == num_steps:
-            raise _KilledError
-        done += 1
-        return original(*arguments, **named)
-
-    with monkeypatch.context() as patch, pytest.raises(_KilledError):
-        patch.setattr(TrainingStep, "run", run)
-        train(chosen, out, show_progress=False)
-
-
-def test_an_unfinished_run_is_not_thrown_away(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "run"
-    stop_after(monkeypatch, recipe(settings), out, num_steps=10)
-    with pytest.raises(UsageError, match=r"unfinished run at step 10: give --resume .* or --restart"):
-        train(recipe(settings), out, show_progress=False)
-    train(recipe(settings, max_steps=3), out, beginning=Beginning(restart=True), show_progress=False)
-    assert load_run(out).step == 3
-
-
-def test_there_must_be_something_to_resume(settings: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no run to resume in"):
-        train(recipe(settings), tmp_path / "none", beginning=RESUME, show_progress=False)
-    train(recipe(settings, max_steps=2), tmp_path / "run", show_progress=False)
-    with pytest.raises(UsageError, match="is finished, there is nothing to resume"):
-        train(recipe(settings, max_steps=2), tmp_path / "run", beginning=RESUME, show_progress=False)
-
-
-def test_a_finished_run_can_be_trained_longer(settings: dict[str, Any], tmp_path: Path) -> None:
-    """With a schedule that does not depend on the end it is the run that was longer from the start."""
-    for steps in (14, 28):
-        longer = recipe(settings, max_steps=steps, schedule="constant")
-        beginning = Beginning(resume=steps == 28, accept_changes=steps == 28)
-        train(longer, tmp_path / "run", beginning=beginning, show_progress=False)
-    train(longer, tmp_path / "whole", show_progress=False)
-    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
-
-
 def test_a_torn_state_is_passed_over(
     settings: dict[str, Any],
     tmp_path: Path,
@@ -401,16 +263,6 @@ def test_after_a_loss_that_is_not_finite_training_goes_on_from_the_last_good_sta
     assert summary.outcome.num_steps == 60
 
 
-def test_a_corpus_that_changed_is_refused(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stop_after(monkeypatch, recipe(settings), tmp_path / "run", num_steps=10)
-    lines = (tmp_path / "pairs.tsv").read_text().splitlines(keepends=True)
-    (tmp_path / "pairs.tsv").write_text("".join(lines[:-20]))
-    with pytest.raises(UsageError, match="the corpus is not the one this training was begun with"):
-        train(recipe(settings), tmp_path / "run", beginning=RESUME, show_progress=False)
-
-
 def test_states_are_kept_two_at_a_time(tmp_path: Path) -> None:
     store = StateStore(tmp_path)
     assert store.load() is None
@@ -422,13 +274,3 @@ def test_states_are_kept_two_at_a_time(tmp_path: Path) -> None:
     assert found[0].progress.step == 9
     torch.testing.assert_close(found[0].group("model"), {"a.b": torch.full((2,), 9.0)})
     assert load_file(max(tmp_path.iterdir())).keys() == {"model.a.b"}
-
-
-def test_each_changed_setting_is_named_once() -> None:
-    before = {"seed": 1, "model": {"width": 32, "norm": "pre"}, "gone": True}
-    now = {"seed": 1, "model": {"width": 64, "norm": "pre"}, "new": None, "list": [1]}
-    assert changed_settings(before, now) == [
-        "gone: true -> null",
-        "list: null -> [1]",
-        "model.width: 32 -> 64",
-    ]
