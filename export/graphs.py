@@ -1,11 +1,12 @@
-"""The one-step graphs of a bundle, recombined from the model's own layers.
+"""The graphs of a bundle, recombined from the model's own layers.
 
     translation   encode: source tokens -> cross-attention keys and values of every decoder layer
                   decode: one token for each of B rows, against caches that stay in place
+                  decode_steps: several tokens a row in one call; small models only
                   align:  source and whole target -> where each target token looks; for who asks only
     generation    prefill: all prompt tokens but the last -> keys and values of every layer
                   extend: some more tokens of one prompt, appended to one row's caches in place
-                  decode: as above, without cross-attention
+                  decode, decode_steps: as above, without cross-attention
 
 Only the attention differs from `model.transformer`: it becomes operators (`export.operators`) that take one length
 a row, so that rows of any age share a step without masks or copies. `GroupQueryAttention` appends to its cache in
@@ -14,34 +15,20 @@ and value are handed in as the "new" ones with position `length - 1`; it rewrite
 exactly `length` positions.
 """
 
-import dataclasses
-
 import torch
 from torch import Tensor, nn
 
+from export.decode_graphs import decode_graphs
+from export.graph import Graph, cache_dtype, layer_names
 from export.operators import group_query, multi_head
 from model.attention import CrossAttention, SelfAttention, explicit_attention, merge_heads, split_heads
-from model.transformer import DecoderLayer, Dimensions, LanguageModel, TranslationModel
+from model.transformer import LanguageModel, TranslationModel
 
-__all__ = ["Graph", "generation_graphs", "translation_graphs"]
-
-DynamicAxes = dict[int, torch.export.Dim]
-
-
-@dataclasses.dataclass(frozen=True)
-class Graph:
-    """A module with all that `torch.onnx.export` needs: names, sample inputs, dynamic axes."""
-
-    name: str
-    module: nn.Module
-    inputs: dict[str, Tensor]
-    dynamic_axes: dict[str, DynamicAxes]
-    outputs: tuple[str, ...]
-    variadic: bool = False  # the module takes its tensors as one `*tensors`
+__all__ = ["generation_graphs", "translation_graphs"]
 
 
 def translation_graphs(model: TranslationModel) -> tuple[Graph, ...]:
-    """`encode`, `decode` and `align` of an encoder-decoder model."""
+    """`encode`, `decode`, perhaps `decode_steps`, and `align` of an encoder-decoder model."""
     dims = model.dims
     rows, length = torch.export.Dim("rows"), torch.export.Dim("source")
     encode = Graph(
@@ -52,7 +39,7 @@ def translation_graphs(model: TranslationModel) -> tuple[Graph, ...]:
             "source_lengths": torch.tensor([7, 3, 5], dtype=torch.int32),
         },
         {"source_ids": {0: rows, 1: length}, "source_lengths": {0: rows}},
-        tuple(_layer_names(dims, ("cross_key", "cross_value", "last_cross_key", "last_cross_value"))),
+        tuple(layer_names(dims, ("cross_key", "cross_value", "last_cross_key", "last_cross_value"))),
     )
     align = Graph(
         "align",
@@ -61,25 +48,25 @@ def translation_graphs(model: TranslationModel) -> tuple[Graph, ...]:
         {**encode.dynamic_axes, "target_ids": {0: rows, 1: torch.export.Dim("target")}},
         ("attention",),
     )
-    return encode, _decode_graph(model, cross=True), align
+    return encode, *decode_graphs(model), align
 
 
 def generation_graphs(model: LanguageModel) -> tuple[Graph, ...]:
-    """`prefill`, `extend` and `decode` of a decoder-only model."""
+    """`prefill`, `extend`, `decode` and perhaps `decode_steps` of a decoder-only model."""
     rows, length = torch.export.Dim("rows"), torch.export.Dim("prompt")
     prefill = Graph(
         "prefill",
         _Prefill(model),
         {"token_ids": torch.ones(3, 7, dtype=torch.int64)},
         {"token_ids": {0: rows, 1: length}},
-        tuple(_layer_names(model.dims, ("key", "value"))),
+        tuple(layer_names(model.dims, ("key", "value"))),
     )
-    return prefill, _extend_graph(model), _decode_graph(model, cross=False)
+    return prefill, _extend_graph(model), *decode_graphs(model)
 
 
 def _extend_graph(model: LanguageModel) -> Graph:
     dims = model.dims
-    caches = _layer_names(dims, ("key", "value"))
+    caches = layer_names(dims, ("key", "value"))
     capacity = torch.export.Dim("capacity")
     shape = (1, dims.num_kv_heads, 11, dims.head_size)
     return Graph(
@@ -88,7 +75,7 @@ def _extend_graph(model: LanguageModel) -> Graph:
         {
             "token_ids": torch.ones(1, 3, dtype=torch.int64),
             "lengths": torch.tensor([4], dtype=torch.int32),
-            **{name: torch.zeros(shape, dtype=_dtype(model)) for name in caches},
+            **{name: torch.zeros(shape, dtype=cache_dtype(model)) for name in caches},
         },
         {
             "token_ids": {1: torch.export.Dim("tokens")},
@@ -98,45 +85,6 @@ def _extend_graph(model: LanguageModel) -> Graph:
         tuple(f"new_{name}" for name in caches),
         variadic=True,
     )
-
-
-def _decode_graph(model: TranslationModel | LanguageModel, *, cross: bool) -> Graph:
-    dims, num_rows = model.dims, 3
-    rows = torch.export.Dim("rows")
-    axes = {"self": torch.export.Dim("capacity"), "cross": torch.export.Dim("source_capacity")}
-    sizes = {"self": 11, "cross": 9}
-    inputs: dict[str, Tensor] = {
-        "token_ids": torch.ones(num_rows, dtype=torch.int64),
-        "lengths": torch.tensor([4, 0, 7], dtype=torch.int32),
-    }
-    dynamic: dict[str, DynamicAxes] = {"token_ids": {0: rows}, "lengths": {0: rows}}
-    if cross:
-        inputs["source_lengths"] = torch.tensor([9, 2, 5], dtype=torch.int32)
-        dynamic["source_lengths"] = {0: rows}
-    outputs = ["log_probabilities"]
-    for layer in range(dims.num_decoder_layers):
-        for kind, stem in [("self", "")] + ([("cross", "cross_")] if cross else []):
-            for part in ("key", "value"):
-                name = f"{stem}{part}_{layer}"
-                inputs[name] = torch.zeros(
-                    num_rows, dims.num_kv_heads, sizes[kind], dims.head_size, dtype=_dtype(model)
-                )
-                dynamic[name] = {0: rows, 2: axes[kind]}
-                outputs.append(f"new_{name}")
-        for part in ("key", "value") if cross else ():
-            name = f"last_cross_{part}_{layer}"
-            inputs[name] = torch.zeros(num_rows, 1, dims.num_kv_heads * dims.head_size, dtype=_dtype(model))
-            dynamic[name] = {0: rows}
-    return Graph("decode", _Decode(model, tuple(inputs)), inputs, dynamic, tuple(outputs), variadic=True)
-
-
-def _dtype(model: TranslationModel | LanguageModel) -> torch.dtype:
-    """Of keys and values: what the normalisations compute in, quantised products or not."""
-    return model.decoder_layers[0].around_feed_forward.norm.weight.dtype
-
-
-def _layer_names(dims: Dimensions, stems: tuple[str, ...]) -> list[str]:
-    return [f"{stem}_{layer}" for layer in range(dims.num_decoder_layers) for stem in stems]
 
 
 class _Encode(nn.Module):
@@ -251,42 +199,6 @@ class _Extend(nn.Module):
             past = caches[2 * index], caches[2 * index + 1]
             x = layer(x, lambda h, a=layer.self_attention, p=past: attend(a, h, p))
         return tuple(outputs)
-
-
-class _Decode(nn.Module):
-    def __init__(self, model: TranslationModel | LanguageModel, input_names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.model = model
-        self.input_names = input_names
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Tensors in the order of `input_names` -> log-probabilities (B, V), caches as they are now."""
-        given = dict(zip(self.input_names, tensors, strict=True))
-        lengths = given["lengths"]
-        x = self.model.embedding(given["token_ids"], lengths.to(torch.int64))
-        caches: list[Tensor] = []
-        for index, layer in enumerate(self.model.decoder_layers):
-
-            def attend_self(h: Tensor, layer: DecoderLayer = layer, i: int = index) -> Tensor:
-                attention = layer.self_attention
-                packed = attention.query_key_value(h)[:, None]
-                past = given[f"key_{i}"], given[f"value_{i}"]
-                heads, *new = group_query(attention, packed, None, past, lengths)
-                caches.extend(new)
-                return attention.output(heads[:, 0])
-
-            def attend_source(h: Tensor, layer: DecoderLayer = layer, i: int = index) -> Tensor:
-                attention = layer.cross_attention
-                last = given[f"last_cross_key_{i}"], given[f"last_cross_value_{i}"]
-                past = given[f"cross_key_{i}"], given[f"cross_value_{i}"]
-                heads, *new = group_query(
-                    attention, attention.query(h)[:, None], last, past, given["source_lengths"] - 1
-                )
-                caches.extend(new)
-                return attention.output(heads[:, 0])
-
-            x = layer(x, attend_self, attend_source if "source_lengths" in given else None)
-        return (self.model.logits(x).float().log_softmax(dim=-1), *caches)
 
 
 def _attend_both_ways(attention: SelfAttention, h: Tensor, allowed: Tensor) -> Tensor:

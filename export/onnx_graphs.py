@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 import torch
 
-from export.graphs import Graph
+from export.graph import Graph
 
 __all__ = ["to_onnx"]
 

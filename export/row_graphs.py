@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from export.graphs import Graph
+from export.graph import Graph
 
 __all__ = ["row_graphs"]
 

@@ -99,9 +99,9 @@ class Arena(ABC):
             if name in self._kinds:
                 binding.bind_input(name, *self._buffer(name).rows(first, last))
         for name in graph.outputs:
-            # new_key_0 is key_0: the same memory, so the operator appends in place.
-            cache = name.removeprefix("new_")
-            if cache != name:
+            # new_key_0 and step_2_new_key_0 are key_0: the same memory, so the operator appends in place.
+            _, new, cache = name.rpartition("new_")
+            if new:
                 binding.bind_output(name, *self._buffer(cache).rows(first, last))
 
     @abstractmethod

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from common.settings import Settings, parse_overrides, read_toml
 
 __all__ = [
+    "MULTI_STEP_ROWS",
     "EngineSettings",
     "ListenSettings",
     "LoggingSettings",
@@ -16,6 +17,9 @@ __all__ = [
     "ServerSettings",
     "load_settings",
 ]
+
+
+MULTI_STEP_ROWS = 8
 
 
 def _check_auto(value: object) -> object:
@@ -88,6 +92,9 @@ class EngineSettings(Settings):
     little more than one of a single row. 1: an idle lane always starts."""
     max_start_interval: Count = 4
     """Steps that a well-filled lane lets pass between starts, so that sources are read together. 1: none."""
+    multi_step_rows: Annotated[int, Field(ge=0)] = MULTI_STEP_ROWS
+    """Up to how many rows, all greedy, a lane takes several steps in one call, for bundles that can: fewer waits for
+    Python, for up to three steps computed past an answer's end. 0: never."""
     prefix_cache_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * 1024
     """Keys and values of prompts kept for prompts that begin the same, for each generation model. 0: none."""
 

@@ -154,7 +154,10 @@ class Engine:
         self._closing = False
         backend = backend.with_prefix_cache(settings.prefix_cache_bytes)
         self.prefix_cache = backend.prefix_cache
-        lanes = [Lane(backend, settings.slots_per_lane, observer) for _ in range(num_lanes)]
+        lanes = [
+            Lane(backend, settings.slots_per_lane, observer, multi_step_rows=settings.multi_step_rows)
+            for _ in range(num_lanes)
+        ]
         self._threads = [
             threading.Thread(target=self._run_lane, args=(index, lane), name=f"lane-{index}", daemon=True)
             for index, lane in enumerate(lanes)
@@ -252,7 +255,7 @@ class Engine:
                     self._work.wait_for(lambda: self._closing or self._scheduler.has_work(index))
                 if self._closing:
                     break
-                plan = self._scheduler.plan(index, time.monotonic())
+                plan = self._scheduler.plan(index, time.monotonic(), lane.num_steps)
                 self._wake_lane()
             _wake_all(wakes)
             try:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from server import scheduler
 from server.backend import Backend
+from server.config import MULTI_STEP_ROWS
 from server.decoding.beam import BeamSearch, advance_all
 from server.decoding.constraints import Constraints
 from server.decoding.hypothesis import Finished, FinishReason, Hypothesis, TokenScore
@@ -31,7 +32,7 @@ class EngineObserver(Protocol):
     """Told of every graph that ran; must be quick and safe to call from any thread."""
 
     def observe_step(self, graph: str, seconds: float, rows: int) -> None:
-        """`graph` is "encode", "prefill", "decode" or "align"."""
+        """`graph` is "encode", "prefill", "decode", "decode_steps" or "align"."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -41,7 +42,8 @@ class RunningSequence(scheduler.Sequence):
     Attributes:
         token_ids: grows at the end only. With beam search it stays empty until the best answer is known.
         stream: whether somebody reads `token_ids` while they grow.
-        is_plain: nothing is done for its row but taking the most probable token.
+        is_greedy: its next token is the most probable one, whatever that is, and nothing is told of the others.
+        is_plain: and nobody looks at the text on the way.
         chooser: None for a row of which the most probable token is always taken.
         search: with beam search, from its start on.
     """
@@ -50,6 +52,7 @@ class RunningSequence(scheduler.Sequence):
     parameters: DecodingParameters
     stop: StopCondition | None = None
     stream: bool = False
+    is_greedy: bool = False
     is_plain: bool = False
     token_ids: list[int] = field(default_factory=list)
     tokens: list[TokenScore] = field(default_factory=list)
@@ -71,6 +74,12 @@ class RunningSequence(scheduler.Sequence):
         stream: bool = False,
     ) -> "RunningSequence":
         """A sequence ready to be submitted; `deadline_s` is on the clock that plans are made with."""
+        is_greedy = (
+            parameters.num_alternatives is None
+            and parameters.min_tokens == 0
+            and parameters.beam_size == 1
+            and not TokenChooser.is_needed(parameters)
+        )
         return cls(
             num_input_tokens=len(input_ids),
             num_rows=parameters.beam_size,
@@ -79,21 +88,35 @@ class RunningSequence(scheduler.Sequence):
             parameters=parameters,
             stop=stop,
             stream=stream,
-            is_plain=(
-                stop is None
-                and parameters.num_alternatives is None
-                and parameters.min_tokens == 0
-                and parameters.beam_size == 1
-                and not TokenChooser.is_needed(parameters)
-            ),
+            is_greedy=is_greedy,
+            is_plain=is_greedy and stop is None,
         )
 
 
 class Lane:
-    """Rows of a backend and who is in them. One thread at a time."""
+    """Rows of a backend and who is in them. One thread at a time.
 
-    def __init__(self, backend: Backend, num_slots: int, observer: EngineObserver | None = None) -> None:
+    Args:
+        backend: the graphs.
+        num_slots: rows.
+        observer: told of every graph that ran.
+        multi_step_rows: up to how many rows, all greedy, take several steps in one call where the bundle can.
+
+    Attributes:
+        num_steps: that the last plan took.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        num_slots: int,
+        observer: EngineObserver | None = None,
+        *,
+        multi_step_rows: int = MULTI_STEP_ROWS,
+    ) -> None:
         self.rows: Rows = backend.rows(num_slots)
+        self.num_steps = 1
+        self._multi_step_rows = multi_step_rows
         self._sequences: list[RunningSequence] = []  # by row; one with beam search comes several times
         self._row_numbers = np.arange(num_slots)
         self._observer = observer
@@ -101,7 +124,7 @@ class Lane:
         self._translates = backend.bundle.manifest.task == "translation"
 
     def execute(self, plan: scheduler.Plan) -> list[RunningSequence]:
-        """Carry out `plan` and run one step.
+        """Carry out `plan` and run one step, or several where nobody has to be asked between them.
 
         Returns:
             The sequences that took a step, in row order; those that ended have their `result`.
@@ -113,23 +136,45 @@ class Lane:
         del self._sequences[plan.num_rows :]
         if not plan.num_rows:
             return []
-        started = time.perf_counter()
-        log_probabilities = self.rows.decode(plan.num_rows)
-        self._observe("decode", started, plan.num_rows)
-        searching = self._choose(log_probabilities)
+        self.num_steps = self._take_steps(plan.num_rows) or self._take_step(plan.num_rows)
         if plan.starts:
             now = time.monotonic()
             for sequence, _ in plan.starts:
                 assert isinstance(sequence, RunningSequence)
                 sequence.first_token_s = now
-        if not searching:
-            return list(self._sequences)
-        self._advance(searching, log_probabilities)
         return list(dict.fromkeys(self._sequences))
 
     def clear(self) -> None:
         """Forget who is in which row, after a step that failed."""
         self._sequences.clear()
+
+    def _take_step(self, num_rows: int) -> int:
+        started = time.perf_counter()
+        log_probabilities = self.rows.decode(num_rows)
+        self._observe("decode", started, num_rows)
+        if searching := self._choose(log_probabilities):
+            self._advance(searching, log_probabilities)
+        return 1
+
+    def _take_steps(self, num_rows: int) -> int:
+        """Several steps in one call, if all rows are greedy, few and far from full; returns how many."""
+        if (
+            not 1 < num_rows <= self._multi_step_rows  # one row has nobody to wait for
+            or not self.rows.has_room_for_steps(num_rows)
+            or not all(sequence.is_greedy for sequence in self._sequences)
+        ):
+            return 0
+        started = time.perf_counter()
+        token_ids, log_probabilities = self.rows.decode_steps(num_rows)
+        self._observe("decode_steps", started, num_rows)
+        for row, sequence in enumerate(self._sequences):
+            for token_id, score in zip(
+                token_ids[:, row].tolist(), log_probabilities[:, row].tolist(), strict=True
+            ):
+                self._accept(sequence, token_id, score)
+                if sequence.result is not None:
+                    break  # what follows was computed for nobody
+        return self.rows.num_steps
 
     def _move(self, move: scheduler.Move) -> None:
         self.rows.copy(move.source, move.target)
@@ -197,19 +242,23 @@ class Lane:
             if sequence.search is not None:
                 continue
             token_id = chosen[row]
-            sequence.log_probability += scores[row]
             if not sequence.is_plain and sequence.parameters.num_alternatives is not None:
                 sequence.tokens.append(
                     token_score(log_probabilities[row], token_id, sequence.parameters.num_alternatives)
                 )
-            if token_id == self._end:
-                self._finish(sequence, FinishReason.END_OF_SEQUENCE)
-                continue
-            sequence.token_ids.append(token_id)
-            if sequence.stop is not None and sequence.stop.accept(token_id):
-                self._finish(sequence, FinishReason.STOP_STRING)
-            elif len(sequence.token_ids) >= sequence.parameters.max_tokens:
-                self._finish(sequence, FinishReason.LENGTH)
+            self._accept(sequence, token_id, scores[row])
+
+    def _accept(self, sequence: RunningSequence, token_id: int, score: float) -> None:
+        """One more token of a sequence without beam search, which may be its last."""
+        sequence.log_probability += score
+        if token_id == self._end:
+            self._finish(sequence, FinishReason.END_OF_SEQUENCE)
+            return
+        sequence.token_ids.append(token_id)
+        if sequence.stop is not None and sequence.stop.accept(token_id):
+            self._finish(sequence, FinishReason.STOP_STRING)
+        elif len(sequence.token_ids) >= sequence.parameters.max_tokens:
+            self._finish(sequence, FinishReason.LENGTH)
 
     def _finish(self, sequence: RunningSequence, reason: FinishReason) -> None:
         """The end of a sequence without beam search."""

@@ -21,7 +21,10 @@ __all__ = ["METRIC_PREFIX", "Metrics", "ModelMetrics", "RejectionReason"]
 
 RejectionReason = Literal["queue_full", "draining", "invalid", "deadline"]
 REJECTION_REASONS: tuple[RejectionReason, ...] = ("queue_full", "draining", "invalid", "deadline")
-GRAPHS = {"translation": ("encode", "decode", "align"), "generation": ("prefill", "decode")}
+GRAPHS = {
+    "translation": ("encode", "decode", "decode_steps", "align"),
+    "generation": ("prefill", "decode", "decode_steps"),
+}
 METHODS = {
     "translation": ("Translate", "StreamTranslate", "ScoreTranslations"),
     "generation": ("Generate", "ScoreTexts"),
@@ -74,7 +77,9 @@ class Metrics:
             ["model", "graph"],
             _TOKEN_BUCKETS,
         )
-        self.batch_rows = StepCollector("batch_rows", "Rows in one decode step.", ["model"], _ROW_BUCKETS)
+        self.batch_rows = StepCollector(
+            "batch_rows", "Rows in one run of a decode graph.", ["model"], _ROW_BUCKETS
+        )
         for collector in (self.step_duration, self.batch_rows):
             self.registry.register(collector)
 
@@ -146,7 +151,7 @@ class ModelMetrics:
     def observe_step(self, graph: str, seconds: float, rows: int) -> None:
         """One run of a graph; called by the engine's lanes."""
         self._steps[graph].add(seconds)
-        if graph == "decode":
+        if graph.startswith("decode"):
             self._batch_rows.add(rows)
 
     def observe_accepted(self, num_input_tokens: int) -> None:

@@ -25,7 +25,13 @@ _Inputs = dict[str, NDArray[np.int64] | NDArray[np.int32]]
 
 
 class Rows:
-    """An arena and the graphs over it, for the use of one thread at a time."""
+    """An arena and the graphs over it, for the use of one thread at a time.
+
+    Attributes:
+        arena: the rows' state.
+        first_graph: the one that starts inputs, as metrics call it.
+        num_steps: that `decode_steps` takes; 0: the bundle has no such graph.
+    """
 
     def __init__(
         self,
@@ -40,7 +46,10 @@ class Rows:
         self._log_probabilities: NDArray[np.float32] = np.zeros(
             (arena.num_rows, manifest.dimensions.vocabulary_size), np.float32
         )
-        self._bindings: dict[int, ort.IOBinding] = {}
+        self._bindings: dict[tuple[str, int], ort.IOBinding] = {}
+        self.num_steps = _num_steps(manifest)
+        self._chosen: NDArray[np.int64] = np.zeros((self.num_steps, arena.num_rows), np.int64)
+        self._scores: NDArray[np.float32] = np.zeros((self.num_steps, arena.num_rows), np.float32)
         self._prefix_cache = prefix_cache
         self._prompts: PromptReader | None = None
         if "extend" in sessions:
@@ -104,18 +113,46 @@ class Rows:
         Returns:
             Log-probabilities of the next token, (num_rows, V): a view that the next call overwrites.
         """
-        binding = self._bindings.get(num_rows)
-        if binding is None:
-            binding = self._bindings[num_rows] = self._bind(num_rows)
-        self._sessions["decode"].run_with_iobinding(binding)
+        self._run_bound("decode", num_rows)
         self.arena.lengths[:num_rows] += 1
         return self._log_probabilities[:num_rows]
 
-    def _bind(self, num_rows: int) -> ort.IOBinding:
-        graph, binding = self._manifest.graphs["decode"], self._sessions["decode"].io_binding()
-        self.arena.bind_step(binding, graph, num_rows)
+    def has_room_for_steps(self, num_rows: int) -> bool:
+        """Whether the first `num_rows` rows can take all steps of `decode_steps` before one of them is full."""
+        if not self.num_steps:
+            return False
+        longest = int(self.arena.lengths[:num_rows].max())
+        return longest + self.num_steps <= self._manifest.limits.max_context_tokens
+
+    def decode_steps(self, num_rows: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Feed `arena.token_ids` of the first `num_rows` rows, then what they chose: the most probable token each time.
+
+        Afterwards `arena.token_ids` has the last ones. Nothing checks whether a row should have ended on the way.
+
+        Returns:
+            Token ids and their log-probabilities, (num_steps, num_rows): views that the next call overwrites.
+        """
+        self._run_bound("decode_steps", num_rows)
+        self.arena.lengths[:num_rows] += self.num_steps
+        self.arena.token_ids[:num_rows] = self._chosen[-1, :num_rows]
+        return self._chosen[:, :num_rows], self._scores[:, :num_rows]
+
+    def _run_bound(self, graph: str, num_rows: int) -> None:
+        binding = self._bindings.get((graph, num_rows))
+        if binding is None:
+            binding = self._bindings[graph, num_rows] = self._bind(graph, num_rows)
+        self._sessions[graph].run_with_iobinding(binding)
+
+    def _bind(self, graph: str, num_rows: int) -> ort.IOBinding:
+        record, binding = self._manifest.graphs[graph], self._sessions[graph].io_binding()
+        self.arena.bind_step(binding, record, num_rows)
         # Chosen from on the host, wherever the caches are.
-        binding.bind_output("log_probabilities", *Buffer.of(self._log_probabilities).rows(0, num_rows))
+        if graph == "decode":
+            binding.bind_output("log_probabilities", *Buffer.of(self._log_probabilities).rows(0, num_rows))
+        else:
+            for step, (chosen, scores) in enumerate(zip(self._chosen, self._scores, strict=True)):
+                binding.bind_output(f"step_{step}_token_ids", *Buffer.of(chosen).rows(0, num_rows))
+                binding.bind_output(f"step_{step}_log_probabilities", *Buffer.of(scores).rows(0, num_rows))
         return binding
 
     def _begin_translations(self, rows: list[int], sources: list[Sequence[int]]) -> None:
@@ -171,6 +208,11 @@ class DeviceRows(Rows):
             binding.bind_output(name, self.arena.device)
         self._sessions[graph].run_with_iobinding(binding)
         self.arena.keep(rows, lengths.tolist(), dict(zip(names, binding.get_outputs(), strict=True)))
+
+
+def _num_steps(manifest: Manifest) -> int:
+    graph = manifest.graphs.get("decode_steps")
+    return sum(name.endswith("_token_ids") for name in graph.outputs) if graph else 0
 
 
 def _padded(sequences: Sequence[Sequence[int]], padding: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

@@ -176,13 +176,16 @@ class Scheduler:
             self.finish(sequence)
         return running
 
-    def plan(self, lane: int, now_s: float) -> Plan:
-        """Decide the next step of `lane` at time `now_s` (seconds on the caller's clock)."""
+    def plan(self, lane: int, now_s: float, num_steps: int = 1) -> Plan:
+        """Decide the next step of `lane`, which took `num_steps` since its last plan.
+
+        `now_s` is in seconds on the caller's clock.
+        """
         plan = Plan()
         mine = self._lanes[lane]
         self._drop_expired_waiting(plan, now_s)
         holes = self._free_rows(mine.rows, plan, now_s)
-        mine.num_steps_since_start += 1
+        mine.num_steps_since_start += num_steps
         if self._waiting:
             self._start_waiting(lane, plan, holes)
         if holes:

@@ -23,7 +23,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from export.graphs import Graph
+from export.graph import Graph
 from export.onnx_graphs import to_onnx
 from model.attention import SelfAttention
 from model.tokenizer import BEGIN_ID, END_ID

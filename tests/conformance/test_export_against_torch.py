@@ -1,9 +1,10 @@
 """The exported graphs, run by the serving backend, against the PyTorch model they come from."""
 
+import copy
 import functools
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -11,8 +12,10 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from export.decode_graphs import decode_graphs
 from export.errors import ExportError
-from export.graphs import Graph, generation_graphs, translation_graphs
+from export.graph import Graph
+from export.graphs import generation_graphs, translation_graphs
 from export.halves import halved
 from export.onnx_graphs import to_onnx
 from export.quantization import MAX_WEIGHT, Int8Linear, Range, quantized
@@ -23,9 +26,12 @@ from model.decoding import greedy_decode, score
 from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
 from server import bundle
 from server.backend import Backend
+from server.decoding.hypothesis import Finished
 from server.decoding.parameters import DecodingParameters
-from server.lane import decode_offline
+from server.decoding.stopping import StopCondition
+from server.lane import Lane, RunningSequence, decode_offline
 from server.prefix_cache import BLOCK_TOKENS
+from server.scheduler import Scheduler
 from server.scoring import score_offline
 
 SHARED: dict[str, Any] = {
@@ -226,6 +232,112 @@ def test_beam_search_finds_what_pytorch_finds(name: str, length_penalty: float, 
         for mine, other in zip(ours.hypotheses, theirs, strict=True):
             assert mine.score == pytest.approx(other.score, abs=2e-3)
     assert num_equal >= 38, "but for near ties, which rounding decides, they are the same"
+
+
+class CountingRuns:
+    """Rows of each run, by graph."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[int]] = {"decode": [], "decode_steps": []}
+
+    def observe_step(self, graph: str, seconds: float, rows: int) -> None:
+        self.rows.setdefault(graph, []).append(rows)
+
+
+class StopAfter(StopCondition):
+    def __init__(self, num_tokens: int) -> None:
+        self.num_left = num_tokens
+
+    def accept(self, token_id: int) -> bool:
+        self.num_left -= 1
+        return not self.num_left
+
+    def fork(self) -> Self:
+        return copy.copy(self)
+
+
+def decode_in_steps(
+    backend: Backend,
+    inputs: list[tuple[list[int], DecodingParameters, int | None]],
+    multi_step_rows: int,
+) -> tuple[list[Finished], CountingRuns]:
+    """All of them, to be stopped after so many tokens or not, through a lane of eight rows."""
+    runs = CountingRuns()
+    sequences = [
+        RunningSequence.create(ids, parameters, stop=StopAfter(num_tokens) if num_tokens else None)
+        for ids, parameters, num_tokens in inputs
+    ]
+    scheduler = Scheduler(1, 8, max_waiting=len(inputs), max_start_tokens=10_000)
+    lane = Lane(backend, 8, runs, multi_step_rows=multi_step_rows)
+    for sequence in sequences:
+        scheduler.submit(sequence)
+    while scheduler.has_work(0):
+        for sequence in lane.execute(scheduler.plan(0, 0.0, lane.num_steps)):
+            if sequence.result is not None:
+                scheduler.finish(sequence)
+    results = [sequence.result for sequence in sequences]
+    return [result for result in results if result is not None], runs
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("translation as in the paper", "fp32"),
+        ("translation, pre-norm, grouped heads, SwiGLU", "int8"),
+        ("generation, GELU", "int8"),
+        ("generation, one key head", "fp32"),
+    ],
+)
+def test_several_steps_in_one_call_choose_what_single_steps_do(
+    name: str, precision: str, tmp_path: Path
+) -> None:
+    """Answers of every length up to the last place there is, with and without a stop string."""
+    _, backend = export(name, tmp_path, precision)
+    rng = random.Random(6)
+    inputs: list[tuple[list[int], DecodingParameters, int | None]] = []
+    for index in range(40):
+        ids = [2, *(rng.randrange(4, 120) for _ in range(rng.randint(1, 12)))]
+        room = 41 if name.startswith("translation") else 40 - len(ids)
+        max_tokens = room if index % 3 == 0 else rng.randint(1, room)
+        stop = rng.randint(1, max_tokens) if index % 5 == 0 else None
+        inputs.append((ids, DecodingParameters(max_tokens=max_tokens), stop))
+    expected, single = decode_in_steps(backend, inputs, multi_step_rows=0)
+    found, several = decode_in_steps(backend, inputs, multi_step_rows=8)
+    assert len(found) == len(expected) == 40
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.best.token_ids == theirs.best.token_ids
+        assert ours.best.finish_reason == theirs.best.finish_reason
+        assert ours.best.log_probability == pytest.approx(theirs.best.log_probability, abs=1e-4)
+    assert {answer.best.finish_reason.name for answer in found} >= {"LENGTH", "STOP_STRING"}
+    assert not single.rows["decode_steps"]
+    assert len(several.rows["decode_steps"]) > 5
+    assert several.rows["decode"], "a full row takes its last steps one by one"
+    assert sum(several.rows["decode_steps"]) + sum(several.rows["decode"]) < sum(single.rows["decode"]) / 2
+
+
+def test_a_row_that_is_drawn_is_asked_after_each_step(tmp_path: Path) -> None:
+    _, backend = export("generation, GELU", tmp_path)
+    greedy, drawn = (
+        DecodingParameters(max_tokens=20),
+        DecodingParameters(max_tokens=6, temperature=1.0, seed=5),
+    )
+    others = [([2, 5 + index], greedy, None) for index in range(3)]
+    expected, _ = decode_in_steps(backend, [*others, ([2, 9], drawn, None)], multi_step_rows=0)
+    found, runs = decode_in_steps(backend, [*others, ([2, 9], drawn, None)], multi_step_rows=8)
+    assert [answer.best.token_ids for answer in found] == [answer.best.token_ids for answer in expected]
+    assert runs.rows["decode"][:6] == [4] * 6
+    assert runs.rows["decode_steps"], "the others go on without it"
+
+
+def test_large_models_and_halves_have_no_steps_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_model(MODELS["translation as in the paper"])
+    layer = model.decoder_layers[0]
+    weights = 2 * (5 * 64 * 64 + 64 * 64 + 2 * 64 * 96) + 120 * 64
+    assert layer.cross_attention.key_value.weight.shape == (128, 64), "left out: not part of a step"
+    for limit, names in ((weights, ["decode", "decode_steps"]), (weights - 1, ["decode"])):
+        monkeypatch.setattr("export.decode_graphs.MAX_STEP_WEIGHTS", limit)
+        assert [graph.name for graph in decode_graphs(model)] == names
+    assert [graph.name for graph in decode_graphs(halved(model))] == ["decode"]
 
 
 def run_product(linear: Int8Linear, x: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 
 import export.exporter
 from export.exporter import export_run
-from export.graphs import Graph
+from export.graph import Graph
 from export.onnx_graphs import to_onnx
 from model.recipe import load_recipe
 from model.training.train import train
@@ -66,8 +66,12 @@ def test_both_ways_to_read_a_prompt_are_verified(
     report = export_run(run, tmp_path / "abc" / "1", num_held_out=50)
     assert report.agreement.num_disagreements == report.agreement.num_batch_differences == 0
     bundle = Bundle.read(tmp_path / "abc" / "1")
-    assert set(bundle.manifest.graphs) == {"prefill", "extend", "decode"}
-    assert set(Backend.load(bundle, provider="cpu", num_threads=1).sessions) == {"extend", "decode"}
+    assert set(bundle.manifest.graphs) == {"prefill", "extend", "decode", "decode_steps"}
+    assert set(Backend.load(bundle, provider="cpu", num_threads=1).sessions) == {
+        "extend",
+        "decode",
+        "decode_steps",
+    }
     lengths = [len(bundle.tokenizer.encode(example.text).ids) for example in bundle.manifest.golden_examples]
     assert max(lengths) > BLOCK_TOKENS + 1, "a prompt of one block would not show a wrong continuation"
 

@@ -65,6 +65,7 @@ def filled() -> Metrics:
     model.observe_step("encode", 0.001, 4)
     model.observe_step("decode", 0.001, 4)
     model.observe_step("decode", 0.001, 2)
+    model.observe_step("decode_steps", 0.004, 3)
     model.observe_times(10.0, 10.25, 10.5)
     model.observe_answer(5, decoding_s=1.0)
     model.observe_rejected("queue_full")
@@ -95,8 +96,9 @@ def test_values() -> None:
     assert value(metrics, "time_per_output_token_seconds_sum", model="toy") == 0.25
     assert value(metrics, "step_duration_seconds_count", model="toy", graph="encode") == 1
     assert value(metrics, "step_duration_seconds_count", model="toy", graph="decode") == 2
-    assert value(metrics, "batch_rows_count", model="toy") == 2
-    assert value(metrics, "batch_rows_sum", model="toy") == 6
+    assert value(metrics, "step_duration_seconds_count", model="toy", graph="decode_steps") == 1
+    assert value(metrics, "batch_rows_count", model="toy") == 3
+    assert value(metrics, "batch_rows_sum", model="toy") == 9
     assert value(metrics, "rejected_requests_total", model="toy", reason="queue_full") == 1
     assert value(metrics, "rejected_requests_total", model="toy", reason="draining") == 0
     assert value(metrics, "cpu_limit_cores") == 1.5

@@ -177,6 +177,18 @@ def test_a_full_lane_starts_several_at_once() -> None:
     assert num_starts == [0, 0, 0, 4, 0, 0, 0, 4]
 
 
+def test_steps_taken_in_one_call_count() -> None:
+    scheduler = Scheduler(1, 32, max_waiting=100, max_start_tokens=10_000, max_start_interval=4)
+    for _ in range(8):
+        scheduler.submit(Sequence(5))
+    scheduler.plan(0, 0.0)
+    scheduler.submit(Sequence(5))
+    assert len(scheduler.plan(0, 0.0, num_steps=3).starts) == 0
+    assert len(scheduler.plan(0, 0.0, num_steps=1).starts) == 1
+    scheduler.submit(Sequence(5))
+    assert len(scheduler.plan(0, 0.0, num_steps=4).starts) == 1
+
+
 def test_a_lane_with_few_rows_starts_at_once() -> None:
     scheduler = Scheduler(1, 32, max_waiting=100, max_start_tokens=10_000, max_start_interval=4)
     for _ in range(3):

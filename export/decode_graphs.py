@@ -1,0 +1,137 @@
+"""The graphs that produce tokens.
+
+    decode        feeds one token a row: log-probabilities of the next one
+    decode_steps  feeds one token a row and then, three times, the most probable next one: four tokens a row in one
+                  call, with their log-probabilities; for small models, whose steps are over before Python is ready
+                  for the next one (ADR 15)
+
+Caches stay in place: every step's are outputs, bound to the memory of those that come in.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from export.graph import DynamicAxes, Graph, cache_dtype
+from export.operators import group_query
+from export.quantization import Int8Linear
+from model.transformer import DecoderLayer, LanguageModel, TranslationModel
+
+__all__ = ["MAX_STEP_WEIGHTS", "NUM_STEPS", "decode_graphs"]
+
+NUM_STEPS = 4
+"""Of `decode_steps`. A row that ends in the first of them is computed for nobody in the rest."""
+MAX_STEP_WEIGHTS = 2_500_000
+"""With more weights a step takes several times what Python takes, and what is computed for nobody costs more."""
+
+
+def decode_graphs(model: TranslationModel | LanguageModel) -> tuple[Graph, ...]:
+    """`decode`, and `decode_steps` for a small model that will run on a CPU."""
+    inputs, axes = _inputs(model)
+    caches = tuple(name for name in inputs if name.startswith(_CACHES))
+    outputs = ("log_probabilities", *(f"new_{name}" for name in caches))
+    decode = Graph("decode", _Decode(model, tuple(inputs)), inputs, axes, outputs, variadic=True)
+    if cache_dtype(model) == torch.float16 or _num_step_weights(model) > MAX_STEP_WEIGHTS:
+        return (decode,)
+    parts = ("token_ids", "log_probabilities", *(f"new_{name}" for name in caches))
+    outputs = tuple(f"step_{step}_{part}" for step in range(NUM_STEPS) for part in parts)
+    return decode, Graph(
+        "decode_steps", _DecodeSteps(model, tuple(inputs)), inputs, axes, outputs, variadic=True
+    )
+
+
+_CACHES = ("key_", "value_", "cross_key_", "cross_value_")
+
+
+def _num_step_weights(model: TranslationModel | LanguageModel) -> int:
+    """Weights that a row's step is multiplied with; what a source's keys and values take is paid for by `encode`."""
+    products = sum(
+        module.weight.numel()
+        for name, module in model.named_modules()
+        if name.startswith("decoder_layers.")
+        and isinstance(module, nn.Linear | Int8Linear)
+        and not name.endswith("cross_attention.key_value")
+    )
+    return products + model.embedding.token.weight.numel()
+
+
+def _inputs(model: TranslationModel | LanguageModel) -> tuple[dict[str, Tensor], dict[str, DynamicAxes]]:
+    """Sample inputs by name, and the axes that may have any length."""
+    dims, num_rows, dtype = model.dims, 3, cache_dtype(model)
+    rows = torch.export.Dim("rows")
+    axes = {"self": torch.export.Dim("capacity"), "cross": torch.export.Dim("source_capacity")}
+    sizes = {"self": 11, "cross": 9}
+    inputs: dict[str, Tensor] = {
+        "token_ids": torch.ones(num_rows, dtype=torch.int64),
+        "lengths": torch.tensor([4, 0, 7], dtype=torch.int32),
+    }
+    dynamic: dict[str, DynamicAxes] = {"token_ids": {0: rows}, "lengths": {0: rows}}
+    cross = isinstance(model, TranslationModel)
+    if cross:
+        inputs["source_lengths"] = torch.tensor([9, 2, 5], dtype=torch.int32)
+        dynamic["source_lengths"] = {0: rows}
+    for layer in range(dims.num_decoder_layers):
+        for kind, stem in [("self", "")] + ([("cross", "cross_")] if cross else []):
+            for part in ("key", "value"):
+                name = f"{stem}{part}_{layer}"
+                inputs[name] = torch.zeros(
+                    num_rows, dims.num_kv_heads, sizes[kind], dims.head_size, dtype=dtype
+                )
+                dynamic[name] = {0: rows, 2: axes[kind]}
+        for part in ("key", "value") if cross else ():
+            name = f"last_cross_{part}_{layer}"
+            inputs[name] = torch.zeros(num_rows, 1, dims.num_kv_heads * dims.head_size, dtype=dtype)
+            dynamic[name] = {0: rows}
+    return inputs, dynamic
+
+
+class _Decode(nn.Module):
+    def __init__(self, model: TranslationModel | LanguageModel, input_names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.input_names = input_names
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Tensors in the order of `input_names` -> log-probabilities (B, V), caches as they are now."""
+        log_probabilities, caches = self._step(dict(zip(self.input_names, tensors, strict=True)))
+        return (log_probabilities, *caches.values())
+
+    def _step(self, given: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        lengths = given["lengths"]
+        x = self.model.embedding(given["token_ids"], lengths.to(torch.int64))
+        caches: dict[str, Tensor] = {}
+        for index, layer in enumerate(self.model.decoder_layers):
+
+            def attend_self(h: Tensor, layer: DecoderLayer = layer, i: int = index) -> Tensor:
+                attention = layer.self_attention
+                packed = attention.query_key_value(h)[:, None]
+                past = given[f"key_{i}"], given[f"value_{i}"]
+                heads, caches[f"key_{i}"], caches[f"value_{i}"] = group_query(
+                    attention, packed, None, past, lengths
+                )
+                return attention.output(heads[:, 0])
+
+            def attend_source(h: Tensor, layer: DecoderLayer = layer, i: int = index) -> Tensor:
+                attention = layer.cross_attention
+                last = given[f"last_cross_key_{i}"], given[f"last_cross_value_{i}"]
+                past = given[f"cross_key_{i}"], given[f"cross_value_{i}"]
+                heads, caches[f"cross_key_{i}"], caches[f"cross_value_{i}"] = group_query(
+                    attention, attention.query(h)[:, None], last, past, given["source_lengths"] - 1
+                )
+                return attention.output(heads[:, 0])
+
+            x = layer(x, attend_self, attend_source if "source_lengths" in given else None)
+        return self.model.logits(x).float().log_softmax(dim=-1), caches
+
+
+class _DecodeSteps(_Decode):
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """As `_Decode`; for each step the tokens (B), their log-probabilities (B), caches as they are then."""
+        given = dict(zip(self.input_names, tensors, strict=True))
+        outputs: list[Tensor] = []
+        for _ in range(NUM_STEPS):
+            log_probabilities, caches = self._step(given)
+            # ONNX's TopK takes the first of equals, as numpy's argmax does; in a quarter of ArgMax's time.
+            best, token_ids = (part[:, 0] for part in log_probabilities.topk(1, dim=-1))
+            outputs += [token_ids, best, *caches.values()]
+            given |= {"token_ids": token_ids, "lengths": given["lengths"] + 1, **caches}
+        return tuple(outputs)
