@@ -25,7 +25,7 @@ from server.decoding.scores import token_score
 from server.decoding.stopping import StopCondition
 from server.rows import Rows
 
-__all__ = ["EngineObserver", "Lane", "RunningSequence", "decode_offline"]
+__all__ = ["EngineObserver", "Lane", "RunningSequence", "decode_offline", "decode_sequences"]
 
 
 class EngineObserver(Protocol):
@@ -317,9 +317,13 @@ def decode_offline(
 ) -> list[Finished]:
     """Decode all inputs through one lane of `num_slots` rows, refilled as rows end; results in input order."""
     sequences = [RunningSequence.create(input_ids, parameters) for input_ids, parameters in inputs]
+    return decode_sequences(Lane(backend, num_slots), sequences)
+
+
+def decode_sequences(lane: Lane, sequences: Sequence[RunningSequence]) -> list[Finished]:
+    """Decode all of them through a lane of their own; results in their order."""
     num_rows = sum(sequence.num_rows for sequence in sequences)
-    plans = scheduler.Scheduler(1, num_slots, max_waiting=num_rows, max_start_tokens=4096)
-    lane = Lane(backend, num_slots)
+    plans = scheduler.Scheduler(1, lane.rows.arena.num_rows, max_waiting=num_rows, max_start_tokens=4096)
     for sequence in sequences:
         plans.submit(sequence)
     while plans.has_work(0):

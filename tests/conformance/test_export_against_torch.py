@@ -1,13 +1,11 @@
 """The exported graphs, run by the serving backend, against the PyTorch model they come from."""
 
 import copy
-import functools
 import random
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import pytest
 import torch
@@ -15,7 +13,6 @@ import torch
 from export.decode_graphs import decode_graphs
 from export.errors import ExportError
 from export.graph import Graph
-from export.graphs import generation_graphs, translation_graphs
 from export.halves import halved
 from export.onnx_graphs import to_onnx
 from export.quantization import MAX_WEIGHT, Int8Linear, Range, quantized
@@ -23,99 +20,15 @@ from export.verification import Agreement, compare, decode_both_ways
 from model.attention import observe_weights
 from model.beam_search import beam_search
 from model.decoding import greedy_decode, score
-from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
-from server import bundle
+from model.transformer import LanguageModel, TranslationModel, build_model
 from server.backend import Backend
 from server.decoding.hypothesis import Finished
 from server.decoding.parameters import DecodingParameters
 from server.decoding.stopping import StopCondition
-from server.lane import Lane, RunningSequence, decode_offline
+from server.lane import Lane, RunningSequence, decode_offline, decode_sequences
 from server.prefix_cache import BLOCK_TOKENS
-from server.scheduler import Scheduler
 from server.scoring import score_offline
-
-SHARED: dict[str, Any] = {
-    "vocabulary_size": 120,
-    "width": 64,
-    "feed_forward_width": 96,
-    "max_target_tokens": 40,
-}
-MODELS = {
-    "translation as in the paper": Dimensions(
-        task="translation", num_heads=4, num_kv_heads=4, num_encoder_layers=2, num_decoder_layers=2,
-        max_source_tokens=30, norm="post",
-        **SHARED,
-    ),
-    "translation, pre-norm, grouped heads, SwiGLU": Dimensions(
-        task="translation", num_heads=8, num_kv_heads=2, num_encoder_layers=1, num_decoder_layers=1,
-        max_source_tokens=30, activation="swiglu", **SHARED,
-    ),
-    "generation, GELU": Dimensions(
-        task="generation", num_heads=4, num_kv_heads=4, num_encoder_layers=0, num_decoder_layers=2,
-        max_source_tokens=0, activation="gelu",
-        **SHARED,
-    ),
-    "generation, one key head": Dimensions(
-        task="generation", num_heads=4, num_kv_heads=1, num_encoder_layers=0, num_decoder_layers=1,
-        max_source_tokens=0, **SHARED,
-    ),
-}  # fmt: skip
-
-
-@functools.cache  # tracing takes seconds a graph
-def traced(
-    name: str, precision: str
-) -> tuple[TranslationModel | LanguageModel, tuple[Graph, ...], dict[str, onnx.ModelProto]]:
-    torch.manual_seed(0)
-    model = build_model(MODELS[name]).eval()
-    exported = model
-    if precision == "int8":
-        rng = random.Random(0)
-        exported = quantized(model, [random_ids(rng, 30) for _ in range(50)])
-    elif precision == "fp16":
-        exported = halved(model)
-    graphs = (
-        translation_graphs(exported)
-        if isinstance(exported, TranslationModel)
-        else generation_graphs(exported)
-    )
-    return model, graphs, {graph.name: to_onnx(graph) for graph in graphs}
-
-
-def random_ids(rng: random.Random, longest: int) -> list[int]:
-    return [rng.randrange(4, 120) for _ in range(rng.randint(1, longest))]
-
-
-def export(
-    name: str, folder: Path, precision: str = "fp32"
-) -> tuple[TranslationModel | LanguageModel, Backend]:
-    model, graphs, exported = traced(name, precision)
-    dims = model.dims
-    for stem, graph in exported.items():
-        onnx.save(graph, folder / f"{stem}.onnx")
-    translates = dims.task == "translation"
-    manifest = bundle.Manifest.model_validate(
-        {
-            "schema_version": 1,
-            "task": dims.task,
-            "precision": precision,
-            "dimensions": {**vars(dims), "head_size": dims.head_size, "num_parameters": 0},
-            "limits": {
-                "max_source_tokens": dims.max_source_tokens or 39,
-                "max_output_tokens": 41 if translates else 39,
-                "max_context_tokens": 41 if translates else 40,
-            },
-            "special_tokens": {"padding": 0, "unknown": 1, "begin": 2, "end": 3},
-            "graphs": {
-                g.name: {"file": f"{g.name}.onnx", "inputs": tuple(g.inputs), "outputs": g.outputs}
-                for g in graphs
-            },
-            "files": {},
-            "provenance": {},
-            "golden_examples": (),
-        }
-    )
-    return model, Backend.load(bundle.Bundle(folder, manifest), provider="cpu", num_threads=1)
+from tests.conformance.exported_models import MODELS, export, random_ids
 
 
 def agreement(model: TranslationModel | LanguageModel, backend: Backend) -> Agreement:
@@ -267,16 +180,8 @@ def decode_in_steps(
         RunningSequence.create(ids, parameters, stop=StopAfter(num_tokens) if num_tokens else None)
         for ids, parameters, num_tokens in inputs
     ]
-    scheduler = Scheduler(1, 8, max_waiting=len(inputs), max_start_tokens=10_000)
     lane = Lane(backend, 8, runs, multi_step_rows=multi_step_rows)
-    for sequence in sequences:
-        scheduler.submit(sequence)
-    while scheduler.has_work(0):
-        for sequence in lane.execute(scheduler.plan(0, 0.0, lane.num_steps)):
-            if sequence.result is not None:
-                scheduler.finish(sequence)
-    results = [sequence.result for sequence in sequences]
-    return [result for result in results if result is not None], runs
+    return decode_sequences(lane, sequences), runs
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Training end to end on corpora of seconds: it learns, it repeats, and it fails in one line."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,7 @@ from model.recipe import Recipe
 from model.run import load_run
 from model.training.train import train
 
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Models this small gain nothing from a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setattr("model.training.train.set_threads", lambda *_: 1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 def spell(number: int) -> tuple[str, str]:

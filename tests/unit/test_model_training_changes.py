@@ -11,10 +11,7 @@ from model.training.resume import changed_settings
 from model.training.train import Beginning, train
 from tests.unit.capitals import RESUME, capitals, recipe, stop_after, weights
 
-
-@pytest.fixture(autouse=True)
-def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.training.train.set_threads", lambda *_: 1)
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 @pytest.fixture

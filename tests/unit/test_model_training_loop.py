@@ -29,10 +29,7 @@ from model.training.step import TrainingStep
 from model.training.train import train
 from model.transformer import Dimensions, TranslationModel, build_model
 
-
-@pytest.fixture(autouse=True)
-def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.training.train.set_threads", lambda *_: 1)
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 def recipe(folder: Path, **changes: Any) -> Recipe:

@@ -15,10 +15,7 @@ from model.training.train import Beginning, train
 from model.transfer import start_from
 from model.transformer import build_model
 
-
-@pytest.fixture(autouse=True)
-def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.training.train.set_threads", lambda *_: 1)
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 def recipe(folder: Path, words: list[str], **changes: Any) -> Recipe:
