@@ -11,10 +11,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from common.errors import OperationError
 
-__all__ = ["atomic_folder", "atomic_write", "check_writable", "sha256_of"]
+__all__ = ["atomic_file", "atomic_folder", "atomic_write", "check_writable", "sha256_of"]
 
 
 def atomic_write(path: Path, content: bytes | str) -> None:
@@ -23,14 +24,26 @@ def atomic_write(path: Path, content: bytes | str) -> None:
     Raises:
         OperationError: the disk is full or the place cannot be written; nothing half-written stays.
     """
-    data = content.encode() if isinstance(content, str) else content
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write that becomes `path` when the block ends well, for content that comes in parts.
+
+    On any error it is removed, and `path` is as it was; the parent folder is made if it is missing.
+
+    Raises:
+        OperationError: the disk is full or the place cannot be written.
+    """
     with _named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         temporary = Path(name)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.chmod(0o644)  # mkstemp makes it private; artefacts are for others to read

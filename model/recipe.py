@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from common.settings import Settings, parse_overrides, read_toml
-from model.corpora.settings import CorpusSettings, FolderSettings, Multi30kSettings
+from model.corpora.settings import CorpusSettings, FolderSettings, Multi30kSettings, PairSettings
 from model.errors import RecipeError
 from model.transformer import Dimensions
 
@@ -177,6 +177,15 @@ class Recipe(Settings):
         if self.task not in self.corpus.tasks:
             raise ValueError(
                 f"corpus.kind = {self.corpus.kind!r} is for {' or '.join(self.corpus.tasks)}, not {self.task}"
+            )
+        if (
+            self.task == "generation"
+            and isinstance(self.corpus, PairSettings)
+            and self.corpus.synthetic_pairs
+        ):
+            raise ValueError(
+                f"corpus.synthetic_pairs = {list(self.corpus.synthetic_pairs)} is for translation: "
+                "generation learns from documents"
             )
         for name in ("num_encoder_layers", "max_source_tokens"):
             value = getattr(self.model, name)

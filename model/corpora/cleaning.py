@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from model.corpora.corpus import Example, Pair, stable_digest
+from model.corpora.corpus import Example, Pair, example_digest
 from model.corpora.report import Place, Reason, Tally
 
 __all__ = ["MAX_REMEMBERED", "CutLine", "DigestSet", "Fault", "Reading", "clean"]
@@ -117,7 +117,7 @@ def clean(
             tally.leave_out(Reason.EMPTY, place)
             continue
         try:
-            digest = stable_digest("\0".join(sides))  # no side holds the separator: it is a control character
+            digest = example_digest(example)
         except UnicodeEncodeError:
             tally.leave_out(Reason.NOT_UTF8, place, "half of a surrogate pair")
             continue

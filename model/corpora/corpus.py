@@ -8,7 +8,16 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from model.corpora.report import CorpusReport
 from model.errors import CorpusError
 
-__all__ = ["Corpus", "Example", "Pair", "Rereadable", "TrainingFiles", "stable_digest", "stable_share"]
+__all__ = [
+    "Corpus",
+    "Example",
+    "Pair",
+    "Rereadable",
+    "TrainingFiles",
+    "example_digest",
+    "stable_digest",
+    "stable_share",
+]
 
 
 class Pair(NamedTuple):
@@ -83,7 +92,7 @@ class Corpus(Generic[Example]):
 
         Of pairs, whole ones are taken; of documents, as much of the start as there is room for.
         """
-        share = 1.0 if max_characters is None else min(1.0, max_characters / max(1, self._num_characters()))
+        share = 1.0 if max_characters is None else min(1.0, max_characters / max(1, self.num_characters))
         num_met = num_taken = 0
         for example in self.train:
             sides = example if isinstance(example, Pair) else (example,)
@@ -97,12 +106,24 @@ class Corpus(Generic[Example]):
                 yield from sides
                 num_taken += size
 
-    def _num_characters(self) -> int:
+    @property
+    def num_characters(self) -> int:
+        """Of all training texts, or somewhat more."""
         if isinstance(self.train, TrainingFiles):
             return self.train.num_characters
         return sum(
             sum(map(len, example)) if isinstance(example, Pair) else len(example) for example in self.train
         )
+
+
+def example_digest(example: Pair | str) -> int:
+    """A number of 64 bits for the text of an example, that of both sides of a pair.
+
+    Raises:
+        UnicodeEncodeError: a text holds half of a surrogate pair.
+    """
+    # No side holds the separator: cleaning removes control characters.
+    return stable_digest("\0".join(example) if isinstance(example, Pair) else example)
 
 
 def stable_digest(key: str) -> int:

@@ -1,7 +1,6 @@
 """Corpora of one's own files, brought to three splits."""
 
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 from model.corpora.cleaning import Reading, clean
@@ -39,13 +38,14 @@ HoldOut = Callable[[Iterable[Example], float, float], HeldOut[Example]]
 RecordSettings = TsvSettings | JsonLinesSettings | ParquetSettings
 
 
-def read_pair_files(name: str, settings: ParallelSettings | RecordSettings, folder: Path) -> Corpus[Pair]:
-    """Pairs of the files that `settings` names within `folder`, those that are fit to learn from.
+def read_pair_files(
+    name: str, settings: ParallelSettings | RecordSettings, sources: SourceFiles
+) -> Corpus[Pair]:
+    """Pairs of the files that `settings` names among `sources`, those that are fit to learn from.
 
     Raises:
         CorpusError: files are missing or do not fit together, or nothing in them is fit.
     """
-    sources = SourceFiles(_existing(name, folder))
 
     def reader(files: Any) -> Read[Pair]:
         if isinstance(settings, ParallelSettings):
@@ -58,14 +58,13 @@ def read_pair_files(name: str, settings: ParallelSettings | RecordSettings, fold
 
 
 def read_document_files(
-    name: str, settings: JsonLinesSettings | ParquetSettings | TextSettings, folder: Path
+    name: str, settings: JsonLinesSettings | ParquetSettings | TextSettings, sources: SourceFiles
 ) -> Corpus[str]:
-    """Documents of the files that `settings` names within `folder`, those that are fit to learn from.
+    """Documents of the files that `settings` names among `sources`, those that are fit to learn from.
 
     Raises:
         CorpusError: files are missing, or nothing in them is fit.
     """
-    sources = SourceFiles(_existing(name, folder))
 
     def reader(files: str) -> Read[str]:
         found = sources.matching(files)
@@ -155,9 +154,3 @@ def _read_splits(
         own.get("test", held_out.test),
         report,
     )
-
-
-def _existing(name: str, folder: Path) -> Path:
-    if not folder.is_dir():
-        raise CorpusError(f"corpus {name!r}: there is no folder {folder}")
-    return folder

@@ -8,6 +8,7 @@ from model.corpora.files import read_document_files, read_pair_files
 from model.corpora.public import read_multi30k, read_shakespeare
 from model.corpora.settings import (
     DatesSettings,
+    FolderSettings,
     JsonLinesSettings,
     Multi30kSettings,
     ParquetSettings,
@@ -15,7 +16,10 @@ from model.corpora.settings import (
     StdlibSettings,
     TextSettings,
 )
+from model.corpora.sources import SourceFiles
 from model.corpora.stdlib import read_stdlib
+from model.corpora.synthetic import with_synthetic_pairs
+from model.errors import CorpusError
 from model.recipe import Recipe
 
 __all__ = ["load_corpus"]
@@ -40,12 +44,20 @@ def load_corpus(recipe: Recipe, data: Path | None = None) -> Corpus[Pair] | Corp
         case StdlibSettings():
             return read_stdlib()
         case Multi30kSettings():
-            return read_multi30k(settings)
+            files = SourceFiles(Path(settings.folder or ""))
+            return with_synthetic_pairs(read_multi30k(settings), settings, files)
         case ShakespeareSettings():
             return read_shakespeare(settings)
-    folder = Path(settings.folder or "")
+    files = SourceFiles(_folder(recipe.name, settings))
     if isinstance(settings, TextSettings) or (
         isinstance(settings, JsonLinesSettings | ParquetSettings) and recipe.task == "generation"
     ):
-        return read_document_files(recipe.name, settings, folder)
-    return read_pair_files(recipe.name, settings, folder)
+        return read_document_files(recipe.name, settings, files)
+    return with_synthetic_pairs(read_pair_files(recipe.name, settings, files), settings, files)
+
+
+def _folder(name: str, settings: FolderSettings) -> Path:
+    folder = Path(settings.folder or "")
+    if not folder.is_dir():
+        raise CorpusError(f"corpus {name!r}: there is no folder {folder}")
+    return folder

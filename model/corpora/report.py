@@ -17,6 +17,7 @@ class Reason(enum.Enum):
     MALFORMED = "malformed"
     TOO_LONG = "over max_line_bytes"
     DUPLICATE = "duplicate"
+    HELD_OUT = "with a text of the validation or test split"
 
 
 class Place(NamedTuple):

@@ -12,6 +12,7 @@ __all__ = [
     "FolderSettings",
     "JsonLinesSettings",
     "Multi30kSettings",
+    "PairSettings",
     "ParallelFiles",
     "ParallelSettings",
     "ParquetSettings",
@@ -68,7 +69,18 @@ class FolderSettings(_CorpusSettings):
     drop_duplicates: bool = False
 
 
-class Multi30kSettings(FolderSettings):
+class PairSettings(FolderSettings):
+    """A corpus of files that holds pairs, or may.
+
+    Attributes:
+        synthetic_pairs: JSON Lines, as `dragoman back-translate` writes them, of pairs to train on beside the
+            corpus' own. Validation and test stay as they are, and a pair with a text of theirs is left out.
+    """
+
+    synthetic_pairs: tuple[str, ...] = ()
+
+
+class Multi30kSettings(PairSettings):
     """Multi30k (Elliott et al. 2016), English and German captions; downloaded where no folder is given."""
 
     kind: Literal["multi30k"]
@@ -90,7 +102,7 @@ class ShakespeareSettings(FolderSettings):
     kind: Literal["shakespeare"]
 
 
-class SplitSettings(FolderSettings):
+class SplitSettings(PairSettings):
     """Files for each split; where validation or test has none, a share of the training data is held out."""
 
     validation_share: Share = 0.02
