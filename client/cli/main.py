@@ -15,6 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from client.cli import (
+    back_translate,
     bench,
     demo,
     evaluate,
@@ -70,6 +71,7 @@ app.command(rich_help_panel="Make a model", epilog=report.EPILOG)(report.report)
 app.command(rich_help_panel="Make a model", epilog=export.EPILOG)(export.export)
 app.command(rich_help_panel="Make a model", epilog=verify.EPILOG)(verify.verify)
 app.command(rich_help_panel="Make a model", epilog=evaluate.EPILOG)(evaluate.evaluate)
+app.command(rich_help_panel="Make a model", epilog=back_translate.EPILOG)(back_translate.back_translate)
 app.command(rich_help_panel="Serve it", epilog=serve.EPILOG)(serve.serve)
 app.command(rich_help_panel="Call it", epilog=translate.EPILOG)(translate.translate)
 app.command(rich_help_panel="Call it", epilog=generate.EPILOG)(generate.generate)

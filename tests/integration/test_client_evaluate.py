@@ -2,76 +2,14 @@
 
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
 
 from client.cli.main import main
 from client.cli.server_process import running_server
-from model.recipe import load_recipe
-
-BUNDLES = Path(__file__).parents[1] / "fixtures" / "bundles"
-
-TRANSLATION = """
-name = "spelled"
-task = "translation"
-[corpus]
-kind = "tsv"
-train = "train.tsv"
-validation = "train.tsv"
-test = "test.tsv"
-[tokenizer]
-kind = "character"
-[model]
-width = 8
-num_heads = 1
-num_encoder_layers = 1
-num_decoder_layers = 1
-max_source_tokens = 8
-max_target_tokens = 8
-[training]
-max_steps = 1
-"""
-GENERATION = """
-name = "counted"
-task = "generation"
-[corpus]
-kind = "text"
-train = "train.txt"
-validation = "train.txt"
-test = "test.txt"
-[tokenizer]
-kind = "byte_bpe"
-[model]
-width = 8
-num_heads = 1
-num_decoder_layers = 1
-max_target_tokens = 8
-[training]
-max_steps = 1
-"""
-
-
-def bundle_with_recipe(folder: Path, fixture: str, recipe: str) -> Path:
-    """A copy of a fixture that says it was trained on the corpus in `folder`."""
-    (folder / "recipe.toml").write_text(recipe)
-    bundle = folder / "models" / fixture / "1"
-    shutil.copytree(BUNDLES / fixture / "1", bundle)
-    manifest = json.loads((bundle / "bundle.json").read_text())
-    manifest["provenance"]["recipe"] = load_recipe(str(folder / "recipe.toml")).model_dump(mode="json")
-    (bundle / "bundle.json").write_text(json.dumps(manifest))
-    return bundle
-
-
-def golden_pairs(bundle: Path) -> list[tuple[str, str]]:
-    manifest = json.loads((bundle / "bundle.json").read_text())
-    tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
-    return [
-        (example["text"], tokenizer.decode(example["token_ids"])) for example in manifest["golden_examples"]
-    ]
+from tests.integration.provenance import BUNDLES, GENERATION, TRANSLATION, bundle_with_recipe, golden_pairs
 
 
 def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from server.config import ServerSettings
 
 COMMANDS = (
     "train",
+    "back-translate",
     "report",
     "evaluate",
     "export",
@@ -35,9 +36,9 @@ def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f" {command} " in shown for command in COMMANDS)
-    assert {command.callback.__name__ for command in app.registered_commands if command.callback} == set(
-        COMMANDS
-    )
+    assert {
+        command.callback.__name__.replace("_", "-") for command in app.registered_commands if command.callback
+    } == set(COMMANDS)
 
 
 def test_the_command_alone_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.settings import SettingsError
+from common.errors import SettingsError
 from model.corpora.corpus import Pair
 from model.corpora.report import Reason
 from model.errors import CorpusError
@@ -36,7 +36,9 @@ def test_made_pairs_stand_behind_the_corpus_own_and_leave_its_other_splits(tmp_p
 def test_what_validates_or_tests_is_not_learned_from_in_another_dress(tmp_path: Path) -> None:
     write(tmp_path, a=numbered("left"), b=numbered("right"))
     own = load(tmp_path, PARALLEL)
-    [held_out, *_], [tested, *_] = own.validation, own.test
+    held_out, tested = own.validation[0], own.test[0]
+    assert isinstance(held_out, Pair)
+    assert isinstance(tested, Pair)
     write_pairs(
         tmp_path / "made.jsonl",
         [

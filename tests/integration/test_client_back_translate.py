@@ -1,0 +1,128 @@
+"""`dragoman back-translate`: the model spells numbers, so its pairs lead from words to digits."""
+
+import gzip
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from client.cli import back_translation
+from client.cli.main import main
+from model.corpora.corpus import Pair
+from model.corpora.load import load_corpus
+from model.recipe import load_recipe
+from server.backend import Backend
+from server.bundle import Bundle
+from server.decoding.parameters import DecodingParameters
+from server.lane import decode_offline
+from tests.integration.provenance import BUNDLES, TRANSLATION, bundle_with_recipe, golden_pairs
+
+SPELL = str(BUNDLES / "spell" / "1")
+NUMBERS = dict(golden_pairs(Path(SPELL)))
+
+Make = Callable[..., list[Pair]]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Run the command and read what it wrote."""
+
+    def run(*arguments: str) -> list[Pair]:
+        out = tmp_path / "made" / "pairs.jsonl"
+        assert main(["back-translate", *arguments, "--out", str(out)]) == 0
+        assert [path.name for path in out.parent.iterdir()] == ["pairs.jsonl"], "nothing is left beside it"
+        return [Pair(**json.loads(line)) for line in out.read_text().splitlines()]
+
+    return run
+
+
+def test_texts_get_translations_that_lead_back_to_them(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(back_translation, "_WINDOW_TEXTS", 3)
+    lines = [*NUMBERS, "", "1" * 40, "34"]
+    (tmp_path / "numbers.gz").write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode()))
+    made = make(SPELL, "--text", str(tmp_path / "numbers.gz"), "--beam-size", "1")
+    assert made == [Pair(words, digits) for digits, words in NUMBERS.items()]
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[0] == f"pairs: {len(NUMBERS)} in {tmp_path / 'made' / 'pairs.jsonl'}"
+    assert "left out 2 of 11 documents: 1 empty (first: " in captured.out
+    assert "over the model's limit of tokens: 1 texts" in captured.out
+    assert "'corpus.synthetic_pairs=[\"pairs.jsonl\"]'" in captured.err
+
+
+def test_standard_input_and_a_limit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = io.TextIOWrapper(io.BytesIO("".join(f"{digits}\n" for digits in NUMBERS).encode()))
+    monkeypatch.setattr("sys.stdin", text)
+    made = make(SPELL, "--text", "-", "--limit", "3", "--beam-size", "1")
+    assert made == [Pair(words, digits) for digits, words in list(NUMBERS.items())[:3]]
+
+
+def test_training_texts_get_other_words_than_the_known_ones(make: Make, tmp_path: Path) -> None:
+    bundle = bundle_with_recipe(tmp_path, "spell", TRANSLATION)
+    known = [("34", "three four"), ("7", "no such word"), ("34", "three four")]
+    (tmp_path / "train.tsv").write_text("".join(f"{digits}\t{words}\n" for digits, words in known))
+    (tmp_path / "test.tsv").write_text("1150\tone one five zero\n")
+
+    [first, second] = make(str(bundle))
+    assert (first.target, second) == ("34", Pair("seven", "7"))
+    assert first.source != "three four"
+
+    several = make(str(bundle), "--num-hypotheses", "3", "--beam-size", "4")
+    assert len(several) == len(set(several))
+    assert Pair("three four", "34") not in several
+    backend = Backend.load(Bundle.read(bundle), provider="cpu", num_threads=1)
+    parameters = DecodingParameters(max_tokens=81, beam_size=4, num_hypotheses=4)
+    tokenizer = backend.bundle.tokenizer
+    [found] = decode_offline(backend, [(tokenizer.encode("7").ids, parameters)], num_slots=4)
+    best = [tokenizer.decode(hypothesis.token_ids) for hypothesis in found.hypotheses[:3]]
+    assert [pair.source for pair in several if pair.target == "7"] == best
+
+
+def test_a_recipe_learns_from_what_was_made(make: Make, tmp_path: Path) -> None:
+    made = make(SPELL, "--text", _numbers(tmp_path), "--beam-size", "1")
+    (tmp_path / "train.tsv").write_text("one\t1\n")
+    (tmp_path / "test.tsv").write_text(f"nine\t{made[0].target}\n")  # the other way: of words, to digits
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(TRANSLATION)
+    corpus = load_corpus(load_recipe(str(recipe), ['corpus.synthetic_pairs=["made/pairs.jsonl"]']))
+    assert list(corpus.train) == [Pair("one", "1"), *made[1:]], "the first one's digits are in the test split"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([str(BUNDLES / "count" / "1")], 2, "count/1 is a generation model: only one that translates"),
+        ([SPELL, "--num-hypotheses", "6"], 2, "--num-hypotheses 6 is more than --beam-size 5"),
+        ([SPELL, "--text", "x", "--data", "y"], 2, "--data y is for the model's own training texts"),
+        ([SPELL], 2, "spell/1: 'task' is missing"),
+        ([SPELL, "--text", "{tmp}/none"], 2, "cannot read {tmp}/none: No such file or directory"),
+        ([SPELL, "--text", "{tmp}/empty"], 2, "{tmp}/empty holds no text to translate: 1 empty"),
+        (
+            [SPELL, "--text", "{tmp}/long"],
+            2,
+            "no pair was made of 1 texts: 1 are over the limit of 32 tokens, 0 gave nothing new",
+        ),
+    ],
+)
+def test_what_cannot_be_made_is_one_line_and_no_file(
+    arguments: list[str], code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "long").write_text("1" * 40 + "\n")
+    out = tmp_path / "made" / "pairs.jsonl"
+    filled = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
+    assert main(["back-translate", *filled, "--out", str(out)]) == code
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message.replace("{tmp}", str(tmp_path)) in error
+    assert not out.parent.exists() or not list(out.parent.iterdir())
+
+
+def _numbers(folder: Path) -> str:
+    path = folder / "numbers"
+    path.write_text("".join(f"{digits}\n" for digits in NUMBERS))
+    return str(path)
