@@ -26,7 +26,7 @@ from server.bundle import Bundle
 from server.decoding.hypothesis import Hypothesis as Answer
 from server.decoding.parameters import DecodingParameters
 from server.golden import check_golden_examples
-from server.lane import decode_offline
+from server.offline import decode_offline
 from server.scoring import forced_steps
 
 __all__ = [

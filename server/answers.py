@@ -69,14 +69,15 @@ def scored(submitted: Submitted, finished: Sequence[Finished]) -> Scored:
 
 
 def _observe(submitted: Submitted, num_output_tokens: int) -> None:
-    """Tell the metrics how long the answer was in coming, once its first token was there."""
-    firsts, lasts = [], []
+    """Tell the metrics how long the answer was in coming, once its first tokens were there."""
+    firsts, lasts, num_first_tokens = [], [], 0
     for ticket in submitted.tickets:
         assert ticket.first_token_s is not None, "a finished sequence has tokens"
         assert ticket.finished_s is not None, "its result was awaited"
         firsts.append(ticket.first_token_s)
         lasts.append(ticket.finished_s)
-    submitted.model.metrics.observe_answer(num_output_tokens, max(lasts) - min(firsts))
+        num_first_tokens += ticket.sequence.num_first_tokens
+    submitted.model.metrics.observe_answer(num_output_tokens, num_first_tokens, max(lasts) - min(firsts))
 
 
 def _text_answer(submitted: Submitted, hypothesis: Hypothesis) -> TextAnswer:

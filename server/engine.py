@@ -27,7 +27,8 @@ from server.decoding.parameters import DecodingParameters
 from server.decoding.stopping import StopCondition
 from server.errors import Cancelled, DeadlineExceeded, EngineError, Overloaded, RequestError
 from server.golden import check_golden_examples
-from server.lane import EngineObserver, Lane, RunningSequence
+from server.lane import EngineObserver, Lane
+from server.running_sequence import RunningSequence
 from server.scheduler import Departure, Plan, QueueFullError, Scheduler
 from server.scheduler import Sequence as Scheduled
 

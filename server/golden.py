@@ -6,7 +6,7 @@ Another onnxruntime, another CPU or a graph optimiser's bug shows here, before t
 from server.backend import Backend
 from server.decoding.parameters import DecodingParameters
 from server.errors import BundleError
-from server.lane import decode_offline
+from server.offline import decode_offline
 
 __all__ = ["check_golden_examples"]
 

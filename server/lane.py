@@ -1,12 +1,11 @@
 """One lane: a set of rows and the sequences in them. Carry out a plan, run one step, choose the tokens.
 
-Synchronous and free of threads, so that the server's loop, export's verification and the golden check run the
-very same code. `decode_offline` is that loop for a fixed list of inputs.
+Synchronous and free of threads, so that the server's loop (`server/engine.py`), export's verification and the golden
+check (`server/offline.py`) run the very same code.
 """
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,15 +16,14 @@ from server.backend import Backend
 from server.config import MULTI_STEP_ROWS
 from server.decoding.beam import BeamSearch, advance_all
 from server.decoding.constraints import Constraints
-from server.decoding.hypothesis import Finished, FinishReason, Hypothesis, TokenScore
-from server.decoding.parameters import DecodingParameters
+from server.decoding.hypothesis import Finished, FinishReason, Hypothesis
 from server.decoding.ranking import ranked
 from server.decoding.sampling import TokenChooser
 from server.decoding.scores import token_score
-from server.decoding.stopping import StopCondition
 from server.rows import Rows
+from server.running_sequence import RunningSequence
 
-__all__ = ["EngineObserver", "Lane", "RunningSequence", "decode_offline", "decode_sequences"]
+__all__ = ["EngineObserver", "Lane"]
 
 
 class EngineObserver(Protocol):
@@ -33,64 +31,6 @@ class EngineObserver(Protocol):
 
     def observe_step(self, graph: str, seconds: float, rows: int) -> None:
         """`graph` is "encode", "prefill", "decode", "decode_steps" or "align"."""
-
-
-@dataclass(eq=False, slots=True, kw_only=True)
-class RunningSequence(scheduler.Sequence):
-    """A sequence with its input, parameters and what it has produced so far.
-
-    Attributes:
-        token_ids: grows at the end only. With beam search it stays empty until the best answer is known.
-        stream: whether somebody reads `token_ids` while they grow.
-        is_greedy: its next token is the most probable one, whatever that is, and nothing is told of the others.
-        is_plain: and nobody looks at the text on the way.
-        chooser: None for a row of which the most probable token is always taken.
-        search: with beam search, from its start on.
-    """
-
-    input_ids: Sequence[int]
-    parameters: DecodingParameters
-    stop: StopCondition | None = None
-    stream: bool = False
-    is_greedy: bool = False
-    is_plain: bool = False
-    token_ids: list[int] = field(default_factory=list)
-    tokens: list[TokenScore] = field(default_factory=list)
-    log_probability: float = 0.0
-    chooser: TokenChooser | None = None
-    search: BeamSearch | None = None
-    result: Finished | None = None
-    started_s: float | None = None
-    first_token_s: float | None = None
-
-    @classmethod
-    def create(
-        cls,
-        input_ids: Sequence[int],
-        parameters: DecodingParameters,
-        *,
-        deadline_s: float | None = None,
-        stop: StopCondition | None = None,
-        stream: bool = False,
-    ) -> "RunningSequence":
-        """A sequence ready to be submitted; `deadline_s` is on the clock that plans are made with."""
-        is_greedy = (
-            parameters.num_alternatives is None
-            and parameters.min_tokens == 0
-            and parameters.beam_size == 1
-            and not TokenChooser.is_needed(parameters)
-        )
-        return cls(
-            num_input_tokens=len(input_ids),
-            num_rows=parameters.beam_size,
-            deadline_s=deadline_s,
-            input_ids=input_ids,
-            parameters=parameters,
-            stop=stop,
-            stream=stream,
-            is_greedy=is_greedy,
-            is_plain=is_greedy and stop is None,
-        )
 
 
 class Lane:
@@ -142,6 +82,7 @@ class Lane:
             for sequence, _ in plan.starts:
                 assert isinstance(sequence, RunningSequence)
                 sequence.first_token_s = now
+                sequence.num_first_tokens = sequence.num_tokens
         return list(dict.fromkeys(self._sequences))
 
     def clear(self) -> None:
@@ -312,27 +253,6 @@ class Lane:
             self._observer.observe_step(graph, time.perf_counter() - started, num_rows)
 
 
-def decode_offline(
-    backend: Backend, inputs: Iterable[tuple[Sequence[int], DecodingParameters]], *, num_slots: int
-) -> list[Finished]:
-    """Decode all inputs through one lane of `num_slots` rows, refilled as rows end; results in input order."""
-    sequences = [RunningSequence.create(input_ids, parameters) for input_ids, parameters in inputs]
-    return decode_sequences(Lane(backend, num_slots), sequences)
-
-
-def decode_sequences(lane: Lane, sequences: Sequence[RunningSequence]) -> list[Finished]:
-    """Decode all of them through a lane of their own; results in their order."""
-    num_rows = sum(sequence.num_rows for sequence in sequences)
-    plans = scheduler.Scheduler(1, lane.rows.arena.num_rows, max_waiting=num_rows, max_start_tokens=4096)
-    for sequence in sequences:
-        plans.submit(sequence)
-    while plans.has_work(0):
-        for sequence in lane.execute(plans.plan(0, now_s=0.0)):
-            if sequence.result is not None:
-                plans.finish(sequence)
-    return [_result(sequence) for sequence in sequences]
-
-
 def _best_but(token_id: int, row: NDArray[np.float32]) -> int:
     """The most probable token of a row (V,) that is not `token_id`; the row stays as it is."""
     log_probability = row[token_id]
@@ -340,8 +260,3 @@ def _best_but(token_id: int, row: NDArray[np.float32]) -> int:
     best = int(row.argmax())
     row[token_id] = log_probability
     return best
-
-
-def _result(sequence: RunningSequence) -> Finished:
-    assert sequence.result is not None, "every sequence runs to its end"
-    return sequence.result

@@ -68,7 +68,7 @@ class Metrics:
         )
         self.time_per_output_token = self._histogram(
             "time_per_output_token_seconds",
-            "Mean time between the tokens of an answer, after the first.",
+            "Mean time for a token of an answer, after the first ones.",
             buckets=_TOKEN_BUCKETS,
         )
         self.step_duration = StepCollector(
@@ -167,11 +167,17 @@ class ModelMetrics:
         if first_token_s is not None:
             self._time_to_first_token.observe(first_token_s - submitted_s)
 
-    def observe_answer(self, num_output_tokens: int, decoding_s: float) -> None:
-        """An input was answered; `decoding_s` passed between its first token and its last."""
+    def observe_answer(self, num_output_tokens: int, num_first_tokens: int, decoding_s: float) -> None:
+        """An input was answered.
+
+        Args:
+            num_output_tokens: of the answer.
+            num_first_tokens: of them came together first: one for each sample, or what one call of several steps gave.
+            decoding_s: passed between these and the last token.
+        """
         self._output_tokens.inc(num_output_tokens)
-        if num_output_tokens > 1:
-            self._time_per_output_token.observe(decoding_s / (num_output_tokens - 1))
+        if num_output_tokens > num_first_tokens:
+            self._time_per_output_token.observe(decoding_s / (num_output_tokens - num_first_tokens))
 
     def observe_rejected(self, reason: RejectionReason) -> None:
         """A call was refused before any work was done for it."""

@@ -15,7 +15,7 @@ from model.tokenizer import END_ID
 from model.transformer import TranslationModel
 from server.backend import Backend
 from server.decoding.parameters import DecodingParameters
-from server.lane import decode_offline
+from server.offline import decode_offline
 
 __all__ = ["MIN_FP32_SHARE", "Agreement", "check_agreement", "compare"]
 

@@ -13,7 +13,7 @@ from server.config import EngineSettings
 from server.decoding.hypothesis import Finished
 from server.decoding.parameters import DecodingParameters
 from server.engine import Engine, lane_layout
-from server.lane import decode_offline
+from server.offline import decode_offline
 
 __all__ = ["DragomanEngine", "DragomanLanes", "EngineCallers", "num_tokens", "repeat"]
 

@@ -15,7 +15,7 @@ from export.quality import generation_quality
 from server.backend import Backend
 from server.bundle import Bundle
 from server.decoding.parameters import DecodingParameters
-from server.lane import decode_offline
+from server.offline import decode_offline
 
 __all__ = ["evaluate_bundle"]
 

@@ -11,7 +11,9 @@ from server.backend import Backend
 from server.decoding.hypothesis import Finished
 from server.decoding.parameters import DecodingParameters
 from server.golden import check_golden_examples
-from server.lane import Lane, RunningSequence, decode_offline
+from server.lane import Lane
+from server.offline import decode_offline
+from server.running_sequence import RunningSequence
 from server.scheduler import Scheduler
 from tests.conformance.backends import ON_DEVICE, load
 

@@ -13,7 +13,7 @@ from server.bundle import Bundle
 from server.decoding.parameters import DecodingParameters
 from server.device_arena import DeviceArena
 from server.golden import check_golden_examples
-from server.lane import decode_offline
+from server.offline import decode_offline
 from server.prefix_cache import BLOCK_TOKENS
 from server.rows import DeviceRows, Rows
 from server.scoring import score_offline

@@ -25,8 +25,10 @@ from server.backend import Backend
 from server.decoding.hypothesis import Finished
 from server.decoding.parameters import DecodingParameters
 from server.decoding.stopping import StopCondition
-from server.lane import Lane, RunningSequence, decode_offline, decode_sequences
+from server.lane import Lane
+from server.offline import decode_offline, decode_sequences
 from server.prefix_cache import BLOCK_TOKENS
+from server.running_sequence import RunningSequence
 from server.scoring import score_offline
 from tests.conformance.exported_models import MODELS, export, random_ids
 
@@ -148,9 +150,10 @@ def test_beam_search_finds_what_pytorch_finds(name: str, length_penalty: float, 
 
 
 class CountingRuns:
-    """Rows of each run, by graph."""
+    """Rows of each run, by graph, and how many tokens each sequence got first."""
 
     def __init__(self) -> None:
+        self.num_first_tokens: list[int] = []
         self.rows: dict[str, list[int]] = {"decode": [], "decode_steps": []}
 
     def observe_step(self, graph: str, seconds: float, rows: int) -> None:
@@ -181,7 +184,9 @@ def decode_in_steps(
         for ids, parameters, num_tokens in inputs
     ]
     lane = Lane(backend, 8, runs, multi_step_rows=multi_step_rows)
-    return decode_sequences(lane, sequences), runs
+    finished = decode_sequences(lane, sequences)
+    runs.num_first_tokens = [sequence.num_first_tokens for sequence in sequences]
+    return finished, runs
 
 
 @pytest.mark.parametrize(
@@ -215,6 +220,10 @@ def test_several_steps_in_one_call_choose_what_single_steps_do(
         assert ours.best.log_probability == pytest.approx(theirs.best.log_probability, abs=1e-4)
     assert {answer.best.finish_reason.name for answer in found} >= {"LENGTH", "STOP_STRING"}
     assert not single.rows["decode_steps"]
+    assert single.num_first_tokens == [1] * 40
+    assert {4} < set(several.num_first_tokens)
+    for num_first, answer in zip(several.num_first_tokens, found, strict=True):
+        assert num_first in {1, min(4, answer.best.num_output_tokens)}
     assert len(several.rows["decode_steps"]) > 5
     assert several.rows["decode"], "a full row takes its last steps one by one"
     assert sum(several.rows["decode_steps"]) + sum(several.rows["decode"]) < sum(single.rows["decode"]) / 2

@@ -12,7 +12,7 @@ from server.bundle import Bundle
 from server.decoding.hypothesis import Finished
 from server.decoding.parameters import DecodingParameters
 from server.golden import check_golden_examples
-from server.lane import decode_offline
+from server.offline import decode_offline
 from server.prefix_cache import BLOCK_TOKENS
 from tests.conformance.backends import ON_DEVICE, load
 

@@ -16,7 +16,7 @@ from model.recipe import load_recipe
 from server.backend import Backend
 from server.bundle import Bundle
 from server.decoding.parameters import DecodingParameters
-from server.lane import decode_offline
+from server.offline import decode_offline
 from tests.integration.provenance import BUNDLES, TRANSLATION, bundle_with_recipe, golden_pairs
 
 SPELL = str(BUNDLES / "spell" / "1")

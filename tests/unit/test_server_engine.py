@@ -18,7 +18,7 @@ from server.decoding.hypothesis import FinishReason
 from server.decoding.parameters import DecodingParameters
 from server.engine import Engine, Ticket, lane_layout
 from server.errors import Cancelled, DeadlineExceeded, EngineError, Overloaded
-from server.lane import decode_offline
+from server.offline import decode_offline
 from server.rows import Rows
 
 BUNDLE = Bundle.read(Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1")

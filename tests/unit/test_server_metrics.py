@@ -67,7 +67,7 @@ def filled() -> Metrics:
     model.observe_step("decode", 0.001, 2)
     model.observe_step("decode_steps", 0.004, 3)
     model.observe_times(10.0, 10.25, 10.5)
-    model.observe_answer(5, decoding_s=1.0)
+    model.observe_answer(5, 1, decoding_s=1.0)
     model.observe_rejected("queue_full")
     return metrics
 
@@ -139,10 +139,14 @@ def test_the_prefix_cache_is_read_at_the_scrape() -> None:
     assert value(metrics, "prefix_cache_bytes", model="toy") == 4096
 
 
-def test_an_answer_of_one_token_has_no_time_between_tokens() -> None:
+def test_tokens_that_came_together_first_have_no_time_between_them() -> None:
     metrics = Metrics(1.0)
-    metrics.for_model("toy", "generation").observe_answer(1, decoding_s=0.0)
+    model = metrics.for_model("toy", "generation")
+    model.observe_answer(1, 1, decoding_s=0.001)
+    model.observe_answer(4, 4, decoding_s=0.001)
     assert value(metrics, "time_per_output_token_seconds_count", model="toy") == 0
+    model.observe_answer(6, 4, decoding_s=1.0)
+    assert value(metrics, "time_per_output_token_seconds_sum", model="toy") == 0.5
 
 
 def test_series_exist_before_the_first_call() -> None:

@@ -1,0 +1,38 @@
+"""A fixed list of inputs through one lane, in the calling thread: for verification, checks and measurements."""
+
+from collections.abc import Iterable, Sequence
+
+from server import scheduler
+from server.backend import Backend
+from server.decoding.hypothesis import Finished
+from server.decoding.parameters import DecodingParameters
+from server.lane import Lane
+from server.running_sequence import RunningSequence
+
+__all__ = ["decode_offline", "decode_sequences"]
+
+
+def decode_offline(
+    backend: Backend, inputs: Iterable[tuple[Sequence[int], DecodingParameters]], *, num_slots: int
+) -> list[Finished]:
+    """Decode all inputs through one lane of `num_slots` rows, refilled as rows end; results in input order."""
+    sequences = [RunningSequence.create(input_ids, parameters) for input_ids, parameters in inputs]
+    return decode_sequences(Lane(backend, num_slots), sequences)
+
+
+def decode_sequences(lane: Lane, sequences: Sequence[RunningSequence]) -> list[Finished]:
+    """Decode all of them through a lane of their own; results in their order."""
+    num_rows = sum(sequence.num_rows for sequence in sequences)
+    plans = scheduler.Scheduler(1, lane.rows.arena.num_rows, max_waiting=num_rows, max_start_tokens=4096)
+    for sequence in sequences:
+        plans.submit(sequence)
+    while plans.has_work(0):
+        for sequence in lane.execute(plans.plan(0, now_s=0.0)):
+            if sequence.result is not None:
+                plans.finish(sequence)
+    return [_result(sequence) for sequence in sequences]
+
+
+def _result(sequence: RunningSequence) -> Finished:
+    assert sequence.result is not None, "every sequence runs to its end"
+    return sequence.result

@@ -1,0 +1,80 @@
+"""A sequence while it is decoded: what the scheduler knows of it, its parameters, and what it has produced."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from server import scheduler
+from server.decoding.beam import BeamSearch
+from server.decoding.hypothesis import Finished, TokenScore
+from server.decoding.parameters import DecodingParameters
+from server.decoding.sampling import TokenChooser
+from server.decoding.stopping import StopCondition
+
+__all__ = ["RunningSequence"]
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class RunningSequence(scheduler.Sequence):
+    """A sequence with its input, parameters and what it has produced so far.
+
+    Attributes:
+        token_ids: grows at the end only. With beam search it stays empty until the best answer is known.
+        stream: whether somebody reads `token_ids` while they grow.
+        is_greedy: its next token is the most probable one, whatever that is, and nothing is told of the others.
+        is_plain: and nobody looks at the text on the way.
+        chooser: None for a row of which the most probable token is always taken.
+        search: with beam search, from its start on.
+        num_first_tokens: that came together at `first_token_s`, the end of sequence included.
+    """
+
+    input_ids: Sequence[int]
+    parameters: DecodingParameters
+    stop: StopCondition | None = None
+    stream: bool = False
+    is_greedy: bool = False
+    is_plain: bool = False
+    token_ids: list[int] = field(default_factory=list)
+    tokens: list[TokenScore] = field(default_factory=list)
+    log_probability: float = 0.0
+    chooser: TokenChooser | None = None
+    search: BeamSearch | None = None
+    result: Finished | None = None
+    started_s: float | None = None
+    first_token_s: float | None = None
+    num_first_tokens: int = 1
+
+    @classmethod
+    def create(
+        cls,
+        input_ids: Sequence[int],
+        parameters: DecodingParameters,
+        *,
+        deadline_s: float | None = None,
+        stop: StopCondition | None = None,
+        stream: bool = False,
+    ) -> "RunningSequence":
+        """A sequence ready to be submitted; `deadline_s` is on the clock that plans are made with."""
+        is_greedy = (
+            parameters.num_alternatives is None
+            and parameters.min_tokens == 0
+            and parameters.beam_size == 1
+            and not TokenChooser.is_needed(parameters)
+        )
+        return cls(
+            num_input_tokens=len(input_ids),
+            num_rows=parameters.beam_size,
+            deadline_s=deadline_s,
+            input_ids=input_ids,
+            parameters=parameters,
+            stop=stop,
+            stream=stream,
+            is_greedy=is_greedy,
+            is_plain=is_greedy and stop is None,
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens chosen so far, ends of sequence included; with beam search one, until the answers are known."""
+        if self.result is not None:
+            return sum(hypothesis.num_output_tokens for hypothesis in self.result.hypotheses)
+        return max(1, len(self.token_ids))
