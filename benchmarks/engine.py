@@ -44,8 +44,8 @@ from benchmarks.serving.subject import (
     BEAM_SIZE,
     RANDOM_SIZES,
     Subject,
+    export_backend,
     fixed_workloads,
-    load_backend,
     offline_workloads,
     random_subject,
     run_subject,
@@ -86,7 +86,9 @@ def measure(subject: Subject, python: Path, effort: Effort, part: Part, console:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dragoman-engine-")))
         with console.status(f"{subject.name}: exporting"):
-            backends = [load_backend(subject, precision, folder / precision) for precision in part.precisions]
+            backends = [
+                export_backend(subject, precision, folder / precision) for precision in part.precisions
+            ]
             convert(subject.model, python, folder / "ctranslate2")
         peers = [CTranslate2(python, folder / "ctranslate2", kind, num_cores) for kind in part.precisions]
         bare = [BareProducts(subject.model, kind, num_cores) for kind in part.precisions]

@@ -39,7 +39,7 @@ from benchmarks.serving.growth_report import Growth, Measured, plot, report_grow
 from benchmarks.serving.growth_subject import Point, Work, growth_series, growth_subject
 from benchmarks.serving.memory import DragomanProcess, arena_bytes, measure_memory
 from benchmarks.serving.peers import add_peers_option, peers_python
-from benchmarks.serving.subject import Subject, load_backend
+from benchmarks.serving.subject import Subject, export_backend
 from common.cpu import usable_cores
 from common.errors import OperationError
 from model.training.hardware import set_threads
@@ -84,7 +84,7 @@ class Contest:
         stack: ExitStack,
     ) -> "Contest":
         """Export and convert to `folder`, which is made; both systems run until `stack` closes."""
-        backend = load_backend(subject, precision, folder / "dragoman")
+        backend = export_backend(subject, precision, folder / "dragoman")
         converted = folder / "ctranslate2"
         convert(subject.model, python, converted)
         ours = stack.enter_context(closing(DragomanEngine(backend)))

@@ -32,7 +32,7 @@ from server.running_sequence import RunningSequence
 from server.scheduler import Departure, Plan, QueueFullError, Scheduler
 from server.scheduler import Sequence as Scheduled
 
-__all__ = ["Engine", "Occupancy", "Ticket"]
+__all__ = ["Engine", "Occupancy", "Ticket", "lane_layout", "load_backend"]
 
 RETRY_DELAY_S = 1.0
 """What a refused caller is told to wait."""
@@ -174,8 +174,7 @@ class Engine:
             BundleError: a graph cannot be loaded, or a golden example gets another answer.
             ProviderUnavailable: the provider asked for cannot be had.
         """
-        _, num_lane_threads = lane_layout(settings)
-        backend = Backend.load(bundle, provider=settings.provider, num_threads=num_lane_threads)
+        backend = load_backend(bundle, settings)
         check_golden_examples(backend)
         return cls(backend, settings, observer)
 
@@ -300,6 +299,17 @@ def lane_layout(settings: EngineSettings) -> tuple[int, int]:
         max(1, num_cores // num_lanes) if settings.threads_per_lane == "auto" else settings.threads_per_lane
     )
     return num_lanes, num_threads
+
+
+def load_backend(bundle: Bundle, settings: EngineSettings) -> Backend:
+    """A bundle's graphs with as many threads as one lane of an engine has.
+
+    Raises:
+        BundleError: a graph cannot be loaded.
+        ProviderUnavailable: the provider asked for cannot be had.
+    """
+    _, num_threads = lane_layout(settings)
+    return Backend.load(bundle, provider=settings.provider, num_threads=num_threads)
 
 
 def _wake_all(wakes: Sequence[Wake]) -> None:

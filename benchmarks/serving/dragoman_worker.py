@@ -13,10 +13,9 @@ from typing import Any
 from benchmarks.peers.json_worker import answer_requests
 from benchmarks.serving.dragoman_systems import DragomanEngine
 from benchmarks.serving.systems import Setting, Workload
-from server.backend import Backend
 from server.bundle import Bundle, Manifest
 from server.config import EngineSettings
-from server.engine import lane_layout
+from server.engine import load_backend
 
 
 class Worker:
@@ -27,8 +26,7 @@ class Worker:
 
     def load(self, folder: str, manifest: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
         bundle = Bundle(Path(folder), Manifest.model_validate(manifest))
-        _, num_threads = lane_layout(EngineSettings())
-        self.engine = DragomanEngine(Backend.load(bundle, provider="cpu", num_threads=num_threads))
+        self.engine = DragomanEngine(load_backend(bundle, EngineSettings()))
         self.engine.prepare(setting)
         return {}
 

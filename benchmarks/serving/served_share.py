@@ -12,11 +12,10 @@ from benchmarks.serving.dragoman_systems import EngineCallers, num_tokens, repea
 from benchmarks.serving.load import Service, closed_loop
 from benchmarks.serving.services import dragoman_requests
 from benchmarks.serving.subject import Subject
-from server.backend import Backend
 from server.bundle import Bundle
 from server.config import EngineSettings
 from server.decoding.parameters import DecodingParameters
-from server.engine import lane_layout
+from server.engine import load_backend
 
 __all__ = ["ServedShare", "served_shares"]
 
@@ -62,9 +61,7 @@ def served_shares(
     """
     callers = EngineCallers()
     settings = EngineSettings(max_waiting=len(subject.inputs))
-    _, num_threads = lane_layout(settings)
-    backend = Backend.load(Bundle.read(bundle), provider="cpu", num_threads=num_threads)
-    callers.open(backend, settings)
+    callers.open(load_backend(Bundle.read(bundle), settings), settings)
     parameters = DecodingParameters(max_tokens=subject.dims.max_target_tokens + 1)
 
     def in_process() -> float:

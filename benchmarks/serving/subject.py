@@ -21,16 +21,16 @@ from model.transformer import Dimensions, LanguageModel, TranslationModel, build
 from server.backend import Backend
 from server.bundle import Bundle
 from server.config import EngineSettings
-from server.engine import lane_layout
+from server.engine import load_backend
 
 __all__ = [
     "BEAM_SIZE",
     "FIXED_STEPS",
     "RANDOM_SIZES",
     "Subject",
+    "export_backend",
     "fixed_workloads",
     "let_layers_speak",
-    "load_backend",
     "number_tokenizer",
     "offline_workloads",
     "random_run",
@@ -155,7 +155,7 @@ def fixed_workloads(
             )
 
 
-def load_backend(subject: Subject, precision: Literal["fp32", "int8"], folder: Path) -> Backend:
+def export_backend(subject: Subject, precision: Literal["fp32", "int8"], folder: Path) -> Backend:
     """Export with the exporter's own graphs and load them as the engine does.
 
     The bundle is not verified against a corpus, which random weights have not: `agreement.py` holds its answers
@@ -165,8 +165,7 @@ def load_backend(subject: Subject, precision: Literal["fp32", "int8"], folder: P
     manifest = write_graphs(
         subject.run, folder, precision, subject.inputs[-_NUM_CALIBRATION:], lambda *_: None
     )
-    _, num_threads = lane_layout(EngineSettings())
-    return Backend.load(Bundle(folder, manifest), provider="cpu", num_threads=num_threads)
+    return load_backend(Bundle(folder, manifest), EngineSettings())
 
 
 @torch.no_grad()
