@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.cli.decoding_options import MaxTokens, MinTokens
+from client.cli.decoding_options import BeamSize, MaxTokens, MinTokens
 from client.cli.options import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
@@ -101,6 +101,7 @@ def bench(
     ] = 0,
     max_tokens: MaxTokens = None,
     min_tokens: MinTokens = None,
+    beam_size: BeamSize = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Put a load on a server and measure throughput, latency and errors.
@@ -122,7 +123,7 @@ def bench(
         warm_up_s=warm_up_s,
         timeout_s=timeout_s,
         stream=stream,
-        options=DecodingOptions(max_tokens=max_tokens, min_tokens=min_tokens),
+        options=DecodingOptions(max_tokens=max_tokens, min_tokens=min_tokens, beam_size=beam_size),
         seed=seed,
     )
     report = _run(plan)

@@ -6,11 +6,13 @@ from pathlib import Path
 from client.cli.evaluation import (
     Evaluation,
     Progress,
+    Search,
     corpus_of,
     split_name,
     test_pairs,
     translation_metrics,
 )
+from common.errors import UsageError
 from export.quality import generation_quality
 from server.backend import Backend
 from server.bundle import Bundle
@@ -23,24 +25,40 @@ NUM_SLOTS = 32
 INPUTS_PER_PASS = 8 * NUM_SLOTS
 
 
-def evaluate_bundle(folder: Path, *, data: Path | None, limit: int | None, progress: Progress) -> Evaluation:
+def evaluate_bundle(
+    folder: Path, *, data: Path | None, limit: int | None, search: Search, progress: Progress
+) -> Evaluation:
     """Measure a bundle's folder; `limit` is the most examples (pairs or documents) to use.
 
     Raises:
         BundleError: the folder holds no sound bundle.
+        UsageError: beam search is asked for where nothing is looked for, or with more hypotheses than there are rows.
         CorpusError: its test examples cannot be read.
     """
     bundle = Bundle.read(folder)
+    if search.beam_size > NUM_SLOTS:
+        raise UsageError(
+            f"--beam-size {search.beam_size} is more than {NUM_SLOTS}, the rows that run together"
+        )
+    if search.beam_size > 1 and bundle.manifest.task != "translation":
+        raise UsageError(
+            f"--beam-size {search.beam_size} is for translations: {folder} is scored on given texts"
+        )
     backend = Backend.load(bundle, provider="cpu", num_threads=1)
-    measure = _translation if bundle.manifest.task == "translation" else _generation
-    return measure(backend, data, limit, progress)
+    if bundle.manifest.task == "translation":
+        return _translation(backend, data, limit, search, progress)
+    return _generation(backend, data, limit, progress)
 
 
-def _translation(backend: Backend, data: Path | None, limit: int | None, progress: Progress) -> Evaluation:
+def _translation(
+    backend: Backend, data: Path | None, limit: int | None, search: Search, progress: Progress
+) -> Evaluation:
     bundle = backend.bundle
     data_name, pairs = test_pairs(bundle.manifest.provenance, data, limit, source=str(bundle.path))
     limits, tokenizer = bundle.manifest.limits, bundle.tokenizer
-    parameters = DecodingParameters(max_tokens=limits.max_output_tokens)
+    parameters = DecodingParameters(
+        limits.max_output_tokens, beam_size=search.beam_size, length_penalty=search.length_penalty
+    )
     begin_s = time.perf_counter()
     encoded = [encoding.ids for encoding in tokenizer.encode_batch_fast([pair.source for pair in pairs])]
     answers: list[str | None] = [None] * len(pairs)
@@ -53,7 +71,9 @@ def _translation(backend: Backend, data: Path | None, limit: int | None, progres
             answers[index] = tokenizer.decode(answer.best.token_ids)
     seconds = time.perf_counter() - begin_s
     metrics = translation_metrics(answers, pairs)
-    return _evaluation(bundle, data_name, len(pairs), metrics, seconds, num_refused=answers.count(None))
+    return _evaluation(
+        bundle, data_name, len(pairs), metrics, seconds, num_refused=answers.count(None), search=search
+    )
 
 
 def _generation(backend: Backend, data: Path | None, limit: int | None, progress: Progress) -> Evaluation:
@@ -77,6 +97,7 @@ def _evaluation(
     seconds: float,
     *,
     num_refused: int = 0,
+    search: Search | None = None,
 ) -> Evaluation:
     return Evaluation(
         model=bundle.name,
@@ -87,6 +108,7 @@ def _evaluation(
         data=data,
         num_examples=num_examples,
         num_refused=num_refused,
+        search=search,
         metrics=metrics,
         seconds=round(seconds, 3),
     )

@@ -10,7 +10,9 @@ import typer
 __all__ = [
     "Alignment",
     "Alternatives",
+    "BeamSize",
     "CoveragePenalty",
+    "LengthPenalty",
     "MaxTokens",
     "MinTokens",
     "TargetPrefix",

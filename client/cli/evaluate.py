@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from client.cli.decoding_options import BeamSize, LengthPenalty
 from client.cli.options import DEFAULT_TIMEOUT_S, Data, ModelVersion, Timeout, complete_model, examples
 from client.cli.output import write_json
 from client.cli.progress import progress_bar
@@ -16,7 +17,7 @@ __all__ = ["EPILOG", "evaluate"]
 EPILOG = examples(
     "dragoman evaluate models/dates/1",
     "dragoman evaluate localhost:8500 --model dates --limit 1000",
-    "dragoman evaluate models/multi30k/1 --data ~/multi30k",
+    "dragoman evaluate models/multi30k/1 --data ~/multi30k --beam-size 5 --length-penalty 2",
 )
 
 
@@ -43,6 +44,8 @@ def evaluate(
         int | None,
         typer.Option(min=1, metavar="N", help="Use the first N examples only.", show_default="all"),
     ] = None,
+    beam_size: BeamSize = None,
+    length_penalty: LengthPenalty = None,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Measure a model on test examples that training never saw, and print the figures as JSON.
@@ -55,11 +58,13 @@ def evaluate(
     if not is_folder and ":" not in subject:
         raise UsageError(f"{subject!r} is neither a bundle's folder nor HOST:PORT")
     from client.cli.bundle_evaluation import evaluate_bundle
+    from client.cli.evaluation import Search
     from client.cli.served_evaluation import evaluate_served
 
+    search = Search.of(beam_size, length_penalty)
     with progress_bar() as progress:
         evaluation = (
-            evaluate_bundle(folder, data=data, limit=limit, progress=progress)
+            evaluate_bundle(folder, data=data, limit=limit, search=search, progress=progress)
             if is_folder
             else evaluate_served(
                 subject,
@@ -67,6 +72,7 @@ def evaluate(
                 version=model_version,
                 data=data,
                 limit=limit,
+                search=search,
                 timeout_s=timeout_s,
                 progress=progress,
             )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Self
 
 from common.errors import UsageError
 from model.corpora.corpus import Corpus, Pair
@@ -11,10 +11,45 @@ from model.corpora.load import load_corpus
 from model.quality import bleu, chrf, exact_match
 from model.recipe import Recipe
 
-__all__ = ["Evaluation", "Progress", "corpus_of", "split_name", "test_pairs", "translation_metrics"]
+__all__ = [
+    "GREEDY",
+    "Evaluation",
+    "Progress",
+    "Search",
+    "corpus_of",
+    "split_name",
+    "test_pairs",
+    "translation_metrics",
+]
 
 Progress = Callable[[str, float, float], None]
 """Told what is going on, how much of it is done, and of how much."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How translations are looked for; the default is greedy."""
+
+    beam_size: int = 1
+    length_penalty: float = 1.0
+
+    @classmethod
+    def of(cls, beam_size: int | None, length_penalty: float | None) -> Self:
+        """What was asked for.
+
+        Raises:
+            UsageError: it has no meaning.
+        """
+        if beam_size is not None and beam_size < 1:
+            raise UsageError(f"--beam-size {beam_size} is less than 1")
+        if length_penalty is not None and (beam_size or 1) == 1:
+            raise UsageError(
+                f"--length-penalty {length_penalty:g} has no meaning without a --beam-size above 1"
+            )
+        return cls(beam_size or 1, 1.0 if length_penalty is None else length_penalty)
+
+
+GREEDY: Final = Search()
 
 
 @dataclass(frozen=True)
@@ -30,6 +65,7 @@ class Evaluation:
         data: Corpus and split.
         num_examples: Examples of the split that were used.
         num_refused: Inputs among them that are longer than the model's limit; they count as wrong.
+        search: How translations were looked for; None where texts were scored.
         metrics: By name: exact_match, bleu and chrf in percent, bits_per_byte.
         seconds: How long the answers took.
     """
@@ -42,6 +78,7 @@ class Evaluation:
     data: str
     num_examples: int
     num_refused: int
+    search: Search | None
     metrics: dict[str, float]
     seconds: float
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from client.asynchronous import AsyncClient
 from client.blocking import Client
-from client.cli.evaluation import Evaluation, Progress, test_pairs, translation_metrics
+from client.cli.evaluation import GREEDY, Evaluation, Progress, Search, test_pairs, translation_metrics
 from client.errors import InvalidRequestError
 from client.messages import refused_inputs
 from client.pipeline import map_in_order, until_accepted
-from client.results import ModelInfo, Task
+from client.results import DecodingOptions, ModelInfo, Task
 from common.errors import UsageError
 
 __all__ = ["evaluate_served"]
@@ -28,6 +28,7 @@ def evaluate_served(
     version: str = "",
     data: Path | None = None,
     limit: int | None = None,
+    search: Search = GREEDY,
     timeout_s: float,
     progress: Progress,
 ) -> Evaluation:
@@ -47,7 +48,13 @@ def evaluate_served(
         )
     data_name, pairs = test_pairs(info.provenance, data, limit, source=f"{target}: model {info.name}")
     begin_s = time.perf_counter()
-    answers = asyncio.run(_translate_all(target, info, [pair.source for pair in pairs], timeout_s, progress))
+    options = DecodingOptions()
+    if search.beam_size > 1:
+        options = DecodingOptions(beam_size=search.beam_size, length_penalty=search.length_penalty)
+    texts = [pair.source for pair in pairs]
+    answers = asyncio.run(
+        _translate_all(target, info, texts, options, timeout_s=timeout_s, progress=progress)
+    )
     return Evaluation(
         model=info.name,
         version=info.version,
@@ -57,13 +64,20 @@ def evaluate_served(
         data=data_name,
         num_examples=len(pairs),
         num_refused=answers.count(None),
+        search=search,
         metrics=translation_metrics(answers, pairs),
         seconds=round(time.perf_counter() - begin_s, 3),
     )
 
 
 async def _translate_all(
-    target: str, info: ModelInfo, texts: Sequence[str], timeout_s: float, progress: Progress
+    target: str,
+    info: ModelInfo,
+    texts: Sequence[str],
+    options: DecodingOptions,
+    *,
+    timeout_s: float,
+    progress: Progress,
 ) -> list[str | None]:
     """The translations; None for each input that the model cannot take."""
     answers: list[str | None] = []
@@ -74,7 +88,7 @@ async def _translate_all(
                 yield texts[start : start + INPUTS_PER_CALL]
 
         async def translate(batch: Sequence[str]) -> list[str | None]:
-            return await _translate_batch(client, info, batch, timeout_s)
+            return await _translate_batch(client, info, batch, options, timeout_s)
 
         results = map_in_order(translate, batches(), max_in_flight=MAX_CALLS)
         async with contextlib.aclosing(results):
@@ -85,7 +99,7 @@ async def _translate_all(
 
 
 async def _translate_batch(
-    client: AsyncClient, info: ModelInfo, batch: Sequence[str], timeout_s: float
+    client: AsyncClient, info: ModelInfo, batch: Sequence[str], options: DecodingOptions, timeout_s: float
 ) -> list[str | None]:
     answers: list[str | None] = [None] * len(batch)
     places = list(range(len(batch)))
@@ -93,7 +107,7 @@ async def _translate_batch(
         asked = [batch[place] for place in places]
 
         async def ask(asked: list[str] = asked) -> list[str]:
-            translations = await client.translate(asked, model=info.name, version=info.version)
+            translations = await client.translate(asked, model=info.name, version=info.version, **options)
             return [translation.text for translation in translations]
 
         try:

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from client.cli import bundle_evaluation
 from client.cli.main import main
 from client.cli.server_process import running_server
+from server.decoding.parameters import DecodingParameters
+from server.offline import decode_offline
 from tests.integration.provenance import BUNDLES, GENERATION, TRANSLATION, bundle_with_recipe, golden_pairs
 
 
@@ -19,7 +22,7 @@ def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, 
 
 
 def test_a_server_and_a_folder_have_the_same_figures(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = bundle_with_recipe(tmp_path, "spell", TRANSLATION)
     right = golden_pairs(bundle)
@@ -31,8 +34,12 @@ def test_a_server_and_a_folder_have_the_same_figures(
     from_folder = evaluated(capsys, str(bundle))
     with running_server(tmp_path / "models") as server:
         from_server = evaluated(capsys, server.target)
+        searched = evaluated(capsys, server.target, "--beam-size", "4", "--length-penalty", "0.5")
+        assert main(["evaluate", server.target, "--beam-size", "65"]) == 2
+        assert "65 is not between 1 and 32" in capsys.readouterr().err
         first = evaluated(capsys, server.target, "--model", "spell", "--limit", str(len(right)))
 
+    assert from_folder["search"] == {"beam_size": 1, "length_penalty": 1.0}
     assert from_folder["metrics"]["exact_match"] == pytest.approx(100 * len(right) / len(pairs))
     assert (from_folder["num_examples"], from_folder["num_refused"]) == (len(pairs), 1)
     assert (from_folder["model"], from_folder["version"], from_folder["data"]) == (
@@ -41,6 +48,17 @@ def test_a_server_and_a_folder_have_the_same_figures(
         "spelled test split",
     )
     assert first["metrics"] == pytest.approx({"exact_match": 100, "bleu": 100, "chrf": 100})
+    asked: list[DecodingParameters] = []
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        asked.extend(parameters for _, parameters in arguments[1])
+        return decode_offline(*arguments, **named)
+
+    monkeypatch.setattr(bundle_evaluation, "decode_offline", watched)
+    beam = evaluated(capsys, str(bundle), "--beam-size", "4", "--length-penalty", "0.5")
+    assert {(each.beam_size, each.length_penalty) for each in asked} == {(4, 0.5)}
+    assert beam["search"] == searched["search"] == {"beam_size": 4, "length_penalty": 0.5}
+    assert beam["metrics"] == searched["metrics"]
     unlike = {"through", "seconds"}
     assert {k: v for k, v in from_server.items() if k not in unlike} == {
         k: v for k, v in from_folder.items() if k not in unlike
@@ -58,6 +76,26 @@ def test_what_a_model_knows_takes_fewer_bits(tmp_path: Path, capsys: pytest.Capt
         figures[name] = result["metrics"]["bits_per_byte"]
         assert math.isfinite(figures[name])
     assert 0 < figures["known"] < 1 < figures["strange"]
+
+
+@pytest.mark.parametrize(
+    ("fixture", "options", "message"),
+    [
+        ("spell", ["--beam-size", "0"], "--beam-size 0 is less than 1"),
+        ("spell", ["--beam-size", "33"], "--beam-size 33 is more than 32, the rows that run together"),
+        (
+            "spell",
+            ["--length-penalty", "2"],
+            "--length-penalty 2 has no meaning without a --beam-size above 1",
+        ),
+        ("count", ["--beam-size", "4"], "--beam-size 4 is for translations: "),
+    ],
+)
+def test_a_search_without_meaning_is_refused(
+    fixture: str, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(BUNDLES / fixture / "1"), *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_bundle_that_names_no_recipe_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
