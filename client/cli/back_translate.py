@@ -103,5 +103,7 @@ def _lines(made: "BackTranslation", out: Path) -> list[str]:
     if made.num_too_long:
         lines.append(f"over the model's limit of tokens: {made.num_too_long:,} texts")
     if made.num_without_news:
-        lines.append(f"nothing new: {made.num_without_news:,} texts, whose translations are known or empty")
+        lines.append(
+            f"nothing new: {made.num_without_news:,} texts, whose translations are known, empty or cut off"
+        )
     return lines

@@ -66,7 +66,7 @@ class BackTranslation:
         num_texts: different ones, given to the model or too long for it.
         num_pairs: written.
         num_too_long: texts over the model's limit of source tokens, which make no pair.
-        num_without_news: texts whose translations were all known already, or empty.
+        num_without_news: texts whose translations were all known already, empty or cut off.
         cleaning: what reading a file of texts left out.
         seconds: from the first text to the last pair.
     """
@@ -214,7 +214,9 @@ async def _translate(
 
 
 async def _texts_of(ticket: Ticket, tokenizer: Tokenizer) -> list[str]:
-    return [tokenizer.decode(hypothesis.token_ids) for hypothesis in (await ticket.result()).hypotheses]
+    """The translations that came to their end: what the limit of tokens cut off is half a sentence, or babble."""
+    hypotheses = (await ticket.result()).hypotheses
+    return [tokenizer.decode(each.token_ids) for each in hypotheses if not each.is_cut_off]
 
 
 class _Writer:

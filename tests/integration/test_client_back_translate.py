@@ -42,14 +42,16 @@ def test_texts_get_translations_that_lead_back_to_them(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(back_translation, "_WINDOW_TEXTS", 3)
-    lines = [*NUMBERS, "", "1" * 40, "34"]
+    babble = "7" * 30  # short enough to be read, not to be spelled
+    lines = [*NUMBERS, "", "1" * 40, babble, "34"]
     (tmp_path / "numbers.gz").write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode()))
     made = make(SPELL, "--text", str(tmp_path / "numbers.gz"), "--beam-size", "1")
     assert made == [Pair(words, digits) for digits, words in NUMBERS.items()]
     captured = capsys.readouterr()
     assert captured.out.splitlines()[0] == f"pairs: {len(NUMBERS)} in {tmp_path / 'made' / 'pairs.jsonl'}"
-    assert "left out 2 of 11 documents: 1 empty (first: " in captured.out
+    assert "left out 2 of 12 documents: 1 empty (first: " in captured.out
     assert "over the model's limit of tokens: 1 texts" in captured.out
+    assert "nothing new: 1 texts" in captured.out
     assert "'corpus.synthetic_pairs=[\"pairs.jsonl\"]'" in captured.err
 
 
