@@ -47,7 +47,7 @@ def held_out(run: Run, num_inputs: int, data: Path | None = None) -> HeldOut:
     Raises:
         CorpusError: the run's corpus cannot be read; `data` says where it is now.
     """
-    corpus = load_corpus(run.recipe, data)
+    corpus = load_corpus(run.recipe.without_synthetic_pairs(), data)
     split = "test" if corpus.test else "validation"
     dims = run.model.dims
     if dims.task == "translation":
@@ -85,7 +85,7 @@ def calibration_inputs(run: Run, data: Path | None = None) -> list[list[int]]:
     Raises:
         CorpusError: the run's corpus cannot be read; `data` says where it is now.
     """
-    validation = load_corpus(run.recipe, data).validation
+    validation = load_corpus(run.recipe.without_synthetic_pairs(), data).validation
     dims = run.model.dims
     if dims.task == "translation":
         sources = [example.source for example in validation if isinstance(example, Pair)]

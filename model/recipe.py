@@ -234,6 +234,12 @@ class Recipe(Settings):
         corpus = self.corpus.model_copy(update={"folder": str(data.expanduser().resolve())})
         return self.model_copy(update={"corpus": corpus})
 
+    def without_synthetic_pairs(self) -> Self:
+        """The recipe for those who read the corpus for what people wrote, or for validation and test alone."""
+        if not isinstance(self.corpus, PairSettings):
+            return self
+        return self.model_copy(update={"corpus": self.corpus.model_copy(update={"synthetic_pairs": ()})})
+
 
 def builtin_recipes() -> tuple[str, ...]:
     """Names of the recipes that come with the package."""

@@ -36,7 +36,8 @@ def back_translate(
         Path,
         typer.Option(
             metavar="FILE",
-            help="Where the pairs go, as JSON Lines; a recipe finds them in its corpus' folder.",
+            dir_okay=False,
+            help="Where the pairs go, as JSON Lines for corpus.synthetic_pairs.",
         ),
     ],
     text: Annotated[
@@ -53,7 +54,7 @@ def back_translate(
         typer.Option(min=1, metavar="N", help="Use the first N texts only.", show_default="all"),
     ] = None,
     beam_size: Annotated[
-        int, typer.Option(min=1, max=64, metavar="N", help="Hypotheses that run at the same time.")
+        int, typer.Option(min=1, metavar="N", help="Hypotheses that run at the same time.")
     ] = 5,
     num_hypotheses: Annotated[
         int,
@@ -70,12 +71,11 @@ def back_translate(
     own training texts are translated once more, in other words than the known ones
     (data diversification), which pays where there is little data.
     """
-    if num_hypotheses > beam_size:
-        raise UsageError(f"--num-hypotheses {num_hypotheses} is more than --beam-size {beam_size}")
     if text is not None and data is not None:
         raise UsageError(f"--data {data} is for the model's own training texts: leave it out with --text")
-    from client.cli.back_translation import Search, back_translate_texts
+    from client.cli.back_translation import PairSearch, back_translate_texts
 
+    search = PairSearch(beam_size, num_hypotheses)
     with progress_bar() as progress:
         made = back_translate_texts(
             bundle,
@@ -83,14 +83,11 @@ def back_translate(
             text=text,
             data=data,
             limit=limit,
-            search=Search(beam_size, num_hypotheses),
+            search=search,
             progress=progress,
         )
     write_text("".join(f"{line}\n" for line in _lines(made, out)))
-    note(
-        f"next: dragoman train RECIPE --set 'corpus.synthetic_pairs=[\"{out.name}\"]', "
-        f"where the corpus' folder is {out.parent}"
-    )
+    note(f"next: dragoman train RECIPE --set 'corpus.synthetic_pairs=[\"{out.resolve()}\"]'")
 
 
 def _lines(made: "BackTranslation", out: Path) -> list[str]:

@@ -31,26 +31,37 @@ from server.bundle import Bundle
 from server.config import EngineSettings
 from server.decoding.parameters import DecodingParameters
 from server.engine import Engine, Ticket
+from server.validation import MAX_BEAM_SIZE
 
-__all__ = ["BackTranslation", "Search", "back_translate_texts"]
+__all__ = ["BackTranslation", "PairSearch", "back_translate_texts"]
 
 _WINDOW_TEXTS = 2048  # sorted by length, so that the encoder reads like lengths together; two are under way
-_SLOTS_PER_LANE = 64
 _MAX_LINE_BYTES = 1 << 20
 _NUM_SPARE = 2  # hypotheses asked for beyond those wanted: some say what is known already
 
 
 @dataclass(frozen=True)
-class Search:
+class PairSearch:
     """How pairs are looked for.
 
     Attributes:
         beam_size: hypotheses that run at the same time.
         num_hypotheses: most pairs made of one text, of the best translations that are new; at most `beam_size`.
+
+    Raises:
+        UsageError: there are more of either than can be.
     """
 
-    beam_size: int = 5
-    num_hypotheses: int = 1
+    beam_size: int
+    num_hypotheses: int
+
+    def __post_init__(self) -> None:
+        if self.beam_size > MAX_BEAM_SIZE:
+            raise UsageError(f"--beam-size {self.beam_size} is more than {MAX_BEAM_SIZE}")
+        if self.num_hypotheses > self.beam_size:
+            raise UsageError(
+                f"--num-hypotheses {self.num_hypotheses} is more than --beam-size {self.beam_size}"
+            )
 
     def parameters(self, max_tokens: int) -> DecodingParameters:
         """As the engine takes them."""
@@ -96,7 +107,7 @@ def back_translate_texts(
     text: str | None,
     data: Path | None,
     limit: int | None,
-    search: Search,
+    search: PairSearch,
     progress: Progress,
 ) -> BackTranslation:
     """Translate texts by the bundle in `folder` and write the pairs, turned round, to `out` as JSON Lines.
@@ -105,7 +116,7 @@ def back_translate_texts(
         folder: a translation bundle, from the language of the texts.
         out: appears whole or not at all.
         text: a file of a text a line, or `-`; None: the sources the model was trained on, of which no pair is
-            written that its corpus has already.
+            written that its corpus has already (as far as a `DigestSet` remembers).
         data: folder of the corpus, if it lies elsewhere than it did at training.
         limit: most texts to translate.
         search: how.
@@ -125,7 +136,7 @@ def back_translate_texts(
     engine = Engine.load(
         bundle,
         EngineSettings(
-            slots_per_lane=max(_SLOTS_PER_LANE, search.beam_size),
+            slots_per_lane=MAX_BEAM_SIZE,
             max_waiting=2 * _WINDOW_TEXTS * search.beam_size,
         ),
     )
@@ -191,7 +202,7 @@ def _training_texts(bundle: Bundle, data: Path | None) -> _Texts:
 
 
 async def _translate(
-    engine: Engine, bundle: Bundle, texts: Iterator[str], search: Search
+    engine: Engine, bundle: Bundle, texts: Iterator[str], search: PairSearch
 ) -> AsyncIterator[tuple[str, list[str] | None]]:
     """Each text with its translations, best first, in order; with None where it is over the model's limit."""
     limits, tokenizer = bundle.manifest.limits, bundle.tokenizer

@@ -10,6 +10,7 @@ from model.corpora.corpus import Corpus, Pair
 from model.corpora.load import load_corpus
 from model.quality import bleu, chrf, exact_match
 from model.recipe import Recipe
+from server.validation import MAX_PENALTY
 
 __all__ = [
     "GREEDY",
@@ -45,6 +46,12 @@ class Search:
         if length_penalty is not None and (beam_size or 1) == 1:
             raise UsageError(
                 f"--length-penalty {length_penalty:g} has no meaning without a --beam-size above 1"
+            )
+        if (
+            length_penalty is not None and not -MAX_PENALTY <= length_penalty <= MAX_PENALTY
+        ):  # NaN is not either
+            raise UsageError(
+                f"--length-penalty {length_penalty:g} is not between -{MAX_PENALTY:g} and {MAX_PENALTY:g}"
             )
         return cls(beam_size or 1, 1.0 if length_penalty is None else length_penalty)
 
@@ -84,7 +91,7 @@ class Evaluation:
 
 
 def corpus_of(provenance: Mapping[str, Any], data: Path | None, *, source: str) -> Corpus[Pair] | Corpus[str]:
-    """The corpus that a model's provenance names.
+    """The corpus that a model's provenance names, without pairs that another model made for its training.
 
     Args:
         provenance: As the bundle and the server give it.
@@ -98,7 +105,7 @@ def corpus_of(provenance: Mapping[str, Any], data: Path | None, *, source: str) 
     recipe = provenance.get("recipe")
     if not isinstance(recipe, dict):
         raise UsageError(f"{source} does not say which recipe it was trained with")
-    return load_corpus(Recipe.load(recipe, source=source), data)
+    return load_corpus(Recipe.load(recipe, source=source).without_synthetic_pairs(), data)
 
 
 def split_name(corpus: Corpus[Pair] | Corpus[str]) -> str:

@@ -17,7 +17,7 @@ from common.errors import UsageError
 
 __all__ = ["evaluate_served"]
 
-INPUTS_PER_CALL = 32
+ROWS_PER_CALL = 32  # eight calls of so many find room in any server
 MAX_CALLS = 8
 
 
@@ -84,8 +84,9 @@ async def _translate_all(
     async with AsyncClient(target, timeout_s=timeout_s) as client:
 
         async def batches() -> AsyncIterator[Sequence[str]]:
-            for start in range(0, len(texts), INPUTS_PER_CALL):
-                yield texts[start : start + INPUTS_PER_CALL]
+            num_inputs = max(1, ROWS_PER_CALL // (options.get("beam_size") or 1))
+            for start in range(0, len(texts), num_inputs):
+                yield texts[start : start + num_inputs]
 
         async def translate(batch: Sequence[str]) -> list[str | None]:
             return await _translate_batch(client, info, batch, options, timeout_s)

@@ -9,7 +9,15 @@ import numpy as np
 from model.corpora.corpus import Example, Pair, example_digest
 from model.corpora.report import Place, Reason, Tally
 
-__all__ = ["MAX_REMEMBERED", "CutLine", "DigestSet", "Fault", "Reading", "clean"]
+__all__ = [
+    "MAX_REMEMBERED",
+    "CutLine",
+    "DigestSet",
+    "Fault",
+    "Reading",
+    "clean",
+    "without_control_characters",
+]
 
 # Duplicates are found among so many different examples: a table of 64 MiB, whatever the corpus' size.
 MAX_REMEMBERED: Final = 5_000_000
@@ -111,7 +119,7 @@ def clean(
         if isinstance(reading, Fault):
             tally.leave_out(reading.reason, place, reading.detail)
             continue
-        example = _without_control_characters(reading)
+        example = without_control_characters(reading)
         sides = example if isinstance(example, Pair) else (example,)
         if not all(side.strip() for side in sides):
             tally.leave_out(Reason.EMPTY, place)
@@ -135,7 +143,8 @@ def clean(
         yield example
 
 
-def _without_control_characters(example: Example) -> Example:
+def without_control_characters(example: Example) -> Example:
+    """The example less what no text is meant to hold."""
     if isinstance(example, Pair):
         return Pair(*(_CONTROL_CHARACTERS.sub("", side) for side in example))
     return _CONTROL_CHARACTERS.sub("", example)

@@ -74,7 +74,8 @@ class PairSettings(FolderSettings):
 
     Attributes:
         synthetic_pairs: JSON Lines, as `dragoman back-translate` writes them, of pairs to train on beside the
-            corpus' own. Validation and test stay as they are, and a pair with a text of theirs is left out.
+            corpus' own; relative paths start at `folder`. Validation and test stay as they are, and a pair with a
+            text of theirs is left out. Duplicates are looked for among these pairs alone.
     """
 
     synthetic_pairs: tuple[str, ...] = ()

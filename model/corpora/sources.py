@@ -101,7 +101,7 @@ class SourceFiles:
         if sys.stdin.isatty():
             raise CorpusError(
                 'the corpus is to come through standard input ("-"), which is a terminal: '
-                "pipe it in, as in `dragoman train my-recipe.toml --out runs/mine < pairs.tsv`"
+                "pipe it in, as in `dragoman COMMAND ... < FILE`"
             )
         self._has_read_standard_input = True
         file = SourceFile(_spool(sys.stdin.buffer), "standard input")

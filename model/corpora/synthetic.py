@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-from model.corpora.cleaning import Fault, Reading, clean
+from model.corpora.cleaning import Fault, Reading, clean, without_control_characters
 from model.corpora.corpus import Corpus, Pair, TrainingFiles
 from model.corpora.readers import make_pairs, read_json_lines
 from model.corpora.report import Reason, Tally
@@ -69,5 +69,9 @@ def _without(
 ) -> Iterator[Reading[Pair]]:
     sources, targets = held_out
     for place, reading in readings:
-        is_held_out = isinstance(reading, Pair) and (reading.source in sources or reading.target in targets)
-        yield place, Fault(Reason.HELD_OUT) if is_held_out else reading
+        if isinstance(reading, Pair):
+            pair = without_control_characters(reading)  # as the held-out ones are
+            if pair.source in sources or pair.target in targets:
+                yield place, Fault(Reason.HELD_OUT)
+                continue
+        yield place, reading

@@ -52,7 +52,7 @@ def test_texts_get_translations_that_lead_back_to_them(
     assert "left out 2 of 12 documents: 1 empty (first: " in captured.out
     assert "over the model's limit of tokens: 1 texts" in captured.out
     assert "nothing new: 1 texts" in captured.out
-    assert "'corpus.synthetic_pairs=[\"pairs.jsonl\"]'" in captured.err
+    assert f"'corpus.synthetic_pairs=[\"{tmp_path}/made/pairs.jsonl\"]'" in captured.err
 
 
 def test_standard_input_and_a_limit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,11 +93,25 @@ def test_a_recipe_learns_from_what_was_made(make: Make, tmp_path: Path) -> None:
     assert list(corpus.train) == [Pair("one", "1"), *made[1:]], "the first one's digits are in the test split"
 
 
+def test_a_folder_to_write_to_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["back-translate", SPELL, "--text", _numbers(tmp_path), "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path}' is a directory" in capsys.readouterr().err
+
+
+def test_pairs_that_were_made_are_not_turned_round_again(make: Make, tmp_path: Path) -> None:
+    recipe = TRANSLATION.replace("[tokenizer]", 'synthetic_pairs = ["made.jsonl"]\n[tokenizer]')
+    bundle = bundle_with_recipe(tmp_path, "spell", recipe)
+    (tmp_path / "train.tsv").write_text("34\tno such words\n")
+    (tmp_path / "test.tsv").write_text("1150\tone one five zero\n")
+    assert make(str(bundle), "--beam-size", "1") == [Pair("three four", "34")], "made.jsonl is not even there"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         ([str(BUNDLES / "count" / "1")], 2, "count/1 is a generation model: only one that translates"),
         ([SPELL, "--num-hypotheses", "6"], 2, "--num-hypotheses 6 is more than --beam-size 5"),
+        ([SPELL, "--beam-size", "65"], 2, "--beam-size 65 is more than 64"),
         ([SPELL, "--text", "x", "--data", "y"], 2, "--data y is for the model's own training texts"),
         ([SPELL], 2, "spell/1: 'task' is missing"),
         ([SPELL, "--text", "{tmp}/none"], 2, "cannot read {tmp}/none: No such file or directory"),

@@ -159,6 +159,9 @@ def test_a_load_is_measured(server: ServerProcess, dragoman: Run) -> None:
     assert closed["report"]["requests_per_s"] > 0
     assert closed["report"]["output_tokens_per_s"] > closed["report"]["requests_per_s"]
     assert closed["report"]["time_to_first_token"]["p50_s"] <= closed["report"]["latency"]["p50_s"]
+    searching = json.loads(dragoman(*where, "spell", *load, inputs, "--beam-size", "2"))
+    assert searching["report"]["errors"] == {}
+    dragoman(*where, "spell", *load, inputs, "--beam-size", "65", code=1, error=" INVALID_ARGUMENT")
     opened = json.loads(dragoman(*where, "count", *load, str(BUNDLES / "count" / "2"), "--rate", "20"))
     assert opened["plan"]["rate"] == 20
     assert opened["report"]["num_requests"] > 0

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from client.asynchronous import AsyncClient
 from client.cli import bundle_evaluation
 from client.cli.main import main
 from client.cli.server_process import running_server
-from server.decoding.parameters import DecodingParameters
 from server.offline import decode_offline
 from tests.integration.provenance import BUNDLES, GENERATION, TRANSLATION, bundle_with_recipe, golden_pairs
 
@@ -32,9 +32,18 @@ def test_a_server_and_a_folder_have_the_same_figures(
     (tmp_path / "test.tsv").write_text(lines)
 
     from_folder = evaluated(capsys, str(bundle))
+    asked: list[tuple[int | None, float | None]] = []
     with running_server(tmp_path / "models") as server:
         from_server = evaluated(capsys, server.target)
+        translate = AsyncClient.translate
+
+        async def watched_call(*arguments: Any, **named: Any) -> Any:
+            asked.append((named.get("beam_size"), named.get("length_penalty")))
+            return await translate(*arguments, **named)
+
+        monkeypatch.setattr(AsyncClient, "translate", watched_call)
         searched = evaluated(capsys, server.target, "--beam-size", "4", "--length-penalty", "0.5")
+        assert set(asked) == {(4, 0.5)}
         assert main(["evaluate", server.target, "--beam-size", "65"]) == 2
         assert "65 is not between 1 and 32" in capsys.readouterr().err
         first = evaluated(capsys, server.target, "--model", "spell", "--limit", str(len(right)))
@@ -48,15 +57,15 @@ def test_a_server_and_a_folder_have_the_same_figures(
         "spelled test split",
     )
     assert first["metrics"] == pytest.approx({"exact_match": 100, "bleu": 100, "chrf": 100})
-    asked: list[DecodingParameters] = []
+    asked.clear()
 
     def watched(*arguments: Any, **named: Any) -> Any:
-        asked.extend(parameters for _, parameters in arguments[1])
+        asked.extend((parameters.beam_size, parameters.length_penalty) for _, parameters in arguments[1])
         return decode_offline(*arguments, **named)
 
     monkeypatch.setattr(bundle_evaluation, "decode_offline", watched)
     beam = evaluated(capsys, str(bundle), "--beam-size", "4", "--length-penalty", "0.5")
-    assert {(each.beam_size, each.length_penalty) for each in asked} == {(4, 0.5)}
+    assert set(asked) == {(4, 0.5)}
     assert beam["search"] == searched["search"] == {"beam_size": 4, "length_penalty": 0.5}
     assert beam["metrics"] == searched["metrics"]
     unlike = {"through", "seconds"}
@@ -88,6 +97,12 @@ def test_what_a_model_knows_takes_fewer_bits(tmp_path: Path, capsys: pytest.Capt
             ["--length-penalty", "2"],
             "--length-penalty 2 has no meaning without a --beam-size above 1",
         ),
+        (
+            "spell",
+            ["--beam-size", "4", "--length-penalty", "11"],
+            "--length-penalty 11 is not between -10 and 10",
+        ),
+        ("spell", ["--beam-size", "4", "--length-penalty", "nan"], "--length-penalty nan is not between"),
         ("count", ["--beam-size", "4"], "--beam-size 4 is for translations: "),
     ],
 )

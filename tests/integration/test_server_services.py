@@ -187,6 +187,14 @@ async def test_every_call_is_counted_once_with_its_tokens_and_times(served: Serv
     assert served.metric("slots_used", model="spell") == served.metric("requests_waiting", model="spell") == 0
 
 
+async def test_the_first_token_of_each_sample_has_no_time_before_it(served: Served) -> None:
+    options = Options(max_tokens=1, temperature=1.0, num_hypotheses=3)
+    await served.translation.Translate(translate("12", options=options))
+    assert served.metric("output_tokens_total", model="spell") == 3
+    assert served.metric("time_to_first_token_seconds_count", model="spell") > 0
+    assert served.metric("time_per_output_token_seconds_count", model="spell") == 0
+
+
 async def test_metrics_over_http_describe_what_is_served(served: Served) -> None:
     status, text = await served.http("/metrics")
     assert status == 200

@@ -157,7 +157,9 @@ def test_only_one_file_is_standard_input(pipe: Callable[[bytes], None], tmp_path
 
 def test_a_terminal_is_no_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Terminal())
-    with pytest.raises(UsageError, match="which is a terminal: pipe it in, as in"):
+    with pytest.raises(
+        UsageError, match=r"which is a terminal: pipe it in, as in `dragoman COMMAND \.\.\. < FILE`"
+    ):
         load(tmp_path, 'kind = "tsv"\ntrain = "-"\n')
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(UsageError, match="which is closed"):

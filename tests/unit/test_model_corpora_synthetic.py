@@ -42,7 +42,7 @@ def test_what_validates_or_tests_is_not_learned_from_in_another_dress(tmp_path: 
     write_pairs(
         tmp_path / "made.jsonl",
         [
-            ("made", held_out.target),
+            ("made", held_out.target.replace("right", "ri\x07ght")),
             (tested.source, "written"),
             (held_out.target, tested.source),  # the other sides: another text that happens to be like it
             ("made", "written"),
