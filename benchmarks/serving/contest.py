@@ -7,10 +7,15 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Sequence
+from typing import Final
 
 from benchmarks.serving.systems import Reading, Setting, System, Workload
 
 __all__ = ["Pace", "Ratio", "Standing", "best_setting", "compete", "ratio"]
+
+_SWEEP_INPUTS: Final = 400
+_HOPELESS: Final = 1.25  # times the fastest turn
+_FEWEST_ROUNDS: Final = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,16 +23,18 @@ class Pace:
     """How long to measure.
 
     Attributes:
-        rounds: turns of each system that count.
+        rounds: turns of each system that count; fewer, but no less than three, when they have taken `max_rounds_s`.
         turn_s: a turn lasts at least so long.
         sweep_turns: turns that each setting gets in a sweep; the fastest one speaks for it.
         settle_s: pause before a turn; OpenMP's threads spin for up to 0.2 s after their last work.
+        max_rounds_s: a workload of long turns gets no more rounds after so long: each is an average already.
     """
 
     rounds: int
     turn_s: float
     sweep_turns: int
     settle_s: float
+    max_rounds_s: float = 300.0
 
 
 @dataclasses.dataclass
@@ -68,18 +75,25 @@ def ratio(ours: Standing, theirs: Standing) -> Ratio:
 
 
 def best_setting(system: System, workload: Workload, pace: Pace) -> Setting | None:
-    """The setting with the fastest turn, each tried in turn, after one turn that warms up; without turns the first."""
+    """The setting with the fastest turn, each tried in turn, after one turn that warms up; without turns the first.
+
+    Of much work an evenly spread part is tried, and what is far behind after its first turn gets no other.
+    """
     settings = system.settings(workload)
     if len(settings) < 2 or not pace.sweep_turns:
         return settings[0] if settings else None
+    part = workload.part(_SWEEP_INPUTS)
     fastest = [float("inf")] * len(settings)
     for turn in range(pace.sweep_turns):
+        hopeless = _HOPELESS * min(fastest)
         for index, setting in enumerate(settings):
+            if turn > 0 and fastest[index] > hopeless:
+                continue
             system.prepare(setting)
             if turn == 0:
-                system.run(workload, 0.0)
+                system.run(part, 0.0)
             time.sleep(pace.settle_s)
-            fastest[index] = min(fastest[index], system.run(workload, pace.turn_s).seconds)
+            fastest[index] = min(fastest[index], system.run(part, pace.turn_s).seconds)
     return settings[fastest.index(min(fastest))]
 
 
@@ -91,7 +105,10 @@ def compete(systems: Sequence[System], workload: Workload, pace: Pace) -> list[S
         assert one.setting is not None
         one.system.prepare(one.setting)
         one.system.run(workload, 0.0)
-    for _ in range(pace.rounds):
+    begin_s = time.perf_counter()
+    for num_rounds in range(pace.rounds):
+        if num_rounds >= _FEWEST_ROUNDS and time.perf_counter() - begin_s > pace.max_rounds_s:
+            break
         for one in able:
             time.sleep(pace.settle_s)
             one.readings.append(one.system.run(workload, pace.turn_s))

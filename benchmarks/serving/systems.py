@@ -34,6 +34,13 @@ class Workload:
         """Whether every answer has the same length, whatever the model."""
         return self.min_tokens >= self.max_tokens
 
+    def part(self, num_inputs: int) -> "Workload":
+        """The same with so many of its inputs, evenly spread, if it has more and may be cut to pieces."""
+        if self.num_rows is not None or len(self.inputs) <= num_inputs:
+            return self
+        chosen = [self.inputs[index * len(self.inputs) // num_inputs] for index in range(num_inputs)]
+        return dataclasses.replace(self, inputs=chosen)
+
 
 @dataclasses.dataclass(frozen=True)
 class Reading:

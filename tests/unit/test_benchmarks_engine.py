@@ -42,6 +42,7 @@ class Scripted:
     diary: list[str]
     precision: str = "fp32"
     setting: str = ""
+    num_inputs: set[int] = dataclasses.field(default_factory=set)
 
     def settings(self, workload: Workload) -> list[Setting]:
         return [{"kind": kind} for kind in self.seconds]
@@ -51,6 +52,7 @@ class Scripted:
 
     def run(self, workload: Workload, turn_s: float) -> Reading:
         self.diary.append(f"{self.name} {self.setting}")
+        self.num_inputs.add(len(workload.inputs))
         times = self.seconds[self.setting]
         return Reading(times.pop(0) if len(times) > 1 else times[0], 100)
 
@@ -63,6 +65,25 @@ def test_the_sweep_takes_the_setting_with_the_fastest_turn_and_warms_each_up() -
     system = Scripted("a", {"early": [0.1, 5.0, 5.0], "late": [9.0, 4.0, 2.0]}, [])
     assert best_setting(system, WORK, PACE) == {"kind": "late"}
     assert system.diary == ["a early", "a early", "a late", "a late", "a early", "a late"]
+
+
+def test_a_setting_far_behind_gets_one_turn_and_much_work_is_tried_in_part() -> None:
+    system = Scripted("a", {"slow": [0.1, 5.1, 1.0], "fast": [9.0, 4.0, 4.2]}, [])
+    work = dataclasses.replace(WORK, inputs=[[index] for index in range(1_000)], num_rows=None)
+    assert best_setting(system, work, PACE) == {"kind": "fast"}
+    assert system.diary == ["a slow", "a slow", "a fast", "a fast", "a fast"]
+    assert system.num_inputs == {400}
+    part = work.part(400)
+    assert [ids[0] for ids in part.inputs[:4]] == [0, 2, 5, 7]
+    assert part.inputs[-1] == [997]
+    assert dataclasses.replace(work, num_rows=8).part(400).num_rows == 8
+    assert len(dataclasses.replace(work, num_rows=8).part(400).inputs) == 1_000
+
+
+def test_long_rounds_end_after_three() -> None:
+    systems = [Scripted("a", {"x": [1.0]}, [])]
+    [standing] = compete(systems, WORK, dataclasses.replace(PACE, rounds=9, max_rounds_s=0.0))
+    assert len(standing.readings) == 3
 
 
 def test_systems_take_turns_and_those_that_cannot_are_left_out() -> None:
