@@ -145,12 +145,18 @@ class HostArena(Arena):
     """All in numpy's memory, which ONNX Runtime's CPU provider shares.
 
     Attributes:
-        caches: by graph input name, in the graphs' precision, rows first.
+        caches: by graph input name, in the graphs' precision, rows first. Those of a kind are pieces of one array
+            (caches, rows, ...), so that what happens to a row happens to all of them in one call.
     """
 
     def __init__(self, manifest: Manifest, num_rows: int, dtype: np.dtype[np.floating]) -> None:
         super().__init__(manifest, num_rows, dtype)
-        self.caches = {name: np.zeros(shape, dtype) for name, shape in self._shapes.items()}
+        self.caches: dict[str, NDArray[np.floating]] = {}
+        self._stacks: dict[str, NDArray[np.floating]] = {}
+        for kind in dict.fromkeys(self._kinds.values()):
+            names = [name for name in self._kinds if self._kinds[name] == kind]
+            stack = self._stacks[kind] = np.zeros((len(names), *self._shapes[names[0]]), dtype)
+            self.caches |= zip(names, stack, strict=True)
 
     def _buffer(self, name: str) -> Buffer:
         return Buffer.of(self.caches[name] if name in self.caches else getattr(self, name))
@@ -163,9 +169,10 @@ class HostArena(Arena):
 
     def _copy_caches(self, source: int, target: int) -> None:
         """As `Arena._copy_caches`; only the tokens there are get copied."""
-        num_tokens = {"": self.lengths[source], "cross_": self.source_lengths[source], _LAST: 0}
-        for name, cache in self.caches.items():
-            self._copy_tokens(target, name, cache[source], num_tokens[self._kinds[name]])
+        num_tokens = {"": self.lengths[source], "cross_": self.source_lengths[source]}
+        for kind, stack in self._stacks.items():
+            used = slice(num_tokens[kind]) if kind in num_tokens else slice(None)
+            stack[:, target, :, used] = stack[:, source, :, used]
 
     def _copy_tokens(self, row: int, name: str, source: NDArray[np.floating], num_tokens: int) -> None:
         used = slice(None) if self._kinds[name] == _LAST else slice(num_tokens)
@@ -177,9 +184,8 @@ class HostArena(Arena):
         places = np.asarray(targets)
         self.lengths[places] = self.lengths[origins]
         used = slice(int(self.lengths[origins].max()))
-        for name, cache in self.caches.items():
-            if not self._kinds[name]:
-                cache[places, :, used] = cache[origins, :, used]
+        own = self._stacks[""]
+        own[:, places, :, used] = own[:, origins, :, used]
 
     def load_prefix(self, cache: PrefixCache, row: int, token_ids: Sequence[int]) -> int:
         """As `Arena.load_prefix`."""

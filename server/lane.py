@@ -161,6 +161,8 @@ class Lane:
         Returns:
             The sequences with beam search, which are left to do.
         """
+        if all(sequence.search is not None for sequence in self._sequences):
+            return list(dict.fromkeys(self._sequences))  # the searches look for themselves
         chosen: list[int] = log_probabilities.argmax(axis=-1).tolist()
         searching: dict[RunningSequence, None] = {}
         for row, sequence in enumerate(self._sequences):

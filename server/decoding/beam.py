@@ -11,13 +11,14 @@ The conventions are fairseq's (Ott et al. 2019) and CTranslate2's:
 Hypotheses that were cut off at the limit come after the finished ones.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.decoding.candidates import top_candidates
+from server.decoding.candidates import best_of_groups
 from server.decoding.constraints import Constraints
 from server.decoding.hypothesis import FinishReason, Hypothesis, TokenScore
 from server.decoding.parameters import DecodingParameters
@@ -225,29 +226,20 @@ def _best(searches: Sequence[BeamSearch], log_probabilities: FloatRows) -> list[
         return []
     beams = [beam for search in searches for beam in search.beams]
     rows = log_probabilities[[beam.row for beam in beams]]
-    starts = np.cumsum([0] + [len(search.beams) for search in searches]).tolist()
-    width = max(search.parameters.beam_size for search in searches) + 1
-    for search, start in zip(searches, starts, strict=False):
+    start = 0
+    for search in searches:
         search.adjust(rows[start : start + len(search.beams)])
-    values, token_ids = top_candidates(rows, width)
-    # float64: the order of a long sum is right.
-    totals = np.array([[beam.total] for beam in beams]) + values
-    for search, start in zip(searches, starts, strict=False):
-        # No more than its own, or its neighbours' beam sizes would have a say.
-        totals[start : start + len(search.beams), search.parameters.beam_size + 1 :] = -np.inf
-    owners = np.repeat(np.arange(len(searches)), np.diff(starts) * values.shape[1])
-    order = np.lexsort((-totals.ravel(), owners))  # stable
-    best_totals, best_ids = totals.ravel()[order].tolist(), token_ids.ravel()[order].tolist()
-    parents = (order // values.shape[1]).tolist()
-    found = []
-    for search, start in zip(searches, starts, strict=False):
-        first = start * values.shape[1]
-        last = min(first + 2 * search.parameters.beam_size, first + len(search.beams) * values.shape[1])
-        found.append(
-            [
-                Candidate(best_totals[place], beams[parents[place]], best_ids[place])
-                for place in range(first, last)
-                if best_totals[place] > -np.inf
-            ]
-        )
-    return found
+        start += len(search.beams)
+    num_best = 2 * max(search.parameters.beam_size for search in searches)
+    best = best_of_groups(
+        rows, [beam.total for beam in beams], [len(search.beams) for search in searches], num_best
+    )
+    totals, parents, token_ids = best.totals.tolist(), best.rows.tolist(), best.token_ids.tolist()
+    return [
+        [
+            Candidate(totals[place], beams[parents[place]], token_ids[place])
+            for place in range(first, min(first + 2 * search.parameters.beam_size, last))
+            if totals[place] > -math.inf
+        ]
+        for search, first, last in zip(searches, best.starts.tolist(), best.starts[1:].tolist(), strict=False)
+    ]

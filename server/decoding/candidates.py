@@ -1,54 +1,86 @@
 """The most probable tokens of many rows, without sorting vocabularies."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["top_candidates"]
+__all__ = ["Candidates", "best_of_groups"]
 
 _BLOCK = 64
 
 
-def top_candidates(
-    rows: NDArray[np.float32], num_candidates: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The largest values of each row and where they are.
+class Candidates(NamedTuple):
+    """The best of each group, one group after the other, best first.
 
-    Exact, as a sort would give it, in about two passes: of the maxima of blocks of 64, the k-th largest is at
-    most the row's k-th largest value, so only what reaches it is looked at.
+    Attributes:
+        totals: (N,) a value with its row's base.
+        rows: (N,) where it stands.
+        token_ids: (N,) and where in the row.
+        starts: (G + 1,) where each group begins, and the end.
+    """
+
+    totals: NDArray[np.float64]
+    rows: NDArray[np.int64]
+    token_ids: NDArray[np.int64]
+    starts: NDArray[np.int64]
+
+
+def best_of_groups(
+    rows: NDArray[np.float32], bases: Sequence[float], group_sizes: Sequence[int], num_best: int
+) -> Candidates:
+    """The largest values of each group of consecutive rows, each value with its row's base added.
+
+    Exact, as a sort would give it, in about two passes: of the maxima of blocks of 64, a group's k-th largest is at
+    most its k-th largest value, so only blocks that reach it are looked at, all groups' at once.
 
     Args:
         rows: (R, V).
-        num_candidates: k, cut to V.
+        bases: (R,), added in float64: the order of a long sum is right.
+        group_sizes: rows of each group; R together.
+        num_best: k; each group gets at least so many, or all it has.
 
     Returns:
-        Values and indices, (R, k) each, largest first, equal ones in the order of their indices.
+        Equal ones in the order of their rows, then of their tokens.
     """
     num_rows, size = rows.shape
-    num_candidates = min(num_candidates, size)
-    num_blocks = size // _BLOCK
-    if num_blocks < num_candidates:
-        thresholds = np.partition(rows, size - num_candidates, axis=1)[:, size - num_candidates]
-        places, indices = _at_least(rows, thresholds)
+    base = np.asarray(bases, np.float64)[:, None]
+    num_whole = size // _BLOCK
+    maxima = np.empty((num_rows, -(-size // _BLOCK)), np.float64)
+    maxima[:, :num_whole] = rows[:, : num_whole * _BLOCK].reshape(num_rows, num_whole, _BLOCK).max(axis=2)
+    if num_whole * _BLOCK < size:
+        maxima[:, num_whole] = rows[:, num_whole * _BLOCK :].max(axis=1)
+    maxima += base
+    groups = np.repeat(np.arange(len(group_sizes)), group_sizes)
+    thresholds = _thresholds(maxima, groups, group_sizes, num_best)[groups, None]  # (R, 1)
+    # A flat search is several times faster than one by rows and columns.
+    block_rows, blocks = np.divmod(np.flatnonzero(maxima >= thresholds), maxima.shape[1])
+    columns = blocks[:, None] * _BLOCK + np.arange(_BLOCK)
+    totals = rows[block_rows[:, None], np.minimum(columns, size - 1)] + base[block_rows]
+    reaches = totals >= thresholds[block_rows]
+    if num_whole * _BLOCK < size:
+        reaches &= columns < size
+    found = np.flatnonzero(reaches)
+    best_rows, token_ids, best = block_rows[found // _BLOCK], columns.ravel()[found], totals.ravel()[found]
+    order = np.lexsort((token_ids, best_rows, -best, groups[best_rows]))
+    starts = np.searchsorted(groups[best_rows[order]], np.arange(len(group_sizes) + 1))
+    return Candidates(best[order], best_rows[order], token_ids[order], starts)
+
+
+def _thresholds(
+    maxima: NDArray[np.float64], groups: NDArray[np.int64], group_sizes: Sequence[int], num_best: int
+) -> NDArray[np.float64]:
+    """(G,) the k-th largest of each group's maxima, or -inf where it has no more than k."""
+    most = max(group_sizes)
+    if most * len(group_sizes) == len(maxima):
+        grouped = maxima.reshape(len(group_sizes), -1)
     else:
-        whole = rows[:, : num_blocks * _BLOCK].reshape(num_rows, num_blocks, _BLOCK)
-        maxima = whole.max(axis=2)
-        thresholds = np.partition(maxima, num_blocks - num_candidates, axis=1)[:, num_blocks - num_candidates]
-        block_rows, blocks = _at_least(maxima, thresholds)
-        found, offsets = _at_least(whole[block_rows, blocks], thresholds[block_rows])
-        # What is left over behind the last whole block can only raise the number of values that reach it.
-        rest_rows, rest = _at_least(rows[:, num_blocks * _BLOCK :], thresholds)
-        places = np.concatenate([block_rows[found], rest_rows])
-        indices = np.concatenate([blocks[found] * _BLOCK + offsets, rest + num_blocks * _BLOCK])
-    values = rows[places, indices]
-    order = np.lexsort((indices, -values, places))
-    starts = np.searchsorted(places[order], np.arange(num_rows))
-    chosen = order[starts[:, None] + np.arange(num_candidates)]
-    return values[chosen], indices[chosen]
-
-
-def _at_least(
-    rows: NDArray[np.float32], thresholds: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row and column of each value that reaches its row's threshold; a flat search is several times faster."""
-    flat = np.flatnonzero(rows >= thresholds[:, None])
-    return np.divmod(flat, max(1, rows.shape[1]))
+        padded = np.full((len(group_sizes), most, maxima.shape[1]), -np.inf)
+        ends = np.cumsum(group_sizes)
+        padded[groups, np.arange(len(maxima)) - (ends - group_sizes)[groups]] = maxima
+        grouped = padded.reshape(len(group_sizes), -1)
+    if grouped.shape[1] <= num_best:
+        return np.full(len(group_sizes), -np.inf)
+    place = grouped.shape[1] - num_best
+    return np.asarray(np.partition(grouped, place, axis=1)[:, place])

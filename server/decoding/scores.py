@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from server.decoding.candidates import top_candidates
+from server.decoding.candidates import best_of_groups
 from server.decoding.hypothesis import TokenScore
 
 __all__ = ["token_score"]
@@ -13,6 +13,8 @@ def token_score(log_probabilities: NDArray[np.float32], token_id: int, num_alter
     """The chosen token of a row (V,), with the `num_alternatives` most probable ones."""
     alternatives: tuple[tuple[int, float], ...] = ()
     if num_alternatives:
-        values, ids = top_candidates(log_probabilities[None], num_alternatives)
-        alternatives = tuple(zip(ids[0].tolist(), values[0].tolist(), strict=True))
+        best = best_of_groups(log_probabilities[None], [0.0], [1], num_alternatives)
+        alternatives = tuple(zip(best.token_ids.tolist(), best.totals.tolist(), strict=True))[
+            :num_alternatives
+        ]
     return TokenScore(token_id, float(log_probabilities[token_id]), alternatives)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from server.decoding.beam import BeamSearch, advance_all
-from server.decoding.candidates import top_candidates
+from server.decoding.candidates import best_of_groups
 from server.decoding.constraints import Constraints
 from server.decoding.hypothesis import FinishReason, Hypothesis
 from server.decoding.parameters import DecodingParameters
@@ -20,18 +20,34 @@ END = 3
 
 
 @settings(deadline=None)
-@given(st.integers(0, 2**32), st.integers(1, 5), st.integers(1, 700), st.integers(1, 12), st.booleans())
-def test_candidates_are_those_of_a_sort(
-    seed: int, num_rows: int, size: int, num_candidates: int, coarse: bool
+@given(
+    st.integers(0, 2**32),
+    st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    st.integers(1, 700),
+    st.integers(1, 12),
+    st.booleans(),
+)
+def test_the_best_of_groups_are_those_of_a_sort(
+    seed: int, group_sizes: list[int], size: int, num_best: int, coarse: bool
 ) -> None:
-    rows = np.random.default_rng(seed).standard_normal((num_rows, size)).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((sum(group_sizes), size)).astype(np.float32)
+    bases = rng.standard_normal(len(rows))
     if coarse:  # many ties, and much that is forbidden
         rows = np.where(rows < 0, -np.inf, np.round(rows)).astype(np.float32)
-    values, indices = top_candidates(rows, num_candidates)
-    for row, row_values, row_indices in zip(rows, values, indices, strict=True):
-        expected = sorted(range(size), key=lambda index: (-row[index], index))[:num_candidates]
-        assert row_indices.tolist() == expected
-        assert row_values.tolist() == row[expected].tolist()
+        bases = np.round(bases)
+    best = best_of_groups(rows, bases.tolist(), group_sizes, num_best)
+    first_row = 0
+    for group, group_size in enumerate(group_sizes):
+        places = [(row, token) for row in range(first_row, first_row + group_size) for token in range(size)]
+        totals = {(row, token): bases[row] + float(rows[row, token]) for row, token in places}
+        expected = sorted(places, key=lambda place: (-totals[place], place))[:num_best]
+        found = slice(best.starts[group], best.starts[group + 1])
+        assert len(expected) == min(num_best, len(places))
+        assert list(zip(best.rows[found], best.token_ids[found], strict=True))[:num_best] == expected
+        assert best.totals[found][:num_best].tolist() == [totals[place] for place in expected]
+        first_row += group_size
+    assert best.starts[-1] == len(best.totals)
 
 
 def adjusted(token_ids: list[int], context: tuple[int, ...] = (), **options: object) -> NDArray[np.float32]:
