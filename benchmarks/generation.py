@@ -22,7 +22,7 @@ import argparse
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -35,8 +35,9 @@ from benchmarks.serving.agreement import MIN_FP32_SHARE, Agreement, compare
 from benchmarks.serving.contest import Pace, Standing, compete
 from benchmarks.serving.ctranslate2_system import convert_arrays
 from benchmarks.serving.ctranslate2_weights import ctranslate2_generator_shape, ctranslate2_generator_weights
+from benchmarks.serving.engine_report import speed_rows
 from benchmarks.serving.genai_model import write_genai_model
-from benchmarks.serving.generation_report import GenerationFindings, report_generation
+from benchmarks.serving.generation_report import GenerationFindings, prompt_rows, report_generation
 from benchmarks.serving.generation_subject import (
     GenerationSubject,
     Shape,
@@ -62,6 +63,9 @@ from common.errors import OperationError
 from model.decoding import greedy_decode
 from model.training.hardware import set_threads
 from server.bundle import Precision
+
+Rows = Callable[[Sequence[Standing]], Iterator[list[str]]]
+"""A line a workload and system."""
 
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "int8")
 WHOLE: Final = Pace(rounds=5, turn_s=0.5, sweep_turns=2, settle_s=0.3)
@@ -129,15 +133,18 @@ def measure(
             agreements = check_agreement(subject, systems, work, num_prompts)
         same = all(one.holds for one in agreements)
 
-        def standings(workloads: Sequence[Workload]) -> list[Standing]:
+        def standings(workloads: Iterable[Workload], rows: Rows) -> list[Standing]:
             found = []
-            for workload in workloads:
+            for workload in workloads if same else ():
                 with console.status(workload.name):
-                    found += compete(systems, workload, pace)
+                    new = compete(systems, workload, pace)
+                for name, *figures in rows(new):  # what an interruption must not lose
+                    console.print(name, *figures)
+                found += new
             return found
 
-        first_tokens = standings(list(first_token_workloads(subject, work)) if same else [])
-        streams = standings(list(stream_workloads(subject, work)) if same else [])
+        first_tokens = standings(first_token_workloads(subject, work), prompt_rows)
+        streams = standings(stream_workloads(subject, work), speed_rows)
     return GenerationFindings(subject.dims, agreements, first_tokens, streams)
 
 
