@@ -13,7 +13,7 @@ from common.errors import DragomanError, OperationError, SettingsError, UsageErr
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["trnslate"], "error: no such command 'trnslate'. Did you mean 'translate'?"),
+        (["generte"], "error: no such command 'generte'. Did you mean 'generate'?"),
         (["translate", "hello"], "error: missing option '--model' / '-m'"),
         (
             ["evaluate", "h:1", "--limit", "0"],
