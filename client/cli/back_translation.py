@@ -17,6 +17,7 @@ from typing import BinaryIO
 from tokenizers import Tokenizer
 
 from client.cli.evaluation import Progress, corpus_of
+from client.cli.lines import MAX_LINE_BYTES
 from client.cli.output import json_line
 from common.errors import UsageError
 from common.files import atomic_file
@@ -36,7 +37,6 @@ from server.validation import MAX_BEAM_SIZE
 __all__ = ["BackTranslation", "PairSearch", "back_translate_texts"]
 
 _WINDOW_TEXTS = 2048  # sorted by length, so that the encoder reads like lengths together; two are under way
-_MAX_LINE_BYTES = 1 << 20
 _NUM_SPARE = 2  # hypotheses asked for beyond those wanted: some say what is known already
 
 
@@ -175,7 +175,7 @@ def _file_texts(name: str) -> _Texts:
     file = SourceFiles(Path()).file(name)
 
     def read(tally: Tally) -> Iterator[str]:
-        return clean(read_line_documents(file, _MAX_LINE_BYTES), tally, drop_duplicates=True)
+        return clean(read_line_documents(file, MAX_LINE_BYTES), tally, drop_duplicates=True)
 
     tally = Tally()
     num_texts = sum(1 for _ in read(tally))
