@@ -7,6 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # (on Linux that is the CUDA build, gigabytes of it).
 TORCH ?= cpu
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+KERNELS := server/libdragoman_kernels.so
 
 # For commands that install the benchmarks' peers: their torch comes from where the project's does.
 PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/python tools/index_answers.py $(TORCH_CPU_INDEX); \
@@ -41,6 +42,10 @@ $(VENV)/.dev: $(VENV)/.train
 	@$(PIP) install --constraint constraints.txt --editable '.[train,dev]'
 	@touch $@
 
+# An installation builds it too; this is for who changes it. Without a compiler all runs without it.
+$(KERNELS): $(wildcard kernels/*.cc kernels/*.h kernels/*.inl kernels/build.py) | $(VENV)/.dev
+	@$(BIN)/python kernels/build.py || echo "going on without kernels"
+
 install: $(VENV)/.dev ## the development environment, in .venv
 
 demo: $(VENV)/.train ## train dates, export it, serve it, ask it questions
@@ -69,7 +74,7 @@ stubs-check: $(VENV)/.dev ## fail when the committed stubs are not what the .pro
 	$(BIN)/python tools/generate_stubs.py --check proto
 
 # Two at a time, files whole: half of the tests wait for a process to start.
-unit: $(VENV)/.dev ## all tests
+unit: $(VENV)/.dev $(KERNELS) ## all tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 bench: $(VENV)/.dev ## decoding speed against CTranslate2 and PyTorch; DATA=DIR of Multi30k, RUN=DIR of a run on it, QUICK=1

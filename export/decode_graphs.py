@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from export.graph import DynamicAxes, Graph, cache_dtype
-from export.operators import group_query
+from export.operators import cross_attention, self_attention
 from export.quantization import Int8Linear
 from model.transformer import DecoderLayer, LanguageModel, TranslationModel
 
@@ -103,21 +103,20 @@ class _Decode(nn.Module):
 
             def attend_self(h: Tensor, layer: DecoderLayer = layer, i: int = index) -> Tensor:
                 attention = layer.self_attention
-                packed = attention.query_key_value(h)[:, None]
                 past = given[f"key_{i}"], given[f"value_{i}"]
-                heads, caches[f"key_{i}"], caches[f"value_{i}"] = group_query(
-                    attention, packed, None, past, lengths
+                heads, caches[f"key_{i}"], caches[f"value_{i}"] = self_attention(
+                    attention, attention.query_key_value(h), past, lengths
                 )
-                return attention.output(heads[:, 0])
+                return attention.output(heads)
 
             def attend_source(h: Tensor, layer: DecoderLayer = layer, i: int = index) -> Tensor:
                 attention = layer.cross_attention
                 last = given[f"last_cross_key_{i}"], given[f"last_cross_value_{i}"]
                 past = given[f"cross_key_{i}"], given[f"cross_value_{i}"]
-                heads, caches[f"cross_key_{i}"], caches[f"cross_value_{i}"] = group_query(
-                    attention, attention.query(h)[:, None], last, past, given["source_lengths"] - 1
+                heads, caches[f"cross_key_{i}"], caches[f"cross_value_{i}"] = cross_attention(
+                    attention, attention.query(h), last, past, given["source_lengths"]
                 )
-                return attention.output(heads[:, 0])
+                return attention.output(heads)
 
             x = layer(x, attend_self, attend_source if "source_lengths" in given else None)
         return self.model.logits(x).float().log_softmax(dim=-1), caches

@@ -9,10 +9,8 @@
                   decode, decode_steps: as above, without cross-attention
 
 Only the attention differs from `model.transformer`: it becomes operators (`export.operators`) that take one length
-a row, so that rows of any age share a step without masks or copies. `GroupQueryAttention` appends to its cache in
-place where past and present are bound to one buffer. Cross-attention uses the same operator: the source's last key
-and value are handed in as the "new" ones with position `length - 1`; it rewrites the bytes that are there and sees
-exactly `length` positions.
+a row, so that rows of any age share a step without masks or copies, and that append to a cache in place where past
+and present are bound to one buffer.
 """
 
 import torch
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 
 from export.decode_graphs import decode_graphs
 from export.graph import Graph, cache_dtype, layer_names
-from export.operators import group_query, multi_head
+from export.operators import encoder_attention, group_query, multi_head
 from model.attention import CrossAttention, SelfAttention, explicit_attention, merge_heads, split_heads
 from model.transformer import LanguageModel, TranslationModel
 
@@ -107,11 +105,9 @@ class _Encode(nn.Module):
 
 def _encoded(model: TranslationModel, source_ids: Tensor, source_lengths: Tensor) -> Tensor:
     """The encoder's output (B, S, width)."""
-    positions = torch.arange(source_ids.shape[1])
-    allowed = (positions < source_lengths[:, None]).to(torch.int32)
-    x = model.embedding(source_ids, positions)
+    x = model.embedding(source_ids, torch.arange(source_ids.shape[1]))
     for layer in model.encoder_layers:
-        x = layer(x, lambda h, a=layer.self_attention: _attend_both_ways(a, h, allowed))
+        x = layer(x, lambda h, a=layer.self_attention: _attend_both_ways(a, h, source_lengths))
     return model.encoder_norm(x)
 
 
@@ -131,7 +127,7 @@ class _Align(nn.Module):
         seen: list[Tensor] = []
 
         def attend_self(attention: SelfAttention, h: Tensor) -> Tensor:
-            return attention.output(multi_head(attention, *attention.project(h), None, causal=True))
+            return attention.output(multi_head(attention, *attention.project(h)))
 
         def attend_source(attention: CrossAttention, h: Tensor) -> Tensor:
             # In single precision, which is what a caller is told.
@@ -167,7 +163,7 @@ class _Prefill(nn.Module):
         def attend(attention: SelfAttention, h: Tensor) -> Tensor:
             query, key, value = attention.project(h)
             outputs.extend(split_heads(part, attention.num_kv_heads) for part in (key, value))
-            return attention.output(multi_head(attention, query, key, value, None, causal=True))
+            return attention.output(multi_head(attention, query, key, value))
 
         for layer in self.model.decoder_layers:
             x = layer(x, lambda h, a=layer.self_attention: attend(a, h))
@@ -191,7 +187,7 @@ class _Extend(nn.Module):
         outputs: list[Tensor] = []
 
         def attend(attention: SelfAttention, h: Tensor, past: tuple[Tensor, Tensor]) -> Tensor:
-            heads, *new = group_query(attention, attention.query_key_value(h), None, past, last)
+            heads, *new = group_query(attention, attention.query_key_value(h), past, last)
             outputs.extend(new)
             return attention.output(heads)
 
@@ -201,6 +197,5 @@ class _Extend(nn.Module):
         return tuple(outputs)
 
 
-def _attend_both_ways(attention: SelfAttention, h: Tensor, allowed: Tensor) -> Tensor:
-    query, key, value = attention.project(h)
-    return attention.output(multi_head(attention, query, key, value, allowed, causal=False))
+def _attend_both_ways(attention: SelfAttention, h: Tensor, lengths: Tensor) -> Tensor:
+    return attention.output(encoder_attention(attention, attention.query_key_value(h), lengths))

@@ -1,4 +1,4 @@
-"""A `Graph` to an ONNX model in memory, by PyTorch's own exporter."""
+"""A `Graph` to an ONNX model in memory, by PyTorch's own exporter; then our operators and their functions."""
 
 import contextlib
 import logging
@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import onnx
+import onnx.inliner
 import torch
 
+from export.functions import add_functions
+from export.fusion import fuse
 from export.graph import Graph
 
 __all__ = ["to_onnx"]
@@ -34,8 +37,13 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
     assert program is not None
     model = program.model_proto
     _drop_traces(model.graph)
+    halves = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    if not halves:
+        fuse(model.graph)
+    add_functions(model)
     onnx.checker.check_model(model)
-    return model
+    # Kernels are for CPUs, where nobody runs halves: those graphs say at once what a device runs.
+    return onnx.inliner.inline_local_functions(model) if halves else model
 
 
 def _drop_traces(graph: onnx.GraphProto) -> None:

@@ -1,22 +1,105 @@
-"""ONNX Runtime's contributed attention operators (onnxruntime/docs/ContribOperators.md), as functions of tensors.
+"""Operators of the graphs as functions of tensors. They compute nothing here: the exporter writes them as nodes.
 
-They compute nothing here: the exporter writes them as nodes.
+Those of domain "dragoman" are functions of other operators (`export.functions`); `group_query` and `multi_head` are
+ONNX Runtime's own contributed ones (onnxruntime/docs/ContribOperators.md).
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from model.attention import SelfAttention
+from model.attention import CrossAttention, SelfAttention
 
-__all__ = ["group_query", "multi_head"]
+__all__ = [
+    "cross_attention",
+    "encoder_attention",
+    "group_query",
+    "int8_linear",
+    "multi_head",
+    "self_attention",
+]
+
+
+def self_attention(
+    attention: SelfAttention, packed: Tensor, past: tuple[Tensor, Tensor], lengths: Tensor
+) -> tuple[Tensor, ...]:
+    """`SelfAttention`: each row's token is appended to its cache and sees all that is there.
+
+    Args:
+        attention: numbers of heads and widths.
+        packed: query, key and value of the token, (B, query + 2 kv width).
+        past: keys and values (B, kv heads, capacity, head size); bound to the outputs' memory, appended to in place.
+        lengths: (B) int32, tokens in each row's cache.
+
+    Returns:
+        Heads (B, query width), keys and values as `past`.
+    """
+    return _cached("SelfAttention", attention, (packed, *past, lengths), past)
+
+
+def cross_attention(
+    attention: CrossAttention,
+    query: Tensor,
+    last: tuple[Tensor, Tensor],
+    past: tuple[Tensor, Tensor],
+    lengths: Tensor,
+) -> tuple[Tensor, ...]:
+    """`CrossAttention`: each row's query (B, query width) sees the `lengths` (B) tokens of its source.
+
+    `last` is key and value (B, 1, kv width) of the source's last token, `past` all of them, as in
+    `self_attention`. Returns the same.
+    """
+    return _cached("CrossAttention", attention, (query, *last, *past, lengths), past)
+
+
+def _cached(
+    name: str, attention: nn.Module, inputs: tuple[Tensor, ...], past: tuple[Tensor, Tensor]
+) -> tuple[Tensor, ...]:
+    heads, key, value = torch.onnx.ops.symbolic_multi_out(
+        f"dragoman::{name}",
+        inputs,
+        attrs=_heads(attention),
+        dtypes=(inputs[0].dtype,) * 3,
+        shapes=((inputs[0].shape[0], cast("int", attention.query_width)), past[0].shape, past[1].shape),
+        version=1,
+    )
+    return heads, key, value
+
+
+def encoder_attention(attention: SelfAttention, packed: Tensor, lengths: Tensor) -> Tensor:
+    """`EncoderAttention`: packed (B, T, query + 2 kv width), lengths (B) int32 -> heads (B, T, query width)."""
+    heads: Tensor = torch.onnx.ops.symbolic(
+        "dragoman::EncoderAttention",
+        (packed, lengths),
+        attrs=_heads(attention),
+        dtype=packed.dtype,
+        shape=(*packed.shape[:2], attention.query_width),
+        version=1,
+    )
+    return heads
+
+
+def _heads(attention: nn.Module) -> dict[str, Any]:
+    names = {"num_heads": "num_heads", "kv_num_heads": "num_kv_heads", "head_size": "head_size"}
+    return {name: cast("int", getattr(attention, ours)) for name, ours in names.items()}
+
+
+def int8_linear(x: Tensor, weights: tuple[Tensor, ...], num_columns: int) -> Tensor:
+    """`Int8Linear`: x (..., K) -> (..., N); weights are its other inputs, in order."""
+    y: Tensor = torch.onnx.ops.symbolic(
+        "dragoman::Int8Linear",
+        (x, *weights),
+        dtype=torch.float32,
+        shape=(*x.shape[:-1], num_columns),
+        version=1,
+    )
+    return y
 
 
 def group_query(
     attention: nn.Module,
     query: Tensor,
-    new: tuple[Tensor, Tensor] | None,
     past: tuple[Tensor, Tensor],
     positions: Tensor,
 ) -> tuple[Tensor, ...]:
@@ -24,9 +107,7 @@ def group_query(
 
     Args:
         attention: numbers of heads and widths.
-        query: (B, T, query width), or with key and value behind it, packed, where `new` is None. T above 1 beside a
-            past is for B = 1 only.
-        new: key and value (B, T, kv width).
+        query: with key and value behind it, (B, T, query + 2 kv width). T above 1 beside a past is for B = 1 only.
         past: keys and values (B, kv heads, capacity, head size); bound to the outputs' memory, appended to in place.
         positions: (B) int32, where the last of a row's new tokens stands.
 
@@ -38,7 +119,7 @@ def group_query(
     capacity = torch.tensor([past[0].shape[2]], dtype=torch.int32)
     heads, key, value = torch.onnx.ops.symbolic_multi_out(
         "com.microsoft::GroupQueryAttention",
-        (query, *(new or (None, None)), *past, positions, capacity),
+        (query, None, None, *past, positions, capacity),
         attrs={"num_heads": num_heads, "kv_num_heads": num_kv_heads},
         dtypes=(query.dtype,) * 3,
         shapes=((*query.shape[:2], cast("int", attention.query_width)), past[0].shape, past[1].shape),
@@ -47,18 +128,10 @@ def group_query(
     return heads, key, value
 
 
-def multi_head(
-    attention: SelfAttention,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    allowed: Tensor | None,
-    *,
-    causal: bool,
-) -> Tensor:
-    """`MultiHeadAttention` over whole sequences: query (B, T, H * head), key and value (B, T, Hkv * head).
+def multi_head(attention: SelfAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """`MultiHeadAttention`, each token seeing those up to itself.
 
-    `allowed` (B, T) int32 is 1 where a key may be seen; None: all may. Returns heads (B, T, H * head).
+    query (B, T, H * head), key and value (B, T, Hkv * head) -> heads (B, T, H * head).
     """
     groups = attention.num_heads // attention.num_kv_heads
     if groups > 1:  # MultiHeadAttention knows no groups
@@ -68,8 +141,8 @@ def multi_head(
         )
     heads: Tensor = torch.onnx.ops.symbolic(
         "com.microsoft::MultiHeadAttention",
-        (query, key, value, None, allowed) if allowed is not None else (query, key, value),
-        attrs={"num_heads": attention.num_heads, "unidirectional": int(causal)},
+        (query, key, value),
+        attrs={"num_heads": attention.num_heads, "unidirectional": 1},
         dtype=query.dtype,
         shape=query.shape,
         version=1,

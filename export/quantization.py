@@ -1,4 +1,4 @@
-"""Static int8: every product with a weight is two operators, with scales fixed at export.
+"""Static int8: every product with a weight is one operator, `Int8Linear`, with scales fixed at export.
 
     xq = QuantizeLinear(x)                    unsigned 8 bits, one scale and zero point for each product
     y = MatMulIntegerToFloat(xq, wq) + bias   weights in 7 signed bits, one scale for each column
@@ -24,6 +24,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from export.operators import int8_linear
 from model.decoding import greedy_decode
 from model.transformer import LanguageModel, TranslationModel
 
@@ -175,7 +176,7 @@ class Int8Linear(nn.Module):
     column_scales: Tensor
     scale: Tensor
     zero_point: Tensor
-    bias: Tensor | None
+    bias: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor | None, seen: Range) -> None:
         super().__init__()
@@ -190,21 +191,9 @@ class Int8Linear(nn.Module):
         self.register_buffer("column_scales", columns)
         self.register_buffer("scale", torch.tensor(scale))
         self.register_buffer("zero_point", torch.tensor(round(-low / scale), dtype=torch.uint8))
-        self.register_buffer("bias", None if bias is None else bias.detach().float())
+        self.register_buffer("bias", torch.zeros_like(columns) if bias is None else bias.detach().float())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Two symbols, for tracing alone."""
-        quantised = torch.onnx.ops.symbolic(
-            "QuantizeLinear",
-            (x, self.scale, self.zero_point),
-            dtype=torch.uint8,
-            shape=x.shape,
-        )
-        product: Tensor = torch.onnx.ops.symbolic(
-            "com.microsoft::MatMulIntegerToFloat",
-            (quantised, self.weight, self.scale, self.column_scales, self.zero_point, None, self.bias),
-            dtype=torch.float32,
-            shape=(*x.shape[:-1], self.weight.shape[1]),
-            version=1,
-        )
-        return product
+        """A symbol, for tracing alone."""
+        weights = (self.scale, self.zero_point, self.weight, self.column_scales, self.bias)
+        return int8_linear(x, weights, self.weight.shape[1])

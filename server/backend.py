@@ -9,6 +9,7 @@ from server.arena import HostArena
 from server.bundle import Bundle
 from server.device_arena import ROW_GRAPHS, DeviceArena
 from server.errors import BundleError, ProviderUnavailable
+from server.kernels import NO_KERNELS, register_kernels, select_kernels
 from server.prefix_cache import BLOCK_TOKENS, PrefixCache
 from server.rows import DeviceRows, Rows
 
@@ -28,6 +29,7 @@ class Backend:
         bundle: where the graphs come from.
         sessions: by graph name, those that are run.
         device: ONNX Runtime's type of the device that holds the caches; None: numpy's memory.
+        kernels: the sessions' kernels for operators of ours; `NO_KERNELS`: ONNX Runtime's operators alone.
         cache_dtype: of keys and values, as the graphs take them.
         prefix_cache: what all rows share of prompts; keeps nothing unless `with_prefix_cache` made this backend.
     """
@@ -38,9 +40,11 @@ class Backend:
         sessions: dict[str, ort.InferenceSession],
         *,
         device: str | None = None,
+        kernels: str = NO_KERNELS,
         prefix_cache_bytes: int = 0,
     ) -> None:
         self.bundle = bundle
+        self.kernels = kernels
         self.sessions = sessions
         self.device = device
         [self.cache_dtype] = (
@@ -59,23 +63,32 @@ class Backend:
         return "extend" in self.sessions
 
     @classmethod
-    def load(cls, bundle: Bundle, *, provider: str, num_threads: int) -> Self:
+    def load(cls, bundle: Bundle, *, provider: str, num_threads: int, kernels: str = "auto") -> Self:
         """Load every graph for `provider`, with `num_threads` threads inside each operator.
 
+        `kernels` are those for the operators of ours on a CPU, as `server.kernels.select_kernels` takes them.
+
         Raises:
-            ProviderUnavailable: ONNX Runtime does not offer the provider or cannot start it here, or the bundle is
-                not made for it.
+            ProviderUnavailable: ONNX Runtime does not offer the provider or cannot start it here, the bundle is not
+                made for it, or the kernels asked for cannot be had.
             BundleError: a graph cannot be loaded.
         """
         device = None if provider == "cpu" else provider
+        chosen = select_kernels(kernels) if device is None else NO_KERNELS
         sessions = load_sessions(
-            bundle, provider=provider, num_threads=num_threads, on_device=device is not None
+            bundle, provider=provider, num_threads=num_threads, on_device=device is not None, kernels=chosen
         )
-        return cls(bundle, sessions, device=device)
+        return cls(bundle, sessions, device=device, kernels=chosen)
 
     def with_prefix_cache(self, max_bytes: int) -> "Backend":
         """The same sessions with a fresh prefix cache of at most `max_bytes`."""
-        return Backend(self.bundle, self.sessions, device=self.device, prefix_cache_bytes=max_bytes)
+        return Backend(
+            self.bundle,
+            self.sessions,
+            device=self.device,
+            kernels=self.kernels,
+            prefix_cache_bytes=max_bytes,
+        )
 
     def rows(self, num_rows: int) -> Rows:
         """A fresh arena of `num_rows` rows bound to these graphs, for the use of one thread at a time."""
@@ -88,9 +101,11 @@ class Backend:
 
 
 def load_sessions(
-    bundle: Bundle, *, provider: str, num_threads: int, on_device: bool
+    bundle: Bundle, *, provider: str, num_threads: int, on_device: bool, kernels: str = NO_KERNELS
 ) -> dict[str, ort.InferenceSession]:
     """A session for each graph that is run; `on_device` where the caches will not be in numpy's memory.
+
+    `kernels` is what `select_kernels` returned.
 
     Raises:
         ProviderUnavailable: see `Backend.load`.
@@ -109,6 +124,8 @@ def load_sessions(
     if provider == "cuda":
         ort.preload_dlls()  # CUDA from pip's wheels lies where the system's loader does not look
     options = _session_options(num_threads)
+    if kernels != NO_KERNELS:
+        register_kernels(options)
     sessions = {}
     for name in _graphs_run(bundle, on_device=on_device):
         path = bundle.graph_path(name)

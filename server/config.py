@@ -78,6 +78,8 @@ class EngineSettings(Settings):
     """`[engine]`: how models run."""
 
     provider: Literal["cpu", "cuda"] = "cpu"
+    kernels: Literal["auto", "avx512vnni", "avx2", "portable", "none"] = "auto"
+    """Of our operators on a CPU. "auto": the best that the processor has; "none": ONNX Runtime's own operators."""
     lanes: CountOrAuto = "auto"
     """Decode loops that run side by side on the same weights."""
     threads_per_lane: CountOrAuto = "auto"

@@ -130,6 +130,7 @@ class Engine:
         num_threads: threads that compute.
         slots_per_lane: rows that one input may have at most.
         max_rows: rows that all inputs of a call may have at most: as many as can run and wait at a time.
+        kernels: those its sessions run with, as `Backend` has them.
         prefix_cache: what its lanes share of prompts.
     """
 
@@ -155,6 +156,7 @@ class Engine:
         self._closing = False
         backend = backend.with_prefix_cache(settings.prefix_cache_bytes)
         self.prefix_cache = backend.prefix_cache
+        self.kernels = backend.kernels
         lanes = [
             Lane(backend, settings.slots_per_lane, observer, multi_step_rows=settings.multi_step_rows)
             for _ in range(num_lanes)
@@ -306,10 +308,10 @@ def load_backend(bundle: Bundle, settings: EngineSettings) -> Backend:
 
     Raises:
         BundleError: a graph cannot be loaded.
-        ProviderUnavailable: the provider asked for cannot be had.
+        ProviderUnavailable: the provider or the kernels asked for cannot be had.
     """
     _, num_threads = lane_layout(settings)
-    return Backend.load(bundle, provider=settings.provider, num_threads=num_threads)
+    return Backend.load(bundle, provider=settings.provider, num_threads=num_threads, kernels=settings.kernels)
 
 
 def _wake_all(wakes: Sequence[Wake]) -> None:

@@ -150,6 +150,7 @@ def _load(folder: Path, settings: EngineSettings, metrics: Metrics) -> ServedMod
         task=manifest.task,
         precision=manifest.precision,
         provider=settings.provider,
+        kernels=engine.kernels,
         threads=engine.num_threads,
         slots=engine.occupancy().slots_total,
         seconds=round(seconds, 3),

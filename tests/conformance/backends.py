@@ -4,6 +4,7 @@ from pathlib import Path
 
 from server.backend import Backend, load_sessions
 from server.bundle import Bundle
+from server.kernels import select_kernels
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 ON_DEVICE = " on a device"
@@ -17,5 +18,7 @@ def load(name: str) -> Backend:
     """
     bundle = Bundle.read(FIXTURES / name.removesuffix(ON_DEVICE))
     on_device = name.endswith(ON_DEVICE)
-    sessions = load_sessions(bundle, provider="cpu", num_threads=1, on_device=on_device)
+    sessions = load_sessions(
+        bundle, provider="cpu", num_threads=1, on_device=on_device, kernels=select_kernels("auto")
+    )
     return Backend(bundle, sessions, device="cpu" if on_device else None)

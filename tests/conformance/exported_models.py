@@ -70,7 +70,7 @@ def random_ids(rng: random.Random, longest: int) -> list[int]:
 
 
 def export(
-    name: str, folder: Path, precision: str = "fp32"
+    name: str, folder: Path, precision: str = "fp32", kernels: str = "auto"
 ) -> tuple[TranslationModel | LanguageModel, Backend]:
     model, graphs, exported = traced(name, precision)
     dims = model.dims
@@ -98,4 +98,6 @@ def export(
             "golden_examples": (),
         }
     )
-    return model, Backend.load(bundle.Bundle(folder, manifest), provider="cpu", num_threads=1)
+    return model, Backend.load(
+        bundle.Bundle(folder, manifest), provider="cpu", num_threads=1, kernels=kernels
+    )

@@ -25,6 +25,7 @@ from server.backend import Backend
 from server.decoding.hypothesis import Finished
 from server.decoding.parameters import DecodingParameters
 from server.decoding.stopping import StopCondition
+from server.kernels import NO_KERNELS
 from server.lane import Lane
 from server.offline import decode_offline, decode_sequences
 from server.prefix_cache import BLOCK_TOKENS
@@ -41,9 +42,10 @@ def agreement(model: TranslationModel | LanguageModel, backend: Backend) -> Agre
     return compare(backend, model, inputs, reference, decoded)
 
 
+@pytest.mark.parametrize("kernels", ["auto", NO_KERNELS])
 @pytest.mark.parametrize("name", MODELS)
-def test_every_token_and_logit_agrees(name: str, tmp_path: Path) -> None:
-    found = agreement(*export(name, tmp_path))
+def test_every_token_and_logit_agrees(name: str, kernels: str, tmp_path: Path) -> None:
+    found = agreement(*export(name, tmp_path, kernels=kernels))
     assert found.num_disagreements == 0
     assert found.num_equal_inputs + found.num_ties == 100
     assert found.num_batch_differences == 0

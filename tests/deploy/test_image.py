@@ -148,6 +148,20 @@ def test_the_wheel_gets_every_package_it_names(stages: dict[str, Stage]) -> None
         assert Path(needed).parts[0] in sources
 
 
+def test_the_image_s_wheel_has_the_kernels_or_is_not_built(stages: dict[str, Stage]) -> None:
+    assert "DRAGOMAN_KERNELS=require" in stages["wheels"].values("ENV")[-1].split()
+    sources = " ".join(stages["wheels"].values("COPY")).split()
+    assert {"kernels", "hatch_build.py"} <= set(sources)
+    # Compiled with a compiler's image, run on the slim one: the same C library, or it would not load.
+    header = (ROOT / "deploy" / "Dockerfile").read_text()
+    [built, run] = (
+        re.search(rf"ARG {name}=python:(\S+)", header) for name in ("BUILD_IMAGE", "PYTHON_IMAGE")
+    )
+    assert built is not None
+    assert run is not None
+    assert built[1].split("-") == run[1].replace("-slim", "").split("-")
+
+
 def test_serving_installs_pinned_wheels_and_no_training_library(stages: dict[str, Stage]) -> None:
     (build,) = stages["wheels"].values("RUN")
     assert "--constraint constraints.txt" in build

@@ -1,0 +1,10 @@
+#include "kernels.h"
+
+namespace dragoman {
+namespace {
+#include "shared_kernels.inl"
+}  // namespace
+
+const Kernels kPortable = {"portable", add_norm, attend, attend_scratch, attend_whole, attend_whole_scratch, quantize, nullptr};
+
+}  // namespace dragoman

@@ -1,0 +1,537 @@
+// The operators of domain "dragoman" for ONNX Runtime, by its C interface for custom operators.
+//
+// Graphs carry each of them as a function of standard operators too (export/functions.py), so that a bundle runs
+// without this library as well; where it is registered, ONNX Runtime takes what stands here.
+//
+//   SelfAttention     one query a row over the row's cache, to which its key and value are appended
+//   CrossAttention    one query a row over the row's source
+//   EncoderAttention  all queries of a sequence over all of its keys
+//   AddNorm           residual connection and layer normalisation
+//   Int8Linear        quantise, multiply with packed weights, add the bias
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "third_party/onnxruntime/onnxruntime_c_api.h"
+
+#define RETURN_IF_ERROR(call) \
+  if (OrtStatus* status_ = (call)) return status_
+
+namespace dragoman {
+namespace {
+
+const OrtApi* api = nullptr;
+const Kernels* selected = &kPortable;  // for kernels that are made from now on
+
+const Kernels* best_kernels() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
+    return &kAvx512Vnni;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &kAvx2;
+#endif
+  return &kPortable;
+}
+
+// --- tensors -------------------------------------------------------------------------------------
+
+OrtStatus* invalid(const std::string& message) {
+  return api->CreateStatus(ORT_INVALID_ARGUMENT, ("dragoman: " + message).c_str());
+}
+
+template <class T>
+struct Tensor {
+  T* data = nullptr;
+  size_t size = 0;  // elements
+  const OrtValue* value = nullptr;
+};
+
+template <class T>
+OrtStatus* describe(const OrtValue* value, Tensor<T>& tensor) {
+  void* data;
+  size_t num_bytes;
+  RETURN_IF_ERROR(api->GetTensorMutableData(const_cast<OrtValue*>(value), &data));
+  RETURN_IF_ERROR(api->GetTensorSizeInBytes(value, &num_bytes));
+  tensor = {static_cast<T*>(data), num_bytes / sizeof(T), value};
+  return nullptr;
+}
+
+template <class T>
+OrtStatus* input(OrtKernelContext* context, size_t index, Tensor<T>& tensor) {
+  const OrtValue* value;
+  RETURN_IF_ERROR(api->KernelContext_GetInput(context, index, &value));
+  return describe(value, tensor);
+}
+
+template <class T>
+OrtStatus* constant(const OrtKernelInfo* info, size_t index, Tensor<const T>& tensor) {
+  int is_constant = 0;
+  const OrtValue* value = nullptr;
+  RETURN_IF_ERROR(api->KernelInfoGetConstantInput_tensor(info, index, &is_constant, &value));
+  if (!is_constant) return invalid("Int8Linear's weights have to be part of the graph");
+  return describe(value, tensor);
+}
+
+constexpr size_t kMaxRank = 4;
+
+struct Shape {
+  int64_t sizes[kMaxRank];
+  size_t rank;
+};
+
+OrtStatus* shape_of(const OrtValue* value, Shape& shape) {
+  OrtTensorTypeAndShapeInfo* info;
+  RETURN_IF_ERROR(api->GetTensorTypeAndShape(value, &info));
+  OrtStatus* status = api->GetDimensionsCount(info, &shape.rank);
+  if (status == nullptr)
+    status = shape.rank < 1 || shape.rank > kMaxRank ? invalid("a tensor of rank " + std::to_string(shape.rank))
+                                                     : api->GetDimensions(info, shape.sizes, shape.rank);
+  api->ReleaseTensorTypeAndShapeInfo(info);
+  return status;
+}
+
+template <class T>
+OrtStatus* output(OrtKernelContext* context, size_t index, const Shape& shape, T** data) {
+  OrtValue* value;
+  RETURN_IF_ERROR(api->KernelContext_GetOutput(context, index, shape.sizes, shape.rank, &value));
+  *data = nullptr;
+  return value ? api->GetTensorMutableData(value, reinterpret_cast<void**>(data)) : nullptr;
+}
+
+OrtStatus* attribute(const OrtKernelInfo* info, const char* name, size_t& size) {
+  int64_t value;
+  RETURN_IF_ERROR(api->KernelInfoGetAttribute_int64(info, name, &value));
+  if (value < 1) return invalid(std::string(name) + " is " + std::to_string(value));
+  size = static_cast<size_t>(value);
+  return nullptr;
+}
+
+// Scratch memory of the thread that computes; it grows to what the largest call needed and stays.
+template <class T>
+T* scratch(size_t size) {
+  thread_local std::vector<T> memory;
+  if (memory.size() < size) memory.resize(size);
+  return memory.data();
+}
+
+// Run work(first, last) over `total` pieces, in chunks, on the session's threads.
+template <class Work>
+OrtStatus* in_parallel(OrtKernelContext* context, size_t total, size_t chunk, const Work& work) {
+  if (total <= chunk) {
+    work(size_t{0}, total);
+    return nullptr;
+  }
+  struct Job {
+    const Work* work;
+    size_t total, chunk;
+  } job{&work, total, chunk};
+  const auto run = [](void* data, size_t index) {
+    const Job& job = *static_cast<Job*>(data);
+    (*job.work)(index * job.chunk, std::min(job.total, (index + 1) * job.chunk));
+  };
+  return api->KernelContext_ParallelFor(context, run, (total + chunk - 1) / chunk, 0, &job);
+}
+
+// --- attention -----------------------------------------------------------------------------------
+
+constexpr size_t kRowsOfChunk = 8;
+
+struct Heads {
+  size_t num_heads, num_kv_heads, head_size;
+  const Kernels* kernels = selected;
+
+  OrtStatus* read(const OrtKernelInfo* info) {
+    RETURN_IF_ERROR(attribute(info, "num_heads", num_heads));
+    RETURN_IF_ERROR(attribute(info, "kv_num_heads", num_kv_heads));
+    RETURN_IF_ERROR(attribute(info, "head_size", head_size));
+    if (num_heads % num_kv_heads) return invalid("num_heads is no multiple of kv_num_heads");
+    return head_size % 8 ? invalid("head_size is no multiple of 8") : nullptr;
+  }
+  size_t query_width() const { return num_heads * head_size; }
+  size_t kv_width() const { return num_kv_heads * head_size; }
+};
+
+// Keys or values (rows, kv heads, capacity, head size), as the next call gets them: the memory that came in where the
+// output is bound to it, as the server does, or a copy of it.
+OrtStatus* carry_over(OrtKernelContext* context, size_t index, const Tensor<float>& past, const Shape& shape,
+                      float** present) {
+  RETURN_IF_ERROR(output(context, index, shape, present));
+  if (*present == nullptr) return invalid("a cache is read by nobody");
+  if (*present != past.data) std::memcpy(*present, past.data, past.size * sizeof(float));
+  return nullptr;
+}
+
+struct Caches {
+  size_t rows, capacity;
+  float *keys, *values;
+
+  const float* of(const float* cache, const Heads& heads, size_t row, size_t head) const {
+    return cache + (row * heads.num_kv_heads + head) * capacity * heads.head_size;
+  }
+};
+
+OrtStatus* open_caches(OrtKernelContext* context, const Heads& heads, size_t first_input, size_t rows, Caches& caches) {
+  Tensor<float> keys, values;
+  RETURN_IF_ERROR(input(context, first_input, keys));
+  RETURN_IF_ERROR(input(context, first_input + 1, values));
+  if (rows == 0 || keys.size != values.size || keys.size % (rows * heads.kv_width()))
+    return invalid("caches are not (rows, kv heads, capacity, head size)");
+  caches.rows = rows;
+  caches.capacity = keys.size / (rows * heads.kv_width());
+  const Shape shape = {{static_cast<int64_t>(rows), static_cast<int64_t>(heads.num_kv_heads),
+                        static_cast<int64_t>(caches.capacity), static_cast<int64_t>(heads.head_size)},
+                       4};
+  RETURN_IF_ERROR(carry_over(context, 1, keys, shape, &caches.keys));
+  return carry_over(context, 2, values, shape, &caches.values);
+}
+
+void prefetch(const float* data, size_t size) {
+  const char* bytes = reinterpret_cast<const char*>(data);
+  for (size_t offset = 0; offset < size * sizeof(float); offset += 64) __builtin_prefetch(bytes + offset);
+}
+
+// Attention of each row's query over the first lengths[row] + more tokens of its caches. While one head is computed, the
+// keys and values of the next are fetched: they lie anywhere, and waiting for them is what takes the time.
+void attend_rows(const Heads& heads, const Caches& caches, const float* queries, size_t query_stride,
+                 const int32_t* lengths, size_t more, size_t first, size_t last, float* result) {
+  const size_t groups = heads.num_heads / heads.num_kv_heads;
+  float* scores = scratch<float>(heads.kernels->attend_scratch(caches.capacity));
+  const size_t end = last * heads.num_kv_heads;
+  for (size_t piece = first * heads.num_kv_heads; piece < end; ++piece) {
+    const size_t row = piece / heads.num_kv_heads, head = piece % heads.num_kv_heads;
+    if (const size_t next = piece + 1; next < end) {
+      const size_t next_row = next / heads.num_kv_heads, next_head = next % heads.num_kv_heads;
+      const size_t size = (lengths[next_row] + more) * heads.head_size;
+      prefetch(caches.of(caches.keys, heads, next_row, next_head), size);
+      prefetch(caches.of(caches.values, heads, next_row, next_head), size);
+    }
+    const float* keys = caches.of(caches.keys, heads, row, head);
+    const float* values = caches.of(caches.values, heads, row, head);
+    for (size_t group = 0; group < groups; ++group) {
+      const size_t at = (head * groups + group) * heads.head_size;
+      heads.kernels->attend(queries + row * query_stride + at, keys, values, lengths[row] + more, heads.head_size,
+                      scores, result + row * heads.query_width() + at);
+    }
+  }
+}
+
+OrtStatus* check_lengths(const Tensor<int32_t>& lengths, size_t rows, size_t more, size_t capacity) {
+  if (lengths.size != rows) return invalid(std::to_string(lengths.size) + " lengths of " + std::to_string(rows) + " rows");
+  for (size_t row = 0; row < rows; ++row)
+    if (lengths.data[row] < 0 || lengths.data[row] + more < 1 || lengths.data[row] + more > capacity)
+      return invalid("a row of " + std::to_string(lengths.data[row]) + " tokens in a cache of " + std::to_string(capacity));
+  return nullptr;
+}
+
+// packed (B, query + 2 kv width), keys, values, lengths (B) -> heads (B, query width), keys, values
+struct SelfAttention {
+  Heads heads;
+
+  OrtStatus* create(const OrtKernelInfo* info) { return heads.read(info); }
+
+  OrtStatus* compute(OrtKernelContext* context) {
+    Tensor<float> packed;
+    Tensor<int32_t> lengths;
+    RETURN_IF_ERROR(input(context, 0, packed));
+    RETURN_IF_ERROR(input(context, 3, lengths));
+    const size_t width = heads.query_width() + 2 * heads.kv_width(), rows = packed.size / width;
+    Caches caches;
+    RETURN_IF_ERROR(open_caches(context, heads, 1, rows, caches));
+    RETURN_IF_ERROR(check_lengths(lengths, rows, 1, caches.capacity));
+    float* result;
+    const Shape shape = {{static_cast<int64_t>(rows), static_cast<int64_t>(heads.query_width())}, 2};
+    RETURN_IF_ERROR(output(context, 0, shape, &result));
+    return in_parallel(context, rows, kRowsOfChunk, [&](size_t first, size_t last) {
+      for (size_t row = first; row < last; ++row) append(caches, packed.data + row * width, row, lengths.data[row]);
+      attend_rows(heads, caches, packed.data, width, lengths.data, 1, first, last, result);
+    });
+  }
+
+  void append(const Caches& caches, const float* packed, size_t row, size_t length) const {
+    const float* key = packed + heads.query_width();
+    const float* value = key + heads.kv_width();
+    const size_t size = heads.head_size;
+    for (size_t head = 0; head < heads.num_kv_heads; ++head) {
+      const size_t place = ((row * heads.num_kv_heads + head) * caches.capacity + length) * size;
+      std::memcpy(caches.keys + place, key + head * size, size * sizeof(float));
+      std::memcpy(caches.values + place, value + head * size, size * sizeof(float));
+    }
+  }
+};
+
+// query (B, query width), last key, last value, keys, values, lengths (B) -> heads (B, query width), keys, values
+struct CrossAttention {
+  Heads heads;
+
+  OrtStatus* create(const OrtKernelInfo* info) { return heads.read(info); }
+
+  OrtStatus* compute(OrtKernelContext* context) {
+    Tensor<float> query;
+    Tensor<int32_t> lengths;
+    RETURN_IF_ERROR(input(context, 0, query));
+    RETURN_IF_ERROR(input(context, 5, lengths));
+    const size_t rows = query.size / heads.query_width();
+    Caches caches;
+    RETURN_IF_ERROR(open_caches(context, heads, 3, rows, caches));
+    RETURN_IF_ERROR(check_lengths(lengths, rows, 0, caches.capacity));
+    float* result;
+    const Shape shape = {{static_cast<int64_t>(rows), static_cast<int64_t>(heads.query_width())}, 2};
+    RETURN_IF_ERROR(output(context, 0, shape, &result));
+    return in_parallel(context, rows, kRowsOfChunk, [&](size_t first, size_t last) {
+      attend_rows(heads, caches, query.data, heads.query_width(), lengths.data, 0, first, last, result);
+    });
+  }
+};
+
+// packed (B, T, query + 2 kv width), lengths (B) -> heads (B, T, query width)
+struct EncoderAttention {
+  Heads heads;
+
+  OrtStatus* create(const OrtKernelInfo* info) { return heads.read(info); }
+
+  OrtStatus* compute(OrtKernelContext* context) {
+    Tensor<float> packed;
+    Tensor<int32_t> lengths;
+    Shape shape;
+    RETURN_IF_ERROR(input(context, 0, packed));
+    RETURN_IF_ERROR(input(context, 1, lengths));
+    RETURN_IF_ERROR(shape_of(packed.value, shape));
+    const size_t stride = heads.query_width() + 2 * heads.kv_width();
+    if (shape.rank != 3 || shape.sizes[2] != static_cast<int64_t>(stride))
+      return invalid("EncoderAttention reads (B, T, queries, keys and values)");
+    const size_t rows = shape.sizes[0], num_tokens = shape.sizes[1];
+    RETURN_IF_ERROR(check_lengths(lengths, rows, 0, num_tokens));
+    shape.sizes[2] = heads.query_width();
+    float* result;
+    RETURN_IF_ERROR(output(context, 0, shape, &result));
+    const size_t groups = heads.num_heads / heads.num_kv_heads, size = heads.head_size;
+    return in_parallel(context, rows, 1, [&](size_t first, size_t last) {
+      for (size_t row = first; row < last; ++row)
+        for (size_t head = 0; head < heads.num_heads; ++head) {
+          const float* queries = packed.data + row * num_tokens * stride + head * size;
+          const float* keys = packed.data + row * num_tokens * stride + heads.query_width() + head / groups * size;
+          float* to = result + row * num_tokens * heads.query_width() + head * size;
+          const size_t length = lengths.data[row];
+          heads.kernels->attend_whole(queries, num_tokens, keys, keys + heads.kv_width(), length, stride, size,
+                                scratch<float>(heads.kernels->attend_whole_scratch(length, size)), to, heads.query_width());
+        }
+    });
+  }
+};
+
+// --- normalisation and products ------------------------------------------------------------------
+
+// x, y (..., width), weight, bias (width) -> x + y, its normalisation
+struct AddNorm {
+  const Kernels* kernels = selected;
+  float epsilon;
+
+  OrtStatus* create(const OrtKernelInfo* info) { return api->KernelInfoGetAttribute_float(info, "epsilon", &epsilon); }
+
+  OrtStatus* compute(OrtKernelContext* context) {
+    Tensor<float> x, y, weight, bias;
+    Shape shape;
+    RETURN_IF_ERROR(input(context, 0, x));
+    RETURN_IF_ERROR(input(context, 1, y));
+    RETURN_IF_ERROR(input(context, 2, weight));
+    RETURN_IF_ERROR(input(context, 3, bias));
+    RETURN_IF_ERROR(shape_of(x.value, shape));
+    const size_t width = weight.size;
+    if (x.size != y.size || bias.size != width || width == 0 || shape.sizes[shape.rank - 1] != static_cast<int64_t>(width))
+      return invalid("AddNorm adds tensors of one shape, (..., width)");
+    float *sum, *normed;
+    RETURN_IF_ERROR(output(context, 0, shape, &sum));
+    RETURN_IF_ERROR(output(context, 1, shape, &normed));
+    if (sum == nullptr) sum = normed;  // post-norm: nobody reads the sum
+    return in_parallel(context, x.size / width, 64, [&](size_t first, size_t last) {
+      kernels->add_norm(x.data + first * width, y.data + first * width, weight.data, bias.data, last - first, width, epsilon,
+                        sum + first * width, normed + first * width);
+    });
+  }
+};
+
+struct FreeAligned {
+  void operator()(void* memory) const { ::operator delete[](memory, std::align_val_t{64}); }
+};
+
+// x (..., depth), its scale and zero point, weights (depth, columns) of seven bits, their scales, bias (columns)
+// -> (..., columns)
+struct Int8Linear {
+  const Kernels* kernels = selected;
+  PackedWeights weights;
+  float scale;
+  int32_t zero_point;
+  std::unique_ptr<int8_t[], FreeAligned> panels;
+  std::vector<int32_t> corrections;
+  std::vector<float> scales, bias;
+
+  OrtStatus* create(const OrtKernelInfo* info) {
+    Tensor<const float> input_scale, column_scales, given_bias;
+    Tensor<const uint8_t> input_zero_point;
+    Tensor<const int8_t> given;
+    RETURN_IF_ERROR(constant(info, 1, input_scale));
+    RETURN_IF_ERROR(constant(info, 2, input_zero_point));
+    RETURN_IF_ERROR(constant(info, 3, given));
+    RETURN_IF_ERROR(constant(info, 4, column_scales));
+    RETURN_IF_ERROR(constant(info, 5, given_bias));
+    const size_t columns = given_bias.size;
+    if (input_scale.size != 1 || input_zero_point.size != 1 || columns == 0 || column_scales.size != columns ||
+        given.size == 0 || given.size % columns)
+      return invalid("Int8Linear's weights do not fit together");
+    for (size_t i = 0; i < given.size; ++i)
+      if (given.data[i] < -64 || given.data[i] > 64) return invalid("Int8Linear's weights have more than seven bits");
+    scale = *input_scale.data;
+    zero_point = *input_zero_point.data;
+    pack(given.data, given.size / columns, columns, column_scales.data, given_bias.data);
+    return nullptr;
+  }
+
+  void pack(const int8_t* given, size_t depth, size_t columns, const float* column_scales, const float* given_bias) {
+    const size_t padded_depth = (depth + 3) / 4 * 4, num_panels = (columns + kPanelColumns - 1) / kPanelColumns;
+    const size_t padded_columns = num_panels * kPanelColumns;
+    panels.reset(new (std::align_val_t{64}) int8_t[padded_columns * padded_depth]());
+    corrections.assign(padded_columns, 0);
+    scales.assign(padded_columns, 0);
+    bias.assign(padded_columns, 0);
+    for (size_t k = 0; k < depth; ++k)
+      for (size_t n = 0; n < columns; ++n) {
+        const int8_t weight = given[k * columns + n];
+        const size_t panel = n / kPanelColumns;
+        panels[panel * padded_depth * kPanelColumns + k / 4 * kPanelColumns * 4 + n % kPanelColumns * 4 + k % 4] = weight;
+        corrections[n] += zero_point * weight;
+      }
+    for (size_t n = 0; n < columns; ++n) {
+      scales[n] = scale * column_scales[n];
+      bias[n] = given_bias[n];
+    }
+    weights = {depth, padded_depth, columns, panels.get(), corrections.data(), scales.data(), bias.data()};
+  }
+
+  OrtStatus* compute(OrtKernelContext* context) {
+    Tensor<float> x;
+    Shape shape;
+    RETURN_IF_ERROR(input(context, 0, x));
+    RETURN_IF_ERROR(shape_of(x.value, shape));
+    if (shape.sizes[shape.rank - 1] != static_cast<int64_t>(weights.depth))
+      return invalid("an input " + std::to_string(shape.sizes[shape.rank - 1]) + " wide for weights of depth " +
+                     std::to_string(weights.depth));
+    const size_t rows = x.size / weights.depth;
+    shape.sizes[shape.rank - 1] = weights.columns;
+    float* y;
+    RETURN_IF_ERROR(output(context, 0, shape, &y));
+    uint8_t* quantized = scratch<uint8_t>(rows * weights.padded_depth);
+    kernels->quantize(x.data, rows, weights.depth, weights.padded_depth, scale, zero_point, quantized);
+    const size_t num_panels = (weights.columns + kPanelColumns - 1) / kPanelColumns;
+    return in_parallel(context, num_panels, 8, [&](size_t first, size_t last) {
+      kernels->multiply(quantized, rows, weights, first, last, y);
+    });
+  }
+};
+
+// --- registration --------------------------------------------------------------------------------
+
+using Types = std::vector<ONNXTensorElementDataType>;
+
+struct Operator : OrtCustomOp {
+  const char* name;
+  Types inputs, outputs;
+  bool may_drop_outputs;
+};
+
+template <class Kernel>
+Operator* make_operator(const char* name, Types inputs, Types outputs, bool may_drop_outputs = false) {
+  auto* op = new Operator();
+  static_cast<OrtCustomOp&>(*op) = {};
+  op->name = name;
+  op->inputs = std::move(inputs);
+  op->outputs = std::move(outputs);
+  op->may_drop_outputs = may_drop_outputs;
+  op->version = ORT_API_VERSION;
+  op->GetName = [](const OrtCustomOp* op) { return static_cast<const Operator*>(op)->name; };
+  op->GetExecutionProviderType = [](const OrtCustomOp*) { return "CPUExecutionProvider"; };
+  op->GetInputTypeCount = [](const OrtCustomOp* op) { return static_cast<const Operator*>(op)->inputs.size(); };
+  op->GetInputType = [](const OrtCustomOp* op, size_t i) { return static_cast<const Operator*>(op)->inputs[i]; };
+  op->GetOutputTypeCount = [](const OrtCustomOp* op) { return static_cast<const Operator*>(op)->outputs.size(); };
+  op->GetOutputType = [](const OrtCustomOp* op, size_t i) { return static_cast<const Operator*>(op)->outputs[i]; };
+  op->GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
+  op->GetOutputCharacteristic = [](const OrtCustomOp* op, size_t) {
+    return static_cast<const Operator*>(op)->may_drop_outputs ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
+  };
+  op->GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
+  op->GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
+  op->GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 1; };
+  op->GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };
+  op->GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
+  op->GetStartVersion = [](const OrtCustomOp*) { return 1; };
+  op->GetEndVersion = [](const OrtCustomOp*) { return 1; };
+  op->CreateKernelV2 = [](const OrtCustomOp*, const OrtApi*, const OrtKernelInfo* info, void** result) -> OrtStatus* {
+    auto kernel = std::make_unique<Kernel>();
+    RETURN_IF_ERROR(kernel->create(info));
+    *result = kernel.release();
+    return nullptr;
+  };
+  op->KernelComputeV2 = [](void* kernel, OrtKernelContext* context) {
+    return static_cast<Kernel*>(kernel)->compute(context);
+  };
+  op->KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  return op;
+}
+
+OrtStatus* make_domain(OrtCustomOpDomain** domain) {
+  const auto real = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  const auto int32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+  const auto int8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+  const auto uint8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+  const Types caches = {real, real, real};
+  std::vector<Operator*> operators = {
+      make_operator<SelfAttention>("SelfAttention", {real, real, real, int32}, caches),
+      make_operator<CrossAttention>("CrossAttention", {real, real, real, real, real, int32}, caches),
+      make_operator<EncoderAttention>("EncoderAttention", {real, int32}, {real}),
+      make_operator<AddNorm>("AddNorm", {real, real, real, real}, {real, real}, true),
+  };
+  if (selected->multiply)
+    operators.push_back(make_operator<Int8Linear>("Int8Linear", {real, real, uint8, int8, real, real}, {real}));
+  RETURN_IF_ERROR(api->CreateCustomOpDomain("dragoman", domain));
+  for (Operator* each : operators) RETURN_IF_ERROR(api->CustomOpDomain_Add(*domain, each));
+  return nullptr;
+}
+
+}  // namespace
+}  // namespace dragoman
+
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+
+// Choose "avx512vnni", "avx2" or "portable" kernels, or by nullptr the best this processor has, for sessions that are
+// loaded from now on. Returns the name of what is chosen, or nullptr, and nothing changed, where the processor lacks it.
+EXPORTED const char* DragomanSelectKernels(const char* name) {
+  using namespace dragoman;
+  const Kernels* const best = best_kernels();
+#if defined(__x86_64__)
+  const Kernels* const by_rank[] = {&kPortable, &kAvx2, &kAvx512Vnni};
+#else
+  const Kernels* const by_rank[] = {&kPortable};
+#endif
+  for (const Kernels* each : by_rank) {
+    if (name == nullptr ? each == best : std::strcmp(each->name, name) == 0) {
+      selected = each;
+      return each->name;
+    }
+    if (each == best) break;
+  }
+  return nullptr;
+}
+
+// What ONNX Runtime calls for a session that is to have the operators.
+EXPORTED OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+  using namespace dragoman;
+  api = base->GetApi(ORT_API_VERSION);
+  OrtCustomOpDomain* domain;  // ONNX Runtime's sessions keep using it: it lives as long as the process
+  RETURN_IF_ERROR(make_domain(&domain));
+  return api->AddCustomOpDomain(options, domain);
+}

@@ -1,0 +1,268 @@
+"""The kernels of our operators against what those operators are made of, for each kind of kernels that runs here."""
+
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from export.functions import DOMAIN, add_functions
+from server.errors import ProviderUnavailable
+from server.kernels import KERNELS, NO_KERNELS, register_kernels, select_kernels
+
+Arrays = dict[str, NDArray[Any]]
+HEADS = [(4, 4, 40), (4, 2, 8), (6, 1, 16), (2, 2, 32), (2, 1, 48), (3, 3, 64), (2, 2, 88)]
+
+
+def available() -> list[str]:
+    found = []
+    for name in KERNELS:
+        try:
+            found.append(select_kernels(name))
+        except ProviderUnavailable:
+            continue
+    return found
+
+
+AVAILABLE = available()
+
+
+def one_node(
+    op_type: str, inputs: Arrays, constants: Arrays, outputs: Sequence[str], **attributes: Any
+) -> bytes:
+    """A model of one node; `constants` follow its inputs."""
+    node = helper.make_node(op_type, [*inputs, *constants], outputs, domain=DOMAIN, **attributes)
+    kinds = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int32): TensorProto.INT32}
+    graph = helper.make_graph(
+        [node],
+        "one_node",
+        [
+            helper.make_tensor_value_info(name, kinds[array.dtype], [None] * array.ndim)
+            for name, array in inputs.items()
+        ],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    add_functions(model)
+    return model.SerializeToString()
+
+
+def session(model: bytes, kernels: str, num_threads: int = 1) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = 4
+    if select_kernels(kernels) != NO_KERNELS:
+        register_kernels(options)
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def both(model: bytes, kernels: str, inputs: Arrays, num_threads: int = 1) -> tuple[list[Any], list[Any]]:
+    """Results of the kernels, and of ONNX Runtime's own operators."""
+    ours = session(model, kernels, num_threads).run(None, inputs)
+    return ours, session(model, NO_KERNELS).run(None, inputs)
+
+
+def heads_of(sizes: tuple[int, int, int]) -> dict[str, int]:
+    return dict(zip(("num_heads", "kv_num_heads", "head_size"), sizes, strict=True))
+
+
+def decode_inputs(sizes: tuple[int, int, int], rows: int, capacity: int, *, cross: bool) -> Arrays:
+    num_heads, num_kv_heads, size = sizes
+    rng = np.random.default_rng(rows)
+
+    def some(*shape: int) -> NDArray[np.float32]:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    caches = {"past_key": some(rows, num_kv_heads, capacity, size)}
+    caches["past_value"] = some(rows, num_kv_heads, capacity, size)
+    if not cross:
+        lengths = rng.integers(0, capacity, rows).astype(np.int32)
+        lengths[0] = capacity - 1
+        return {"packed": some(rows, (num_heads + 2 * num_kv_heads) * size), **caches, "lengths": lengths}
+    lengths = rng.integers(1, capacity + 1, rows).astype(np.int32)
+    last = {
+        f"last_{part}": caches[f"past_{part}"][np.arange(rows), :, lengths - 1].reshape(rows, 1, -1)
+        for part in ("key", "value")
+    }
+    return {"query": some(rows, num_heads * size), **last, **caches, "lengths": lengths}
+
+
+def decode_model(sizes: tuple[int, int, int], inputs: Arrays) -> bytes:
+    op_type = "CrossAttention" if "query" in inputs else "SelfAttention"
+    return one_node(op_type, inputs, {}, ["heads", "key", "value"], **heads_of(sizes))
+
+
+def linear_model(
+    depth: int, columns: int, zero_point: int, x: NDArray[np.float32], largest: int = 63
+) -> bytes:
+    rng = np.random.default_rng(depth)
+    constants: Arrays = {
+        "scale": np.array(0.02, np.float32),
+        "zero_point": np.array(zero_point, np.uint8),
+        "weight": rng.integers(-largest, largest + 1, (depth, columns)).astype(np.int8),
+        "column_scales": rng.uniform(0.001, 0.01, columns).astype(np.float32),
+        "bias": rng.standard_normal(columns).astype(np.float32),
+    }
+    constants["weight"][0, 0] = largest
+    return one_node("Int8Linear", {"x": x}, constants, ["y"])
+
+
+def test_kernels_are_built_where_there_is_a_compiler() -> None:
+    assert AVAILABLE or not any(map(shutil.which, ("c++", "g++", "clang++")))
+    if AVAILABLE:
+        assert AVAILABLE[-1] == "portable"
+        assert select_kernels("auto") == AVAILABLE[0]
+
+
+@pytest.mark.parametrize("kernels", AVAILABLE)
+@pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
+@pytest.mark.parametrize("sizes", HEADS)
+def test_attention_over_a_cache(kernels: str, cross: bool, sizes: tuple[int, int, int]) -> None:
+    for rows, capacity in ((1, 1), (1, 7), (3, 9), (21, 33)):
+        inputs = decode_inputs(sizes, rows, capacity, cross=cross)
+        ours, theirs = both(decode_model(sizes, inputs), kernels, inputs)
+        np.testing.assert_allclose(ours[0], theirs[0], atol=2e-6)
+        for mine, its in zip(ours[1:], theirs[1:], strict=True):
+            for row, length in enumerate(inputs["lengths"] + (not cross)):
+                np.testing.assert_array_equal(mine[row, :, :length], its[row, :, :length])
+
+
+@pytest.mark.parametrize("kernels", AVAILABLE)
+def test_a_cache_is_appended_to_in_place_and_nothing_else_is_written(kernels: str) -> None:
+    sizes = (4, 2, 8)
+    inputs = decode_inputs(sizes, 3, 9, cross=False)
+    before = {name: array.copy() for name, array in inputs.items()}
+    running = session(decode_model(sizes, inputs), kernels)
+    binding = running.io_binding()
+    heads = np.zeros((3, 32), np.float32)
+    for name, array in inputs.items():
+        binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    for name, array in (("heads", heads), ("key", inputs["past_key"]), ("value", inputs["past_value"])):
+        binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    running.run_with_iobinding(binding)
+    expected = session(decode_model(sizes, before), NO_KERNELS).run(None, before)[0]
+    np.testing.assert_allclose(heads, expected, atol=2e-6)
+    new = np.split(before["packed"], [32, 48], axis=1)[1:]
+    for name, parts in zip(("past_key", "past_value"), new, strict=True):
+        for row, length in enumerate(before["lengths"]):
+            before[name][row, :, length] = parts[row].reshape(2, 8)
+        np.testing.assert_array_equal(inputs[name], before[name])
+
+
+@pytest.mark.parametrize("kernels", AVAILABLE)
+@pytest.mark.parametrize("sizes", HEADS)
+def test_attention_over_whole_sequences(kernels: str, sizes: tuple[int, int, int]) -> None:
+    num_heads, num_kv_heads, size = sizes
+    rng = np.random.default_rng(1)
+    for rows, num_tokens in ((1, 1), (2, 3), (3, 16), (5, 23)):
+        packed = rng.standard_normal((rows, num_tokens, (num_heads + 2 * num_kv_heads) * size))
+        lengths = rng.integers(1, num_tokens + 1, rows).astype(np.int32)
+        inputs: Arrays = {"packed": packed.astype(np.float32), "lengths": lengths}
+        model = one_node("EncoderAttention", inputs, {}, ["heads"], **heads_of(sizes))
+        [ours], [theirs] = both(model, kernels, inputs)
+        for row, length in enumerate(lengths):
+            np.testing.assert_allclose(ours[row, :length], theirs[row, :length], atol=2e-6)
+
+
+@pytest.mark.parametrize("kernels", AVAILABLE)
+@pytest.mark.parametrize("shape", [(1, 8), (3, 40), (2, 5, 160), (70, 24)])
+def test_residual_and_normalisation(kernels: str, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(2)
+    width = shape[-1]
+    inputs: Arrays = {
+        name: (rng.standard_normal(size) * 3).astype(np.float32)
+        for name, size in (("x", shape), ("y", shape), ("weight", (width,)), ("bias", (width,)))
+    }
+    model = one_node("AddNorm", inputs, {}, ["sum", "normed"], epsilon=1e-5)
+    ours, theirs = both(model, kernels, inputs)
+    np.testing.assert_array_equal(ours[0], theirs[0])
+    np.testing.assert_allclose(ours[1], theirs[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("kernels", AVAILABLE)
+@pytest.mark.parametrize("depth", [1, 3, 160, 577])
+@pytest.mark.parametrize("columns", [1, 15, 32, 33, 119, 160])
+def test_integer_products_are_exact(kernels: str, depth: int, columns: int) -> None:
+    rng = np.random.default_rng(columns)
+    for rows, zero_point in ((1, 0), (2, 255), (3, 128), (5, 3), (8, 77), (29, 128)):
+        # Wide enough that some values saturate, at levels between which no rounding can differ.
+        x = (rng.integers(-300, 300, (rows, depth)) * 0.02 + 0.003).astype(np.float32)
+        model = linear_model(depth, columns, zero_point, x)
+        [ours], [theirs] = both(model, kernels, {"x": x})
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernels", AVAILABLE)
+def test_the_largest_products_do_not_overflow(kernels: str) -> None:
+    """CPUs without VNNI add two products in 16 bits: 2 * 255 * 64 still fits."""
+    x = np.full((2, 64), 1e6, np.float32)
+    constants: Arrays = {
+        "scale": np.array(1, np.float32),
+        "zero_point": np.array(0, np.uint8),
+        "weight": np.full((64, 32), 64, np.int8),
+        "column_scales": np.ones(32, np.float32),
+        "bias": np.zeros(32, np.float32),
+    }
+    constants["weight"][:, 16:] = -64
+    y = session(one_node("Int8Linear", {"x": x}, constants, ["y"]), kernels).run(None, {"x": x})[0]
+    assert (y[:, :16] == 255 * 64 * 64).all()
+    assert (y[:, 16:] == -255 * 64 * 64).all()
+
+
+@pytest.mark.parametrize("kernels", AVAILABLE)
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_a_row_s_result_does_not_depend_on_its_neighbours(kernels: str, num_threads: int) -> None:
+    sizes = (4, 2, 40)
+    for cross in (False, True):
+        inputs = decode_inputs(sizes, 29, 33, cross=cross)
+        running = session(decode_model(sizes, inputs), kernels, num_threads)
+        together = running.run(None, inputs)[0]
+        for row in range(29):
+            alone = running.run(None, {name: array[row : row + 1] for name, array in inputs.items()})[0]
+            np.testing.assert_array_equal(alone[0], together[row])
+    x = np.random.default_rng(0).standard_normal((29, 160)).astype(np.float32)
+    running = session(linear_model(160, 300, 128, x), kernels, num_threads)
+    together = running.run(None, {"x": x})[0]
+    for row in range(29):
+        np.testing.assert_array_equal(running.run(None, {"x": x[row : row + 1]})[0][0], together[row])
+
+
+@pytest.mark.parametrize("kernels", AVAILABLE)
+def test_what_does_not_fit_is_refused(kernels: str) -> None:
+    sizes = (4, 2, 8)
+    inputs = decode_inputs(sizes, 3, 9, cross=False)
+    running = session(decode_model(sizes, inputs), kernels)
+    for lengths, message in (
+        ([0, 9, 0], "a row of 9 tokens in a cache of 9"),
+        ([0, -1, 0], "a row of -1 tokens"),
+    ):
+        with pytest.raises(Exception, match=message):
+            running.run(None, {**inputs, "lengths": np.array(lengths, np.int32)})
+    with pytest.raises(Exception, match="caches are not"):
+        running.run(None, {**inputs, "past_key": inputs["past_key"][:2]})
+    inputs = decode_inputs(sizes, 3, 9, cross=True)
+    with pytest.raises(Exception, match="a row of 10 tokens in a cache of 9"):
+        session(decode_model(sizes, inputs), kernels).run(
+            None, {**inputs, "lengths": np.array([1, 2, 10], np.int32)}
+        )
+    if kernels != "portable":
+        x = np.zeros((2, 5), np.float32)
+        with pytest.raises(Exception, match="more than seven bits"):
+            session(linear_model(5, 3, 0, x, largest=65), kernels)
+        with pytest.raises(Exception, match="an input 4 wide for weights of depth 5"):
+            session(linear_model(5, 3, 0, x), kernels).run(None, {"x": x[:, :4]})
+
+
+def test_kernels_that_cannot_be_had_are_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    if AVAILABLE:
+        with pytest.raises(ProviderUnavailable, match="this processor does not have the instructions"):
+            select_kernels("avx1024")
+    monkeypatch.setattr("server.kernels._LIBRARY", tmp_path / "absent.so")
+    assert select_kernels("auto") == NO_KERNELS
+    with pytest.raises(ProviderUnavailable, match="'avx2': this installation was built without a C"):
+        select_kernels("avx2")
