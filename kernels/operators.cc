@@ -527,6 +527,14 @@ EXPORTED const char* DragomanSelectKernels(const char* name) {
   return nullptr;
 }
 
+// Copy pieces of memory, none of which overlaps another: what moves rows of caches about.
+// `table` has their targets, then their sources, then their sizes in bytes.
+EXPORTED void DragomanCopyPieces(size_t num_pieces, const uint64_t* table) {
+  const uint64_t *targets = table, *sources = table + num_pieces, *sizes = sources + num_pieces;
+  for (size_t piece = 0; piece < num_pieces; ++piece)
+    std::memcpy(reinterpret_cast<void*>(targets[piece]), reinterpret_cast<const void*>(sources[piece]), sizes[piece]);
+}
+
 // What ONNX Runtime calls for a session that is to have the operators.
 EXPORTED OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   using namespace dragoman;

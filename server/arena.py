@@ -8,6 +8,7 @@ operators append to them in place.
 caches on an accelerator.
 """
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from server.bundle import GraphRecord, Manifest
+from server.kernels import address_of, copy_pieces
 from server.prefix_cache import PrefixCache
 
 __all__ = ["SMALL_INPUTS", "Arena", "Buffer", "HostArena"]
@@ -118,15 +120,15 @@ class Arena(ABC):
             computed: by cache name (K, kv heads, tokens, head size), or (K, 1, width) of a source's last token.
         """
 
-    def copy(self, source: int, target: int) -> None:
-        """Copy a row's whole state to another row."""
+    def copy(self, source: int, targets: Sequence[int]) -> None:
+        """Copy a row's whole state to other rows."""
         for array in (self.token_ids, self.lengths, self.source_lengths):
-            array[target] = array[source]
-        self._copy_caches(source, target)
+            array[list(targets)] = array[source]
+        self._copy_caches(source, targets)
 
     @abstractmethod
-    def _copy_caches(self, source: int, target: int) -> None:
-        """Copy what counts of a row's caches to another row that has its lengths already."""
+    def _copy_caches(self, source: int, targets: Sequence[int]) -> None:
+        """Copy what counts of a row's caches to other rows that have its lengths already."""
 
     @abstractmethod
     def fork(self, sources: Sequence[int], targets: Sequence[int]) -> None:
@@ -145,47 +147,59 @@ class HostArena(Arena):
     """All in numpy's memory, which ONNX Runtime's CPU provider shares.
 
     Attributes:
-        caches: by graph input name, in the graphs' precision, rows first. Those of a kind are pieces of one array
-            (caches, rows, ...), so that what happens to a row happens to all of them in one call.
+        caches: by graph input name, in the graphs' precision, rows first.
     """
 
     def __init__(self, manifest: Manifest, num_rows: int, dtype: np.dtype[np.floating]) -> None:
         super().__init__(manifest, num_rows, dtype)
         self.caches: dict[str, NDArray[np.floating]] = {}
-        self._stacks: dict[str, NDArray[np.floating]] = {}
+        self._names: dict[str, list[str]] = {}
+        # By kind: the address of each piece that lies together, (caches, rows, heads), so that what happens to a row
+        # happens to all of its caches in one call.
+        self._pieces: dict[str, NDArray[np.int64]] = {}
         for kind in dict.fromkeys(self._kinds.values()):
             names = [name for name in self._kinds if self._kinds[name] == kind]
-            stack = self._stacks[kind] = np.zeros((len(names), *self._shapes[names[0]]), dtype)
+            shape = (len(names), *self._shapes[names[0]])
+            stack = np.zeros(shape, dtype)
             self.caches |= zip(names, stack, strict=True)
+            self._names[kind] = names
+            places = np.arange(math.prod(shape[:3])).reshape(shape[:3])
+            self._pieces[kind] = address_of(stack) + places * stack[0, 0, 0].nbytes
 
     def _buffer(self, name: str) -> Buffer:
         return Buffer.of(self.caches[name] if name in self.caches else getattr(self, name))
 
     def keep(self, rows: Sequence[int], num_tokens: Sequence[int], computed: Mapping[str, Any]) -> None:
         """As `Arena.keep`, from numpy arrays; padding is left out."""
-        for name, output in computed.items():
-            for index, (row, length) in enumerate(zip(rows, num_tokens, strict=True)):
-                self._copy_tokens(row, name, output[index], int(length))
+        numbers = np.asarray(rows)
+        for kind in dict.fromkeys(self._kinds[name] for name in computed):
+            outputs = [np.ascontiguousarray(computed[name]) for name in self._names[kind]]
+            num_inputs, num_pieces = outputs[0].shape[:2]
+            places = np.arange(num_inputs * num_pieces).reshape(num_inputs, num_pieces)
+            starts = np.array([address_of(output) for output in outputs])[:, None, None]
+            sources = starts + places * outputs[0][0, 0].nbytes
+            self._copy_pieces(kind, numbers, sources, np.asarray(num_tokens))
 
-    def _copy_caches(self, source: int, target: int) -> None:
+    def _copy_caches(self, source: int, targets: Sequence[int]) -> None:
         """As `Arena._copy_caches`; only the tokens there are get copied."""
-        num_tokens = {"": self.lengths[source], "cross_": self.source_lengths[source]}
-        for kind, stack in self._stacks.items():
-            used = slice(num_tokens[kind]) if kind in num_tokens else slice(None)
-            stack[:, target, :, used] = stack[:, source, :, used]
-
-    def _copy_tokens(self, row: int, name: str, source: NDArray[np.floating], num_tokens: int) -> None:
-        used = slice(None) if self._kinds[name] == _LAST else slice(num_tokens)
-        self.caches[name][row, :, used] = source[:, used]
+        numbers = np.asarray(targets)
+        num_tokens = {"": self.lengths[numbers], "cross_": self.source_lengths[numbers]}
+        for kind, pieces in self._pieces.items():
+            self._copy_pieces(kind, numbers, pieces[:, [source]], num_tokens.get(kind))
 
     def fork(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """As `Arena.fork`."""
-        origins = np.asarray(sources)
-        places = np.asarray(targets)
+        origins, places = np.asarray(sources), np.asarray(targets)
         self.lengths[places] = self.lengths[origins]
-        used = slice(int(self.lengths[origins].max()))
-        own = self._stacks[""]
-        own[:, places, :, used] = own[:, origins, :, used]
+        self._copy_pieces("", places, self._pieces[""][:, origins], self.lengths[places])
+
+    def _copy_pieces(
+        self, kind: str, rows: NDArray[Any], sources: NDArray[np.int64], num_tokens: NDArray[Any] | None
+    ) -> None:
+        """Copy from addresses `sources` (caches, K, pieces) to K rows `num_tokens` (K) of each piece; None: all."""
+        token_bytes = self._shapes[self._names[kind][0]][-1] * self.dtype.itemsize
+        sizes = np.array([1]) if num_tokens is None or kind == _LAST else num_tokens
+        copy_pieces(self._pieces[kind][:, rows], sources, sizes[None, :, None] * token_bytes)
 
     def load_prefix(self, cache: PrefixCache, row: int, token_ids: Sequence[int]) -> int:
         """As `Arena.load_prefix`."""

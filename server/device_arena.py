@@ -68,9 +68,9 @@ class DeviceArena(Arena):
         del num_tokens
         self._move("fill_rows", {"rows": rows}, {f"computed_{name}": v for name, v in computed.items()})
 
-    def _copy_caches(self, source: int, target: int) -> None:
+    def _copy_caches(self, source: int, targets: Sequence[int]) -> None:
         """As `Arena._copy_caches`, whole rows."""
-        self._move("copy_rows", {"sources": [source], "targets": [target]})
+        self._move("copy_rows", {"sources": [source] * len(targets), "targets": targets})
 
     def fork(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """As `Arena.fork`, but copies whole rows: what they have of the source is the same already."""

@@ -1,4 +1,4 @@
-"""The library of kernels for the operators of domain "dragoman", beside this file where it could be built.
+"""The library of kernels, beside this file where it could be built: operators of domain "dragoman", copies of caches.
 
 Graphs say what those operators compute in ONNX's own ones, so everything runs without the library too, only slower
 (ADR 16).
@@ -7,12 +7,15 @@ Graphs say what those operators compute in ONNX's own ones, so everything runs w
 import ctypes
 import functools
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from server.errors import ProviderUnavailable
 
-__all__ = ["KERNELS", "NO_KERNELS", "register_kernels", "select_kernels"]
+__all__ = ["KERNELS", "NO_KERNELS", "address_of", "copy_pieces", "register_kernels", "select_kernels"]
 
 NO_KERNELS = "none"
 KERNELS = ("avx512vnni", "avx2", "portable")
@@ -35,11 +38,12 @@ def select_kernels(wanted: str) -> str:
     """
     if wanted == NO_KERNELS:
         return NO_KERNELS
-    if not _LIBRARY.exists():
+    library = _library(_LIBRARY)
+    if library is None:
         if wanted == "auto":
             return NO_KERNELS
         raise ProviderUnavailable(f"kernels {wanted!r}: this installation was built without a C++ compiler")
-    chosen = _library().DragomanSelectKernels(None if wanted == "auto" else wanted.encode())
+    chosen = library.DragomanSelectKernels(None if wanted == "auto" else wanted.encode())
     if chosen is None:
         raise ProviderUnavailable(f"kernels {wanted!r}: this processor does not have the instructions")
     return str(chosen.decode())
@@ -50,9 +54,37 @@ def register_kernels(options: ort.SessionOptions) -> None:
     options.register_custom_ops_library(str(_LIBRARY))
 
 
+def copy_pieces(targets: NDArray[np.int64], sources: NDArray[np.int64], sizes: NDArray[np.integer]) -> None:
+    """Copy pieces of memory, none of which overlaps another; the interpreter's lock is free meanwhile.
+
+    Args:
+        targets: addresses, of any shape.
+        sources: addresses.
+        sizes: in bytes. Both are broadcast to the shape of `targets`.
+    """
+    table = np.empty((3, *targets.shape), np.int64)
+    table[0], table[1], table[2] = targets, sources, sizes
+    library = _library(_LIBRARY)
+    if library is not None:
+        library.DragomanCopyPieces(targets.size, address_of(table))
+        return
+    for piece in zip(*table.reshape(3, -1).tolist(), strict=True):
+        ctypes.memmove(*piece)
+
+
+def address_of(array: NDArray[Any]) -> int:
+    """Of its first element; several times quicker than numpy's `array.ctypes`."""
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
 @functools.cache
-def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(_LIBRARY))
+def _library(path: Path) -> ctypes.CDLL | None:
+    if not path.exists():
+        return None
+    library = ctypes.CDLL(str(path))
     library.DragomanSelectKernels.restype = ctypes.c_char_p
     library.DragomanSelectKernels.argtypes = [ctypes.c_char_p]
+    library.DragomanCopyPieces.restype = None
+    library.DragomanCopyPieces.argtypes = [ctypes.c_size_t, ctypes.c_void_p]
     return library

@@ -118,7 +118,7 @@ class Lane:
         return self.rows.num_steps
 
     def _move(self, move: scheduler.Move) -> None:
-        self.rows.copy(move.source, move.target)
+        self.rows.copy(move.source, [move.target])
         sequence = self._sequences[move.target] = self._sequences[move.source]
         if sequence.search is not None:
             sequence.search.move(move.source, move.target)
@@ -139,8 +139,8 @@ class Lane:
         started = time.perf_counter()
         self.rows.start([rows[0] for rows, _ in new], [sequence.input_ids for _, sequence in new])
         for rows, _ in new:
-            for row in rows[1:]:
-                self.rows.copy(rows[0], row)
+            if len(rows) > 1:
+                self.rows.copy(rows[0], rows[1:])
         self._observe(self.rows.first_graph, started, len(new))
 
     def _prepare(self, sequence: RunningSequence, rows: list[int]) -> None:

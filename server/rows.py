@@ -77,9 +77,9 @@ class Rows:
             del order[-len(batch) :]
             self._begin([rows[i] for i in batch], [inputs[i] for i in batch])
 
-    def copy(self, source: int, target: int) -> None:
-        """Copy the state of row `source` to row `target`."""
-        self.arena.copy(source, target)
+    def copy(self, source: int, targets: Sequence[int]) -> None:
+        """Copy the state of row `source` to rows `targets`."""
+        self.arena.copy(source, targets)
 
     def fork(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy what rows have decoded to rows that were started with the same input; none is both."""

@@ -103,11 +103,11 @@ def test_rows_are_started_copied_and_forked_alike(bundle: str) -> None:
     inputs = [random_prompt(rng, load(bundle), length) for length in (3, 24, 17, 20)]
     for rows in (host, device):
         rows.start([4, 0, 1, 2], inputs)
-        rows.copy(4, 3)
-        rows.copy(2, 4)
+        rows.copy(4, [3])
+        rows.copy(2, [4])
         rows.decode(5)
         rows.decode(3)
-        rows.copy(2, 5)
+        rows.copy(2, [5])
         rows.fork([2], [4])
         rows.arena.token_ids[:] = [9, 8, 7, 6, 5, 4]
         rows.decode(6)

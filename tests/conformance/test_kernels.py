@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.functions import DOMAIN, add_functions
 from server.errors import ProviderUnavailable
-from server.kernels import KERNELS, NO_KERNELS, register_kernels, select_kernels
+from server.kernels import KERNELS, NO_KERNELS, address_of, copy_pieces, register_kernels, select_kernels
 
 Arrays = dict[str, NDArray[Any]]
 HEADS = [(4, 4, 40), (4, 2, 8), (6, 1, 16), (2, 2, 32), (2, 1, 48), (3, 3, 64), (2, 2, 88)]
@@ -266,3 +266,20 @@ def test_kernels_that_cannot_be_had_are_an_error(monkeypatch: pytest.MonkeyPatch
     assert select_kernels("auto") == NO_KERNELS
     with pytest.raises(ProviderUnavailable, match="'avx2': this installation was built without a C"):
         select_kernels("avx2")
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_pieces_are_copied_with_the_library_and_without(
+    built: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    if not built:
+        monkeypatch.setattr("server.kernels._LIBRARY", tmp_path / "absent.so")
+    source = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    target = np.zeros_like(source)
+    places = np.arange(6).reshape(2, 3) * 16
+    sizes = np.array([[4, 8, 16]], np.int32)  # the same for both
+    copy_pieces(address_of(target) + places, address_of(source) + places, sizes)
+    expected = np.zeros_like(source)
+    for index, num_values in enumerate((1, 2, 4)):
+        expected[:, index, :num_values] = source[:, index, :num_values]
+    np.testing.assert_array_equal(target, expected)
