@@ -1,6 +1,6 @@
 """The graphs that produce tokens.
 
-    decode        feeds one token a row: log-probabilities of the next one
+    decode        feeds one token a row: log-probabilities of the next one, and the `num_best` (1) best of them
     decode_steps  feeds one token a row and then, three times, the most probable next one: four tokens a row in one
                   call, with their log-probabilities; for small models, whose steps are over before Python is ready
                   for the next one (ADR 15)
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from export.graph import DynamicAxes, Graph, cache_dtype
-from export.operators import cross_attention, self_attention
+from export.operators import best_tokens, cross_attention, self_attention
 from export.quantization import Int8Linear
 from model.transformer import DecoderLayer, LanguageModel, TranslationModel
 
@@ -28,8 +28,12 @@ def decode_graphs(model: TranslationModel | LanguageModel) -> tuple[Graph, ...]:
     """`decode`, and `decode_steps` for a small model that will run on a CPU."""
     inputs, axes = _inputs(model)
     caches = tuple(name for name in inputs if name.startswith(_CACHES))
-    outputs = ("log_probabilities", *(f"new_{name}" for name in caches))
-    decode = Graph("decode", _Decode(model, tuple(inputs)), inputs, axes, outputs, variadic=True)
+    outputs = ("log_probabilities", "best", "best_token_ids", *(f"new_{name}" for name in caches))
+    decode_inputs = {"num_best": torch.tensor([_NUM_BEST]), **inputs}
+    decode_axes: dict[str, DynamicAxes] = {"num_best": {}, **axes}
+    decode = Graph(
+        "decode", _Decode(model, tuple(decode_inputs)), decode_inputs, decode_axes, outputs, variadic=True
+    )
     if cache_dtype(model) == torch.float16 or _num_step_weights(model) > MAX_STEP_WEIGHTS:
         return (decode,)
     parts = ("token_ids", "log_probabilities", *(f"new_{name}" for name in caches))
@@ -39,6 +43,7 @@ def decode_graphs(model: TranslationModel | LanguageModel) -> tuple[Graph, ...]:
     )
 
 
+_NUM_BEST = 4  # of the traced example
 _CACHES = ("key_", "value_", "cross_key_", "cross_value_")
 
 
@@ -91,9 +96,10 @@ class _Decode(nn.Module):
         self.input_names = input_names
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Tensors in the order of `input_names` -> log-probabilities (B, V), caches as they are now."""
-        log_probabilities, caches = self._step(dict(zip(self.input_names, tensors, strict=True)))
-        return (log_probabilities, *caches.values())
+        """Tensors in the order of `input_names` -> what `best_tokens` returns, caches as they are now."""
+        given = dict(zip(self.input_names, tensors, strict=True))
+        logits, caches = self._step(given)
+        return (*best_tokens(logits, given["num_best"], _NUM_BEST), *caches.values())
 
     def _step(self, given: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         lengths = given["lengths"]
@@ -119,7 +125,7 @@ class _Decode(nn.Module):
                 return attention.output(heads)
 
             x = layer(x, attend_self, attend_source if "source_lengths" in given else None)
-        return self.model.logits(x).float().log_softmax(dim=-1), caches
+        return self.model.logits(x).float(), caches
 
 
 class _DecodeSteps(_Decode):
@@ -128,9 +134,9 @@ class _DecodeSteps(_Decode):
         given = dict(zip(self.input_names, tensors, strict=True))
         outputs: list[Tensor] = []
         for _ in range(NUM_STEPS):
-            log_probabilities, caches = self._step(given)
-            # ONNX's TopK takes the first of equals, as numpy's argmax does; in a quarter of ArgMax's time.
-            best, token_ids = (part[:, 0] for part in log_probabilities.topk(1, dim=-1))
-            outputs += [token_ids, best, *caches.values()]
+            logits, caches = self._step(given)
+            _, *best = best_tokens(logits, torch.ones(1, dtype=torch.int64), 1)
+            log_probabilities, token_ids = (part[:, 0] for part in best)
+            outputs += [token_ids, log_probabilities, *caches.values()]
             given |= {"token_ids": token_ids, "lengths": given["lengths"] + 1, **caches}
         return tuple(outputs)

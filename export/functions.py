@@ -9,6 +9,7 @@ server that has the kernels (`kernels/`, `server.kernels`) has them run in their
                       -> heads (B, query width), keys, values as they were
     EncoderAttention  packed (B, T, query + 2 kv width), lengths (B) -> heads (B, T, query width)
     AddNorm           x, y (..., width), weight, bias (width) -> x + y, its layer normalisation
+    BestTokens        logits (B, V), number K (1) -> log-probabilities (B, V), the K largest (B, K), their places (B, K)
     Int8Linear        x (..., depth), scale, zero point, weights (depth, columns), column scales, bias (columns)
                       -> (..., columns)
 """
@@ -140,6 +141,14 @@ def _add_norm(node: NodeProto) -> _Body:
     return ("x", "y", "weight", "bias"), ("sum", "normed"), ("epsilon",), body
 
 
+def _best_tokens(_: NodeProto) -> _Body:
+    body = [
+        _node("LogSoftmax", "logits", "log_probabilities", axis=-1),
+        _node("TopK", "log_probabilities number", "best places", axis=-1),  # the first of equals first
+    ]
+    return ("logits", "number"), ("log_probabilities", "best", "places"), (), body
+
+
 def _int8_linear(_: NodeProto) -> _Body:
     body = [
         _node("QuantizeLinear", "x scale zero_point", "quantized"),
@@ -159,5 +168,6 @@ _BODIES = {
     "CrossAttention": _cross_attention,
     "EncoderAttention": _encoder_attention,
     "AddNorm": _add_norm,
+    "BestTokens": _best_tokens,
     "Int8Linear": _int8_linear,
 }

@@ -12,7 +12,10 @@ __all__ = ["fuse"]
 
 
 def fuse(graph: onnx.GraphProto) -> None:
-    """In place: Add and LayerNormalization become `AddNorm`; Relu before an `Int8Linear` that has no negative goes."""
+    """In place: Add and LayerNormalization become `AddNorm`; Relu before an `Int8Linear` that has no negative goes.
+
+    What nobody reads of a node with several outputs loses its name, so that it need not be computed.
+    """
     producers = {name: node for node in graph.node for name in node.output}
     replaced: dict[int, NodeProto | None] = {}
     for fused, nodes in (*_residuals(graph, producers), *_needless_relus(graph, producers)):
@@ -22,6 +25,7 @@ def fuse(graph: onnx.GraphProto) -> None:
     kept = [node for each in graph.node if (node := replaced.get(id(each), each)) is not None]
     del graph.node[:]
     graph.node.extend(kept)
+    _drop_unread(graph)
 
 
 _Rewriting = tuple[NodeProto, list[NodeProto]]
@@ -61,6 +65,15 @@ def _needless_relus(graph: onnx.GraphProto, producers: Mapping[str, NodeProto]) 
                 "Int8Linear", [*relu.input, *linear.input[1:]], linear.output, domain=DOMAIN
             )
             yield fused, [relu, linear]
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    for node in graph.node:
+        if node.domain == DOMAIN and len(node.output) > 1:
+            for index, name in enumerate(node.output):
+                if name not in read:
+                    node.output[index] = ""
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:

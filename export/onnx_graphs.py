@@ -37,6 +37,7 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
     assert program is not None
     model = program.model_proto
     _drop_traces(model.graph)
+    _free_number_of_best(model.graph)
     halves = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
     if not halves:
         fuse(model.graph)
@@ -44,6 +45,13 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
     onnx.checker.check_model(model)
     # Kernels are for CPUs, where nobody runs halves: those graphs say at once what a device runs.
     return onnx.inliner.inline_local_functions(model) if halves else model
+
+
+def _free_number_of_best(graph: onnx.GraphProto) -> None:
+    """How many are best is said by an input's value, which the tracer takes for what it was in the example."""
+    for value in (*graph.output, *graph.value_info):
+        if value.name in {"best", "best_token_ids"}:
+            value.type.tensor_type.shape.dim[1].dim_param = "num_best"
 
 
 def _drop_traces(graph: onnx.GraphProto) -> None:

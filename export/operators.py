@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from model.attention import CrossAttention, SelfAttention
 
 __all__ = [
+    "best_tokens",
     "cross_attention",
     "encoder_attention",
     "group_query",
@@ -83,6 +84,22 @@ def encoder_attention(attention: SelfAttention, packed: Tensor, lengths: Tensor)
 def _heads(attention: nn.Module) -> dict[str, Any]:
     names = {"num_heads": "num_heads", "kv_num_heads": "num_kv_heads", "head_size": "head_size"}
     return {name: cast("int", getattr(attention, ours)) for name, ours in names.items()}
+
+
+def best_tokens(logits: Tensor, number: Tensor, num_best: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`BestTokens`: logits (B, V) fp32 -> log-probabilities (B, V), the K largest and whose they are (B, K).
+
+    `number` (1) int64 says K when the graph runs, `num_best` what it is in the traced example.
+    """
+    shape = logits.shape[0], num_best
+    log_probabilities, best, token_ids = torch.onnx.ops.symbolic_multi_out(
+        "dragoman::BestTokens",
+        (logits, number),
+        dtypes=(torch.float32, torch.float32, torch.int64),
+        shapes=(logits.shape, shape, shape),
+        version=1,
+    )
+    return log_probabilities, best, token_ids
 
 
 def int8_linear(x: Tensor, weights: tuple[Tensor, ...], num_columns: int) -> Tensor:

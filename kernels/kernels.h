@@ -13,6 +13,9 @@ namespace dragoman {
 // Columns of a panel of packed weights: two vectors of 16 with AVX-512.
 constexpr size_t kPanelColumns = 32;
 
+// Values that `log_softmax` tells the largest of.
+constexpr size_t kMaximaBlock = 64;
+
 // Weights (depth, columns) of signed 8 bits, as products read them: panels of 32 columns, in each of which four
 // consecutive depths of a column lie side by side. Depth and columns are filled up with zeros.
 struct PackedWeights {
@@ -43,6 +46,9 @@ struct Kernels {
   void (*attend_whole)(const float* queries, size_t num_queries, const float* keys, const float* values, size_t length,
                        size_t stride, size_t head_size, float* scratch, float* heads, size_t heads_stride);
   size_t (*attend_whole_scratch)(size_t length, size_t head_size);
+
+  // log_probabilities = x - log(sum(exp(x))) of one row; maxima of each kMaximaBlock of them.
+  void (*log_softmax)(const float* x, size_t size, float* log_probabilities, float* maxima);
 
   // Round x / scale to the nearest, ties to even, add the zero point, saturate; rows of `depth` get zeros up to
   // `padded_depth`.

@@ -7,13 +7,20 @@
 //   CrossAttention    one query a row over the row's source
 //   EncoderAttention  all queries of a sequence over all of its keys
 //   AddNorm           residual connection and layer normalisation
+//   BestTokens        log-probabilities, and the best of each row
 //   Int8Linear        quantise, multiply with packed weights, add the bias
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <functional>
+#include <iterator>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <string>
+#include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "kernels.h"
@@ -356,20 +363,147 @@ struct AddNorm {
   }
 };
 
+// logits (B, V), number K (1) -> log-probabilities (B, V), the K largest (B, K), their places (B, K); equal ones in the
+// order of their places.
+struct BestTokens {
+  const Kernels* kernels = selected;
+
+  OrtStatus* create(const OrtKernelInfo*) { return nullptr; }
+
+  OrtStatus* compute(OrtKernelContext* context) {
+    Tensor<float> logits;
+    Tensor<int64_t> number;
+    Shape shape;
+    RETURN_IF_ERROR(input(context, 0, logits));
+    RETURN_IF_ERROR(input(context, 1, number));
+    RETURN_IF_ERROR(shape_of(logits.value, shape));
+    if (shape.rank != 2) return invalid("BestTokens reads (B, V)");
+    const size_t rows = shape.sizes[0], size = shape.sizes[1];
+    if (number.size != 1 || number.data[0] < 1 || number.data[0] > shape.sizes[1])
+      return invalid("the best " + std::to_string(number.size ? number.data[0] : 0) + " of " + std::to_string(size));
+    const size_t num_best = number.data[0];
+    float *all, *best;
+    int64_t* places;
+    RETURN_IF_ERROR(output(context, 0, shape, &all));
+    shape.sizes[1] = num_best;
+    RETURN_IF_ERROR(output(context, 1, shape, &best));
+    RETURN_IF_ERROR(output(context, 2, shape, &places));
+    return in_parallel(context, rows, kRowsOfChunk, [&](size_t first, size_t last) {
+      float* maxima = scratch<float>(2 * ((size + kMaximaBlock - 1) / kMaximaBlock) + size);
+      for (size_t row = first; row < last; ++row) {
+        // Nobody but the selection reads them where the output is left out.
+        float* values = all ? all + row * size : maxima + 2 * ((size + kMaximaBlock - 1) / kMaximaBlock);
+        kernels->log_softmax(logits.data + row * size, size, values, maxima);
+        select(values, size, maxima, num_best, best + row * num_best, places + row * num_best);
+      }
+    });
+  }
+
+  // The k-th largest of the blocks' maxima is at most the k-th largest value, so only blocks that reach it are looked at.
+  static void select(const float* values, size_t size, float* maxima, size_t num_best, float* best, int64_t* places) {
+    const size_t num_blocks = (size + kMaximaBlock - 1) / kMaximaBlock;
+    if (num_best == 1) {
+      const size_t start = (std::max_element(maxima, maxima + num_blocks) - maxima) * kMaximaBlock;
+      const float* found = std::max_element(values + start, values + std::min(size, start + kMaximaBlock));
+      *best = *found;
+      *places = found - values;
+      return;
+    }
+    float threshold = -HUGE_VALF;
+    if (num_best < num_blocks) {
+      float* copied = maxima + num_blocks;
+      std::copy(maxima, maxima + num_blocks, copied);
+      std::nth_element(copied, copied + num_best - 1, copied + num_blocks, std::greater<float>());
+      threshold = copied[num_best - 1];
+    }
+    thread_local std::vector<int64_t> reaching;
+    reaching.clear();
+    for (size_t block = 0; block < num_blocks; ++block)
+      if (maxima[block] >= threshold)
+        for (size_t i = block * kMaximaBlock; i < std::min(size, (block + 1) * kMaximaBlock); ++i)
+          if (values[i] >= threshold) reaching.push_back(i);
+    std::partial_sort(reaching.begin(), reaching.begin() + num_best, reaching.end(), [&](int64_t one, int64_t other) {
+      return values[one] != values[other] ? values[one] > values[other] : one < other;
+    });
+    for (size_t i = 0; i < num_best; ++i) {
+      places[i] = reaching[i];
+      best[i] = values[reaching[i]];
+    }
+  }
+};
+
 struct FreeAligned {
   void operator()(void* memory) const { ::operator delete[](memory, std::align_val_t{64}); }
+};
+
+// Weights as products read them. Nodes with equal weights share them: the steps of `decode_steps`, `decode` beside it,
+// the lanes' sessions of a bundle that is loaded twice.
+class SharedWeights {
+ public:
+  SharedWeights(const int8_t* given, size_t depth, size_t columns, const float* column_scales, const float* given_bias,
+                float scale, int32_t zero_point) {
+    const size_t padded_depth = (depth + 3) / 4 * 4, num_panels = (columns + kPanelColumns - 1) / kPanelColumns;
+    const size_t padded_columns = num_panels * kPanelColumns;
+    num_bytes_ = padded_columns * padded_depth;
+    panels_.reset(new (std::align_val_t{64}) int8_t[num_bytes_]());
+    corrections_.assign(padded_columns, 0);
+    scales_.assign(padded_columns, 0);
+    bias_.assign(padded_columns, 0);
+    for (size_t k = 0; k < depth; ++k)
+      for (size_t n = 0; n < columns; ++n) {
+        const int8_t weight = given[k * columns + n];
+        const size_t panel = n / kPanelColumns;
+        panels_[panel * padded_depth * kPanelColumns + k / 4 * kPanelColumns * 4 + n % kPanelColumns * 4 + k % 4] = weight;
+        corrections_[n] += zero_point * weight;
+      }
+    for (size_t n = 0; n < columns; ++n) {
+      scales_[n] = scale * column_scales[n];
+      bias_[n] = given_bias[n];
+    }
+    packed_ = {depth, padded_depth, columns, panels_.get(), corrections_.data(), scales_.data(), bias_.data()};
+  }
+
+  const PackedWeights& packed() const { return packed_; }
+
+  // The same weights where they are in memory already, or `made` itself.
+  static std::shared_ptr<const SharedWeights> shared(std::shared_ptr<const SharedWeights> made) {
+    static std::mutex mutex;
+    static std::unordered_multimap<size_t, std::weak_ptr<const SharedWeights>> known;
+    const size_t hash =
+        std::hash<std::string_view>{}({reinterpret_cast<const char*>(made->panels_.get()), made->num_bytes_});
+    const std::lock_guard<std::mutex> guard(mutex);
+    auto [entry, end] = known.equal_range(hash);
+    while (entry != end) {
+      const auto other = entry->second.lock();
+      if (other && *other == *made) return other;
+      entry = other ? std::next(entry) : known.erase(entry);
+    }
+    known.emplace(hash, made);
+    return made;
+  }
+
+  bool operator==(const SharedWeights& other) const {
+    return packed_.depth == other.packed_.depth && packed_.columns == other.packed_.columns &&
+           std::memcmp(panels_.get(), other.panels_.get(), num_bytes_) == 0 && corrections_ == other.corrections_ &&
+           scales_ == other.scales_ && bias_ == other.bias_;
+  }
+
+ private:
+  PackedWeights packed_;
+  size_t num_bytes_;
+  std::unique_ptr<int8_t[], FreeAligned> panels_;
+  std::vector<int32_t> corrections_;
+  std::vector<float> scales_, bias_;
 };
 
 // x (..., depth), its scale and zero point, weights (depth, columns) of seven bits, their scales, bias (columns)
 // -> (..., columns)
 struct Int8Linear {
   const Kernels* kernels = selected;
+  std::shared_ptr<const SharedWeights> shared;
   PackedWeights weights;
   float scale;
   int32_t zero_point;
-  std::unique_ptr<int8_t[], FreeAligned> panels;
-  std::vector<int32_t> corrections;
-  std::vector<float> scales, bias;
 
   OrtStatus* create(const OrtKernelInfo* info) {
     Tensor<const float> input_scale, column_scales, given_bias;
@@ -388,29 +522,11 @@ struct Int8Linear {
       if (given.data[i] < -64 || given.data[i] > 64) return invalid("Int8Linear's weights have more than seven bits");
     scale = *input_scale.data;
     zero_point = *input_zero_point.data;
-    pack(given.data, given.size / columns, columns, column_scales.data, given_bias.data);
+    shared = SharedWeights::shared(std::make_shared<const SharedWeights>(given.data, given.size / columns, columns,
+                                                                         column_scales.data, given_bias.data, scale,
+                                                                         zero_point));
+    weights = shared->packed();
     return nullptr;
-  }
-
-  void pack(const int8_t* given, size_t depth, size_t columns, const float* column_scales, const float* given_bias) {
-    const size_t padded_depth = (depth + 3) / 4 * 4, num_panels = (columns + kPanelColumns - 1) / kPanelColumns;
-    const size_t padded_columns = num_panels * kPanelColumns;
-    panels.reset(new (std::align_val_t{64}) int8_t[padded_columns * padded_depth]());
-    corrections.assign(padded_columns, 0);
-    scales.assign(padded_columns, 0);
-    bias.assign(padded_columns, 0);
-    for (size_t k = 0; k < depth; ++k)
-      for (size_t n = 0; n < columns; ++n) {
-        const int8_t weight = given[k * columns + n];
-        const size_t panel = n / kPanelColumns;
-        panels[panel * padded_depth * kPanelColumns + k / 4 * kPanelColumns * 4 + n % kPanelColumns * 4 + k % 4] = weight;
-        corrections[n] += zero_point * weight;
-      }
-    for (size_t n = 0; n < columns; ++n) {
-      scales[n] = scale * column_scales[n];
-      bias[n] = given_bias[n];
-    }
-    weights = {depth, padded_depth, columns, panels.get(), corrections.data(), scales.data(), bias.data()};
   }
 
   OrtStatus* compute(OrtKernelContext* context) {
@@ -441,7 +557,7 @@ using Types = std::vector<ONNXTensorElementDataType>;
 struct Operator : OrtCustomOp {
   const char* name;
   Types inputs, outputs;
-  bool may_drop_outputs;
+  bool may_drop_outputs;  // that nobody reads
 };
 
 template <class Kernel>
@@ -485,6 +601,7 @@ Operator* make_operator(const char* name, Types inputs, Types outputs, bool may_
 
 OrtStatus* make_domain(OrtCustomOpDomain** domain) {
   const auto real = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  const auto int64 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
   const auto int32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
   const auto int8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
   const auto uint8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
@@ -494,6 +611,7 @@ OrtStatus* make_domain(OrtCustomOpDomain** domain) {
       make_operator<CrossAttention>("CrossAttention", {real, real, real, real, real, int32}, caches),
       make_operator<EncoderAttention>("EncoderAttention", {real, int32}, {real}),
       make_operator<AddNorm>("AddNorm", {real, real, real, real}, {real, real}, true),
+      make_operator<BestTokens>("BestTokens", {real, int64}, {real, real, int64}, true),
   };
   if (selected->multiply)
     operators.push_back(make_operator<Int8Linear>("Int8Linear", {real, real, uint8, int8, real, real}, {real}));

@@ -28,6 +28,21 @@ inline float sum_of(Vector x) {
   return x[0] + x[1];
 }
 
+// exp(x) for x <= 0: Cody and Waite's reduction to |r| <= ln 2 / 2, then Cephes' polynomial; 2 units in the last place.
+inline Vector exponential(Vector x) {
+  x = x < -87.0f ? -87.0f - Vector{} : x;
+  const IntegerVector n = __builtin_convertvector(x * 1.44269504f - 0.5f, IntegerVector);
+  const Vector whole = __builtin_convertvector(n, Vector);
+  const Vector r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+  Vector p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  return p * (Vector)((n + 127) << 23);
+}
+
 // --- attention -----------------------------------------------------------------------------------
 
 // Scores of one query become weights that sum to 1. `scores` has room for padded(length); what is beyond `length` ends
@@ -40,20 +55,7 @@ inline void soften(float* scores, size_t length, float scale) {
   const float top = largest(tops);
   Vector totals = {};
   for (size_t t = 0; t < end; t += kLanes) {
-    // exp(x) for x <= 0: Cody and Waite's reduction to |r| <= ln 2 / 2, then Cephes' polynomial; 2 units in the last
-    // place.
-    Vector x = (LOAD(scores + t) - top) * scale;
-    x = x < -87.0f ? -87.0f - Vector{} : x;
-    const IntegerVector n = __builtin_convertvector(x * 1.44269504f - 0.5f, IntegerVector);
-    const Vector whole = __builtin_convertvector(n, Vector);
-    const Vector r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-    Vector p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    const Vector weights = p * (Vector)((n + 127) << 23);
+    const Vector weights = exponential((LOAD(scores + t) - top) * scale);
     totals += weights;
     STORE(scores + t, weights);
   }
@@ -177,6 +179,41 @@ void attend_whole(const float* queries, size_t num_queries, const float* keys, c
     score_block(block, transposed, row, head_size, scores);
     for (size_t q = 0; q < kBlock; ++q) soften(scores + q * row, length, scale);
     weigh_block(scores, row, values, length, stride, head_size, num, heads + first * heads_stride, heads_stride);
+  }
+}
+
+// --- log-probabilities ---------------------------------------------------------------------------
+
+void log_softmax(const float* x, size_t size, float* log_probabilities, float* maxima) {
+  const size_t whole = size / kLanes * kLanes;
+  Vector rest = Vector{} - __builtin_inff();  // what is left of the row behind its last whole vector
+  for (size_t i = whole; i < size; ++i) rest[i - whole] = x[i];
+  Vector tops[4] = {rest, rest, rest, rest};
+  size_t i = 0;
+  for (; i + 4 * kLanes <= whole; i += 4 * kLanes)
+    for (size_t part = 0; part < 4; ++part) tops[part] = larger(tops[part], LOAD(x + i + part * kLanes));
+  for (; i < whole; i += kLanes) tops[0] = larger(tops[0], LOAD(x + i));
+  const float top = largest(larger(larger(tops[0], tops[1]), larger(tops[2], tops[3])));
+  // What is less than e^-87 of the largest adds e^-87, which no sum of single precision notices.
+  Vector totals[2] = {whole < size ? exponential(rest - top) : Vector{}, {}};
+  for (i = 0; i + 2 * kLanes <= whole; i += 2 * kLanes)
+    for (size_t part = 0; part < 2; ++part) totals[part] += exponential(LOAD(x + i + part * kLanes) - top);
+  for (; i < whole; i += kLanes) totals[0] += exponential(LOAD(x + i) - top);
+  const float normaliser = __builtin_logf(sum_of(totals[0] + totals[1])) + top;
+  for (size_t block = 0; block < size; block += kMaximaBlock) {
+    const size_t end = block + kMaximaBlock < whole ? block + kMaximaBlock : whole;
+    Vector largest_here = Vector{} - __builtin_inff();
+    for (i = block; i < end; i += kLanes) {
+      const Vector result = LOAD(x + i) - normaliser;
+      STORE(log_probabilities + i, result);
+      largest_here = larger(largest_here, result);
+    }
+    if (block + kMaximaBlock >= size && whole < size) {
+      const Vector result = rest - normaliser;
+      for (i = whole; i < size; ++i) log_probabilities[i] = result[i - whole];
+      largest_here = larger(largest_here, result);
+    }
+    *maxima++ = largest(largest_here);
   }
 }
 

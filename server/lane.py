@@ -15,6 +15,7 @@ from server import scheduler
 from server.backend import Backend
 from server.config import MULTI_STEP_ROWS
 from server.decoding.beam import BeamSearch, advance_all
+from server.decoding.candidates import Predictions
 from server.decoding.constraints import Constraints
 from server.decoding.hypothesis import Finished, FinishReason, Hypothesis
 from server.decoding.ranking import ranked
@@ -58,7 +59,6 @@ class Lane:
         self.num_steps = 1
         self._multi_step_rows = multi_step_rows
         self._sequences: list[RunningSequence] = []  # by row; one with beam search comes several times
-        self._row_numbers = np.arange(num_slots)
         self._observer = observer
         self._end = backend.bundle.manifest.special_tokens.end
         self._translates = backend.bundle.manifest.task == "translation"
@@ -91,10 +91,11 @@ class Lane:
 
     def _take_step(self, num_rows: int) -> int:
         started = time.perf_counter()
-        log_probabilities = self.rows.decode(num_rows)
+        num_best = max(sequence.num_best for sequence in self._sequences)
+        predictions = self.rows.decode(num_rows, num_best)
         self._observe("decode", started, num_rows)
-        if searching := self._choose(log_probabilities):
-            self._advance(searching, log_probabilities)
+        if searching := self._choose(predictions):
+            self._advance(searching, predictions)
         return 1
 
     def _take_steps(self, num_rows: int) -> int:
@@ -152,18 +153,21 @@ class Lane:
             constraints = Constraints(parameters, self._end, context)
         if parameters.beam_size > 1:
             sequence.search = BeamSearch(parameters, self._end, list(rows), constraints, sequence.stop)
+            sequence.num_best = sequence.search.num_best
         elif TokenChooser.is_needed(parameters):
             sequence.chooser = TokenChooser(parameters, constraints)
 
-    def _choose(self, log_probabilities: NDArray[np.float32]) -> list[RunningSequence]:
-        """Give every row its next token, greedy rows by one arg-max over all of them.
+    def _choose(self, predictions: Predictions) -> list[RunningSequence]:
+        """Give every row without beam search its next token, and end those that have come to it.
 
         Returns:
             The sequences with beam search, which are left to do.
         """
         if all(sequence.search is not None for sequence in self._sequences):
-            return list(dict.fromkeys(self._sequences))  # the searches look for themselves
-        chosen: list[int] = log_probabilities.argmax(axis=-1).tolist()
+            return list(dict.fromkeys(self._sequences))
+        log_probabilities = predictions.log_probabilities
+        chosen: list[int] = predictions.token_ids[:, 0].tolist()
+        scores: list[float] = predictions.best[:, 0].tolist()
         searching: dict[RunningSequence, None] = {}
         for row, sequence in enumerate(self._sequences):
             if sequence.is_plain:
@@ -172,24 +176,20 @@ class Lane:
                 searching[sequence] = None
             elif sequence.chooser is not None:
                 chosen[row] = sequence.chooser.choose(log_probabilities[row], sequence.token_ids)
+                scores[row] = float(log_probabilities[row, chosen[row]])
             elif chosen[row] == self._end and len(sequence.token_ids) < sequence.parameters.min_tokens:
                 chosen[row] = _best_but(self._end, log_probabilities[row])
+                scores[row] = float(log_probabilities[row, chosen[row]])
         self.rows.arena.token_ids[: len(chosen)] = chosen
-        self._append(chosen, log_probabilities)
-        return list(searching)
-
-    def _append(self, chosen: Sequence[int], log_probabilities: NDArray[np.float32]) -> None:
-        """Give each row without beam search its token, and end those that have come to it."""
-        scores: list[float] = log_probabilities[self._row_numbers[: len(chosen)], chosen].tolist()
         for row, sequence in enumerate(self._sequences):
             if sequence.search is not None:
                 continue
-            token_id = chosen[row]
             if not sequence.is_plain and sequence.parameters.num_alternatives is not None:
                 sequence.tokens.append(
-                    token_score(log_probabilities[row], token_id, sequence.parameters.num_alternatives)
+                    token_score(log_probabilities[row], chosen[row], sequence.parameters.num_alternatives)
                 )
-            self._accept(sequence, token_id, scores[row])
+            self._accept(sequence, chosen[row], scores[row])
+        return list(searching)
 
     def _accept(self, sequence: RunningSequence, token_id: int, score: float) -> None:
         """One more token of a sequence without beam search, which may be its last."""
@@ -216,12 +216,12 @@ class Lane:
         )
         self._settle(sequence, (hypothesis,))
 
-    def _advance(self, sequences: Sequence[RunningSequence], log_probabilities: NDArray[np.float32]) -> None:
+    def _advance(self, sequences: Sequence[RunningSequence], predictions: Predictions) -> None:
         """One step of all beam searches."""
         searches = [sequence.search for sequence in sequences if sequence.search is not None]
         forks = []
         for sequence, search, (copies, answers) in zip(
-            sequences, searches, advance_all(searches, log_probabilities), strict=True
+            sequences, searches, advance_all(searches, predictions), strict=True
         ):
             if answers is not None:
                 self._settle(sequence, answers)

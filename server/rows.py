@@ -5,6 +5,7 @@ threads.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime as ort
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from server.arena import Arena, Buffer
 from server.bundle import Manifest
+from server.decoding.candidates import Predictions, best_of_rows
 from server.device_arena import DeviceArena
 from server.prefix_cache import PrefixCache
 from server.prompts import PromptReader
@@ -22,6 +24,16 @@ _MAX_PADDING_SHARE = 0.25
 _MAX_PADDING_TOKENS = 8
 """A run costs as much as some eight tokens before it computes the first: that much padding is cheaper than another."""
 _Inputs = dict[str, NDArray[np.int64] | NDArray[np.int32]]
+
+
+@dataclass(slots=True)
+class _BoundStep:
+    """A graph bound to so many rows and, where it tells the best tokens, to where it puts so many of them."""
+
+    binding: ort.IOBinding
+    num_best: NDArray[np.int64] | None = None
+    best: NDArray[np.float32] | None = None
+    best_token_ids: NDArray[np.int64] | None = None
 
 
 class Rows:
@@ -46,7 +58,7 @@ class Rows:
         self._log_probabilities: NDArray[np.float32] = np.zeros(
             (arena.num_rows, manifest.dimensions.vocabulary_size), np.float32
         )
-        self._bindings: dict[tuple[str, int], ort.IOBinding] = {}
+        self._steps: dict[tuple[str, int, int], _BoundStep] = {}
         self.num_steps = _num_steps(manifest)
         self._chosen: NDArray[np.int64] = np.zeros((self.num_steps, arena.num_rows), np.int64)
         self._scores: NDArray[np.float32] = np.zeros((self.num_steps, arena.num_rows), np.float32)
@@ -107,15 +119,19 @@ class Rows:
             for output in outputs
         ]
 
-    def decode(self, num_rows: int) -> NDArray[np.float32]:
+    def decode(self, num_rows: int, num_best: int = 1) -> Predictions:
         """Feed `arena.token_ids` of the first `num_rows` rows; every row's length grows by one.
 
         Returns:
-            Log-probabilities of the next token, (num_rows, V): a view that the next call overwrites.
+            What the next token may be, with the `num_best` best of each row: views that the next call overwrites.
         """
-        self._run_bound("decode", num_rows)
+        num_best = min(num_best, self._log_probabilities.shape[1])
+        step = self._run_bound("decode", num_rows, num_best)
         self.arena.lengths[:num_rows] += 1
-        return self._log_probabilities[:num_rows]
+        log_probabilities = self._log_probabilities[:num_rows]
+        if step.best is None or step.best_token_ids is None:
+            return Predictions(log_probabilities, *best_of_rows(log_probabilities, num_best))
+        return Predictions(log_probabilities, step.best, step.best_token_ids)
 
     def has_room_for_steps(self, num_rows: int) -> bool:
         """Whether the first `num_rows` rows can take all steps of `decode_steps` before one of them is full."""
@@ -137,23 +153,32 @@ class Rows:
         self.arena.token_ids[:num_rows] = self._chosen[-1, :num_rows]
         return self._chosen[:, :num_rows], self._scores[:, :num_rows]
 
-    def _run_bound(self, graph: str, num_rows: int) -> None:
-        binding = self._bindings.get((graph, num_rows))
-        if binding is None:
-            binding = self._bindings[graph, num_rows] = self._bind(graph, num_rows)
-        self._sessions[graph].run_with_iobinding(binding)
+    def _run_bound(self, graph: str, num_rows: int, num_best: int = 1) -> _BoundStep:
+        step = self._steps.get((graph, num_rows, num_best))
+        if step is None:
+            step = self._steps[graph, num_rows, num_best] = self._bind(graph, num_rows, num_best)
+        self._sessions[graph].run_with_iobinding(step.binding)
+        return step
 
-    def _bind(self, graph: str, num_rows: int) -> ort.IOBinding:
+    def _bind(self, graph: str, num_rows: int, num_best: int) -> _BoundStep:
         record, binding = self._manifest.graphs[graph], self._sessions[graph].io_binding()
         self.arena.bind_step(binding, record, num_rows)
+        step = _BoundStep(binding)
         # Chosen from on the host, wherever the caches are.
         if graph == "decode":
             binding.bind_output("log_probabilities", *Buffer.of(self._log_probabilities).rows(0, num_rows))
+            if "num_best" in record.inputs:
+                step.best = np.zeros((num_rows, num_best), np.float32)
+                step.best_token_ids = np.zeros((num_rows, num_best), np.int64)
+                step.num_best = np.array([num_best])
+                binding.bind_input("num_best", *Buffer.of(step.num_best).rows(0, 1))
+                binding.bind_output("best", *Buffer.of(step.best).rows(0, num_rows))
+                binding.bind_output("best_token_ids", *Buffer.of(step.best_token_ids).rows(0, num_rows))
         else:
-            for step, (chosen, scores) in enumerate(zip(self._chosen, self._scores, strict=True)):
-                binding.bind_output(f"step_{step}_token_ids", *Buffer.of(chosen).rows(0, num_rows))
-                binding.bind_output(f"step_{step}_log_probabilities", *Buffer.of(scores).rows(0, num_rows))
-        return binding
+            for index, (chosen, scores) in enumerate(zip(self._chosen, self._scores, strict=True)):
+                binding.bind_output(f"step_{index}_token_ids", *Buffer.of(chosen).rows(0, num_rows))
+                binding.bind_output(f"step_{index}_log_probabilities", *Buffer.of(scores).rows(0, num_rows))
+        return step
 
     def _begin_translations(self, rows: list[int], sources: list[Sequence[int]]) -> None:
         source_ids, lengths = _padded(sources, self._manifest.special_tokens.padding)
@@ -195,10 +220,10 @@ class DeviceRows(Rows):
 
     arena: DeviceArena
 
-    def decode(self, num_rows: int) -> NDArray[np.float32]:
+    def decode(self, num_rows: int, num_best: int = 1) -> Predictions:
         """As `Rows.decode`."""
         self.arena.upload()
-        return super().decode(num_rows)
+        return super().decode(num_rows, num_best)
 
     def _compute(self, graph: str, inputs: _Inputs, rows: Sequence[int], lengths: NDArray[np.int32]) -> None:
         binding, names = self._sessions[graph].io_binding(), self._manifest.graphs[graph].outputs

@@ -24,6 +24,7 @@ class RunningSequence(scheduler.Sequence):
         is_plain: and nobody looks at the text on the way.
         chooser: None for a row of which the most probable token is always taken.
         search: with beam search, from its start on.
+        num_best: of each row's next tokens, how many it wants to be told.
         num_first_tokens: that came together at `first_token_s`, the end of sequence included.
     """
 
@@ -38,6 +39,7 @@ class RunningSequence(scheduler.Sequence):
     log_probability: float = 0.0
     chooser: TokenChooser | None = None
     search: BeamSearch | None = None
+    num_best: int = 1
     result: Finished | None = None
     started_s: float | None = None
     first_token_s: float | None = None

@@ -32,7 +32,7 @@ def forced_steps(
     rows.start(range(len(inputs)), inputs)
     for step in range(max(lengths, default=0)):
         num_rows = sum(length > step for length in lengths)
-        yield num_rows, rows.decode(num_rows)
+        yield num_rows, rows.decode(num_rows).log_probabilities
         rows.arena.token_ids[:num_rows] = [output[step] for output in outputs[:num_rows]]
 
 

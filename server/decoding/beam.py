@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from server.decoding.candidates import best_of_groups
+from server.decoding.candidates import Predictions, best_of_groups
 from server.decoding.constraints import Constraints
 from server.decoding.hypothesis import FinishReason, Hypothesis, TokenScore
 from server.decoding.parameters import DecodingParameters
@@ -94,6 +94,11 @@ class BeamSearch:
         return [(beam.row, beam.token_ids[-1]) for beam in self.beams]
 
     @property
+    def num_best(self) -> int:
+        """Continuations it looks at: a beam has one way to end, so `beam_size` that do not are among twice as many."""
+        return 2 * self.parameters.beam_size
+
+    @property
     def is_forced(self) -> bool:
         """Whether the next token is one of the prefix and not chosen."""
         return len(self.beams[0].token_ids) < len(self.parameters.prefix)
@@ -111,8 +116,7 @@ class BeamSearch:
 
         Args:
             log_probabilities: (B, V) of all rows of the lane; each beam reads its own.
-            best: the 2 `beam_size` best continuations of all beams, best first: a beam has one way to end, so
-                `beam_size` that do not end are among them. None where the next token is forced.
+            best: the `num_best` best continuations of all beams, best first. None where the next token is forced.
 
         Returns:
             Copies to make before the next step, and, when the search is over, the answers, best first.
@@ -151,7 +155,9 @@ class BeamSearch:
             row=parent.row,
             token_ids=(*parent.token_ids, token_id),
             total=candidate.total,
-            log_probability=parent.log_probability + float(row[token_id]),
+            log_probability=(
+                candidate.total if self.constraints is None else parent.log_probability + float(row[token_id])
+            ),
             tokens=tokens,
             stop=parent.stop.fork() if parent.stop is not None else None,
         )
@@ -211,17 +217,54 @@ class BeamSearch:
 
 
 def advance_all(
-    searches: Sequence[BeamSearch], log_probabilities: FloatRows
+    searches: Sequence[BeamSearch], predictions: Predictions
 ) -> list[tuple[list[Fork], tuple[Hypothesis, ...] | None]]:
     """`BeamSearch.advance` of each, looking for the best tokens of all their beams at once."""
-    best = iter(_best([search for search in searches if not search.is_forced], log_probabilities))
+    choosing = [search for search in searches if not search.is_forced]
+    free = [search for search in choosing if search.constraints is None]
+    constrained = [search for search in choosing if search.constraints is not None]
+    best = dict(zip(map(id, free), _best_told(free, predictions), strict=True))
+    best |= zip(map(id, constrained), _best_found(constrained, predictions.log_probabilities), strict=True)
+    return [search.advance(predictions.log_probabilities, best.get(id(search))) for search in searches]
+
+
+def _best_told(searches: Sequence[BeamSearch], predictions: Predictions) -> list[list[Candidate]]:
+    """For each search its best continuations, best first, equal ones by beam, then by token.
+
+    They are among the best of each of its beams, which the step has told.
+    """
+    if not searches:
+        return []
+    beams = [beam for search in searches for beam in search.beams]
+    sizes = [len(search.beams) for search in searches]
+    num_wanted = max(search.num_best for search in searches)
+    rows = np.array([beam.row for beam in beams])
+    bases = np.array([beam.total for beam in beams])
+    told = np.full((len(searches), max(sizes), num_wanted), -math.inf)
+    token_ids = np.zeros(told.shape, np.int64)
+    groups = np.repeat(np.arange(len(searches)), sizes)
+    places = np.arange(len(beams)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    num_told = min(num_wanted, predictions.best.shape[1])
+    # Added in float64: the order of a long sum is right.
+    told[groups, places, :num_told] = predictions.best[rows, :num_told] + bases[:, None]
+    token_ids[groups, places, :num_told] = predictions.token_ids[rows, :num_told]
+    flat = told.reshape(len(searches), -1)
+    order = np.argsort(-flat, axis=1, kind="stable")[:, :num_wanted]
+    totals = np.take_along_axis(flat, order, axis=1).tolist()
+    chosen = np.take_along_axis(token_ids.reshape(flat.shape), order, axis=1).tolist()
+    parents = (order // num_wanted).tolist()
     return [
-        search.advance(log_probabilities, None if search.is_forced else next(best)) for search in searches
+        [
+            Candidate(total, search.beams[parent], token_id)
+            for total, parent, token_id in zip(*found, strict=True)
+            if total > -math.inf
+        ][: search.num_best]
+        for search, found in zip(searches, zip(totals, parents, chosen, strict=True), strict=True)
     ]
 
 
-def _best(searches: Sequence[BeamSearch], log_probabilities: FloatRows) -> list[list[Candidate]]:
-    """For each search its best continuations, best first, equal ones by beam, then by token."""
+def _best_found(searches: Sequence[BeamSearch], log_probabilities: FloatRows) -> list[list[Candidate]]:
+    """The same where constraints change what the step has said."""
     if not searches:
         return []
     beams = [beam for search in searches for beam in search.beams]
@@ -230,7 +273,7 @@ def _best(searches: Sequence[BeamSearch], log_probabilities: FloatRows) -> list[
     for search in searches:
         search.adjust(rows[start : start + len(search.beams)])
         start += len(search.beams)
-    num_best = 2 * max(search.parameters.beam_size for search in searches)
+    num_best = max(search.num_best for search in searches)
     best = best_of_groups(
         rows, [beam.total for beam in beams], [len(search.beams) for search in searches], num_best
     )
@@ -238,7 +281,7 @@ def _best(searches: Sequence[BeamSearch], log_probabilities: FloatRows) -> list[
     return [
         [
             Candidate(totals[place], beams[parents[place]], token_ids[place])
-            for place in range(first, min(first + 2 * search.parameters.beam_size, last))
+            for place in range(first, min(first + search.num_best, last))
             if totals[place] > -math.inf
         ]
         for search, first, last in zip(searches, best.starts.tolist(), best.starts[1:].tolist(), strict=False)

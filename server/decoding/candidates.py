@@ -6,9 +6,23 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Candidates", "best_of_groups"]
+__all__ = ["Candidates", "Predictions", "best_of_groups", "best_of_rows"]
 
 _BLOCK = 64
+
+
+class Predictions(NamedTuple):
+    """What a step says of each row's next token.
+
+    Attributes:
+        log_probabilities: (B, V).
+        best: (B, K) the largest of them, best first, equal ones in the order of their tokens.
+        token_ids: (B, K) whose they are.
+    """
+
+    log_probabilities: NDArray[np.float32]
+    best: NDArray[np.float32]
+    token_ids: NDArray[np.int64]
 
 
 class Candidates(NamedTuple):
@@ -28,7 +42,10 @@ class Candidates(NamedTuple):
 
 
 def best_of_groups(
-    rows: NDArray[np.float32], bases: Sequence[float], group_sizes: Sequence[int], num_best: int
+    rows: NDArray[np.float32],
+    bases: Sequence[float] | NDArray[np.float64],
+    group_sizes: Sequence[int],
+    num_best: int,
 ) -> Candidates:
     """The largest values of each group of consecutive rows, each value with its row's base added.
 
@@ -66,6 +83,16 @@ def best_of_groups(
     order = np.lexsort((token_ids, best_rows, -best, groups[best_rows]))
     starts = np.searchsorted(groups[best_rows[order]], np.arange(len(group_sizes) + 1))
     return Candidates(best[order], best_rows[order], token_ids[order], starts)
+
+
+def best_of_rows(rows: NDArray[np.float32], num_best: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The `num_best` largest values of each row (R, V) and where they stand, (R, num_best), best first."""
+    if num_best == 1:
+        token_ids = rows.argmax(axis=1)[:, None]
+        return np.take_along_axis(rows, token_ids, axis=1), token_ids
+    best = best_of_groups(rows, np.zeros(len(rows)), [1] * len(rows), num_best)
+    places = best.starts[:-1, None] + np.arange(num_best)
+    return best.totals[places].astype(np.float32), best.token_ids[places]
 
 
 def _thresholds(

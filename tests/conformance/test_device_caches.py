@@ -114,7 +114,7 @@ def test_rows_are_started_copied_and_forked_alike(bundle: str) -> None:
         rows.fork([2, 2], [5, 4])
     for index in range(6):
         assert row(device, index) == row(host, index)
-    np.testing.assert_array_equal(device.decode(6), host.decode(6))
+    np.testing.assert_array_equal(device.decode(6).log_probabilities, host.decode(6).log_probabilities)
 
 
 def test_a_cache_of_halves_takes_half_the_memory() -> None:

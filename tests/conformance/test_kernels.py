@@ -1,11 +1,13 @@
 """The kernels of our operators against what those operators are made of, for each kind of kernels that runs here."""
 
+import gc
 import shutil
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+import psutil
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -15,6 +17,7 @@ from server.errors import ProviderUnavailable
 from server.kernels import KERNELS, NO_KERNELS, address_of, copy_pieces, register_kernels, select_kernels
 
 Arrays = dict[str, NDArray[Any]]
+KINDS = {np.float32: "FLOAT", np.int32: "INT32", np.int64: "INT64"}
 HEADS = [(4, 4, 40), (4, 2, 8), (6, 1, 16), (2, 2, 32), (2, 1, 48), (3, 3, 64), (2, 2, 88)]
 
 
@@ -36,7 +39,7 @@ def one_node(
 ) -> bytes:
     """A model of one node; `constants` follow its inputs."""
     node = helper.make_node(op_type, [*inputs, *constants], outputs, domain=DOMAIN, **attributes)
-    kinds = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int32): TensorProto.INT32}
+    kinds = {np.dtype(kind): getattr(TensorProto, name) for kind, name in KINDS.items()}
     graph = helper.make_graph(
         [node],
         "one_node",
@@ -44,7 +47,13 @@ def one_node(
             helper.make_tensor_value_info(name, kinds[array.dtype], [None] * array.ndim)
             for name, array in inputs.items()
         ],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [
+            helper.make_tensor_value_info(
+                name, TensorProto.INT64 if name == "places" else TensorProto.FLOAT, None
+            )
+            for name in outputs
+            if name
+        ],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -283,3 +292,63 @@ def test_pieces_are_copied_with_the_library_and_without(
     for index, num_values in enumerate((1, 2, 4)):
         expected[:, index, :num_values] = source[:, index, :num_values]
     np.testing.assert_array_equal(target, expected)
+
+
+@pytest.mark.parametrize("kernels", AVAILABLE)
+@pytest.mark.parametrize("size", [1, 7, 64, 65, 129, 4000])
+@pytest.mark.parametrize("coarse", [False, True], ids=["all different", "many equal"])
+def test_log_probabilities_and_the_best_of_each_row(kernels: str, size: int, coarse: bool) -> None:
+    rng = np.random.default_rng(size)
+    for rows in (1, 5, 19):
+        logits = (rng.standard_normal((rows, size)) * 6).astype(np.float32)
+        if coarse:
+            logits = np.round(logits / 4)
+        for num_best in {1, min(2, size), min(10, size), min(100, size), size}:
+            inputs: Arrays = {"logits": logits, "number": np.array([num_best])}
+            model = one_node("BestTokens", inputs, {}, ["log_probabilities", "best", "places"])
+            ours, theirs = both(model, kernels, inputs)
+            np.testing.assert_allclose(ours[0], theirs[0], atol=5e-6)
+            # Held to its own log-probabilities: rounding may make equal what was not, or the other way round.
+            order = np.lexsort((np.broadcast_to(np.arange(size), (rows, size)), -ours[0]), axis=1)[
+                :, :num_best
+            ]
+            np.testing.assert_array_equal(ours[2], order)
+            np.testing.assert_array_equal(ours[1], np.take_along_axis(ours[0], order, axis=1))
+
+
+@pytest.mark.parametrize("kernels", AVAILABLE)
+def test_the_best_are_told_without_the_rest(kernels: str) -> None:
+    logits = np.random.default_rng(0).standard_normal((3, 200)).astype(np.float32)
+    inputs: Arrays = {"logits": logits, "number": np.array([3])}
+    everything, _ = both(one_node("BestTokens", inputs, {}, ["all", "best", "places"]), kernels, inputs)
+    ours, theirs = both(one_node("BestTokens", inputs, {}, ["", "best", "places"]), kernels, inputs)
+    np.testing.assert_array_equal(ours[0], everything[1])
+    np.testing.assert_array_equal(ours[1], theirs[1])
+    for number in (0, 201):
+        with pytest.raises(Exception, match=f"the best {number} of 200"):
+            both(
+                one_node("BestTokens", inputs, {}, ["all", "best", "places"]),
+                kernels,
+                {**inputs, "number": np.array([number])},
+            )
+
+
+@pytest.mark.parametrize("kernels", [name for name in AVAILABLE if name != "portable"])
+def test_equal_weights_are_in_memory_once(kernels: str) -> None:
+    """The four steps of `decode_steps`, and `decode` beside it, would each have their own."""
+
+    def resident() -> int:
+        return psutil.Process().memory_info().rss
+
+    x = np.zeros((1, 4096), np.float32)
+    model = linear_model(4096, 4096, 3, x)  # 16 MiB
+    first = session(model, kernels)
+    before = resident()
+    others = [session(model, kernels) for _ in range(8)]
+    gc.collect()
+    # Each has the graph's own weights, none its packed ones as well.
+    assert (resident() - before) / len(others) < 1.5 * 16 * 2**20
+    expected = first.run(None, {"x": x})[0]
+    assert all(np.array_equal(each.run(None, {"x": x})[0], expected) for each in others)
+    other = session(linear_model(4096, 4096, 200, x), kernels)  # another zero point
+    assert not np.array_equal(other.run(None, {"x": x + 10})[0], first.run(None, {"x": x + 10})[0])

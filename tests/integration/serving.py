@@ -12,15 +12,14 @@ from typing import Any
 
 import grpc
 import grpc.aio
-import numpy as np
 import pytest
 from dragoman.v1 import generation_pb2_grpc, model_pb2_grpc, translation_pb2_grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from numpy.typing import NDArray
 
 from server.app import Server
 from server.config import load_settings
+from server.decoding.candidates import Predictions
 from server.rows import Rows
 
 BUNDLES = Path(__file__).parents[1] / "fixtures" / "bundles"
@@ -37,9 +36,9 @@ class Gate:
         self._held = threading.Event()
         decode = Rows.decode
 
-        def gated(rows: Rows, num_rows: int) -> NDArray[np.float32]:
+        def gated(rows: Rows, num_rows: int, num_best: int = 1) -> Predictions:
             self._pass()
-            return decode(rows, num_rows)
+            return decode(rows, num_rows, num_best)
 
         monkeypatch.setattr(Rows, "decode", gated)
 

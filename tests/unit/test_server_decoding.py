@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from server.decoding.beam import BeamSearch, advance_all
-from server.decoding.candidates import best_of_groups
+from server.decoding.candidates import Predictions, best_of_groups, best_of_rows
 from server.decoding.constraints import Constraints
 from server.decoding.hypothesis import FinishReason, Hypothesis
 from server.decoding.parameters import DecodingParameters
@@ -118,7 +118,8 @@ class Markov:
     def run(self, search: BeamSearch) -> tuple[Hypothesis, ...]:
         while True:
             rows = np.stack([self.after(history) for history in self.histories])
-            [(forks, answers)] = advance_all([search], rows)
+            predictions = Predictions(rows, *best_of_rows(rows, min(search.num_best, self.size)))
+            [(forks, answers)] = advance_all([search], predictions)
             if answers is not None:
                 return answers
             before = list(self.histories)

@@ -7,13 +7,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from server.backend import Backend
 from server.bundle import Bundle
 from server.config import EngineSettings
+from server.decoding.candidates import Predictions
 from server.decoding.hypothesis import FinishReason
 from server.decoding.parameters import DecodingParameters
 from server.engine import Engine, Ticket, lane_layout
@@ -39,10 +38,10 @@ class Gate:
         self.rows: list[int] = []
         decode = Rows.decode
 
-        def gated(rows: Rows, num_rows: int) -> NDArray[np.float32]:
+        def gated(rows: Rows, num_rows: int, num_best: int = 1) -> Predictions:
             self.steps.acquire()
             self.rows.append(num_rows)
-            return decode(rows, num_rows)
+            return decode(rows, num_rows, num_best)
 
         monkeypatch.setattr(Rows, "decode", gated)
 
@@ -193,10 +192,10 @@ async def test_a_failed_step_fails_its_rows_and_the_engine_goes_on(monkeypatch: 
     decode = Rows.decode
     failures = iter([True])
 
-    def failing(rows: Rows, num_rows: int) -> NDArray[np.float32]:
+    def failing(rows: Rows, num_rows: int, num_best: int = 1) -> Predictions:
         if next(failures, False):
             raise RuntimeError("secret internals")
-        return decode(rows, num_rows)
+        return decode(rows, num_rows, num_best)
 
     try:
         monkeypatch.setattr(Rows, "decode", failing)
