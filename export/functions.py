@@ -8,6 +8,8 @@ server that has the kernels (`kernels/`, `server.kernels`) has them run in their
     CrossAttention    query (B, query width), last key, last value, keys, values, lengths (B)
                       -> heads (B, query width), keys, values as they were
     EncoderAttention  packed (B, T, query + 2 kv width), lengths (B) -> heads (B, T, query width)
+    SourceCaches      packed (B, T, 2 kv width), lengths (B) -> keys, values (B, kv heads, T, head size),
+                      the last of each source (B, 1, kv width)
     AddNorm           x, y (..., width), weight, bias (width) -> x + y, its layer normalisation
     BestTokens        logits (B, V), number K (1) -> log-probabilities (B, V), the K largest (B, K), their places (B, K)
     Int8Linear        x (..., depth), scale, zero point, weights (depth, columns), column scales, bias (columns)
@@ -117,6 +119,31 @@ def _encoder_attention(node: NodeProto) -> _Body:
     return ("packed", "lengths"), ("heads",), _HEADS, body
 
 
+def _source_caches(node: NodeProto) -> _Body:
+    num_kv_heads, head_size = _integer(node, "kv_num_heads"), _integer(node, "head_size")
+    kv_width = num_kv_heads * head_size
+    body = [
+        _node("Constant", "", "widths", value_ints=[kv_width, kv_width]),
+        _node("Split", "packed widths", "key_parts value_parts", axis=-1),
+        _node("Constant", "", "apart", value_ints=[0, 0, num_kv_heads, head_size]),
+        _node("Constant", "", "axes", value_ints=[1, 2]),
+        _node("Unsqueeze", "lengths axes", "ends"),
+        _node("Cast", "ends", "whole_ends", to=TensorProto.INT64),
+        _node("Constant", "", "one", value_int=1),
+        _node("Sub", "whole_ends one", "last"),
+        _node("Constant", "", "width", value_ints=[1, 1, kv_width]),
+        _node("Expand", "last width", "places"),
+    ]
+    for part in ("key", "value"):
+        body += [
+            _node("Reshape", f"{part}_parts apart", f"{part}_heads"),
+            _node("Transpose", f"{part}_heads", part, perm=[0, 2, 1, 3]),
+            _node("GatherElements", f"{part}_parts places", f"last_{part}", axis=1),
+        ]
+    outputs = ("key", "value", "last_key", "last_value")
+    return ("packed", "lengths"), outputs, ("kv_num_heads", "head_size"), body
+
+
 def _repeated(part: str, num_heads: int, num_kv_heads: int, head_size: int) -> list[NodeProto]:
     """`part` (B, T, kv width) as `parts` (B, T, query width): MultiHeadAttention knows no groups."""
     if num_heads == num_kv_heads:
@@ -167,6 +194,7 @@ _BODIES = {
     "SelfAttention": _self_attention,
     "CrossAttention": _cross_attention,
     "EncoderAttention": _encoder_attention,
+    "SourceCaches": _source_caches,
     "AddNorm": _add_norm,
     "BestTokens": _best_tokens,
     "Int8Linear": _int8_linear,

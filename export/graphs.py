@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from export.decode_graphs import decode_graphs
 from export.graph import Graph, cache_dtype, layer_names
-from export.operators import encoder_attention, group_query, multi_head
+from export.operators import encoder_attention, group_query, multi_head, source_caches
 from model.attention import CrossAttention, SelfAttention, explicit_attention, merge_heads, split_heads
 from model.transformer import LanguageModel, TranslationModel
 
@@ -93,13 +93,10 @@ class _Encode(nn.Module):
     def forward(self, source_ids: Tensor, source_lengths: Tensor) -> tuple[Tensor, ...]:
         """source_ids (B, S), source_lengths (B) -> for each decoder layer keys and values, whole and last."""
         memory = _encoded(self.model, source_ids, source_lengths)
-        last = (source_lengths.to(torch.int64) - 1)[:, None, None]
         outputs: list[Tensor] = []
         for decoder_layer in self.model.decoder_layers:
             attention = decoder_layer.cross_attention
-            key, value = attention.project_memory(memory)
-            outputs += [split_heads(key, attention.num_kv_heads), split_heads(value, attention.num_kv_heads)]
-            outputs += [part.gather(1, last.expand(-1, 1, part.shape[2])) for part in (key, value)]
+            outputs += source_caches(attention, attention.key_value(memory), source_lengths)
         return tuple(outputs)
 
 

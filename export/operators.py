@@ -19,6 +19,7 @@ __all__ = [
     "int8_linear",
     "multi_head",
     "self_attention",
+    "source_caches",
 ]
 
 
@@ -79,6 +80,26 @@ def encoder_attention(attention: SelfAttention, packed: Tensor, lengths: Tensor)
         version=1,
     )
     return heads
+
+
+def source_caches(attention: CrossAttention, packed: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+    """`SourceCaches`: packed (B, T, 2 kv width), lengths (B) int32 -> a source as caches have it.
+
+    Keys and values (B, kv heads, T, head size), and those of each last token (B, 1, kv width).
+    """
+    rows, num_tokens = packed.shape[:2]
+    whole = (rows, attention.num_kv_heads, num_tokens, attention.head_size)
+    last = (rows, 1, attention.kv_width)
+    return tuple(
+        torch.onnx.ops.symbolic_multi_out(
+            "dragoman::SourceCaches",
+            (packed, lengths),
+            attrs={"kv_num_heads": attention.num_kv_heads, "head_size": attention.head_size},
+            dtypes=(packed.dtype,) * 4,
+            shapes=(whole, whole, last, last),
+            version=1,
+        )
+    )
 
 
 def _heads(attention: nn.Module) -> dict[str, Any]:

@@ -6,6 +6,7 @@
 //   SelfAttention     one query a row over the row's cache, to which its key and value are appended
 //   CrossAttention    one query a row over the row's source
 //   EncoderAttention  all queries of a sequence over all of its keys
+//   SourceCaches      a source's keys and values as CrossAttention reads them
 //   AddNorm           residual connection and layer normalisation
 //   BestTokens        log-probabilities, and the best of each row
 //   Int8Linear        quantise, multiply with packed weights, add the bias
@@ -332,6 +333,47 @@ struct EncoderAttention {
   }
 };
 
+// packed (B, T, 2 kv width), lengths (B) -> keys, values (B, kv heads, T, head size), last key, last value (B, 1, kv width)
+struct SourceCaches {
+  size_t num_kv_heads, head_size;
+
+  OrtStatus* create(const OrtKernelInfo* info) {
+    RETURN_IF_ERROR(attribute(info, "kv_num_heads", num_kv_heads));
+    return attribute(info, "head_size", head_size);
+  }
+
+  OrtStatus* compute(OrtKernelContext* context) {
+    Tensor<float> packed;
+    Tensor<int32_t> lengths;
+    Shape shape;
+    RETURN_IF_ERROR(input(context, 0, packed));
+    RETURN_IF_ERROR(input(context, 1, lengths));
+    RETURN_IF_ERROR(shape_of(packed.value, shape));
+    const size_t width = num_kv_heads * head_size;
+    if (shape.rank != 3 || shape.sizes[2] != static_cast<int64_t>(2 * width))
+      return invalid("SourceCaches reads (B, T, keys and values)");
+    const size_t rows = shape.sizes[0], num_tokens = shape.sizes[1];
+    RETURN_IF_ERROR(check_lengths(lengths, rows, 0, num_tokens));
+    const Shape whole = {{shape.sizes[0], static_cast<int64_t>(num_kv_heads), shape.sizes[1],
+                          static_cast<int64_t>(head_size)},
+                         4};
+    const Shape one = {{shape.sizes[0], 1, static_cast<int64_t>(width)}, 3};
+    for (size_t part = 0; part < 2; ++part) {
+      float *cache, *last;
+      RETURN_IF_ERROR(output(context, part, whole, &cache));
+      RETURN_IF_ERROR(output(context, 2 + part, one, &last));
+      for (size_t row = 0; row < rows; ++row) {
+        const float* from = packed.data + row * num_tokens * 2 * width + part * width;
+        for (size_t head = 0; head < num_kv_heads; ++head)
+          for (size_t t = 0; t < num_tokens; ++t, cache += head_size)
+            std::memcpy(cache, from + t * 2 * width + head * head_size, head_size * sizeof(float));
+        std::memcpy(last + row * width, from + (lengths.data[row] - 1) * 2 * width, width * sizeof(float));
+      }
+    }
+    return nullptr;
+  }
+};
+
 // --- normalisation and products ------------------------------------------------------------------
 
 // x, y (..., width), weight, bias (width) -> x + y, its normalisation
@@ -610,6 +652,7 @@ OrtStatus* make_domain(OrtCustomOpDomain** domain) {
       make_operator<SelfAttention>("SelfAttention", {real, real, real, int32}, caches),
       make_operator<CrossAttention>("CrossAttention", {real, real, real, real, real, int32}, caches),
       make_operator<EncoderAttention>("EncoderAttention", {real, int32}, {real}),
+      make_operator<SourceCaches>("SourceCaches", {real, int32}, {real, real, real, real}),
       make_operator<AddNorm>("AddNorm", {real, real, real, real}, {real, real}, true),
       make_operator<BestTokens>("BestTokens", {real, int64}, {real, real, int64}, true),
   };

@@ -352,3 +352,25 @@ def test_equal_weights_are_in_memory_once(kernels: str) -> None:
     assert all(np.array_equal(each.run(None, {"x": x})[0], expected) for each in others)
     other = session(linear_model(4096, 4096, 200, x), kernels)  # another zero point
     assert not np.array_equal(other.run(None, {"x": x + 10})[0], first.run(None, {"x": x + 10})[0])
+
+
+@pytest.mark.parametrize("kernels", AVAILABLE)
+@pytest.mark.parametrize("sizes", HEADS)
+def test_a_source_s_keys_and_values(kernels: str, sizes: tuple[int, int, int]) -> None:
+    _, num_kv_heads, size = sizes
+    rng = np.random.default_rng(1)
+    for rows, num_tokens in ((1, 1), (3, 16)):
+        packed = rng.standard_normal((rows, num_tokens, 2 * num_kv_heads * size)).astype(np.float32)
+        lengths = rng.integers(1, num_tokens + 1, rows).astype(np.int32)
+        inputs: Arrays = {"packed": packed, "lengths": lengths}
+        model = one_node(
+            "SourceCaches",
+            inputs,
+            {},
+            ["key", "value", "last_key", "last_value"],
+            kv_num_heads=num_kv_heads,
+            head_size=size,
+        )
+        ours, theirs = both(model, kernels, inputs)
+        for mine, its in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(mine, its)
