@@ -148,10 +148,11 @@ class Lane:
         """Make what chooses the sequence's tokens, if that is not plainly the most probable one."""
         parameters = sequence.parameters
         constraints = None
-        if Constraints.are_needed(parameters):
+        searches = parameters.beam_size > 1
+        if Constraints.are_more_than_length(parameters) if searches else Constraints.are_needed(parameters):
             context = () if self._translates else sequence.input_ids
             constraints = Constraints(parameters, self._end, context)
-        if parameters.beam_size > 1:
+        if searches:
             sequence.search = BeamSearch(parameters, self._end, list(rows), constraints, sequence.stop)
             sequence.num_best = sequence.search.num_best
         elif TokenChooser.is_needed(parameters):

@@ -67,7 +67,7 @@ class BeamSearch:
         parameters: with a beam size above 1, or not.
         end: the end of sequence's id.
         rows: as many as there may be beams. The input is ready in all of them.
-        constraints: on what may come next.
+        constraints: on what may come next, beside `min_tokens`, which the search sees to itself.
         stop: ends a hypothesis early; each beam has its own copy.
     """
 
@@ -95,8 +95,11 @@ class BeamSearch:
 
     @property
     def num_best(self) -> int:
-        """Continuations it looks at: a beam has one way to end, so `beam_size` that do not are among twice as many."""
-        return 2 * self.parameters.beam_size
+        """Continuations it looks at: a beam has one way to end, so `beam_size` that do not are among twice as many.
+
+        One more where it may not end yet.
+        """
+        return 2 * self.parameters.beam_size + (self.parameters.min_tokens > 0)
 
     @property
     def is_forced(self) -> bool:
@@ -231,35 +234,30 @@ def advance_all(
 def _best_told(searches: Sequence[BeamSearch], predictions: Predictions) -> list[list[Candidate]]:
     """For each search its best continuations, best first, equal ones by beam, then by token.
 
-    They are among the best of each of its beams, which the step has told.
+    They are among the best of each of its beams, which the step has told. A few dozen: sorting them in Python is
+    quicker than numpy for half a dozen searches, and several times for one.
     """
     if not searches:
         return []
-    beams = [beam for search in searches for beam in search.beams]
-    sizes = [len(search.beams) for search in searches]
-    num_wanted = max(search.num_best for search in searches)
-    rows = np.array([beam.row for beam in beams])
-    bases = np.array([beam.total for beam in beams])
-    told = np.full((len(searches), max(sizes), num_wanted), -math.inf)
-    token_ids = np.zeros(told.shape, np.int64)
-    groups = np.repeat(np.arange(len(searches)), sizes)
-    places = np.arange(len(beams)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    num_told = min(num_wanted, predictions.best.shape[1])
-    # Added in float64: the order of a long sum is right.
-    told[groups, places, :num_told] = predictions.best[rows, :num_told] + bases[:, None]
-    token_ids[groups, places, :num_told] = predictions.token_ids[rows, :num_told]
-    flat = told.reshape(len(searches), -1)
-    order = np.argsort(-flat, axis=1, kind="stable")[:, :num_wanted]
-    totals = np.take_along_axis(flat, order, axis=1).tolist()
-    chosen = np.take_along_axis(token_ids.reshape(flat.shape), order, axis=1).tolist()
-    parents = (order // num_wanted).tolist()
+    told, token_ids = predictions.best.tolist(), predictions.token_ids.tolist()
+    return [_best_of(search, told, token_ids) for search in searches]
+
+
+def _best_of(
+    search: BeamSearch, told: Sequence[Sequence[float]], token_ids: Sequence[Sequence[int]]
+) -> list[Candidate]:
+    beams, num_best = search.beams, search.num_best
+    never = search.end if len(beams[0].token_ids) < search.parameters.min_tokens else None
+    candidates = [
+        (-(beam.total + value), index, place)  # added in float64: the order of a long sum is right
+        for index, beam in enumerate(beams)
+        for place, value in enumerate(told[beam.row][:num_best])
+        if value > -math.inf and token_ids[beam.row][place] != never
+    ]
+    candidates.sort()
     return [
-        [
-            Candidate(total, search.beams[parent], token_id)
-            for total, parent, token_id in zip(*found, strict=True)
-            if total > -math.inf
-        ][: search.num_best]
-        for search, found in zip(searches, zip(totals, parents, chosen, strict=True), strict=True)
+        Candidate(-loss, beams[index], token_ids[beams[index].row][place])
+        for loss, index, place in candidates[:num_best]
     ]
 
 

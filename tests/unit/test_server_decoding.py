@@ -136,7 +136,8 @@ class Markov:
 
 
 def search_for(parameters: DecodingParameters, rows: list[int] | None = None) -> BeamSearch:
-    constraints = Constraints(parameters, END, ()) if Constraints.are_needed(parameters) else None
+    needed = Constraints.are_more_than_length(parameters)
+    constraints = Constraints(parameters, END, ()) if needed else None
     return BeamSearch(parameters, END, rows or list(range(parameters.beam_size)), constraints)
 
 
@@ -172,6 +173,20 @@ def test_a_search_in_any_rows_is_the_same_search(seed: int) -> None:
     parameters = DecodingParameters(max_tokens=12, beam_size=4, num_hypotheses=4, no_repeat_ngram_size=2)
     first = Markov(seed, 9, 4).run(search_for(parameters))
     assert Markov(seed, 9, 8).run(search_for(parameters, rows=[6, 1, 7, 3])) == first
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("min_tokens", [0, 3, 9])
+def test_what_a_step_tells_leads_where_all_log_probabilities_do(seed: int, min_tokens: int) -> None:
+    """Constraints look through whole rows; without any, the best that a step tells are enough."""
+    parameters = DecodingParameters(max_tokens=12, min_tokens=min_tokens, beam_size=4, num_hypotheses=4)
+    told = Markov(seed, 9, 4).run(search_for(parameters))
+    looking = search_for(parameters)
+    looking.constraints = Constraints(parameters, END, ())
+    looked_through = Markov(seed, 9, 4).run(looking)
+    assert [answer.token_ids for answer in told] == [answer.token_ids for answer in looked_through]
+    assert [a.score for a in told] == pytest.approx([a.score for a in looked_through], abs=1e-6)
+    assert min(len(answer.token_ids) for answer in told) >= min_tokens
 
 
 def test_a_forced_prefix_begins_every_answer_and_counts() -> None:
