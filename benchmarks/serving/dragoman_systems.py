@@ -40,7 +40,10 @@ def num_tokens(answers: Iterable[Finished]) -> int:
 def _settings(workload: Workload) -> list[Setting]:
     if workload.num_rows is not None:  # an input has a row for each hypothesis
         halves = -(-workload.num_rows // 2)  # CTranslate2 may take them in two batches as well
-        sizes = dict.fromkeys([workload.num_rows, halves])
+        # Or all on one lane, if the scheduler thinks so.
+        sizes = dict.fromkeys(
+            [workload.num_rows, halves, workload.num_rows * lane_layout(EngineSettings())[0]]
+        )
         return [{"slots_per_lane": size * workload.beam_size, "order": _AS_GIVEN} for size in sizes]
     orders = (_AS_GIVEN, _LONGEST_FIRST)
     return [{"slots_per_lane": slots, "order": order} for slots in _SLOTS for order in orders]
