@@ -1,6 +1,7 @@
 """The graphs that produce tokens.
 
-    decode        feeds one token a row: log-probabilities of the next one, and the `num_best` (1) best of them
+    decode        feeds one token a row: log-probabilities of the next one, if `needs_all` (1) is not 0, and the
+                  `num_best` (1) best of them
     decode_steps  feeds one token a row and then, three times, the most probable next one: four tokens a row in one
                   call, with their log-probabilities; for small models, whose steps are over before Python is ready
                   for the next one (ADR 15)
@@ -29,8 +30,8 @@ def decode_graphs(model: TranslationModel | LanguageModel) -> tuple[Graph, ...]:
     inputs, axes = _inputs(model)
     caches = tuple(name for name in inputs if name.startswith(_CACHES))
     outputs = ("log_probabilities", "best", "best_token_ids", *(f"new_{name}" for name in caches))
-    decode_inputs = {"num_best": torch.tensor([_NUM_BEST]), **inputs}
-    decode_axes: dict[str, DynamicAxes] = {"num_best": {}, **axes}
+    decode_inputs = {"num_best": torch.tensor([_NUM_BEST]), "needs_all": torch.tensor([1]), **inputs}
+    decode_axes: dict[str, DynamicAxes] = {"num_best": {}, "needs_all": {}, **axes}
     decode = Graph(
         "decode", _Decode(model, tuple(decode_inputs)), decode_inputs, decode_axes, outputs, variadic=True
     )
@@ -99,7 +100,8 @@ class _Decode(nn.Module):
         """Tensors in the order of `input_names` -> what `best_tokens` returns, caches as they are now."""
         given = dict(zip(self.input_names, tensors, strict=True))
         logits, caches = self._step(given)
-        return (*best_tokens(logits, given["num_best"], _NUM_BEST), *caches.values())
+        best = best_tokens(logits, given["num_best"], given["needs_all"], _NUM_BEST)
+        return (*best, *caches.values())
 
     def _step(self, given: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         lengths = given["lengths"]
@@ -135,7 +137,9 @@ class _DecodeSteps(_Decode):
         outputs: list[Tensor] = []
         for _ in range(NUM_STEPS):
             logits, caches = self._step(given)
-            _, *best = best_tokens(logits, torch.ones(1, dtype=torch.int64), 1)
+            _, *best = best_tokens(
+                logits, torch.ones(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), 1
+            )
             log_probabilities, token_ids = (part[:, 0] for part in best)
             outputs += [token_ids, log_probabilities, *caches.values()]
             given |= {"token_ids": token_ids, "lengths": given["lengths"] + 1, **caches}

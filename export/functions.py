@@ -11,7 +11,8 @@ server that has the kernels (`kernels/`, `server.kernels`) has them run in their
     SourceCaches      packed (B, T, 2 kv width), lengths (B) -> keys, values (B, kv heads, T, head size),
                       the last of each source (B, 1, kv width)
     AddNorm           x, y (..., width), weight, bias (width) -> x + y, its layer normalisation
-    BestTokens        logits (B, V), number K (1) -> log-probabilities (B, V), the K largest (B, K), their places (B, K)
+    BestTokens        logits (B, V), number K (1), whether all are needed (1)
+                      -> log-probabilities (B, V), or anything; the K largest and their places (B, K)
     Int8Linear        x (..., depth), scale, zero point, weights (depth, columns), column scales, bias (columns)
                       -> (..., columns)
 """
@@ -34,6 +35,11 @@ def add_functions(model: onnx.ModelProto) -> None:
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid(_CONTRIB, 1)]
     for op_type, node in sorted(nodes.items()):
+        # A function's body may have what its node's attributes say written into it.
+        given = [
+            each.attribute for each in model.graph.node if (each.domain, each.op_type) == (DOMAIN, op_type)
+        ]
+        assert all(list(one) == list(node.attribute) for one in given), f"{op_type} with unlike attributes"
         inputs, outputs, attributes, body = _BODIES[op_type](node)
         model.functions.append(
             helper.make_function(DOMAIN, op_type, inputs, outputs, body, opsets, attributes)
@@ -173,7 +179,7 @@ def _best_tokens(_: NodeProto) -> _Body:
         _node("LogSoftmax", "logits", "log_probabilities", axis=-1),
         _node("TopK", "log_probabilities number", "best places", axis=-1),  # the first of equals first
     ]
-    return ("logits", "number"), ("log_probabilities", "best", "places"), (), body
+    return ("logits", "number", "needed"), ("log_probabilities", "best", "places"), (), body
 
 
 def _int8_linear(_: NodeProto) -> _Body:

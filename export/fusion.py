@@ -34,9 +34,10 @@ _Rewriting = tuple[NodeProto, list[NodeProto]]
 
 def _residuals(graph: onnx.GraphProto, producers: Mapping[str, NodeProto]) -> Iterator[_Rewriting]:
     shapes = {value.name: _shape(value) for value in (*graph.value_info, *graph.input)}
+    num_norms = Counter(node.input[0] for node in graph.node if node.op_type == "LayerNormalization")
     for norm in graph.node:
         add = producers.get(norm.input[0]) if norm.op_type == "LayerNormalization" else None
-        if add is None or add.op_type != "Add":
+        if add is None or add.op_type != "Add" or num_norms[norm.input[0]] > 1:
             continue
         x, y = (shapes.get(name) for name in add.input)
         if x is None or x != y:  # positions are one table for all rows
@@ -80,4 +81,5 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
-    return tuple(size.dim_param or size.dim_value for size in tensor.shape.dim)
+    sizes = tuple(size.dim_param or size.dim_value for size in tensor.shape.dim)
+    return sizes if all(sizes) else None

@@ -4,8 +4,7 @@
                   decode: one token for each of B rows, against caches that stay in place
                   decode_steps: several tokens a row in one call; small models only
                   align:  source and whole target -> where each target token looks; for who asks only
-    generation    prefill: all prompt tokens but the last -> keys and values of every layer
-                  extend: some more tokens of one prompt, appended to one row's caches in place
+    generation    extend: some more tokens of one prompt, appended to one row's caches in place
                   decode, decode_steps: as above, without cross-attention
 
 Only the attention differs from `model.transformer`: it becomes operators (`export.operators`) that take one length
@@ -50,16 +49,8 @@ def translation_graphs(model: TranslationModel) -> tuple[Graph, ...]:
 
 
 def generation_graphs(model: LanguageModel) -> tuple[Graph, ...]:
-    """`prefill`, `extend`, `decode` and perhaps `decode_steps` of a decoder-only model."""
-    rows, length = torch.export.Dim("rows"), torch.export.Dim("prompt")
-    prefill = Graph(
-        "prefill",
-        _Prefill(model),
-        {"token_ids": torch.ones(3, 7, dtype=torch.int64)},
-        {"token_ids": {0: rows, 1: length}},
-        tuple(layer_names(model.dims, ("key", "value"))),
-    )
-    return prefill, _extend_graph(model), *decode_graphs(model)
+    """`extend`, `decode` and perhaps `decode_steps` of a decoder-only model."""
+    return _extend_graph(model), *decode_graphs(model)
 
 
 def _extend_graph(model: LanguageModel) -> Graph:
@@ -144,27 +135,6 @@ class _Align(nn.Module):
                 lambda h, a=layer.cross_attention: attend_source(a, h),
             )
         return seen[-1]
-
-
-class _Prefill(nn.Module):
-    def __init__(self, model: LanguageModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, token_ids: Tensor) -> tuple[Tensor, ...]:
-        """token_ids (B, T), padded to the right -> for each layer the keys and values of its tokens."""
-        positions = torch.arange(token_ids.shape[1])
-        x = self.model.embedding(token_ids, positions)
-        outputs: list[Tensor] = []
-
-        def attend(attention: SelfAttention, h: Tensor) -> Tensor:
-            query, key, value = attention.project(h)
-            outputs.extend(split_heads(part, attention.num_kv_heads) for part in (key, value))
-            return attention.output(multi_head(attention, query, key, value))
-
-        for layer in self.model.decoder_layers:
-            x = layer(x, lambda h, a=layer.self_attention: attend(a, h))
-        return tuple(outputs)
 
 
 class _Extend(nn.Module):

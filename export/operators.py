@@ -107,15 +107,18 @@ def _heads(attention: nn.Module) -> dict[str, Any]:
     return {name: cast("int", getattr(attention, ours)) for name, ours in names.items()}
 
 
-def best_tokens(logits: Tensor, number: Tensor, num_best: int) -> tuple[Tensor, Tensor, Tensor]:
+def best_tokens(
+    logits: Tensor, number: Tensor, needs_all: Tensor, num_best: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """`BestTokens`: logits (B, V) fp32 -> log-probabilities (B, V), the K largest and whose they are (B, K).
 
-    `number` (1) int64 says K when the graph runs, `num_best` what it is in the traced example.
+    `number` (1) int64 says K when the graph runs, `num_best` what it is in the traced example. Where `needs_all` (1)
+    int64 is 0, log-probabilities need not be written.
     """
     shape = logits.shape[0], num_best
     log_probabilities, best, token_ids = torch.onnx.ops.symbolic_multi_out(
         "dragoman::BestTokens",
-        (logits, number),
+        (logits, number, needs_all),
         dtypes=(torch.float32, torch.float32, torch.int64),
         shapes=(logits.shape, shape, shape),
         version=1,

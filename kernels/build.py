@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-__all__ = ["LIBRARY", "KernelsNotBuilt", "build_kernels"]
+__all__ = ["LIBRARY", "KernelsNotBuilt", "NoCompiler", "build_kernels"]
 
 LIBRARY = Path("server") / "libdragoman_kernels.so"
 """Below the root of the source tree."""
@@ -38,22 +38,35 @@ _X86 = {
 
 
 class KernelsNotBuilt(Exception):
-    """The library could not be built here; says why in one line."""
+    """The library could not be built here; says why."""
+
+
+class NoCompiler(KernelsNotBuilt):
+    """There is nothing to build it with."""
 
 
 def build_kernels(root: Path) -> Path:
     """Compile the library into the source tree at `root`; returns its path.
 
     Raises:
-        KernelsNotBuilt: there is no compiler, or it fails.
+        NoCompiler: there is none.
+        KernelsNotBuilt: it fails, or the library cannot be written. In either case none is left: one of other sources
+            would be worse than none.
     """
+    try:
+        return _built(root / LIBRARY)
+    except KernelsNotBuilt:
+        (root / LIBRARY).unlink(missing_ok=True)
+        raise
+
+
+def _built(target: Path) -> Path:
     if sys.platform not in {"linux", "darwin"}:
-        raise KernelsNotBuilt(f"no kernels for {sys.platform}")
+        raise NoCompiler(f"no kernels for {sys.platform}")
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
     if compiler is None:
-        raise KernelsNotBuilt("no C++ compiler: none of c++, g++ and clang++ is there and CXX is not set")
+        raise NoCompiler("no C++ compiler: none of c++, g++ and clang++ is there and CXX is not set")
     units = _EVERYWHERE | (_X86 if platform.machine() in {"x86_64", "AMD64"} else {})
-    target = root / LIBRARY
     with tempfile.TemporaryDirectory(prefix="dragoman-kernels-") as folder:
 
         def compile_unit(unit: str, flags: tuple[str, ...]) -> str:
@@ -70,6 +83,8 @@ def build_kernels(root: Path) -> Path:
         try:
             shutil.copyfile(whole, beside)
             beside.replace(target)
+        except OSError as error:
+            raise KernelsNotBuilt(f"{target} cannot be written: {error.strerror}") from error
         finally:
             beside.unlink(missing_ok=True)
     return target
@@ -87,5 +102,7 @@ def _run(command: list[str]) -> None:
 if __name__ == "__main__":
     try:
         print(build_kernels(_SOURCES.parent))
+    except NoCompiler as error:
+        print(f"going on without kernels: {error}")
     except KernelsNotBuilt as error:
         sys.exit(str(error))

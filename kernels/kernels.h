@@ -13,7 +13,7 @@ namespace dragoman {
 // Columns of a panel of packed weights: two vectors of 16 with AVX-512.
 constexpr size_t kPanelColumns = 32;
 
-// Values that `log_softmax` tells the largest of.
+// Values that `normaliser` tells the largest of.
 constexpr size_t kMaximaBlock = 64;
 
 // Weights (depth, columns) of signed 8 bits, as products read them: panels of 32 columns, in each of which four
@@ -47,8 +47,11 @@ struct Kernels {
                        size_t stride, size_t head_size, float* scratch, float* heads, size_t heads_stride);
   size_t (*attend_whole_scratch)(size_t length, size_t head_size);
 
-  // log_probabilities = x - log(sum(exp(x))) of one row; maxima of each kMaximaBlock of them.
-  void (*log_softmax)(const float* x, size_t size, float* log_probabilities, float* maxima);
+  // log(sum(exp(x))) of one row, and the maxima of each kMaximaBlock of it.
+  float (*normaliser)(const float* x, size_t size, float* maxima);
+
+  // difference = x - subtrahend.
+  void (*subtract)(const float* x, size_t size, float subtrahend, float* difference);
 
   // Round x / scale to the nearest, ties to even, add the zero point, saturate; rows of `depth` get zeros up to
   // `padded_depth`.

@@ -71,6 +71,6 @@ void multiply(const uint8_t* x, size_t rows, const PackedWeights& weights, size_
 
 }  // namespace
 
-const Kernels kAvx2 = {"avx2", add_norm, attend, attend_scratch, attend_whole, attend_whole_scratch, log_softmax, quantize, multiply};
+const Kernels kAvx2 = {"avx2", add_norm, attend, attend_scratch, attend_whole, attend_whole_scratch, normaliser, subtract, quantize, multiply};
 
 }  // namespace dragoman

@@ -91,6 +91,6 @@ void multiply(const uint8_t* x, size_t rows, const PackedWeights& weights, size_
 
 }  // namespace
 
-const Kernels kAvx512Vnni = {"avx512vnni", add_norm, attend, attend_scratch, attend_whole, attend_whole_scratch, log_softmax, quantize, multiply};
+const Kernels kAvx512Vnni = {"avx512vnni", add_norm, attend, attend_scratch, attend_whole, attend_whole_scratch, normaliser, subtract, quantize, multiply};
 
 }  // namespace dragoman

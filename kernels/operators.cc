@@ -12,8 +12,10 @@
 //   Int8Linear        quantise, multiply with packed weights, add the bias
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <exception>
 #include <functional>
 #include <iterator>
 #include <memory>
@@ -138,12 +140,18 @@ OrtStatus* in_parallel(OrtKernelContext* context, size_t total, size_t chunk, co
   struct Job {
     const Work* work;
     size_t total, chunk;
+    std::atomic<bool> failed{false};
   } job{&work, total, chunk};
   const auto run = [](void* data, size_t index) {
-    const Job& job = *static_cast<Job*>(data);
-    (*job.work)(index * job.chunk, std::min(job.total, (index + 1) * job.chunk));
+    Job& job = *static_cast<Job*>(data);
+    try {
+      (*job.work)(index * job.chunk, std::min(job.total, (index + 1) * job.chunk));
+    } catch (const std::exception&) {  // for want of memory, on a thread that is not ours
+      job.failed = true;
+    }
   };
-  return api->KernelContext_ParallelFor(context, run, (total + chunk - 1) / chunk, 0, &job);
+  RETURN_IF_ERROR(api->KernelContext_ParallelFor(context, run, (total + chunk - 1) / chunk, 0, &job));
+  return job.failed ? api->CreateStatus(ORT_RUNTIME_EXCEPTION, "dragoman: out of memory") : nullptr;
 }
 
 // --- attention -----------------------------------------------------------------------------------
@@ -397,6 +405,7 @@ struct AddNorm {
     float *sum, *normed;
     RETURN_IF_ERROR(output(context, 0, shape, &sum));
     RETURN_IF_ERROR(output(context, 1, shape, &normed));
+    if (normed == nullptr) return invalid("a normalisation is read by nobody");
     if (sum == nullptr) sum = normed;  // post-norm: nobody reads the sum
     return in_parallel(context, x.size / width, 64, [&](size_t first, size_t last) {
       kernels->add_norm(x.data + first * width, y.data + first * width, weight.data, bias.data, last - first, width, epsilon,
@@ -405,8 +414,8 @@ struct AddNorm {
   }
 };
 
-// logits (B, V), number K (1) -> log-probabilities (B, V), the K largest (B, K), their places (B, K); equal ones in the
-// order of their places.
+// logits (B, V), number K (1), whether all are needed (1) -> log-probabilities (B, V), written where they are needed; the
+// K largest (B, K), their places (B, K), equal ones in the order of their places.
 struct BestTokens {
   const Kernels* kernels = selected;
 
@@ -414,14 +423,15 @@ struct BestTokens {
 
   OrtStatus* compute(OrtKernelContext* context) {
     Tensor<float> logits;
-    Tensor<int64_t> number;
+    Tensor<int64_t> number, needed;
     Shape shape;
     RETURN_IF_ERROR(input(context, 0, logits));
     RETURN_IF_ERROR(input(context, 1, number));
+    RETURN_IF_ERROR(input(context, 2, needed));
     RETURN_IF_ERROR(shape_of(logits.value, shape));
     if (shape.rank != 2) return invalid("BestTokens reads (B, V)");
     const size_t rows = shape.sizes[0], size = shape.sizes[1];
-    if (number.size != 1 || number.data[0] < 1 || number.data[0] > shape.sizes[1])
+    if (number.size != 1 || needed.size != 1 || number.data[0] < 1 || number.data[0] > shape.sizes[1])
       return invalid("the best " + std::to_string(number.size ? number.data[0] : 0) + " of " + std::to_string(size));
     const size_t num_best = number.data[0];
     float *all, *best;
@@ -430,25 +440,45 @@ struct BestTokens {
     shape.sizes[1] = num_best;
     RETURN_IF_ERROR(output(context, 1, shape, &best));
     RETURN_IF_ERROR(output(context, 2, shape, &places));
+    if (best == nullptr || places == nullptr) return invalid("the best are read by nobody");
+    if (!needed.data[0]) all = nullptr;
     return in_parallel(context, rows, kRowsOfChunk, [&](size_t first, size_t last) {
-      float* maxima = scratch<float>(2 * ((size + kMaximaBlock - 1) / kMaximaBlock) + size);
+      float* maxima = scratch<float>(2 * ((size + kMaximaBlock - 1) / kMaximaBlock));
       for (size_t row = first; row < last; ++row) {
-        // Nobody but the selection reads them where the output is left out.
-        float* values = all ? all + row * size : maxima + 2 * ((size + kMaximaBlock - 1) / kMaximaBlock);
-        kernels->log_softmax(logits.data + row * size, size, values, maxima);
-        select(values, size, maxima, num_best, best + row * num_best, places + row * num_best);
+        const float* values = logits.data + row * size;
+        const float normaliser = kernels->normaliser(values, size, maxima);
+        if (all) kernels->subtract(values, size, normaliser, all + row * size);
+        select({values, normaliser}, size, maxima, num_best, best + row * num_best, places + row * num_best);
       }
     });
   }
 
+  struct LogProbabilities {
+    const float* logits;
+    float normaliser;
+
+    // Where a model computes what is not a number, that comes last: comparisons with it would lead sorting astray.
+    static float known(float value) { return value == value ? value : -HUGE_VALF; }
+    float operator[](size_t place) const { return known(logits[place] - normaliser); }
+    float of(float logit) const { return known(logit - normaliser); }
+  };
+
   // The k-th largest of the blocks' maxima is at most the k-th largest value, so only blocks that reach it are looked at.
-  static void select(const float* values, size_t size, float* maxima, size_t num_best, float* best, int64_t* places) {
+  // Compared are log-probabilities, not logits: two of these may differ where what is told of them does not.
+  static void select(const LogProbabilities& values, size_t size, float* maxima, size_t num_best, float* best,
+                     int64_t* places) {
     const size_t num_blocks = (size + kMaximaBlock - 1) / kMaximaBlock;
+    for (size_t block = 0; block < num_blocks; ++block) maxima[block] = values.of(maxima[block]);
     if (num_best == 1) {
-      const size_t start = (std::max_element(maxima, maxima + num_blocks) - maxima) * kMaximaBlock;
-      const float* found = std::max_element(values + start, values + std::min(size, start + kMaximaBlock));
-      *best = *found;
-      *places = found - values;
+      size_t place = (std::max_element(maxima, maxima + num_blocks) - maxima) * kMaximaBlock;
+      const size_t end = std::min(size, place + kMaximaBlock);
+      *places = place;
+      *best = values[place];
+      for (++place; place < end; ++place)
+        if (values[place] > *best) {
+          *places = place;
+          *best = values[place];
+        }
       return;
     }
     float threshold = -HUGE_VALF;
@@ -464,8 +494,12 @@ struct BestTokens {
       if (maxima[block] >= threshold)
         for (size_t i = block * kMaximaBlock; i < std::min(size, (block + 1) * kMaximaBlock); ++i)
           if (values[i] >= threshold) reaching.push_back(i);
+    // A block whose maximum is no number may hide numbers; so few were found only then.
+    for (size_t i = 0; reaching.size() < num_best && i < size; ++i)
+      if (std::find(reaching.begin(), reaching.end(), static_cast<int64_t>(i)) == reaching.end()) reaching.push_back(i);
     std::partial_sort(reaching.begin(), reaching.begin() + num_best, reaching.end(), [&](int64_t one, int64_t other) {
-      return values[one] != values[other] ? values[one] > values[other] : one < other;
+      const float left = values[one], right = values[other];
+      return left != right ? left > right : one < other;
     });
     for (size_t i = 0; i < num_best; ++i) {
       places[i] = reaching[i];
@@ -548,6 +582,7 @@ struct Int8Linear {
   int32_t zero_point;
 
   OrtStatus* create(const OrtKernelInfo* info) {
+    if (kernels->multiply == nullptr) return invalid(std::string("no integer products in kernels ") + kernels->name);
     Tensor<const float> input_scale, column_scales, given_bias;
     Tensor<const uint8_t> input_zero_point;
     Tensor<const int8_t> given;
@@ -602,6 +637,16 @@ struct Operator : OrtCustomOp {
   bool may_drop_outputs;  // that nobody reads
 };
 
+// What is thrown here, for want of memory, must not cross a C interface.
+template <class Call>
+OrtStatus* without_exceptions(const Call& call) {
+  try {
+    return call();
+  } catch (const std::exception& error) {
+    return api->CreateStatus(ORT_RUNTIME_EXCEPTION, error.what());
+  }
+}
+
 template <class Kernel>
 Operator* make_operator(const char* name, Types inputs, Types outputs, bool may_drop_outputs = false) {
   auto* op = new Operator();
@@ -628,14 +673,16 @@ Operator* make_operator(const char* name, Types inputs, Types outputs, bool may_
   op->GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
   op->GetStartVersion = [](const OrtCustomOp*) { return 1; };
   op->GetEndVersion = [](const OrtCustomOp*) { return 1; };
-  op->CreateKernelV2 = [](const OrtCustomOp*, const OrtApi*, const OrtKernelInfo* info, void** result) -> OrtStatus* {
-    auto kernel = std::make_unique<Kernel>();
-    RETURN_IF_ERROR(kernel->create(info));
-    *result = kernel.release();
-    return nullptr;
+  op->CreateKernelV2 = [](const OrtCustomOp*, const OrtApi*, const OrtKernelInfo* info, void** result) {
+    return without_exceptions([&]() -> OrtStatus* {
+      auto kernel = std::make_unique<Kernel>();
+      RETURN_IF_ERROR(kernel->create(info));
+      *result = kernel.release();
+      return nullptr;
+    });
   };
   op->KernelComputeV2 = [](void* kernel, OrtKernelContext* context) {
-    return static_cast<Kernel*>(kernel)->compute(context);
+    return without_exceptions([&] { return static_cast<Kernel*>(kernel)->compute(context); });
   };
   op->KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
   return op;
@@ -654,7 +701,7 @@ OrtStatus* make_domain(OrtCustomOpDomain** domain) {
       make_operator<EncoderAttention>("EncoderAttention", {real, int32}, {real}),
       make_operator<SourceCaches>("SourceCaches", {real, int32}, {real, real, real, real}),
       make_operator<AddNorm>("AddNorm", {real, real, real, real}, {real, real}, true),
-      make_operator<BestTokens>("BestTokens", {real, int64}, {real, real, int64}, true),
+      make_operator<BestTokens>("BestTokens", {real, int64, int64}, {real, real, int64}, true),
   };
   if (selected->multiply)
     operators.push_back(make_operator<Int8Linear>("Int8Linear", {real, real, uint8, int8, real, real}, {real}));
@@ -699,8 +746,13 @@ EXPORTED void DragomanCopyPieces(size_t num_pieces, const uint64_t* table) {
 // What ONNX Runtime calls for a session that is to have the operators.
 EXPORTED OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   using namespace dragoman;
-  api = base->GetApi(ORT_API_VERSION);
-  OrtCustomOpDomain* domain;  // ONNX Runtime's sessions keep using it: it lives as long as the process
-  RETURN_IF_ERROR(make_domain(&domain));
-  return api->AddCustomOpDomain(options, domain);
+  const OrtApi* const offered = base->GetApi(ORT_API_VERSION);
+  if (offered == nullptr)  // an older ONNX Runtime, whose first version had this already
+    return base->GetApi(1)->CreateStatus(ORT_FAIL, "dragoman's kernels need ONNX Runtime 1.23 or newer");
+  api = offered;
+  return without_exceptions([&]() -> OrtStatus* {
+    OrtCustomOpDomain* domain;  // ONNX Runtime's sessions keep using it: it lives as long as the process
+    RETURN_IF_ERROR(make_domain(&domain));
+    return api->AddCustomOpDomain(options, domain);
+  });
 }

@@ -12,7 +12,11 @@ inline size_t padded(size_t size) { return (size + kLanes - 1) / kLanes * kLanes
 
 #define LOAD(address) (*(const UnalignedVector*)(address))
 #define STORE(address, vector) (*(UnalignedVector*)(address) = (vector))
-#define SHUFFLE __builtin_shufflevector
+#if defined(__clang__)
+#define SHUFFLE(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else  // GCC has the other one from version 12 on only
+#define SHUFFLE(x, y, ...) __builtin_shuffle(x, y, (IntegerVector){__VA_ARGS__})
+#endif
 
 inline Vector larger(Vector x, Vector y) { return x > y ? x : y; }
 
@@ -184,37 +188,31 @@ void attend_whole(const float* queries, size_t num_queries, const float* keys, c
 
 // --- log-probabilities ---------------------------------------------------------------------------
 
-void log_softmax(const float* x, size_t size, float* log_probabilities, float* maxima) {
+float normaliser(const float* x, size_t size, float* maxima) {
   const size_t whole = size / kLanes * kLanes;
   Vector rest = Vector{} - __builtin_inff();  // what is left of the row behind its last whole vector
   for (size_t i = whole; i < size; ++i) rest[i - whole] = x[i];
-  Vector tops[4] = {rest, rest, rest, rest};
-  size_t i = 0;
-  for (; i + 4 * kLanes <= whole; i += 4 * kLanes)
-    for (size_t part = 0; part < 4; ++part) tops[part] = larger(tops[part], LOAD(x + i + part * kLanes));
-  for (; i < whole; i += kLanes) tops[0] = larger(tops[0], LOAD(x + i));
-  const float top = largest(larger(larger(tops[0], tops[1]), larger(tops[2], tops[3])));
-  // What is less than e^-87 of the largest adds e^-87, which no sum of single precision notices.
-  Vector totals[2] = {whole < size ? exponential(rest - top) : Vector{}, {}};
-  for (i = 0; i + 2 * kLanes <= whole; i += 2 * kLanes)
-    for (size_t part = 0; part < 2; ++part) totals[part] += exponential(LOAD(x + i + part * kLanes) - top);
-  for (; i < whole; i += kLanes) totals[0] += exponential(LOAD(x + i) - top);
-  const float normaliser = __builtin_logf(sum_of(totals[0] + totals[1])) + top;
+  Vector tops = Vector{} - __builtin_inff();
   for (size_t block = 0; block < size; block += kMaximaBlock) {
     const size_t end = block + kMaximaBlock < whole ? block + kMaximaBlock : whole;
-    Vector largest_here = Vector{} - __builtin_inff();
-    for (i = block; i < end; i += kLanes) {
-      const Vector result = LOAD(x + i) - normaliser;
-      STORE(log_probabilities + i, result);
-      largest_here = larger(largest_here, result);
-    }
-    if (block + kMaximaBlock >= size && whole < size) {
-      const Vector result = rest - normaliser;
-      for (i = whole; i < size; ++i) log_probabilities[i] = result[i - whole];
-      largest_here = larger(largest_here, result);
-    }
-    *maxima++ = largest(largest_here);
+    Vector here = block + kMaximaBlock >= size ? rest : Vector{} - __builtin_inff();
+    for (size_t i = block; i < end; i += kLanes) here = larger(here, LOAD(x + i));
+    *maxima++ = largest(here);
+    tops = larger(tops, here);
   }
+  const float top = largest(tops);
+  // What is less than e^-87 of the largest adds e^-87, which no sum of single precision notices.
+  Vector totals[2] = {whole < size ? exponential(rest - top) : Vector{}, {}};
+  size_t i = 0;
+  for (; i + 2 * kLanes <= whole; i += 2 * kLanes)
+    for (size_t part = 0; part < 2; ++part) totals[part] += exponential(LOAD(x + i + part * kLanes) - top);
+  for (; i < whole; i += kLanes) totals[0] += exponential(LOAD(x + i) - top);
+  return __builtin_logf(sum_of(totals[0] + totals[1])) + top;
+}
+
+void subtract(const float* x, size_t size, float subtrahend, float* difference) {
+#pragma omp simd
+  for (size_t i = 0; i < size; ++i) difference[i] = x[i] - subtrahend;
 }
 
 // --- normalisation and quantisation --------------------------------------------------------------

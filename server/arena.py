@@ -174,11 +174,25 @@ class HostArena(Arena):
         numbers = np.asarray(rows)
         for kind in dict.fromkeys(self._kinds[name] for name in computed):
             outputs = [np.ascontiguousarray(computed[name]) for name in self._names[kind]]
+            self._check_fits(kind, outputs, len(rows), max(num_tokens))
             num_inputs, num_pieces = outputs[0].shape[:2]
             places = np.arange(num_inputs * num_pieces).reshape(num_inputs, num_pieces)
             starts = np.array([address_of(output) for output in outputs])[:, None, None]
             sources = starts + places * outputs[0][0, 0].nbytes
             self._copy_pieces(kind, numbers, sources, np.asarray(num_tokens))
+
+    def _check_fits(self, kind: str, outputs: list[NDArray[Any]], num_inputs: int, num_tokens: int) -> None:
+        """Copies go by addresses: a graph that gives other than the manifest says must not get there."""
+        _, num_pieces, *room, size = self._shapes[self._names[kind][0]]
+        tokens = num_tokens if room else num_pieces
+        for output in outputs:
+            _, pieces, *given, width = output.shape
+            fits = (len(output), pieces, width, output.dtype) == (num_inputs, num_pieces, size, self.dtype)
+            if not fits or len(given) != len(room) or not tokens <= min([*given, *room, tokens]):
+                raise ValueError(
+                    f"a graph gives {output.dtype} {output.shape} for {num_inputs} inputs of {num_tokens} tokens; "
+                    f"a row has room for {self.dtype} {self._shapes[self._names[kind][0]][1:]}"
+                )
 
     def _copy_caches(self, source: int, targets: Sequence[int]) -> None:
         """As `Arena._copy_caches`; only the tokens there are get copied."""

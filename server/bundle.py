@@ -31,7 +31,9 @@ __all__ = [
     "SpecialTokens",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of bundles that are written. 2: `decode` takes `num_best` and `needs_all`; prompts are read by `extend` alone."""
+_READABLE = (1, SCHEMA_VERSION)
 MANIFEST_NAME = "bundle.json"
 TOKENIZER_NAME = "tokenizer.json"
 
@@ -184,11 +186,12 @@ class Bundle:
         needed = {TOKENIZER_NAME, *(graph.file for graph in manifest.graphs.values())}
         for name in sorted(needed - manifest.files.keys()):
             raise BundleError(f"{folder / MANIFEST_NAME}: {name} is used but has no entry under files")
-        first = "encode" if manifest.task == "translation" else "prefill"
-        for name in (first, "decode"):
-            if name not in manifest.graphs:
+        # Version 1 reads prompts by `prefill`, perhaps by `extend` as well.
+        first = {"encode"} if manifest.task == "translation" else {"extend", "prefill"}
+        for names in (first, {"decode"}):
+            if not names & manifest.graphs.keys():
                 raise BundleError(
-                    f"{folder / MANIFEST_NAME}: a {manifest.task} bundle needs a graph {name!r}"
+                    f"{folder / MANIFEST_NAME}: a {manifest.task} bundle needs a graph {min(names)!r}"
                 )
         return cls(folder, manifest)
 
@@ -206,9 +209,10 @@ def _read_manifest(path: Path) -> Manifest:
         raise BundleError(
             f"{path} is not a bundle manifest: {where + ': ' if where else ''}{problem['msg']}"
         ) from error
-    if manifest.schema_version != SCHEMA_VERSION:
+    if manifest.schema_version not in _READABLE:
+        readable = " and ".join(map(str, _READABLE))
         raise BundleError(
-            f"{path} has schema version {manifest.schema_version}; this server reads version {SCHEMA_VERSION}"
+            f"{path} has schema version {manifest.schema_version}; this server reads versions {readable}"
         )
     return manifest
 

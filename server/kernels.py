@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+import structlog
 from numpy.typing import NDArray
 
 from server.errors import ProviderUnavailable
@@ -21,6 +22,7 @@ NO_KERNELS = "none"
 KERNELS = ("avx512vnni", "avx2", "portable")
 """What the library may have, best first."""
 
+_log = structlog.get_logger(__name__)
 _LIBRARY = Path(__file__).with_name("libdragoman_kernels.so")
 
 
@@ -31,7 +33,7 @@ def select_kernels(wanted: str) -> str:
         wanted: one of `KERNELS`, "auto" for the best that this processor has, or `NO_KERNELS`.
 
     Returns:
-        The name of what is chosen; with "auto" `NO_KERNELS` where the library was not built.
+        The name of what is chosen; with "auto" `NO_KERNELS` where the library was not built or cannot be loaded.
 
     Raises:
         ProviderUnavailable: what is asked for by name cannot be had.
@@ -42,7 +44,9 @@ def select_kernels(wanted: str) -> str:
     if library is None:
         if wanted == "auto":
             return NO_KERNELS
-        raise ProviderUnavailable(f"kernels {wanted!r}: this installation was built without a C++ compiler")
+        raise ProviderUnavailable(
+            f"kernels {wanted!r}: this installation has none, or none that can be loaded"
+        )
     chosen = library.DragomanSelectKernels(None if wanted == "auto" else wanted.encode())
     if chosen is None:
         raise ProviderUnavailable(f"kernels {wanted!r}: this processor does not have the instructions")
@@ -82,7 +86,11 @@ def address_of(array: NDArray[Any]) -> int:
 def _library(path: Path) -> ctypes.CDLL | None:
     if not path.exists():
         return None
-    library = ctypes.CDLL(str(path))
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:  # of another machine, or made for a newer C library
+        _log.warning("kernels_not_loaded", path=str(path), reason=str(error))
+        return None
     library.DragomanSelectKernels.restype = ctypes.c_char_p
     library.DragomanSelectKernels.argtypes = [ctypes.c_char_p]
     library.DragomanCopyPieces.restype = None

@@ -91,8 +91,11 @@ class Lane:
 
     def _take_step(self, num_rows: int) -> int:
         started = time.perf_counter()
-        num_best = max(sequence.num_best for sequence in self._sequences)
-        predictions = self.rows.decode(num_rows, num_best)
+        predictions = self.rows.decode(
+            num_rows,
+            max(sequence.num_best for sequence in self._sequences),
+            needs_all=any(sequence.needs_all for sequence in self._sequences),
+        )
         self._observe("decode", started, num_rows)
         if searching := self._choose(predictions):
             self._advance(searching, predictions)
@@ -155,6 +158,9 @@ class Lane:
         if searches:
             sequence.search = BeamSearch(parameters, self._end, list(rows), constraints, sequence.stop)
             sequence.num_best = sequence.search.num_best
+            sequence.needs_all = (
+                constraints is not None or bool(parameters.prefix) or parameters.num_alternatives is not None
+            )
         elif TokenChooser.is_needed(parameters):
             sequence.chooser = TokenChooser(parameters, constraints)
 

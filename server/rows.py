@@ -58,6 +58,7 @@ class Rows:
         self._log_probabilities: NDArray[np.float32] = np.zeros(
             (arena.num_rows, manifest.dimensions.vocabulary_size), np.float32
         )
+        self._needs_all: NDArray[np.int64] = np.ones(1, np.int64)
         self._steps: dict[tuple[str, int, int], _BoundStep] = {}
         self.num_steps = _num_steps(manifest)
         self._chosen: NDArray[np.int64] = np.zeros((self.num_steps, arena.num_rows), np.int64)
@@ -119,13 +120,16 @@ class Rows:
             for output in outputs
         ]
 
-    def decode(self, num_rows: int, num_best: int = 1) -> Predictions:
+    def decode(self, num_rows: int, num_best: int = 1, *, needs_all: bool = True) -> Predictions:
         """Feed `arena.token_ids` of the first `num_rows` rows; every row's length grows by one.
 
         Returns:
-            What the next token may be, with the `num_best` best of each row: views that the next call overwrites.
+            What the next token may be, with at least `num_best` of the best of each row: views that the next call
+            overwrites. Unless `needs_all`, the others' log-probabilities may be anything.
         """
-        num_best = min(num_best, self._log_probabilities.shape[1])
+        # A power of two: what is bound to so many rows and so many best stays bound.
+        num_best = min(1 << (num_best - 1).bit_length(), self._log_probabilities.shape[1])
+        self._needs_all[0] = needs_all
         step = self._run_bound("decode", num_rows, num_best)
         self.arena.lengths[:num_rows] += 1
         log_probabilities = self._log_probabilities[:num_rows]
@@ -172,6 +176,7 @@ class Rows:
                 step.best_token_ids = np.zeros((num_rows, num_best), np.int64)
                 step.num_best = np.array([num_best])
                 binding.bind_input("num_best", *Buffer.of(step.num_best).rows(0, 1))
+                binding.bind_input("needs_all", *Buffer.of(self._needs_all).rows(0, 1))
                 binding.bind_output("best", *Buffer.of(step.best).rows(0, num_rows))
                 binding.bind_output("best_token_ids", *Buffer.of(step.best_token_ids).rows(0, num_rows))
         else:
@@ -220,10 +225,10 @@ class DeviceRows(Rows):
 
     arena: DeviceArena
 
-    def decode(self, num_rows: int, num_best: int = 1) -> Predictions:
+    def decode(self, num_rows: int, num_best: int = 1, *, needs_all: bool = True) -> Predictions:
         """As `Rows.decode`."""
         self.arena.upload()
-        return super().decode(num_rows, num_best)
+        return super().decode(num_rows, num_best, needs_all=needs_all)
 
     def _compute(self, graph: str, inputs: _Inputs, rows: Sequence[int], lengths: NDArray[np.int32]) -> None:
         binding, names = self._sessions[graph].io_binding(), self._manifest.graphs[graph].outputs

@@ -25,6 +25,7 @@ class RunningSequence(scheduler.Sequence):
         chooser: None for a row of which the most probable token is always taken.
         search: with beam search, from its start on.
         num_best: of each row's next tokens, how many it wants to be told.
+        needs_all: whether it looks at all log-probabilities.
         num_first_tokens: that came together at `first_token_s`, the end of sequence included.
     """
 
@@ -40,6 +41,7 @@ class RunningSequence(scheduler.Sequence):
     chooser: TokenChooser | None = None
     search: BeamSearch | None = None
     num_best: int = 1
+    needs_all: bool = True
     result: Finished | None = None
     started_s: float | None = None
     first_token_s: float | None = None
@@ -72,6 +74,7 @@ class RunningSequence(scheduler.Sequence):
             stream=stream,
             is_greedy=is_greedy,
             is_plain=is_greedy and stop is None,
+            needs_all=not is_greedy,
         )
 
     @property

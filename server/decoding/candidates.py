@@ -15,7 +15,7 @@ class Predictions(NamedTuple):
     """What a step says of each row's next token.
 
     Attributes:
-        log_probabilities: (B, V).
+        log_probabilities: (B, V); anything where nobody said that all are needed.
         best: (B, K) the largest of them, best first, equal ones in the order of their tokens.
         token_ids: (B, K) whose they are.
     """
@@ -90,6 +90,7 @@ def best_of_rows(rows: NDArray[np.float32], num_best: int) -> tuple[NDArray[np.f
     if num_best == 1:
         token_ids = rows.argmax(axis=1)[:, None]
         return np.take_along_axis(rows, token_ids, axis=1), token_ids
+    rows = np.where(np.isnan(rows), np.float32(-np.inf), rows)  # or a row would have fewer than are wanted
     best = best_of_groups(rows, np.zeros(len(rows)), [1] * len(rows), num_best)
     places = best.starts[:-1, None] + np.arange(num_best)
     return best.totals[places].astype(np.float32), best.token_ids[places]

@@ -18,7 +18,6 @@ def load(name: str) -> Backend:
     """
     bundle = Bundle.read(FIXTURES / name.removesuffix(ON_DEVICE))
     on_device = name.endswith(ON_DEVICE)
-    sessions = load_sessions(
-        bundle, provider="cpu", num_threads=1, on_device=on_device, kernels=select_kernels("auto")
-    )
-    return Backend(bundle, sessions, device="cpu" if on_device else None)
+    kernels = select_kernels("auto")
+    sessions = load_sessions(bundle, provider="cpu", num_threads=1, on_device=on_device, kernels=kernels)
+    return Backend(bundle, sessions, device="cpu" if on_device else None, kernels=kernels)

@@ -79,7 +79,7 @@ def export(
     translates = dims.task == "translation"
     manifest = bundle.Manifest.model_validate(
         {
-            "schema_version": 1,
+            "schema_version": 2,
             "task": dims.task,
             "precision": precision,
             "dimensions": {**vars(dims), "head_size": dims.head_size, "num_parameters": 0},

@@ -111,11 +111,11 @@ def linear_model(
 ) -> bytes:
     rng = np.random.default_rng(depth)
     constants: Arrays = {
-        "scale": np.array(0.02, np.float32),
+        "scale": np.array(1, np.float32),
         "zero_point": np.array(zero_point, np.uint8),
         "weight": rng.integers(-largest, largest + 1, (depth, columns)).astype(np.int8),
-        "column_scales": rng.uniform(0.001, 0.01, columns).astype(np.float32),
-        "bias": rng.standard_normal(columns).astype(np.float32),
+        "column_scales": np.array(2.0 ** rng.integers(-4, 4, columns), np.float32),
+        "bias": rng.integers(-9, 9, columns).astype(np.float32),
     }
     constants["weight"][0, 0] = largest
     return one_node("Int8Linear", {"x": x}, constants, ["y"])
@@ -199,11 +199,11 @@ def test_residual_and_normalisation(kernels: str, shape: tuple[int, ...]) -> Non
 def test_integer_products_are_exact(kernels: str, depth: int, columns: int) -> None:
     rng = np.random.default_rng(columns)
     for rows, zero_point in ((1, 0), (2, 255), (3, 128), (5, 3), (8, 77), (29, 128)):
-        # Wide enough that some values saturate, at levels between which no rounding can differ.
-        x = (rng.integers(-300, 300, (rows, depth)) * 0.02 + 0.003).astype(np.float32)
+        # Wide enough that some values saturate, and all sums are whole numbers that fp32 holds.
+        x = (rng.integers(-300, 300, (rows, depth)) + 0.25).astype(np.float32)
         model = linear_model(depth, columns, zero_point, x)
         [ours], [theirs] = both(model, kernels, {"x": x})
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-5)
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("kernels", AVAILABLE)
@@ -234,11 +234,30 @@ def test_a_row_s_result_does_not_depend_on_its_neighbours(kernels: str, num_thre
         for row in range(29):
             alone = running.run(None, {name: array[row : row + 1] for name, array in inputs.items()})[0]
             np.testing.assert_array_equal(alone[0], together[row])
-    x = np.random.default_rng(0).standard_normal((29, 160)).astype(np.float32)
-    running = session(linear_model(160, 300, 128, x), kernels, num_threads)
-    together = running.run(None, {"x": x})[0]
-    for row in range(29):
-        np.testing.assert_array_equal(running.run(None, {"x": x[row : row + 1]})[0][0], together[row])
+    rng = np.random.default_rng(0)
+
+    def some(*shape: int) -> NDArray[np.float32]:
+        return (rng.standard_normal(shape) * 30).astype(np.float32)
+
+    x = some(70, 160)
+    packed: Arrays = {"packed": some(29, 17, 8 * 40), "lengths": rng.integers(1, 18, 29).astype(np.int32)}
+    norm: Arrays = {"x": x, "y": some(70, 160), "weight": some(160), "bias": some(160)}
+    logits: Arrays = {"logits": some(29, 333), "number": np.array([5]), "needed": np.array([1])}
+    for model, inputs in (
+        (linear_model(160, 300, 128, x), {"x": x}),
+        (one_node("EncoderAttention", packed, {}, ["heads"], **heads_of(sizes)), packed),
+        (one_node("AddNorm", norm, {}, ["sum", "normed"], epsilon=1e-5), norm),
+        (one_node("BestTokens", logits, {}, ["all", "best", "places"]), logits),
+    ):
+        running = session(model, kernels, num_threads)
+        together = running.run(None, inputs)
+        rows = {name for name in inputs if name in {"x", "y", "packed", "lengths", "logits"}}
+        for row in range(29):
+            alone = running.run(
+                None, {name: a[row : row + 1] if name in rows else a for name, a in inputs.items()}
+            )
+            for mine, of_all in zip(alone, together, strict=True):
+                np.testing.assert_array_equal(mine[0], of_all[row])
 
 
 @pytest.mark.parametrize("kernels", AVAILABLE)
@@ -259,6 +278,21 @@ def test_what_does_not_fit_is_refused(kernels: str) -> None:
         session(decode_model(sizes, inputs), kernels).run(
             None, {**inputs, "lengths": np.array([1, 2, 10], np.int32)}
         )
+    # These say that it is the kernels that ran.
+    packed: Arrays = {"packed": np.zeros((2, 3, 64), np.float32), "lengths": np.array([1, 4], np.int32)}
+    for op_type, outputs in (
+        ("EncoderAttention", ["heads"]),
+        ("SourceCaches", ["key", "value", "last_key", "last_value"]),
+    ):
+        sizes_of = heads_of((4, 2, 8) if op_type == "EncoderAttention" else (4, 4, 8))
+        if op_type == "SourceCaches":
+            del sizes_of["num_heads"]
+        with pytest.raises(Exception, match="a row of 4 tokens in a cache of 3"):
+            session(one_node(op_type, packed, {}, outputs, **sizes_of), kernels).run(None, packed)
+    norm: Arrays = {"x": np.zeros((2, 8), np.float32), "weight": np.ones(8, np.float32)}
+    norm = {"x": norm["x"], "y": norm["x"][:1], "weight": norm["weight"], "bias": norm["weight"]}
+    with pytest.raises(Exception, match="AddNorm adds tensors of one shape"):
+        session(one_node("AddNorm", norm, {}, ["sum", "normed"], epsilon=1e-5), kernels).run(None, norm)
     if kernels != "portable":
         x = np.zeros((2, 5), np.float32)
         with pytest.raises(Exception, match="more than seven bits"):
@@ -273,8 +307,11 @@ def test_kernels_that_cannot_be_had_are_an_error(monkeypatch: pytest.MonkeyPatch
             select_kernels("avx1024")
     monkeypatch.setattr("server.kernels._LIBRARY", tmp_path / "absent.so")
     assert select_kernels("auto") == NO_KERNELS
-    with pytest.raises(ProviderUnavailable, match="'avx2': this installation was built without a C"):
+    with pytest.raises(ProviderUnavailable, match="'avx2': this installation has none"):
         select_kernels("avx2")
+    (tmp_path / "other.so").write_bytes(b"of another machine")
+    monkeypatch.setattr("server.kernels._LIBRARY", tmp_path / "other.so")
+    assert select_kernels("auto") == NO_KERNELS
 
 
 @pytest.mark.parametrize("built", [True, False])
@@ -304,7 +341,7 @@ def test_log_probabilities_and_the_best_of_each_row(kernels: str, size: int, coa
         if coarse:
             logits = np.round(logits / 4)
         for num_best in {1, min(2, size), min(10, size), min(100, size), size}:
-            inputs: Arrays = {"logits": logits, "number": np.array([num_best])}
+            inputs: Arrays = {"logits": logits, "number": np.array([num_best]), "needed": np.array([1])}
             model = one_node("BestTokens", inputs, {}, ["log_probabilities", "best", "places"])
             ours, theirs = both(model, kernels, inputs)
             np.testing.assert_allclose(ours[0], theirs[0], atol=5e-6)
@@ -319,10 +356,17 @@ def test_log_probabilities_and_the_best_of_each_row(kernels: str, size: int, coa
 @pytest.mark.parametrize("kernels", AVAILABLE)
 def test_the_best_are_told_without_the_rest(kernels: str) -> None:
     logits = np.random.default_rng(0).standard_normal((3, 200)).astype(np.float32)
-    inputs: Arrays = {"logits": logits, "number": np.array([3])}
+    inputs: Arrays = {"logits": logits, "number": np.array([3]), "needed": np.array([1])}
     everything, _ = both(one_node("BestTokens", inputs, {}, ["all", "best", "places"]), kernels, inputs)
     ours, theirs = both(one_node("BestTokens", inputs, {}, ["", "best", "places"]), kernels, inputs)
     np.testing.assert_array_equal(ours[0], everything[1])
+    unneeded, _ = both(
+        one_node("BestTokens", inputs, {}, ["all", "best", "places"]),
+        kernels,
+        {**inputs, "needed": np.array([0])},
+    )
+    np.testing.assert_array_equal(unneeded[1], everything[1])
+    np.testing.assert_array_equal(unneeded[2], everything[2])
     np.testing.assert_array_equal(ours[1], theirs[1])
     for number in (0, 201):
         with pytest.raises(Exception, match=f"the best {number} of 200"):
@@ -351,7 +395,7 @@ def test_equal_weights_are_in_memory_once(kernels: str) -> None:
     expected = first.run(None, {"x": x})[0]
     assert all(np.array_equal(each.run(None, {"x": x})[0], expected) for each in others)
     other = session(linear_model(4096, 4096, 200, x), kernels)  # another zero point
-    assert not np.array_equal(other.run(None, {"x": x + 10})[0], first.run(None, {"x": x + 10})[0])
+    assert not np.array_equal(other.run(None, {"x": x + 100})[0], first.run(None, {"x": x + 100})[0])
 
 
 @pytest.mark.parametrize("kernels", AVAILABLE)
@@ -374,3 +418,18 @@ def test_a_source_s_keys_and_values(kernels: str, sizes: tuple[int, int, int]) -
         ours, theirs = both(model, kernels, inputs)
         for mine, its in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(mine, its)
+
+
+@pytest.mark.parametrize("kernels", AVAILABLE)
+def test_what_is_no_number_comes_last(kernels: str) -> None:
+    logits = np.random.default_rng(0).standard_normal((3, 700)).astype(np.float32)
+    logits[1, ::3] = np.nan
+    logits[2] = np.nan
+    for num_best in (1, 7, 600, 700):
+        inputs: Arrays = {"logits": logits, "number": np.array([num_best]), "needed": np.array([1])}
+        model = one_node("BestTokens", inputs, {}, ["", "best", "places"])
+        best, places = session(model, kernels).run(None, inputs)
+        assert best.shape == places.shape == (3, num_best)
+        assert ((places >= 0) & (places < 700)).all()
+        assert np.isfinite(best[0]).all()
+        assert all(len(set(row)) == num_best for row in places.tolist())

@@ -8,7 +8,6 @@ import pytest
 
 from server.arena import HostArena
 from server.backend import Backend
-from server.bundle import Bundle
 from server.decoding.hypothesis import Finished
 from server.decoding.parameters import DecodingParameters
 from server.golden import check_golden_examples
@@ -110,12 +109,3 @@ def test_a_bundle_without_the_graph_answers_and_reuses_nothing() -> None:
     check_golden_examples(old)
     assert old.prefix_cache.max_blocks == old.prefix_cache.num_reused_tokens == 0
     assert old.prefix_cache.num_computed_tokens > 0
-
-
-def test_older_servers_find_the_graph_that_they_know(backend: Backend) -> None:
-    """What `Bundle.read` and `Backend.load` of the version before `extend` took of a manifest."""
-    manifest = backend.bundle.manifest
-    assert manifest.schema_version == 1
-    graphs = {name: manifest.graphs[name] for name in ("prefill", "decode")}
-    older = Bundle(backend.bundle.path, manifest.model_copy(update={"graphs": graphs}))
-    check_golden_examples(Backend.load(older, provider="cpu", num_threads=1))

@@ -36,9 +36,9 @@ class Gate:
         self._held = threading.Event()
         decode = Rows.decode
 
-        def gated(rows: Rows, num_rows: int, num_best: int = 1) -> Predictions:
+        def gated(rows: Rows, num_rows: int, num_best: int = 1, *, needs_all: bool = True) -> Predictions:
             self._pass()
-            return decode(rows, num_rows, num_best)
+            return decode(rows, num_rows, num_best, needs_all=needs_all)
 
         monkeypatch.setattr(Rows, "decode", gated)
 

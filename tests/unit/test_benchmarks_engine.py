@@ -26,6 +26,8 @@ from model.tokenizer import END_ID, SPECIAL_TOKENS
 from model.transformer import Dimensions, LanguageModel, TranslationModel
 from server.backend import Backend
 from server.bundle import Bundle
+from server.config import EngineSettings
+from server.engine import lane_layout
 
 BUNDLE = Bundle.read(Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1")
 DIMS = Dimensions("translation", 60, 32, 4, 4, 64, 2, 3, 40, 40)
@@ -218,7 +220,9 @@ def test_the_engine_and_bare_lanes_do_the_same_work() -> None:
         system.prepare(system.settings(beam)[0])
         assert system.run(beam, 0.0).num_tokens == expected, "the bundle is sure of its golden examples"
         system.close()
-    assert [one["slots_per_lane"] for one in DragomanEngine(backend).settings(WORK)] == [2, 1]
+    num_lanes, _ = lane_layout(EngineSettings())
+    found = [one["slots_per_lane"] for one in DragomanEngine(backend).settings(WORK)]
+    assert found == list(dict.fromkeys([2, 1, 2 * num_lanes]))
     beams = dataclasses.replace(WORK, beam_size=5)
     assert DragomanEngine(backend).settings(beams)[0]["slots_per_lane"] == 10
 

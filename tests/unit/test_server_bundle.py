@@ -60,7 +60,7 @@ def test_a_missing_bundle_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 99}, "schema version 99; this server reads version 1"),
+        ({"schema_version": 99}, "schema version 99; this server reads versions 1 and 2"),
         ({"task": "singing"}, "task: Input should be 'translation' or 'generation'"),
         ({"graphs": {}}, "a translation bundle needs a graph 'encode'"),
         ({"files": {}}, r"decode\.onnx is used but has no entry under files"),

@@ -38,10 +38,10 @@ class Gate:
         self.rows: list[int] = []
         decode = Rows.decode
 
-        def gated(rows: Rows, num_rows: int, num_best: int = 1) -> Predictions:
+        def gated(rows: Rows, num_rows: int, num_best: int = 1, *, needs_all: bool = True) -> Predictions:
             self.steps.acquire()
             self.rows.append(num_rows)
-            return decode(rows, num_rows, num_best)
+            return decode(rows, num_rows, num_best, needs_all=needs_all)
 
         monkeypatch.setattr(Rows, "decode", gated)
 
@@ -192,10 +192,10 @@ async def test_a_failed_step_fails_its_rows_and_the_engine_goes_on(monkeypatch: 
     decode = Rows.decode
     failures = iter([True])
 
-    def failing(rows: Rows, num_rows: int, num_best: int = 1) -> Predictions:
+    def failing(rows: Rows, num_rows: int, num_best: int = 1, *, needs_all: bool = True) -> Predictions:
         if next(failures, False):
             raise RuntimeError("secret internals")
-        return decode(rows, num_rows, num_best)
+        return decode(rows, num_rows, num_best, needs_all=needs_all)
 
     try:
         monkeypatch.setattr(Rows, "decode", failing)
