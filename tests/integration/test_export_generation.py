@@ -52,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_both_ways_to_read_a_prompt_are_verified(
+def test_a_prompt_of_several_blocks_and_what_runs_without_kernels_are_verified(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traced: dict[str, onnx.ModelProto] = {}  # tracing takes seconds a graph
@@ -75,10 +75,11 @@ def test_both_ways_to_read_a_prompt_are_verified(
     lengths = [len(bundle.tokenizer.encode(example.text).ids) for example in bundle.manifest.golden_examples]
     assert max(lengths) > BLOCK_TOKENS + 1, "a prompt of one block would not show a wrong continuation"
 
-    for function in traced["decode"].functions:  # what a server without kernels runs, and this one does not
-        if function.name == "AddNorm":
-            [add] = (node for node in function.node if node.op_type == "Add")
-            add.op_type = "Sub"
+    # What a server without kernels runs, and this one does not.
+    for function in (*traced["decode"].functions, *traced["decode_steps"].functions):
+        for node in function.node:
+            if node.op_type == "Add":
+                node.op_type = "Sub"
     with pytest.raises(BundleError, match="golden example"):
         export_run(run, tmp_path / "abc" / "2", num_held_out=50)
     assert not (tmp_path / "abc" / "2").exists()
