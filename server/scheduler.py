@@ -62,6 +62,7 @@ class _LaneRows:
 
     rows: list[Sequence | None] = field(default_factory=list)
     num_used: int = 0  # rows of sequences that have not ended
+    num_sequences: int = 0  # that have not
     num_long: int = 0  # those of them whose inputs are long
     num_steps_since_start: int = 0
 
@@ -155,6 +156,7 @@ class Scheduler:
         self.num_used_slots -= sequence.num_rows
         lane = self._lanes[sequence.lane]
         lane.num_used -= sequence.num_rows
+        lane.num_sequences -= 1
         lane.num_long -= _is_long(sequence) * sequence.num_rows
 
     def has_work(self, lane: int) -> bool:
@@ -253,8 +255,8 @@ class Scheduler:
 
     def _start_waiting(self, lane: int, plan: Plan, holes: list[int]) -> None:
         mine = self._lanes[lane]
-        # The fuller the lane, the more rows a start holds up.
-        if mine.num_steps_since_start < min(self.max_start_interval, mine.num_used // 2):
+        # The fuller the lane, the more a start holds up, and the sooner another can share it.
+        if mine.num_steps_since_start < min(self.max_start_interval, mine.num_sequences // 2):
             return
         num_tokens = 0
         while self._may_start(mine):
@@ -269,6 +271,7 @@ class Scheduler:
             self.num_running += 1
             self.num_used_slots += sequence.num_rows
             mine.num_used += sequence.num_rows
+            mine.num_sequences += 1
             mine.num_long += _is_long(sequence) * sequence.num_rows
             plan.starts.append((sequence, self._take_rows(mine.rows, holes, sequence)))
         if plan.starts:

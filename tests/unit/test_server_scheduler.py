@@ -189,6 +189,16 @@ def test_steps_taken_in_one_call_count() -> None:
     assert len(scheduler.plan(0, 0.0, num_steps=4).starts) == 1
 
 
+def test_a_lane_counts_searches_not_their_rows() -> None:
+    """Three searches of five beams have fifteen rows, but end as seldom as three rows without."""
+    scheduler = Scheduler(1, 20, max_waiting=100, max_start_tokens=10_000, max_start_interval=4)
+    for _ in range(3):
+        scheduler.submit(Sequence(5, num_rows=5))
+    assert len(scheduler.plan(0, 0.0).starts) == 3
+    scheduler.submit(Sequence(5, num_rows=5))
+    assert len(scheduler.plan(0, 0.0).starts) == 1
+
+
 def test_a_lane_with_few_rows_starts_at_once() -> None:
     scheduler = Scheduler(1, 32, max_waiting=100, max_start_tokens=10_000, max_start_interval=4)
     for _ in range(3):
