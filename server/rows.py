@@ -67,9 +67,6 @@ class Rows:
         self._prompts: PromptReader | None = None
         if "extend" in sessions:
             self._prompts = PromptReader(sessions["extend"], manifest.graphs["extend"], arena, prefix_cache)
-        self._begin = (
-            self._begin_translations if self._manifest.task == "translation" else self._begin_prompts
-        )
         self.first_graph = "encode" if self._manifest.task == "translation" else "prefill"
 
     def start(self, rows: Sequence[int], inputs: Sequence[Sequence[int]]) -> None:
@@ -184,6 +181,12 @@ class Rows:
                 binding.bind_output(f"step_{index}_token_ids", *Buffer.of(chosen).rows(0, num_rows))
                 binding.bind_output(f"step_{index}_log_probabilities", *Buffer.of(scores).rows(0, num_rows))
         return step
+
+    def _begin(self, rows: list[int], inputs: list[Sequence[int]]) -> None:
+        if self._manifest.task == "translation":
+            self._begin_translations(rows, inputs)
+        else:
+            self._begin_prompts(rows, inputs)
 
     def _begin_translations(self, rows: list[int], sources: list[Sequence[int]]) -> None:
         source_ids, lengths = _padded(sources, self._manifest.special_tokens.padding)

@@ -1,8 +1,10 @@
 """Tickets, lanes and what happens when something goes wrong, on a real bundle and without sockets."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from server.errors import Cancelled, DeadlineExceeded, EngineError, Overloaded
 from server.offline import decode_offline
 from server.rows import Rows
 
-BUNDLE = Bundle.read(Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1")
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+BUNDLE = Bundle.read(FIXTURES / "bundles" / "spell" / "1")
 TOKENIZER = BUNDLE.tokenizer
 GREEDY = DecodingParameters(max_tokens=81)
 LONG = DecodingParameters(max_tokens=81, min_tokens=80)
@@ -229,3 +232,19 @@ def test_lanes_and_threads_fill_the_cores(monkeypatch: pytest.MonkeyPatch) -> No
     assert lane_layout(EngineSettings()) == (6, 1)
     assert lane_layout(EngineSettings(lanes=2)) == (2, 3)
     assert lane_layout(EngineSettings(lanes=4, threads_per_lane=2)) == (4, 2)
+
+
+@pytest.mark.parametrize("bundle", ["bundles/spell/1", "bundles/count/1", "extending/count/3"])
+def test_an_arena_goes_with_its_rows(bundle: str) -> None:
+    """Gigabytes, which must not wait for the collector of cycles."""
+    backend = Backend.load(Bundle.read(FIXTURES / bundle), provider="cpu", num_threads=1)
+    gc.disable()
+    try:
+        rows = backend.rows(2)
+        rows.start([0], [[4, 5]])
+        rows.decode(1)
+        arena = weakref.ref(rows.arena)
+        del rows
+        assert arena() is None
+    finally:
+        gc.enable()
