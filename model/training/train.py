@@ -118,6 +118,7 @@ def _open_folder(
     resumed = None
     if beginning.resume:
         resumed, notes = resume_state(out, recipe, accepts_changes=beginning.accept_changes)
+        world.sum(0)  # nobody writes the recipe before all have read the one that was there
     if world.is_main:
         if not beginning.resume:
             make_room(out, restarts=beginning.restart)
