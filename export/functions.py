@@ -69,34 +69,39 @@ def _references(node: NodeProto, *names: str) -> NodeProto:
     return node
 
 
-def _group_query(inputs: str, outputs: str) -> NodeProto:
-    return _references(_node("GroupQueryAttention", inputs, outputs, _CONTRIB), "num_heads", "kv_num_heads")
-
-
-def _self_attention(_: NodeProto) -> _Body:
-    body = [
+def _over_cache(query: str, new: str, last: str) -> list[NodeProto]:
+    """GroupQueryAttention of one query a row; `new` are key and value that it writes to place `last` of the caches."""
+    return [
         _node("Constant", "", "axis", value_ints=[1]),
-        _node("Unsqueeze", "packed axis", "tokens"),
+        _node("Unsqueeze", f"{query} axis", "tokens"),
         # More than the new token, or the operator takes it for a whole prompt and forgets the past.
         _node("Shape", "past_key", "capacity", start=2, end=3),
         _node("Cast", "capacity", "total", to=TensorProto.INT32),
-        _group_query("tokens - - past_key past_value lengths total", "seen key value"),
+        _references(
+            _node(
+                "GroupQueryAttention",
+                f"tokens {new} past_key past_value {last} total",
+                "seen key value",
+                _CONTRIB,
+            ),
+            "num_heads",
+            "kv_num_heads",
+        ),
         _node("Squeeze", "seen axis", "heads"),
     ]
+
+
+def _self_attention(_: NodeProto) -> _Body:
+    body = _over_cache("packed", "- -", "lengths")
     return ("packed", "past_key", "past_value", "lengths"), ("heads", "key", "value"), _HEADS, body
 
 
 def _cross_attention(_: NodeProto) -> _Body:
     """The source's last key and value are handed in as the new ones: the operator rewrites the bytes that are there."""
     body = [
-        _node("Constant", "", "axis", value_ints=[1]),
-        _node("Unsqueeze", "query axis", "tokens"),
-        _node("Shape", "past_key", "capacity", start=2, end=3),
-        _node("Cast", "capacity", "total", to=TensorProto.INT32),
-        _node("Cast", "axis", "one", to=TensorProto.INT32),
+        _node("Constant", "", "one", value=helper.make_tensor("one", TensorProto.INT32, [1], [1])),
         _node("Sub", "lengths one", "last"),
-        _group_query("tokens last_key last_value past_key past_value last total", "seen key value"),
-        _node("Squeeze", "seen axis", "heads"),
+        *_over_cache("query", "last_key last_value", "last"),
     ]
     inputs = ("query", "last_key", "last_value", "past_key", "past_value", "lengths")
     return inputs, ("heads", "key", "value"), _HEADS, body

@@ -49,6 +49,8 @@ const Kernels* best_kernels() {
   return &kPortable;
 }
 
+constexpr size_t pieces(size_t total, size_t size) { return (total + size - 1) / size; }
+
 // --- tensors -------------------------------------------------------------------------------------
 
 OrtStatus* invalid(const std::string& message) {
@@ -150,7 +152,7 @@ OrtStatus* in_parallel(OrtKernelContext* context, size_t total, size_t chunk, co
       job.failed = true;
     }
   };
-  RETURN_IF_ERROR(api->KernelContext_ParallelFor(context, run, (total + chunk - 1) / chunk, 0, &job));
+  RETURN_IF_ERROR(api->KernelContext_ParallelFor(context, run, pieces(total, chunk), 0, &job));
   return job.failed ? api->CreateStatus(ORT_RUNTIME_EXCEPTION, "dragoman: out of memory") : nullptr;
 }
 
@@ -245,27 +247,30 @@ OrtStatus* check_lengths(const Tensor<int32_t>& lengths, size_t rows, size_t mor
   return nullptr;
 }
 
-// packed (B, query + 2 kv width), keys, values, lengths (B) -> heads (B, query width), keys, values
-struct SelfAttention {
+// A query a row, with key and value behind it where kAppends, over the row's caches. Inputs: queries, kOthers that are for
+// the function of standard operators alone, keys, values, lengths (B) -> heads (B, query width), keys, values.
+template <bool kAppends, size_t kOthers>
+struct CachedAttention {
   Heads heads;
 
   OrtStatus* create(const OrtKernelInfo* info) { return heads.read(info); }
 
   OrtStatus* compute(OrtKernelContext* context) {
-    Tensor<float> packed;
+    Tensor<float> queries;
     Tensor<int32_t> lengths;
-    RETURN_IF_ERROR(input(context, 0, packed));
-    RETURN_IF_ERROR(input(context, 3, lengths));
-    const size_t width = heads.query_width() + 2 * heads.kv_width(), rows = packed.size / width;
+    RETURN_IF_ERROR(input(context, 0, queries));
+    RETURN_IF_ERROR(input(context, kOthers + 3, lengths));
+    const size_t stride = heads.query_width() + (kAppends ? 2 * heads.kv_width() : 0), rows = queries.size / stride;
     Caches caches;
-    RETURN_IF_ERROR(open_caches(context, heads, 1, rows, caches));
-    RETURN_IF_ERROR(check_lengths(lengths, rows, 1, caches.capacity));
+    RETURN_IF_ERROR(open_caches(context, heads, kOthers + 1, rows, caches));
+    RETURN_IF_ERROR(check_lengths(lengths, rows, kAppends, caches.capacity));
     float* result;
     const Shape shape = {{static_cast<int64_t>(rows), static_cast<int64_t>(heads.query_width())}, 2};
     RETURN_IF_ERROR(output(context, 0, shape, &result));
     return in_parallel(context, rows, kRowsOfChunk, [&](size_t first, size_t last) {
-      for (size_t row = first; row < last; ++row) append(caches, packed.data + row * width, row, lengths.data[row]);
-      attend_rows(heads, caches, packed.data, width, lengths.data, 1, first, last, result);
+      for (size_t row = first; kAppends && row < last; ++row)
+        append(caches, queries.data + row * stride, row, lengths.data[row]);
+      attend_rows(heads, caches, queries.data, stride, lengths.data, kAppends, first, last, result);
     });
   }
 
@@ -281,29 +286,8 @@ struct SelfAttention {
   }
 };
 
-// query (B, query width), last key, last value, keys, values, lengths (B) -> heads (B, query width), keys, values
-struct CrossAttention {
-  Heads heads;
-
-  OrtStatus* create(const OrtKernelInfo* info) { return heads.read(info); }
-
-  OrtStatus* compute(OrtKernelContext* context) {
-    Tensor<float> query;
-    Tensor<int32_t> lengths;
-    RETURN_IF_ERROR(input(context, 0, query));
-    RETURN_IF_ERROR(input(context, 5, lengths));
-    const size_t rows = query.size / heads.query_width();
-    Caches caches;
-    RETURN_IF_ERROR(open_caches(context, heads, 3, rows, caches));
-    RETURN_IF_ERROR(check_lengths(lengths, rows, 0, caches.capacity));
-    float* result;
-    const Shape shape = {{static_cast<int64_t>(rows), static_cast<int64_t>(heads.query_width())}, 2};
-    RETURN_IF_ERROR(output(context, 0, shape, &result));
-    return in_parallel(context, rows, kRowsOfChunk, [&](size_t first, size_t last) {
-      attend_rows(heads, caches, query.data, heads.query_width(), lengths.data, 0, first, last, result);
-    });
-  }
-};
+using SelfAttention = CachedAttention<true, 0>;
+using CrossAttention = CachedAttention<false, 2>;  // the source's last key and value
 
 // packed (B, T, query + 2 kv width), lengths (B) -> heads (B, T, query width)
 struct EncoderAttention {
@@ -443,7 +427,7 @@ struct BestTokens {
     if (best == nullptr || places == nullptr) return invalid("the best are read by nobody");
     if (!needed.data[0]) all = nullptr;
     return in_parallel(context, rows, kRowsOfChunk, [&](size_t first, size_t last) {
-      float* maxima = scratch<float>(2 * ((size + kMaximaBlock - 1) / kMaximaBlock));
+      float* maxima = scratch<float>(2 * pieces(size, kMaximaBlock));
       for (size_t row = first; row < last; ++row) {
         const float* values = logits.data + row * size;
         const float normaliser = kernels->normaliser(values, size, maxima);
@@ -467,7 +451,7 @@ struct BestTokens {
   // Compared are log-probabilities, not logits: two of these may differ where what is told of them does not.
   static void select(const LogProbabilities& values, size_t size, float* maxima, size_t num_best, float* best,
                      int64_t* places) {
-    const size_t num_blocks = (size + kMaximaBlock - 1) / kMaximaBlock;
+    const size_t num_blocks = pieces(size, kMaximaBlock);
     for (size_t block = 0; block < num_blocks; ++block) maxima[block] = values.of(maxima[block]);
     if (num_best == 1) {
       size_t place = (std::max_element(maxima, maxima + num_blocks) - maxima) * kMaximaBlock;
@@ -518,7 +502,7 @@ class SharedWeights {
  public:
   SharedWeights(const int8_t* given, size_t depth, size_t columns, const float* column_scales, const float* given_bias,
                 float scale, int32_t zero_point) {
-    const size_t padded_depth = (depth + 3) / 4 * 4, num_panels = (columns + kPanelColumns - 1) / kPanelColumns;
+    const size_t padded_depth = pieces(depth, 4) * 4, num_panels = pieces(columns, kPanelColumns);
     const size_t padded_columns = num_panels * kPanelColumns;
     num_bytes_ = padded_columns * padded_depth;
     panels_.reset(new (std::align_val_t{64}) int8_t[num_bytes_]());
@@ -620,8 +604,7 @@ struct Int8Linear {
     RETURN_IF_ERROR(output(context, 0, shape, &y));
     uint8_t* quantized = scratch<uint8_t>(rows * weights.padded_depth);
     kernels->quantize(x.data, rows, weights.depth, weights.padded_depth, scale, zero_point, quantized);
-    const size_t num_panels = (weights.columns + kPanelColumns - 1) / kPanelColumns;
-    return in_parallel(context, num_panels, 8, [&](size_t first, size_t last) {
+    return in_parallel(context, pieces(weights.columns, kPanelColumns), 8, [&](size_t first, size_t last) {
       kernels->multiply(quantized, rows, weights, first, last, y);
     });
   }

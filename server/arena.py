@@ -183,16 +183,16 @@ class HostArena(Arena):
 
     def _check_fits(self, kind: str, outputs: list[NDArray[Any]], num_inputs: int, num_tokens: int) -> None:
         """Copies go by addresses: a graph that gives other than the manifest says must not get there."""
-        _, num_pieces, *room, size = self._shapes[self._names[kind][0]]
-        tokens = num_tokens if room else num_pieces
-        for output in outputs:
-            _, pieces, *given, width = output.shape
-            fits = (len(output), pieces, width, output.dtype) == (num_inputs, num_pieces, size, self.dtype)
-            if not fits or len(given) != len(room) or not tokens <= min([*given, *room, tokens]):
-                raise ValueError(
-                    f"a graph gives {output.dtype} {output.shape} for {num_inputs} inputs of {num_tokens} tokens; "
-                    f"a row has room for {self.dtype} {self._shapes[self._names[kind][0]][1:]}"
-                )
+        shape, room = outputs[0].shape, self._shapes[self._names[kind][0]][1:]
+        alike = all((output.shape, output.dtype) == (shape, self.dtype) for output in outputs)
+        as_in_a_row = (len(shape), shape[:2], shape[-1]) == (1 + len(room), (num_inputs, room[0]), room[-1])
+        long_enough = all(num_tokens <= size for size in (*shape[2:-1], *room[1:-1]))
+        if not (alike and as_in_a_row and long_enough):
+            given = ", ".join(f"{output.dtype} {output.shape}" for output in outputs)
+            raise ValueError(
+                f"a graph gives {given} for {num_inputs} inputs of {num_tokens} tokens; "
+                f"a row has room for {self.dtype} {room}"
+            )
 
     def _copy_caches(self, source: int, targets: Sequence[int]) -> None:
         """As `Arena._copy_caches`; only the tokens there are get copied."""

@@ -150,19 +150,19 @@ class Lane:
     def _prepare(self, sequence: RunningSequence, rows: list[int]) -> None:
         """Make what chooses the sequence's tokens, if that is not plainly the most probable one."""
         parameters = sequence.parameters
-        constraints = None
-        searches = parameters.beam_size > 1
-        if Constraints.are_more_than_length(parameters) if searches else Constraints.are_needed(parameters):
-            context = () if self._translates else sequence.input_ids
-            constraints = Constraints(parameters, self._end, context)
-        if searches:
-            sequence.search = BeamSearch(parameters, self._end, list(rows), constraints, sequence.stop)
-            sequence.num_best = sequence.search.num_best
-            sequence.needs_all = (
-                constraints is not None or bool(parameters.prefix) or parameters.num_alternatives is not None
+        if parameters.beam_size > 1:  # a search sees to `min_tokens` itself
+            constraints = (
+                self._constraints(sequence) if Constraints.are_more_than_length(parameters) else None
             )
+            search = BeamSearch(parameters, self._end, list(rows), constraints, sequence.stop)
+            sequence.search, sequence.num_best, sequence.needs_all = search, search.num_best, search.needs_all
         elif TokenChooser.is_needed(parameters):
+            constraints = self._constraints(sequence) if Constraints.are_needed(parameters) else None
             sequence.chooser = TokenChooser(parameters, constraints)
+
+    def _constraints(self, sequence: RunningSequence) -> Constraints:
+        context = () if self._translates else sequence.input_ids
+        return Constraints(sequence.parameters, self._end, context)
 
     def _choose(self, predictions: Predictions) -> list[RunningSequence]:
         """Give every row without beam search its next token, and end those that have come to it.

@@ -102,6 +102,14 @@ class BeamSearch:
         return 2 * self.parameters.beam_size + (self.parameters.min_tokens > 0)
 
     @property
+    def needs_all(self) -> bool:
+        """Whether it looks at all log-probabilities: to change them, to force a token, to tell alternatives."""
+        parameters = self.parameters
+        return (
+            self.constraints is not None or bool(parameters.prefix) or parameters.num_alternatives is not None
+        )
+
+    @property
     def is_forced(self) -> bool:
         """Whether the next token is one of the prefix and not chosen."""
         return len(self.beams[0].token_ids) < len(self.parameters.prefix)
