@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import re
 import threading
 import time
 import weakref
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from server.backend import Backend
@@ -248,3 +250,18 @@ def test_an_arena_goes_with_its_rows(bundle: str) -> None:
         assert arena() is None
     finally:
         gc.enable()
+
+
+def test_what_has_no_room_in_a_row_is_not_copied() -> None:
+    arena = Backend.load(BUNDLE, provider="cpu", num_threads=1).rows(2).arena
+    room = BUNDLE.manifest.limits.max_source_tokens
+    names = [name for name in BUNDLE.manifest.graphs["decode"].inputs if re.fullmatch(r"cross_\w+_\d+", name)]
+    heads, size = BUNDLE.manifest.dimensions.num_kv_heads, BUNDLE.manifest.dimensions.head_size
+
+    def given(num_tokens: int, dtype: type = np.float32) -> dict[str, Any]:
+        return {name: np.zeros((1, heads, num_tokens, size), dtype) for name in names}
+
+    arena.keep([1], [room], given(room))
+    for num_tokens, computed in ((room + 1, given(room + 1)), (3, given(2)), (2, given(2, np.float16))):
+        with pytest.raises(ValueError, match="a row has room for"):
+            arena.keep([1], [num_tokens], computed)
