@@ -718,12 +718,18 @@ EXPORTED const char* DragomanSelectKernels(const char* name) {
   return nullptr;
 }
 
-// Copy pieces of memory, none of which overlaps another: what moves rows of caches about.
-// `table` has their targets, then their sources, then their sizes in bytes.
-EXPORTED void DragomanCopyPieces(size_t num_pieces, const uint64_t* table) {
-  const uint64_t *targets = table, *sources = table + num_pieces, *sizes = sources + num_pieces;
-  for (size_t piece = 0; piece < num_pieces; ++piece)
-    std::memcpy(reinterpret_cast<void*>(targets[piece]), reinterpret_cast<const void*>(sources[piece]), sizes[piece]);
+// Copy the first bytes of each piece of some rows, for every array of two lists: what moves rows of caches about. Arrays
+// are (rows, num_pieces, piece bytes); `table` has the target rows, then the source rows, then how many bytes.
+EXPORTED void DragomanCopyRows(size_t num_arrays, const uint64_t* targets, size_t target_piece, const uint64_t* sources,
+                               size_t source_piece, size_t num_pieces, size_t num_rows, const int64_t* table) {
+  const int64_t *target_rows = table, *source_rows = table + num_rows, *sizes = source_rows + num_rows;
+  for (size_t array = 0; array < num_arrays; ++array)
+    for (size_t row = 0; row < num_rows; ++row) {
+      auto* target = reinterpret_cast<char*>(targets[array]) + target_rows[row] * num_pieces * target_piece;
+      const auto* source = reinterpret_cast<const char*>(sources[array]) + source_rows[row] * num_pieces * source_piece;
+      for (size_t piece = 0; piece < num_pieces; ++piece)
+        std::memcpy(target + piece * target_piece, source + piece * source_piece, sizes[row]);
+    }
 }
 
 // What ONNX Runtime calls for a session that is to have the operators.

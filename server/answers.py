@@ -82,8 +82,7 @@ def _observe(submitted: Submitted, num_output_tokens: int) -> None:
 
 def _text_answer(submitted: Submitted, hypothesis: Hypothesis) -> TextAnswer:
     text = submitted.new_text()
-    text.push(hypothesis.token_ids)
-    text.finish()
+    text.finish(hypothesis.token_ids)
     return TextAnswer(
         text=text.text,
         # A stop string may also come complete with the last characters, which only the end sets free.

@@ -8,7 +8,6 @@ operators append to them in place.
 caches on an accelerator.
 """
 
-import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from server.bundle import GraphRecord, Manifest
-from server.kernels import address_of, copy_pieces
+from server.kernels import Arrays, copy_rows
 from server.prefix_cache import PrefixCache
 
 __all__ = ["SMALL_INPUTS", "Arena", "Buffer", "HostArena"]
@@ -154,32 +153,25 @@ class HostArena(Arena):
         super().__init__(manifest, num_rows, dtype)
         self.caches: dict[str, NDArray[np.floating]] = {}
         self._names: dict[str, list[str]] = {}
-        # By kind: the address of each piece that lies together, (caches, rows, heads), so that what happens to a row
-        # happens to all of its caches in one call.
-        self._pieces: dict[str, NDArray[np.int64]] = {}
+        # By kind: what happens to a row happens to all of its caches in one call, head by head.
+        self._arrays: dict[str, Arrays] = {}
         for kind in dict.fromkeys(self._kinds.values()):
             names = [name for name in self._kinds if self._kinds[name] == kind]
-            shape = (len(names), *self._shapes[names[0]])
-            stack = np.zeros(shape, dtype)
+            stack = np.zeros((len(names), *self._shapes[names[0]]), dtype)
             self.caches |= zip(names, stack, strict=True)
             self._names[kind] = names
-            places = np.arange(math.prod(shape[:3])).reshape(shape[:3])
-            self._pieces[kind] = address_of(stack) + places * stack[0, 0, 0].nbytes
+            self._arrays[kind] = Arrays.of(stack, stack[0])
 
     def _buffer(self, name: str) -> Buffer:
         return Buffer.of(self.caches[name] if name in self.caches else getattr(self, name))
 
     def keep(self, rows: Sequence[int], num_tokens: Sequence[int], computed: Mapping[str, Any]) -> None:
         """As `Arena.keep`, from numpy arrays; padding is left out."""
-        numbers = np.asarray(rows)
         for kind in dict.fromkeys(self._kinds[name] for name in computed):
             outputs = [np.ascontiguousarray(computed[name]) for name in self._names[kind]]
             self._check_fits(kind, outputs, len(rows), max(num_tokens))
-            num_inputs, num_pieces = outputs[0].shape[:2]
-            places = np.arange(num_inputs * num_pieces).reshape(num_inputs, num_pieces)
-            starts = np.array([address_of(output) for output in outputs])[:, None, None]
-            sources = starts + places * outputs[0][0, 0].nbytes
-            self._copy_pieces(kind, numbers, sources, np.asarray(num_tokens))
+            sources = Arrays.of(outputs, outputs[0])
+            self._copy_rows(kind, rows, sources, range(len(rows)), num_tokens)
 
     def _check_fits(self, kind: str, outputs: list[NDArray[Any]], num_inputs: int, num_tokens: int) -> None:
         """Copies go by addresses: a graph that gives other than the manifest says must not get there."""
@@ -196,24 +188,28 @@ class HostArena(Arena):
 
     def _copy_caches(self, source: int, targets: Sequence[int]) -> None:
         """As `Arena._copy_caches`; only the tokens there are get copied."""
-        numbers = np.asarray(targets)
-        num_tokens = {"": self.lengths[numbers], "cross_": self.source_lengths[numbers]}
-        for kind, pieces in self._pieces.items():
-            self._copy_pieces(kind, numbers, pieces[:, [source]], num_tokens.get(kind))
+        num_tokens = {"": self.lengths[source], "cross_": self.source_lengths[source], _LAST: 1}
+        for kind, arrays in self._arrays.items():
+            self._copy_rows(kind, targets, arrays, [source] * len(targets), [num_tokens[kind]] * len(targets))
 
     def fork(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """As `Arena.fork`."""
-        origins, places = np.asarray(sources), np.asarray(targets)
-        self.lengths[places] = self.lengths[origins]
-        self._copy_pieces("", places, self._pieces[""][:, origins], self.lengths[places])
+        lengths = self.lengths[sources]
+        self.lengths[targets] = lengths
+        self._copy_rows("", targets, self._arrays[""], sources, lengths.tolist())
 
-    def _copy_pieces(
-        self, kind: str, rows: NDArray[Any], sources: NDArray[np.int64], num_tokens: NDArray[Any] | None
+    def _copy_rows(
+        self,
+        kind: str,
+        rows: Sequence[int],
+        sources: Arrays,
+        source_rows: Sequence[int],
+        num_tokens: Sequence[int],
     ) -> None:
-        """Copy from addresses `sources` (caches, K, pieces) to K rows `num_tokens` (K) of each piece; None: all."""
+        """To `rows` of a kind of caches, of each as many tokens as `num_tokens` says; a source's last one is one."""
         token_bytes = self._shapes[self._names[kind][0]][-1] * self.dtype.itemsize
-        sizes = np.array([1]) if num_tokens is None or kind == _LAST else num_tokens
-        copy_pieces(self._pieces[kind][:, rows], sources, sizes[None, :, None] * token_bytes)
+        num_bytes = [token_bytes if kind == _LAST else count * token_bytes for count in num_tokens]
+        copy_rows(self._arrays[kind], sources, rows, source_rows, num_bytes)
 
     def load_prefix(self, cache: PrefixCache, row: int, token_ids: Sequence[int]) -> int:
         """As `Arena.load_prefix`."""

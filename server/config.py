@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 
-MULTI_STEP_ROWS = 8
+MULTI_STEP_ROWS = 32
 
 
 def _check_auto(value: object) -> object:

@@ -131,8 +131,10 @@ def decoding_parameters(
 
     A given seed is the first input's and the next one's is one more: equal texts in a call differ.
     """
-    seed = secrets.randbits(_SEED_BITS) if options.seed is None else (options.seed + index) % 2**_SEED_BITS
-    num_samples = (options.num_hypotheses or 1) if options.is_sampled else 1
+    seed, num_samples = 0, 1
+    if options.is_sampled:
+        given_seed = secrets.randbits(_SEED_BITS) if options.seed is None else options.seed + index
+        seed, num_samples = given_seed % 2**_SEED_BITS, options.num_hypotheses or 1
     given = {
         name: value
         for name in (
@@ -152,7 +154,7 @@ def decoding_parameters(
     return tuple(
         DecodingParameters(
             max_tokens=_most_tokens(options, room),
-            seed=seed if options.is_sampled else 0,
+            seed=seed,
             stream=stream,
             num_hypotheses=1 if options.is_sampled else options.num_hypotheses or 1,
             suppressed=suppressed,

@@ -1,6 +1,7 @@
 """Around every call of our services: its status, its metrics, its line in the log, its place in the count."""
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Container
@@ -11,6 +12,7 @@ import grpc
 import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError
+from structlog.typing import FilteringBoundLogger
 
 from server.errors import EngineError, FieldViolation, InvalidRequest, RequestError
 from server.metrics import Metrics
@@ -82,6 +84,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._models = models
         self._handlers: dict[str, Handler] = {}
+        self._log = _log.bind()  # settles on a logger once, not for every line
 
     async def intercept_service(
         self,
@@ -103,7 +106,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         behaviour: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
 
         async def answer(message: bytes, context: Context) -> Any:
-            call = _CallRecord(method)
+            call = _CallRecord(method, self._log)
             self.in_flight.begin()
             # Runs when the status has been sent, which is later than when this function returns.
             context.add_done_callback(self._end)  # type: ignore[arg-type]  # the stubs want a class
@@ -139,8 +142,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 class _CallRecord:
     """One call from its begin to its outcome."""
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, log: FilteringBoundLogger) -> None:
         self.method = method
+        self._log = log
         self.model = UNKNOWN_MODEL
         self.started = time.perf_counter()
         self.code = grpc.StatusCode.OK
@@ -154,29 +158,33 @@ class _CallRecord:
             await self._fail(context)
         except RequestError as error:
             self.error, self.code = error, status_code(error)
-            _log.warning("request", **self._fields(), error=str(error))
+            self._log.warning("request", **self._fields(), error=str(error))
             await context.abort_with_status(to_status(error))
         except asyncio.CancelledError:
             # gRPC cancels a call whose deadline passed just as it does when the caller left.
             remaining = context.time_remaining()
             expired = remaining is not None and remaining <= 0
             self.code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
-            _log.debug("request", **self._fields())
+            self._told()
             raise
         except grpc.aio.InternalError:  # the connection broke under a message
             self.code = grpc.StatusCode.CANCELLED
-            _log.debug("request", **self._fields())
+            self._told()
             raise
         except Exception:  # noqa: BLE001 a bug of ours ends this call, logged with its traceback, and no other
             await self._fail(context)
         else:
-            _log.debug("request", **self._fields())
+            self._told()
 
     async def _fail(self, context: Context) -> None:
         self.code = grpc.StatusCode.INTERNAL
         request_id = secrets.token_hex(8)
-        _log.exception("request", **self._fields(), request_id=request_id)
+        self._log.exception("request", **self._fields(), request_id=request_id)
         await context.abort_with_status(internal_status(request_id))
+
+    def _told(self) -> None:
+        if self._log.is_enabled_for(logging.DEBUG):  # every call comes by here
+            self._log.debug("request", **self._fields())
 
     def _fields(self) -> dict[str, Any]:
         seconds = time.perf_counter() - self.started

@@ -6,8 +6,10 @@ Graphs say what those operators compute in ONNX's own ones, so everything runs w
 
 import ctypes
 import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnxruntime as ort
@@ -16,11 +18,14 @@ from numpy.typing import NDArray
 
 from server.errors import ProviderUnavailable
 
-__all__ = ["KERNELS", "NO_KERNELS", "address_of", "copy_pieces", "register_kernels", "select_kernels"]
+__all__ = ["KERNELS", "NO_KERNELS", "Arrays", "address_of", "copy_rows", "register_kernels", "select_kernels"]
 
 NO_KERNELS = "none"
 KERNELS = ("avx512vnni", "avx2", "portable")
 """What the library may have, best first."""
+
+_MAX_LOCKED_BYTES = 1 << 18
+"""Copied in some 20 us."""
 
 _log = structlog.get_logger(__name__)
 _LIBRARY = Path(__file__).with_name("libdragoman_kernels.so")
@@ -58,22 +63,65 @@ def register_kernels(options: ort.SessionOptions) -> None:
     options.register_custom_ops_library(str(_LIBRARY))
 
 
-def copy_pieces(targets: NDArray[np.int64], sources: NDArray[np.int64], sizes: NDArray[np.integer]) -> None:
-    """Copy pieces of memory, none of which overlaps another; the interpreter's lock is free meanwhile.
+@dataclass(frozen=True, slots=True)
+class Arrays:
+    """Where some arrays of one shape (rows, pieces, ...) lie.
 
-    Args:
-        targets: addresses, of any shape.
-        sources: addresses.
-        sizes: in bytes. Both are broadcast to the shape of `targets`.
+    Attributes:
+        addresses: of each one's first byte.
+        num_pieces: of a row.
+        piece_bytes: from the begin of a piece to the begin of the next.
     """
-    table = np.empty((3, *targets.shape), np.int64)
-    table[0], table[1], table[2] = targets, sources, sizes
-    library = _library(_LIBRARY)
-    if library is not None:
-        library.DragomanCopyPieces(targets.size, address_of(table))
+
+    addresses: NDArray[np.int64]
+    num_pieces: int
+    piece_bytes: int
+
+    @classmethod
+    def of(cls, arrays: Iterable[NDArray[Any]], like: NDArray[Any]) -> Self:
+        """All are contiguous and have the shape of `like`."""
+        addresses = np.array([address_of(array) for array in arrays], np.int64)
+        return cls(addresses, like.shape[1], like[0, 0].nbytes)
+
+
+def copy_rows(
+    targets: Arrays,
+    sources: Arrays,
+    target_rows: Sequence[int],
+    source_rows: Sequence[int],
+    num_bytes: Sequence[int],
+) -> None:
+    """Copy the first `num_bytes` of each piece of rows, array by array; none of the rows is both target and source.
+
+    Much is copied without the interpreter's lock. Little is not: getting it back, a lane would wait for longer.
+    """
+    table = np.array((target_rows, source_rows, num_bytes), np.int64)
+    total = sum(num_bytes) * targets.num_pieces * len(targets.addresses)
+    library = _library(_LIBRARY, ctypes.PyDLL if total < _MAX_LOCKED_BYTES else ctypes.CDLL)
+    if library is None:
+        _copy_rows_slowly(targets, sources, table)
         return
-    for piece in zip(*table.reshape(3, -1).tolist(), strict=True):
-        ctypes.memmove(*piece)
+    library.DragomanCopyRows(
+        len(targets.addresses),
+        address_of(targets.addresses),
+        targets.piece_bytes,
+        address_of(sources.addresses),
+        sources.piece_bytes,
+        targets.num_pieces,
+        len(target_rows),
+        address_of(table),
+    )
+
+
+def _copy_rows_slowly(targets: Arrays, sources: Arrays, table: NDArray[np.int64]) -> None:
+    for target, source in zip(targets.addresses.tolist(), sources.addresses.tolist(), strict=True):
+        for target_row, source_row, size in table.T.tolist():
+            for piece in range(targets.num_pieces):
+                ctypes.memmove(
+                    target + (target_row * targets.num_pieces + piece) * targets.piece_bytes,
+                    source + (source_row * sources.num_pieces + piece) * sources.piece_bytes,
+                    size,
+                )
 
 
 def address_of(array: NDArray[Any]) -> int:
@@ -83,16 +131,20 @@ def address_of(array: NDArray[Any]) -> int:
 
 
 @functools.cache
-def _library(path: Path) -> ctypes.CDLL | None:
+def _library(path: Path, kind: type[ctypes.CDLL] = ctypes.CDLL) -> ctypes.CDLL | None:
+    """The library; as a `ctypes.PyDLL` its calls keep the interpreter's lock."""
     if not path.exists():
         return None
     try:
-        library = ctypes.CDLL(str(path))
+        library = kind(str(path))
     except OSError as error:  # of another machine, or made for a newer C library
         _log.warning("kernels_not_loaded", path=str(path), reason=str(error))
         return None
     library.DragomanSelectKernels.restype = ctypes.c_char_p
     library.DragomanSelectKernels.argtypes = [ctypes.c_char_p]
-    library.DragomanCopyPieces.restype = None
-    library.DragomanCopyPieces.argtypes = [ctypes.c_size_t, ctypes.c_void_p]
+    library.DragomanCopyRows.restype = None
+    library.DragomanCopyRows.argtypes = [
+        *(ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p),
+        *(ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p),
+    ]
     return library

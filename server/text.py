@@ -38,6 +38,8 @@ class _Detokenizer:
         if len(text) <= len(self._given) or (text.endswith(_REPLACEMENT) and not is_last):
             return ""
         piece = text[len(self._given) :]
+        if is_last:
+            return piece
         del self._ids[: self._num_given]
         self._num_given = len(self._ids)
         self._given = self._decode(self._ids)
@@ -85,9 +87,9 @@ class OutputText:
         twin._given = list(self._given)  # noqa: SLF001
         return twin
 
-    def finish(self) -> str:
-        """No more tokens will come: give what was held back."""
-        return self._give(self._detokenizer.push((), is_last=True), is_last=True)
+    def finish(self, token_ids: Sequence[int] = ()) -> str:
+        """No more tokens will come after these: give what was held back and what they add."""
+        return self._give(self._detokenizer.push(token_ids, is_last=True), is_last=True)
 
     def _give(self, new: str, *, is_last: bool) -> str:
         if self.stopped:

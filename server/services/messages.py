@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from dragoman.v1 import decoding_pb2, generation_pb2, translation_pb2
 
@@ -16,23 +17,14 @@ _FINISH_REASONS = {
     FinishReason.STOP_STRING: decoding_pb2.FINISH_REASON_STOP_STRING,
     FinishReason.LENGTH: decoding_pb2.FINISH_REASON_LENGTH,
 }
-_OPTIONAL = tuple(
-    field.name
-    for field in decoding_pb2.DecodingOptions.DESCRIPTOR.fields
-    if field.has_presence  # those written `optional`; Options has the same names
-)
 
 
 def options(message: decoding_pb2.DecodingOptions) -> Options:
-    """What the caller set; a field left out is None."""
-    given = {name: getattr(message, name) for name in _OPTIONAL if message.HasField(name)}  # type: ignore[arg-type]
-    return Options(
-        **given,
-        stop=tuple(message.stop),
-        suppressed_texts=tuple(message.suppressed_texts),
-        suppressed_token_ids=tuple(message.suppressed_token_ids),
-        alignment=message.alignment,
-    )
+    """What the caller set, under the same names; a field left out has the default of `Options`."""
+    given: dict[str, Any] = {
+        field.name: tuple(value) if field.is_repeated else value for field, value in message.ListFields()
+    }
+    return Options(**given)
 
 
 def deadline_s(time_remaining_s: float | None) -> float | None:

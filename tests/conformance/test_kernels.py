@@ -9,8 +9,9 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 
+from server import kernels as library
 from server.errors import ProviderUnavailable
-from server.kernels import NO_KERNELS, address_of, copy_pieces, select_kernels
+from server.kernels import NO_KERNELS, select_kernels
 from tests.conformance.one_node import (
     AVAILABLE,
     HEADS,
@@ -219,20 +220,28 @@ def test_kernels_that_cannot_be_had_are_an_error(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("built", [True, False])
-def test_pieces_are_copied_with_the_library_and_without(
-    built: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+@pytest.mark.parametrize("locked", [True, False])
+def test_rows_are_copied_with_the_library_and_without(
+    built: bool, locked: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     if not built:
         monkeypatch.setattr("server.kernels._LIBRARY", tmp_path / "absent.so")
-    source = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
-    target = np.zeros_like(source)
-    places = np.arange(6).reshape(2, 3) * 16
-    sizes = np.array([[4, 8, 16]], np.int32)  # the same for both
-    copy_pieces(address_of(target) + places, address_of(source) + places, sizes)
-    expected = np.zeros_like(source)
-    for index, num_values in enumerate((1, 2, 4)):
-        expected[:, index, :num_values] = source[:, index, :num_values]
-    np.testing.assert_array_equal(target, expected)
+    if not locked:
+        monkeypatch.setattr("server.kernels._MAX_LOCKED_BYTES", 0)
+    sources = [np.arange(72, dtype=np.float32).reshape(4, 3, 6) + 100 * index for index in range(2)]
+    targets = [np.zeros((5, 3, 7), np.float32) for _ in range(2)]
+    expected = [target.copy() for target in targets]
+    for source, target in zip(sources, expected, strict=True):
+        target[4, :, :2] = source[1, :, :2]
+        target[0, :, :6] = source[3]
+    library.copy_rows(
+        library.Arrays.of(targets, targets[0]),
+        library.Arrays.of(sources, sources[0]),
+        [4, 0],
+        [1, 3],
+        [8, 24],
+    )
+    np.testing.assert_array_equal(targets, expected)
 
 
 @pytest.mark.parametrize("kernels", AVAILABLE)
