@@ -129,37 +129,83 @@ void attend(const float* query, const float* keys, const float* values, size_t l
   }
 }
 
-constexpr size_t kBlock = 4;  // queries that share what is loaded of keys and values
+constexpr size_t kBlock = 4;  // queries that share what is loaded of keys and values, and wait for none of the others' sums
 
-// scores (kBlock, stride): kBlock queries by transposed keys (head size, stride).
-inline void score_block(const float* const* queries, const float* transposed, size_t stride, size_t head_size,
-                        float* scores) {
-  for (size_t t = 0; t < stride; t += kLanes) {
-    Vector sums[kBlock] = {};
-    for (size_t i = 0; i < head_size; ++i) {
-      const Vector keys = LOAD(transposed + i * stride + t);
-#pragma GCC unroll 4
-      for (size_t q = 0; q < kBlock; ++q) sums[q] += queries[q][i] * keys;
+// Eight rows of `x`, `stride` apart, as columns: transposed[i * row + t] = x[t * stride + i]. From row `num` on, zeros.
+inline void transpose_eight(const float* x, size_t stride, size_t num, float* transposed, size_t row) {
+  Vector r[kLanes];
+  for (size_t t = 0; t < kLanes; ++t) r[t] = t < num ? LOAD(x + t * stride) : Vector{};
+  Vector pairs[kLanes], fours[kLanes];
+  for (size_t t = 0; t < kLanes; t += 2) {
+    pairs[t] = SHUFFLE(r[t], r[t + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    pairs[t + 1] = SHUFFLE(r[t], r[t + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+  for (size_t t = 0; t < kLanes; t += 4)
+    for (size_t k = 0; k < 2; ++k) {
+      fours[t + 2 * k] = SHUFFLE(pairs[t + k], pairs[t + 2 + k], 0, 1, 8, 9, 4, 5, 12, 13);
+      fours[t + 2 * k + 1] = SHUFFLE(pairs[t + k], pairs[t + 2 + k], 2, 3, 10, 11, 6, 7, 14, 15);
     }
-#pragma GCC unroll 4
-    for (size_t q = 0; q < kBlock; ++q) STORE(scores + q * stride + t, sums[q]);
+  for (size_t k = 0; k < 4; ++k) {
+    STORE(transposed + k * row, SHUFFLE(fours[k], fours[4 + k], 0, 1, 2, 3, 8, 9, 10, 11));
+    STORE(transposed + (4 + k) * row, SHUFFLE(fours[k], fours[4 + k], 4, 5, 6, 7, 12, 13, 14, 15));
   }
 }
 
-// heads[q], of `num` queries: row q of weights (kBlock, weights_stride) by values that lie `stride` apart.
-inline void weigh_block(const float* weights, size_t weights_stride, const float* values, size_t length, size_t stride,
-                        size_t head_size, size_t num, float* heads, size_t heads_stride) {
-  for (size_t i = 0; i < head_size; i += kLanes) {
-    Vector parts[kBlock] = {};
-    for (size_t t = 0; t < length; ++t) {
-      const Vector value = LOAD(values + t * stride + i);
-#pragma GCC unroll 4
-      for (size_t q = 0; q < kBlock; ++q) parts[q] += weights[q * weights_stride + t] * value;
-    }
+// scores (kBlock, stride), from vector t on VECTORS of them: kBlock queries by transposed keys (head size, stride).
+template <size_t VECTORS>
+inline void score_columns(const float* const* queries, const float* transposed, size_t stride, size_t head_size, size_t t,
+                          float* scores) {
+  Vector sums[kBlock][VECTORS] = {};
+  for (size_t i = 0; i < head_size; ++i) {
+    Vector keys[VECTORS];
+    for (size_t v = 0; v < VECTORS; ++v) keys[v] = LOAD(transposed + i * stride + t + v * kLanes);
 #pragma GCC unroll 4
     for (size_t q = 0; q < kBlock; ++q)
-      if (q < num) STORE(heads + q * heads_stride + i, parts[q]);
+      for (size_t v = 0; v < VECTORS; ++v) sums[q][v] += queries[q][i] * keys[v];
   }
+#pragma GCC unroll 4
+  for (size_t q = 0; q < kBlock; ++q)
+    for (size_t v = 0; v < VECTORS; ++v) STORE(scores + q * stride + t + v * kLanes, sums[q][v]);
+}
+
+// As `soften` for each of kBlock rows of scores (kBlock, stride), but the weights sum to 1 / factors[q].
+inline void soften_block(float* scores, size_t stride, size_t length, float scale, float* factors) {
+  Vector tops[kBlock], totals[kBlock] = {};
+#pragma GCC unroll 4
+  for (size_t q = 0; q < kBlock; ++q) {
+    for (size_t t = length; t < stride; ++t) scores[q * stride + t] = -__builtin_inff();
+    tops[q] = LOAD(scores + q * stride);
+    for (size_t t = kLanes; t < stride; t += kLanes) tops[q] = larger(tops[q], LOAD(scores + q * stride + t));
+    tops[q] = Vector{} + largest(tops[q]);
+  }
+  for (size_t t = 0; t < stride; t += kLanes)
+#pragma GCC unroll 4
+    for (size_t q = 0; q < kBlock; ++q) {
+      const Vector weights = exponential((LOAD(scores + q * stride + t) - tops[q]) * scale);
+      totals[q] += weights;
+      STORE(scores + q * stride + t, weights);
+    }
+#pragma GCC unroll 4
+  for (size_t q = 0; q < kBlock; ++q) factors[q] = 1.0f / sum_of(totals[q]);
+}
+
+// heads[q], of `num` queries, from value i on VECTORS of them: row q of weights (kBlock, weights_stride) by values that lie
+// `stride` apart, times factors[q].
+template <size_t VECTORS>
+inline void weigh_columns(const float* weights, size_t weights_stride, const float* factors, const float* values,
+                          size_t length, size_t stride, size_t num, float* heads, size_t heads_stride) {
+  Vector sums[kBlock][VECTORS] = {};
+  for (size_t t = 0; t < length; ++t) {
+    Vector value[VECTORS];
+    for (size_t v = 0; v < VECTORS; ++v) value[v] = LOAD(values + t * stride + v * kLanes);
+#pragma GCC unroll 4
+    for (size_t q = 0; q < kBlock; ++q)
+      for (size_t v = 0; v < VECTORS; ++v) sums[q][v] += weights[q * weights_stride + t] * value[v];
+  }
+#pragma GCC unroll 4
+  for (size_t q = 0; q < kBlock; ++q)
+    if (q < num)
+      for (size_t v = 0; v < VECTORS; ++v) STORE(heads + q * heads_stride + v * kLanes, sums[q][v] * factors[q]);
 }
 
 size_t attend_whole_scratch(size_t length, size_t head_size) {
@@ -171,18 +217,24 @@ void attend_whole(const float* queries, size_t num_queries, const float* keys, c
   const size_t row = padded(length);
   float* transposed = scratch;
   float* scores = transposed + head_size * row;
-  for (size_t i = 0; i < head_size; ++i) {
-    for (size_t t = 0; t < length; ++t) transposed[i * row + t] = keys[t * stride + i];
-    for (size_t t = length; t < row; ++t) transposed[i * row + t] = 0;
-  }
+  for (size_t t = 0; t < length; t += kLanes)
+    for (size_t i = 0; i < head_size; i += kLanes)
+      transpose_eight(keys + t * stride + i, stride, length - t, transposed + i * row + t, row);
   const float scale = 1.0f / __builtin_sqrtf((float)head_size);
   for (size_t first = 0; first < num_queries; first += kBlock) {
     const size_t num = num_queries - first < kBlock ? num_queries - first : kBlock;
     const float* block[kBlock];  // a block that is not full computes its last query more than once
     for (size_t q = 0; q < kBlock; ++q) block[q] = queries + (first + (q < num ? q : num - 1)) * stride;
-    score_block(block, transposed, row, head_size, scores);
-    for (size_t q = 0; q < kBlock; ++q) soften(scores + q * row, length, scale);
-    weigh_block(scores, row, values, length, stride, head_size, num, heads + first * heads_stride, heads_stride);
+    size_t t = 0;
+    for (; t + 2 * kLanes <= row; t += 2 * kLanes) score_columns<2>(block, transposed, row, head_size, t, scores);
+    if (t < row) score_columns<1>(block, transposed, row, head_size, t, scores);
+    float factors[kBlock];
+    soften_block(scores, row, length, scale, factors);
+    float* to = heads + first * heads_stride;
+    size_t i = 0;
+    for (; i + 2 * kLanes <= head_size; i += 2 * kLanes)
+      weigh_columns<2>(scores, row, factors, values + i, length, stride, num, to + i, heads_stride);
+    if (i < head_size) weigh_columns<1>(scores, row, factors, values + i, length, stride, num, to + i, heads_stride);
   }
 }
 
