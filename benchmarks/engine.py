@@ -21,6 +21,7 @@ table holds what was reached against the rate of such products at 256 rows.
 """
 
 import argparse
+import gc
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -100,6 +101,9 @@ def measure(subject: Subject, python: Path, effort: Effort, part: Part, console:
             stack.callback(system.close)
         with console.status(f"{subject.name}: comparing answers"):
             agreements = check_agreement(subject, effort.num_agreement_inputs, backends, peers)
+        # As `dragoman serve` does: the collector would look through all of PyTorch, which a server has not loaded.
+        gc.collect()
+        gc.freeze()
         standings = []
         comparable = all(one.holds for one in agreements)
         for workload in _workloads(subject, effort, part, num_cores) if comparable else ():
