@@ -23,7 +23,9 @@
 #include <new>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -472,23 +474,37 @@ struct BestTokens {
       std::nth_element(copied, copied + num_best - 1, copied + num_blocks, std::greater<float>());
       threshold = copied[num_best - 1];
     }
-    thread_local std::vector<int64_t> reaching;
+    // No logit that reaches the threshold as a log-probability, rounded as that is, lies below this.
+    const float lowest = threshold + values.normaliser - 1e-6f * (std::fabs(threshold) + std::fabs(values.normaliser));
+    using Found = std::pair<float, int64_t>;
+    thread_local std::vector<Found> reaching;
     reaching.clear();
-    for (size_t block = 0; block < num_blocks; ++block)
-      if (maxima[block] >= threshold)
-        for (size_t i = block * kMaximaBlock; i < std::min(size, (block + 1) * kMaximaBlock); ++i)
-          if (values[i] >= threshold) reaching.push_back(i);
+    for (size_t block = 0; block < num_blocks; ++block) {
+      if (maxima[block] < threshold) continue;
+      const size_t end = std::min(size, (block + 1) * kMaximaBlock);
+      for (size_t first = block * kMaximaBlock; first < end; first += kGlance) {
+        const size_t last = std::min(end, first + kGlance);
+        if (last - first == kGlance && !any_reaches(values.logits + first, lowest)) continue;
+        for (size_t i = first; i < last; ++i)
+          if (const float value = values[i]; value >= threshold) reaching.emplace_back(value, i);
+      }
+    }
     // A block whose maximum is no number may hide numbers; so few were found only then.
     for (size_t i = 0; reaching.size() < num_best && i < size; ++i)
-      if (std::find(reaching.begin(), reaching.end(), static_cast<int64_t>(i)) == reaching.end()) reaching.push_back(i);
-    std::partial_sort(reaching.begin(), reaching.begin() + num_best, reaching.end(), [&](int64_t one, int64_t other) {
-      const float left = values[one], right = values[other];
-      return left != right ? left > right : one < other;
+      if (std::none_of(reaching.begin(), reaching.end(), [&](const Found& one) { return one.second == static_cast<int64_t>(i); }))
+        reaching.emplace_back(values[i], i);
+    std::partial_sort(reaching.begin(), reaching.begin() + num_best, reaching.end(), [](const Found& one, const Found& other) {
+      return one.first != other.first ? one.first > other.first : one.second < other.second;
     });
-    for (size_t i = 0; i < num_best; ++i) {
-      places[i] = reaching[i];
-      best[i] = values[reaching[i]];
-    }
+    for (size_t i = 0; i < num_best; ++i) std::tie(best[i], places[i]) = reaching[i];
+  }
+
+  static constexpr size_t kGlance = 16;
+
+  static bool any_reaches(const float* logits, float lowest) {
+    int num = 0;
+    for (size_t i = 0; i < kGlance; ++i) num += logits[i] >= lowest;
+    return num;
   }
 };
 

@@ -14,6 +14,7 @@ Hypotheses that were cut off at the limit come after the finished ones.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +26,12 @@ from server.decoding.parameters import DecodingParameters
 from server.decoding.scores import token_score
 from server.decoding.stopping import StopCondition
 
-__all__ = ["BeamSearch", "Candidate", "Fork", "advance_all"]
+__all__ = ["BeamSearch", "Fork", "advance_all"]
 
 FloatRows = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class Fork:
+class Fork(NamedTuple):
     """Copy what row `source` has decoded to row `target`, which nobody needs any more."""
 
     source: int
@@ -50,13 +50,8 @@ class _Beam:
     stop: StopCondition | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One more token for a beam; `total` is what the beam's would be with it."""
-
-    total: float
-    parent: _Beam
-    token_id: int
+Candidate = tuple[float, int, int]
+"""One more token for a beam: what the beam's total would be with it, which of the search's beams, the token."""
 
 
 @dataclass(slots=True)
@@ -78,8 +73,14 @@ class BeamSearch:
     stop: StopCondition | None = None
     beams: list[_Beam] = field(default_factory=list, init=False)
     _finished: list[Hypothesis] = field(default_factory=list, init=False)
+    _is_plain: bool = field(
+        init=False
+    )  # nothing is to be known of a beam but its tokens and their log-probability
 
     def __post_init__(self) -> None:
+        self._is_plain = (
+            self.constraints is None and self.stop is None and self.parameters.num_alternatives is None
+        )
         self.beams = [_Beam(self.rows[0], stop=self.stop)]
 
     def move(self, source: int, target: int) -> None:
@@ -133,18 +134,21 @@ class BeamSearch:
             Copies to make before the next step, and, when the search is over, the answers, best first.
         """
         candidates = self._forced(log_probabilities) if best is None else best
-        for candidate in candidates[: self.parameters.beam_size]:
-            if candidate.token_id == self.end:
-                self._finish(self._grown(candidate, log_probabilities), FinishReason.END_OF_SEQUENCE)
-        going_on = [candidate for candidate in candidates if candidate.token_id != self.end]
-        del going_on[self.parameters.beam_size :]
+        beam_size, parents = self.parameters.beam_size, self.beams
         parent_rows = []
         self.beams = []
-        for candidate in going_on:
-            beam = self._grown(candidate, log_probabilities)
-            if not self._stops(beam):
-                self.beams.append(beam)
-                parent_rows.append(candidate.parent.row)
+        num_going_on = 0
+        for rank, (total, place, token_id) in enumerate(candidates):
+            if token_id == self.end:
+                if rank < beam_size:
+                    grown = self._grown(parents[place], token_id, total, log_probabilities)
+                    self._finish(grown, FinishReason.END_OF_SEQUENCE)
+            elif num_going_on < beam_size:
+                num_going_on += 1
+                beam = self._grown(parents[place], token_id, total, log_probabilities)
+                if beam.stop is None or not self._stops(beam):
+                    self.beams.append(beam)
+                    parent_rows.append(parents[place].row)
         if self._is_over():
             return [], self._answers()
         return self._place(parent_rows), None
@@ -152,30 +156,33 @@ class BeamSearch:
     def _forced(self, log_probabilities: FloatRows) -> list[Candidate]:
         token_id = self.parameters.prefix[len(self.beams[0].token_ids)]
         return [
-            Candidate(beam.total + float(log_probabilities[beam.row, token_id]), beam, token_id)
-            for beam in self.beams
+            (beam.total + float(log_probabilities[beam.row, token_id]), place, token_id)
+            for place, beam in enumerate(self.beams)
         ]
 
-    def _grown(self, candidate: Candidate, log_probabilities: FloatRows) -> _Beam:
-        parent, token_id = candidate.parent, candidate.token_id
+    def _grown(self, parent: _Beam, token_id: int, total: float, log_probabilities: FloatRows) -> _Beam:
+        token_ids = (*parent.token_ids, token_id)
+        if self._is_plain:
+            return _Beam(parent.row, token_ids, total, total)
         row = log_probabilities[parent.row]
         tokens = parent.tokens
         if self.parameters.num_alternatives is not None:
             tokens = (*tokens, token_score(row, token_id, self.parameters.num_alternatives))
         return _Beam(
             row=parent.row,
-            token_ids=(*parent.token_ids, token_id),
-            total=candidate.total,
-            log_probability=(
-                candidate.total if self.constraints is None else parent.log_probability + float(row[token_id])
-            ),
+            token_ids=token_ids,
+            total=total,
+            log_probability=total
+            if self.constraints is None
+            else parent.log_probability + float(row[token_id]),
             tokens=tokens,
             stop=parent.stop.fork() if parent.stop is not None else None,
         )
 
     def _stops(self, beam: _Beam) -> bool:
         """Finish a beam that completes a stop string."""
-        if beam.stop is None or not beam.stop.accept(beam.token_ids[-1]):
+        assert beam.stop is not None
+        if not beam.stop.accept(beam.token_ids[-1]):
             return False
         self._finish(beam, FinishReason.STOP_STRING)
         return True
@@ -242,31 +249,50 @@ def advance_all(
 def _best_told(searches: Sequence[BeamSearch], predictions: Predictions) -> list[list[Candidate]]:
     """For each search its best continuations, best first, equal ones by beam, then by token.
 
-    They are among the best of each of its beams, which the step has told. A few dozen: sorting them in Python is
-    quicker than numpy for half a dozen searches, and several times for one.
+    They are among the best of each of its beams, which the step has told. Searches with as many beams are sorted at
+    once.
     """
-    if not searches:
-        return []
-    told, token_ids = predictions.best.tolist(), predictions.token_ids.tolist()
-    return [_best_of(search, told, token_ids) for search in searches]
+    alike: dict[tuple[int, int], list[int]] = {}
+    for index, search in enumerate(searches):
+        alike.setdefault((len(search.beams), search.num_best), []).append(index)
+    found: list[list[Candidate]] = [[]] * len(searches)
+    for (_, num_best), indices in alike.items():
+        group = [searches[index] for index in indices]
+        for index, best in zip(indices, _best_alike(group, num_best, predictions), strict=True):
+            found[index] = best
+    return found
 
 
-def _best_of(
-    search: BeamSearch, told: Sequence[Sequence[float]], token_ids: Sequence[Sequence[int]]
-) -> list[Candidate]:
-    beams, num_best = search.beams, search.num_best
-    never = search.end if len(beams[0].token_ids) < search.parameters.min_tokens else None
-    candidates = [
-        (-(beam.total + value), index, place)  # added in float64: the order of a long sum is right
-        for index, beam in enumerate(beams)
-        for place, value in enumerate(told[beam.row][:num_best])
-        if value > -math.inf and token_ids[beam.row][place] != never
-    ]
-    candidates.sort()
-    return [
-        Candidate(-loss, beams[index], token_ids[beams[index].row][place])
-        for loss, index, place in candidates[:num_best]
-    ]
+def _best_alike(
+    searches: Sequence[BeamSearch], num_best: int, predictions: Predictions
+) -> list[list[Candidate]]:
+    beams = [beam for search in searches for beam in search.beams]
+    rows = [beam.row for beam in beams]
+    token_ids = predictions.token_ids[rows, :num_best]
+    # Added in float64: the order of a long sum is right.
+    totals = np.array([beam.total for beam in beams])[:, None] + predictions.best[rows, :num_best]
+    num_told = totals.shape[1]
+    size = num_told * len(searches[0].beams)
+    for index, search in enumerate(searches):
+        if len(search.beams[0].token_ids) < search.parameters.min_tokens:
+            its_own = slice(index * len(search.beams), (index + 1) * len(search.beams))
+            totals[its_own][token_ids[its_own] == search.end] = -np.inf
+    order = (-totals.reshape(-1, size)).argsort(axis=1, kind="stable")[:, :num_best]
+    places = order + np.arange(0, totals.size, size)[:, None]
+    best = zip(
+        totals.ravel()[places].tolist(),
+        (order // num_told).tolist(),
+        token_ids.ravel()[places].tolist(),
+        strict=True,
+    )
+    return [_possible(list(zip(*of_search, strict=True))) for of_search in best]
+
+
+def _possible(candidates: list[Candidate]) -> list[Candidate]:
+    """Without the impossible ones, which come last."""
+    while candidates and not candidates[-1][0] > -math.inf:
+        candidates.pop()
+    return candidates
 
 
 def _best_found(searches: Sequence[BeamSearch], log_probabilities: FloatRows) -> list[list[Candidate]]:
@@ -284,11 +310,15 @@ def _best_found(searches: Sequence[BeamSearch], log_probabilities: FloatRows) ->
         rows, [beam.total for beam in beams], [len(search.beams) for search in searches], num_best
     )
     totals, parents, token_ids = best.totals.tolist(), best.rows.tolist(), best.token_ids.tolist()
+    starts = np.cumsum([0, *(len(search.beams) for search in searches)]).tolist()
     return [
-        [
-            Candidate(totals[place], beams[parents[place]], token_ids[place])
-            for place in range(first, min(first + search.num_best, last))
-            if totals[place] > -math.inf
-        ]
-        for search, first, last in zip(searches, best.starts.tolist(), best.starts[1:].tolist(), strict=False)
+        _possible(
+            [
+                (totals[place], parents[place] - start, token_ids[place])
+                for place in range(first, min(first + search.num_best, last))
+            ]
+        )
+        for search, start, first, last in zip(
+            searches, starts, best.starts.tolist(), best.starts[1:].tolist(), strict=False
+        )
     ]
