@@ -10,10 +10,22 @@ from benchmarks.report import describe_machine, print_table, write_json
 from benchmarks.serving.load import Load, Service
 from benchmarks.serving.served_share import ServedShare
 
-__all__ = ["LATENCY_FACTOR", "Race", "load_rows", "plot", "report", "share_rows", "summary_rows"]
+__all__ = [
+    "LATENCY_FACTOR",
+    "Race",
+    "limit_rows",
+    "load_rows",
+    "plot",
+    "report",
+    "share_rows",
+    "summary_rows",
+]
 
 LATENCY_FACTOR: Final = 5.0
-_MAX_MISSES: Final = 2
+LIMITS_S: Final = (0.025, 0.05, 0.1)
+"""Latencies that p99 is to stay under, the same for all."""
+_OVERLOADED_S: Final = 0.25
+_MAX_OVERLOADS: Final = 2
 
 
 @dataclasses.dataclass
@@ -43,9 +55,9 @@ class Race:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has left the race."""
-        last = list(self.loads)[-_MAX_MISSES:]
-        return len(last) == _MAX_MISSES and not any(self.holds(rate) for rate in last)
+        """Whether it has left the race: more comes than it can answer."""
+        last = list(self.loads)[-_MAX_OVERLOADS:]
+        return len(last) == _MAX_OVERLOADS and not any(self.holds(rate, _OVERLOADED_S) for rate in last)
 
     def highest_rate(self, bar_s: float | None = None) -> float | None:
         """The highest rate that it holds, with all lower ones."""
@@ -83,6 +95,17 @@ def summary_rows(races: Sequence[Race]) -> Iterator[list[str]]:
             f"{race.throughput(held):,.1f}" if held else "–",
             f"{held_low:,.0f}" if held_low else "none",
             f"{max(map(race.throughput, race.loads)):,.1f}",
+        ]
+
+
+def limit_rows(races: Sequence[Race]) -> Iterator[list[str]]:
+    """For each limit the highest rate of every service, and the first one's as a multiple of the others'."""
+    for limit_s in LIMITS_S:
+        first, *others = rates = [race.highest_rate(limit_s) for race in races]
+        yield [
+            f"{1e3 * limit_s:.0f}",
+            *(f"{rate:,.0f}" if rate else "none" for rate in rates),
+            *(f"{first / other:.2f}" if first and other else "–" for other in others),
         ]
 
 
@@ -137,6 +160,9 @@ def report(
         f"Highest rate with p99 under {LATENCY_FACTOR:g} times its latency without load, or the fastest one's"
     )
     print_table(title, columns, list(summary_rows(races)), machine)
+    names = [race.service.name for race in races]
+    columns = ["p99 under, ms", *names, *(f"times {name}" for name in names[1:])]
+    print_table("Highest rate at the same p99", columns, list(limit_rows(races)), machine)
     columns = ["", "served answers/s", "in process", "share"]
     print_table(
         "dragoman: behind gRPC, callers on the same cores", columns, list(share_rows(shares)), machine
@@ -161,6 +187,7 @@ def figures_of(race: Race, lowest_s: float) -> dict[str, Any]:
         "unloaded_s": race.unloaded_s,
         "highest_rate": race.highest_rate(),
         "highest_rate_by_lowest_bar": race.highest_rate(lowest_s),
+        "highest_rate_by_limit_s": {str(limit_s): race.highest_rate(limit_s) for limit_s in LIMITS_S},
         "loads": [
             {
                 "rate": rate,

@@ -12,7 +12,7 @@ from benchmarks import service as benchmark
 from benchmarks.serving import services
 from benchmarks.serving.load import Load, Service
 from benchmarks.serving.served_share import ServedShare
-from benchmarks.serving.service_report import Race, plot, share_rows, summary_rows
+from benchmarks.serving.service_report import Race, limit_rows, plot, share_rows, summary_rows
 
 
 def race(name: str = "a", unloaded_s: float = 0.01) -> Race:
@@ -40,7 +40,26 @@ def test_a_rate_is_held_by_the_median_round_and_without_failures() -> None:
     one.loads[30.0] = [load(30.0, 0.01), load(30.0, 0.01), load(30.0, 0.01, num_slow=1, slow_s=math.inf)]
     assert not one.holds(30.0)
     assert one.highest_rate() == 10.0  # whatever comes after a rate that was not held
+    assert not one.is_over
+
+
+def test_a_service_leaves_when_two_rates_were_more_than_it_can_answer() -> None:
+    one = race()
+    one.loads = {10.0: [load(10.0, 0.2)], 20.0: [load(20.0, 0.3)]}
+    assert not one.is_over
+    one.loads[40.0] = [load(40.0, 0.5)]
     assert one.is_over
+
+
+def test_services_are_compared_at_the_same_p99() -> None:
+    ours, theirs = race("ours"), race("theirs")
+    ours.loads = {10.0: [load(10.0, 0.02)], 20.0: [load(20.0, 0.03)], 40.0: [load(40.0, 0.09)]}
+    theirs.loads = {10.0: [load(10.0, 0.03)], 20.0: [load(20.0, 0.04)], 40.0: [load(40.0, 0.3)]}
+    assert list(limit_rows([ours, theirs])) == [
+        ["25", "10", "none", "–"],
+        ["50", "20", "20", "1.00"],
+        ["100", "40", "20", "2.00"],
+    ]
 
 
 def test_a_slow_service_has_a_high_bar_and_is_shown_under_the_lowest_too() -> None:
