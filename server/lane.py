@@ -104,7 +104,7 @@ class Lane:
     def _take_steps(self, num_rows: int) -> int:
         """Several steps in one call, if all rows are greedy, few and far from full; returns how many."""
         if (
-            not 1 < num_rows <= self._multi_step_rows  # one row has nobody to wait for
+            num_rows > self._multi_step_rows
             or not self.rows.has_room_for_steps(num_rows)
             or not all(sequence.is_greedy for sequence in self._sequences)
         ):
