@@ -194,8 +194,8 @@ class HostArena(Arena):
 
     def fork(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """As `Arena.fork`."""
-        lengths = self.lengths[sources]
-        self.lengths[targets] = lengths
+        lengths = self.lengths[list(sources)]
+        self.lengths[list(targets)] = lengths
         self._copy_rows("", targets, self._arrays[""], sources, lengths.tolist())
 
     def _copy_rows(

@@ -165,16 +165,16 @@ class _CallRecord:
             remaining = context.time_remaining()
             expired = remaining is not None and remaining <= 0
             self.code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
-            self._told()
+            self._log_end()
             raise
         except grpc.aio.InternalError:  # the connection broke under a message
             self.code = grpc.StatusCode.CANCELLED
-            self._told()
+            self._log_end()
             raise
         except Exception:  # noqa: BLE001 a bug of ours ends this call, logged with its traceback, and no other
             await self._fail(context)
         else:
-            self._told()
+            self._log_end()
 
     async def _fail(self, context: Context) -> None:
         self.code = grpc.StatusCode.INTERNAL
@@ -182,7 +182,7 @@ class _CallRecord:
         self._log.exception("request", **self._fields(), request_id=request_id)
         await context.abort_with_status(internal_status(request_id))
 
-    def _told(self) -> None:
+    def _log_end(self) -> None:
         if self._log.is_enabled_for(logging.DEBUG):  # every call comes by here
             self._log.debug("request", **self._fields())
 

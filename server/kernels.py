@@ -45,7 +45,7 @@ def select_kernels(wanted: str) -> str:
     """
     if wanted == NO_KERNELS:
         return NO_KERNELS
-    library = _library(_LIBRARY)
+    library = _library(_LIBRARY, ctypes.CDLL)
     if library is None:
         if wanted == "auto":
             return NO_KERNELS
@@ -97,10 +97,12 @@ def copy_rows(
     """
     table = np.array((target_rows, source_rows, num_bytes), np.int64)
     total = sum(num_bytes) * targets.num_pieces * len(targets.addresses)
-    library = _library(_LIBRARY, ctypes.PyDLL if total < _MAX_LOCKED_BYTES else ctypes.CDLL)
+    library = _library(_LIBRARY, ctypes.CDLL)
     if library is None:
         _copy_rows_slowly(targets, sources, table)
         return
+    if total < _MAX_LOCKED_BYTES:
+        library = _library(_LIBRARY, ctypes.PyDLL) or library
     library.DragomanCopyRows(
         len(targets.addresses),
         address_of(targets.addresses),
@@ -131,7 +133,7 @@ def address_of(array: NDArray[Any]) -> int:
 
 
 @functools.cache
-def _library(path: Path, kind: type[ctypes.CDLL] = ctypes.CDLL) -> ctypes.CDLL | None:
+def _library(path: Path, kind: type[ctypes.CDLL]) -> ctypes.CDLL | None:
     """The library; as a `ctypes.PyDLL` its calls keep the interpreter's lock."""
     if not path.exists():
         return None

@@ -73,9 +73,7 @@ class BeamSearch:
     stop: StopCondition | None = None
     beams: list[_Beam] = field(default_factory=list, init=False)
     _finished: list[Hypothesis] = field(default_factory=list, init=False)
-    _is_plain: bool = field(
-        init=False
-    )  # nothing is to be known of a beam but its tokens and their log-probability
+    _is_plain: bool = field(init=False)  # of a beam its tokens and their log-probability are all there is
 
     def __post_init__(self) -> None:
         self._is_plain = (
@@ -172,9 +170,9 @@ class BeamSearch:
             row=parent.row,
             token_ids=token_ids,
             total=total,
-            log_probability=total
-            if self.constraints is None
-            else parent.log_probability + float(row[token_id]),
+            log_probability=(
+                total if self.constraints is None else parent.log_probability + float(row[token_id])
+            ),
             tokens=tokens,
             stop=parent.stop.fork() if parent.stop is not None else None,
         )
