@@ -9,12 +9,15 @@ TORCH ?= cpu
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 KERNELS := server/libdragoman_kernels.so
 
+# FIGURES=DIR keeps what a benchmark measured, and its plot.
+figures = $(if $(FIGURES),--json $(FIGURES)/$(1).json)
+plot = $(if $(FIGURES),--plot $(FIGURES)/$(1).png)
 # For commands that install the benchmarks' peers: their torch comes from where the project's does.
 PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/python tools/index_answers.py $(TORCH_CPU_INDEX); \
 	then export PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX); fi;
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-generation bench-growth bench-service bench-training help install demo test lint format types imports stubs stubs-check unit lock clean
+.PHONY: bench bench-engine bench-generation bench-growth bench-service bench-training help install demo test lint format types imports stubs stubs-check unit lock clean
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -77,17 +80,26 @@ stubs-check: $(VENV)/.dev ## fail when the committed stubs are not what the .pro
 unit: $(VENV)/.dev $(KERNELS) ## all tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
-bench: $(VENV)/.dev ## decoding speed against CTranslate2 and PyTorch; DATA=DIR of Multi30k, RUN=DIR of a run on it, QUICK=1
-	@$(PEERS_TORCH) $(BIN)/python benchmarks/engine.py --data $(DATA) $(if $(RUN),--run $(RUN)) $(if $(QUICK),--quick)
+# One after the other whatever -j says: each wants the machine for itself.
+bench: $(VENV)/.dev ## the four below, some two hours; DATA=DIR of Multi30k, RUN=DIR of a run on it, FIGURES=DIR for files and plots, QUICK=1
+	$(if $(and $(DATA),$(RUN)),,$(error make bench needs DATA=DIR of Multi30k and RUN=DIR of a run on it))
+	@$(if $(FIGURES),mkdir -p $(FIGURES))
+	@$(MAKE) --no-print-directory bench-generation
+	@$(MAKE) --no-print-directory bench-growth
+	@$(MAKE) --no-print-directory bench-service
+	@$(MAKE) --no-print-directory bench-engine
+
+bench-engine: $(VENV)/.dev ## decoding speed against CTranslate2 and PyTorch; DATA=DIR, RUN=DIR, QUICK=1
+	@$(PEERS_TORCH) $(BIN)/python benchmarks/engine.py --data $(DATA) $(if $(RUN),--run $(RUN)) $(call figures,engine) $(if $(QUICK),--quick)
 
 bench-generation: $(VENV)/.dev ## generation with a decoder-only model against CTranslate2, onnxruntime-genai and transformers; QUICK=1
-	@$(PEERS_TORCH) $(BIN)/python benchmarks/generation.py $(if $(QUICK),--quick)
+	@$(PEERS_TORCH) $(BIN)/python benchmarks/generation.py $(call figures,generation) $(if $(QUICK),--quick)
 
-bench-growth: $(VENV)/.dev ## cost and memory by lengths, streams and model size against CTranslate2; PLOT=FILE of the curves, QUICK=1
-	@$(PEERS_TORCH) $(BIN)/python benchmarks/growth.py $(if $(QUICK),--quick) $(if $(PLOT),--plot $(PLOT))
+bench-growth: $(VENV)/.dev ## cost and memory by lengths, streams and model size against CTranslate2; QUICK=1
+	@$(PEERS_TORCH) $(BIN)/python benchmarks/growth.py $(call figures,growth) $(call plot,growth) $(if $(QUICK),--quick)
 
 bench-service: $(VENV)/.dev ## latency under load against CTranslate2 in two servers; DATA=DIR of Multi30k, RUN=DIR of a run on it, QUICK=1
-	@$(PEERS_TORCH) $(BIN)/python benchmarks/service.py $(RUN) --data $(DATA) $(if $(QUICK),--quick)
+	@$(PEERS_TORCH) $(BIN)/python benchmarks/service.py $(RUN) --data $(DATA) $(call figures,service) $(call plot,service) $(if $(QUICK),--quick)
 
 bench-training: $(VENV)/.dev ## training speed against torch.nn.Transformer; DATA=DIR of Multi30k, or made-up lengths
 	$(BIN)/python benchmarks/training_speed.py --size multi30k $(if $(DATA),--data $(DATA))

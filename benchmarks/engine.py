@@ -14,7 +14,7 @@ comes before, for every system. Then rounds, each system in turn; tokens/s are m
 Dragoman's speed over the row's in the same round, in the same precision where both have it. The whole takes hours,
 and each model's tables and figures come as soon as it is through; parts of it:
 
-    python benchmarks/engine.py --data DIR --sizes base --work offline --precisions int8 --beam-sizes 1 --rounds 3
+    python benchmarks/engine.py --data DIR --sizes base --work offline --precisions int8 --beam-sizes 1
 
 `bare products` is a limit, not a system: ONNX Runtime running a step's matrix products and nothing else. The last
 table holds what was reached against the rate of such products at 256 rows.
@@ -77,7 +77,7 @@ class Part(NamedTuple):
     beam_sizes: Sequence[int]
 
 
-WHOLE: Final = Effort(Pace(rounds=5, turn_s=0.5, sweep_turns=2, settle_s=0.3), (1, 8, 32, 64), 1_000, 200)
+WHOLE: Final = Effort(Pace(rounds=3, turn_s=0.5, sweep_turns=2, settle_s=0.3), (1, 8, 32, 64), 1_000, 200)
 QUICK: Final = Effort(Pace(rounds=2, turn_s=0.0, sweep_turns=0, settle_s=0.0), (4,), 16, 16)
 
 
@@ -162,7 +162,7 @@ def main() -> None:
         "--offline-inputs", type=positive, metavar="N", help="only the first N sources, in place of all"
     )
     parser.add_argument(
-        "--rounds", type=positive, metavar="N", help="turns of each system that count, in place of 5"
+        "--rounds", type=positive, metavar="N", help="turns of each system that count, in place of 3"
     )
     parser.add_argument("--seed", type=int, default=1, help="of random weights and inputs")
     parser.add_argument("--quick", action="store_true", help="a little of everything: does it run?")

@@ -68,7 +68,7 @@ Rows = Callable[[Sequence[Standing]], Iterator[list[str]]]
 """A line a workload and system."""
 
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "int8")
-WHOLE: Final = Pace(rounds=5, turn_s=0.5, sweep_turns=2, settle_s=0.3)
+WHOLE: Final = Pace(rounds=3, turn_s=0.5, sweep_turns=2, settle_s=0.3)
 QUICK: Final = Pace(rounds=2, turn_s=0.0, sweep_turns=0, settle_s=0.0)
 QUICK_SHAPE: Final = Shape(layers=2, width=64, heads=4, feed_forward=256, vocabulary=500, context=128)
 QUICK_WORK: Final = Work(first_token_prompts=(40,), streams=(1, 4), prompt_tokens=8, new_tokens=8)

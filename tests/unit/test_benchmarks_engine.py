@@ -64,17 +64,17 @@ class Scripted:
 
 def test_the_sweep_takes_the_setting_with_the_fastest_turn_and_warms_each_up() -> None:
     # The warm-up of `late` is slow and that of `early` fast: neither counts.
-    system = Scripted("a", {"early": [0.1, 5.0, 5.0], "late": [9.0, 4.0, 2.0]}, [])
+    system = Scripted("a", {"early": [0.1, 0.5, 0.5], "late": [0.9, 0.45, 0.2]}, [])
     assert best_setting(system, WORK, PACE) == {"kind": "late"}
     assert system.diary == ["a early", "a early", "a late", "a late", "a early", "a late"]
 
 
 def test_a_setting_far_behind_gets_one_turn_and_much_work_is_tried_in_part() -> None:
-    system = Scripted("a", {"slow": [0.1, 5.1, 1.0], "fast": [9.0, 4.0, 4.2]}, [])
+    system = Scripted("a", {"slow": [0.1, 0.51, 0.1], "fast": [0.9, 0.4, 0.42]}, [])
     work = dataclasses.replace(WORK, inputs=[[index] for index in range(1_000)], num_rows=None)
     assert best_setting(system, work, PACE) == {"kind": "fast"}
     assert system.diary == ["a slow", "a slow", "a fast", "a fast", "a fast"]
-    assert system.num_inputs == {400}
+    assert system.num_inputs == {256}
     part = work.part(400)
     assert [ids[0] for ids in part.inputs[:4]] == [0, 2, 5, 7]
     assert part.inputs[-1] == [997]
@@ -82,10 +82,16 @@ def test_a_setting_far_behind_gets_one_turn_and_much_work_is_tried_in_part() -> 
     assert len(dataclasses.replace(work, num_rows=8).part(400).inputs) == 1_000
 
 
-def test_long_rounds_end_after_three() -> None:
+def test_a_turn_of_seconds_is_taken_as_it_comes() -> None:
+    system = Scripted("a", {"slow": [9.0, 0.1], "fast": [8.0, 0.1], "short": [0.1, 8.5]}, [])
+    assert best_setting(system, WORK, PACE) == {"kind": "fast"}
+    assert system.diary == ["a slow", "a fast", "a short", "a short"]
+
+
+def test_long_rounds_end_after_two() -> None:
     systems = [Scripted("a", {"x": [1.0]}, [])]
     [standing] = compete(systems, WORK, dataclasses.replace(PACE, rounds=9, max_rounds_s=0.0))
-    assert len(standing.readings) == 3
+    assert len(standing.readings) == 2
 
 
 def test_systems_take_turns_and_those_that_cannot_are_left_out() -> None:
