@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnxruntime as ort
+
 from common.files import atomic_folder, atomic_write, check_writable, sha256_of
 from export.graphs import generation_graphs, translation_graphs
 from export.halves import halved
@@ -208,7 +210,7 @@ def _provenance(run: Run) -> dict[str, Any]:
         "training_metrics": run.metrics,
         "commit": run.commit,
         "torch": run.torch_version,
-        "onnxruntime": importlib.metadata.version("onnxruntime"),
+        "onnxruntime": ort.__version__,  # whichever distribution it came with
         "dragoman": importlib.metadata.version("dragoman"),
         "exported": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }

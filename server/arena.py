@@ -119,19 +119,29 @@ class Arena(ABC):
             computed: by cache name (K, kv heads, tokens, head size), or (K, 1, width) of a source's last token.
         """
 
-    def copy(self, source: int, targets: Sequence[int]) -> None:
-        """Copy a row's whole state to other rows."""
+    def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy the whole state of rows `sources`, one for each target, to rows `targets`; none is both."""
         for array in (self.token_ids, self.lengths, self.source_lengths):
-            array[list(targets)] = array[source]
-        self._copy_caches(source, targets)
+            array[list(targets)] = array[list(sources)]
+        for kind in dict.fromkeys(self._kinds.values()):
+            self._copy_caches(kind, sources, targets)
 
-    @abstractmethod
-    def _copy_caches(self, source: int, targets: Sequence[int]) -> None:
-        """Copy what counts of a row's caches to other rows that have its lengths already."""
-
-    @abstractmethod
     def fork(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy rows' own caches to rows that have the same source's keys and values already; none is both."""
+        self.lengths[list(targets)] = self.lengths[list(sources)]
+        self._copy_caches("", sources, targets)
+
+    @abstractmethod
+    def _copy_caches(self, kind: str, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy what counts of rows' caches of a kind to other rows, which have their lengths already."""
+
+    def _num_tokens(self, kind: str, rows: Sequence[int]) -> list[int]:
+        """How many tokens count of each of these rows' caches of a kind."""
+        if kind == _LAST:
+            return [1] * len(rows)
+        lengths = self.source_lengths if kind else self.lengths
+        counts: list[int] = lengths[list(rows)].tolist()
+        return counts
 
     @abstractmethod
     def load_prefix(self, cache: PrefixCache, row: int, token_ids: Sequence[int]) -> int:
@@ -171,7 +181,8 @@ class HostArena(Arena):
             outputs = [np.ascontiguousarray(computed[name]) for name in self._names[kind]]
             self._check_fits(kind, outputs, len(rows), max(num_tokens))
             sources = Arrays.of(outputs, outputs[0])
-            self._copy_rows(kind, rows, sources, range(len(rows)), num_tokens)
+            counts = [1] * len(rows) if kind == _LAST else num_tokens  # of a source's last token there is one
+            self._copy_rows(kind, rows, sources, range(len(rows)), counts)
 
     def _check_fits(self, kind: str, outputs: list[NDArray[Any]], num_inputs: int, num_tokens: int) -> None:
         """Copies go by addresses: a graph that gives other than the manifest says must not get there."""
@@ -186,17 +197,9 @@ class HostArena(Arena):
                 f"a row has room for {self.dtype} {room}"
             )
 
-    def _copy_caches(self, source: int, targets: Sequence[int]) -> None:
+    def _copy_caches(self, kind: str, sources: Sequence[int], targets: Sequence[int]) -> None:
         """As `Arena._copy_caches`; only the tokens there are get copied."""
-        num_tokens = {"": self.lengths[source], "cross_": self.source_lengths[source], _LAST: 1}
-        for kind, arrays in self._arrays.items():
-            self._copy_rows(kind, targets, arrays, [source] * len(targets), [num_tokens[kind]] * len(targets))
-
-    def fork(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """As `Arena.fork`."""
-        lengths = self.lengths[list(sources)]
-        self.lengths[list(targets)] = lengths
-        self._copy_rows("", targets, self._arrays[""], sources, lengths.tolist())
+        self._copy_rows(kind, targets, self._arrays[kind], sources, self._num_tokens(kind, sources))
 
     def _copy_rows(
         self,
@@ -206,9 +209,9 @@ class HostArena(Arena):
         source_rows: Sequence[int],
         num_tokens: Sequence[int],
     ) -> None:
-        """To `rows` of a kind of caches, of each as many tokens as `num_tokens` says; a source's last one is one."""
+        """To `rows` of a kind of caches, of each as many tokens as `num_tokens` says."""
         token_bytes = self._shapes[self._names[kind][0]][-1] * self.dtype.itemsize
-        num_bytes = [token_bytes if kind == _LAST else count * token_bytes for count in num_tokens]
+        num_bytes = [count * token_bytes for count in num_tokens]
         copy_rows(self._arrays[kind], sources, rows, source_rows, num_bytes)
 
     def load_prefix(self, cache: PrefixCache, row: int, token_ids: Sequence[int]) -> int:

@@ -8,14 +8,16 @@ import onnxruntime as ort
 from server.arena import HostArena
 from server.bundle import Bundle
 from server.device_arena import ROW_GRAPHS, DeviceArena
+from server.device_rows import CAPTURED_GRAPH, DeviceRows
 from server.errors import BundleError, ProviderUnavailable
 from server.kernels import NO_KERNELS, register_kernels, select_kernels
 from server.prefix_cache import BLOCK_TOKENS, PrefixCache
-from server.rows import DeviceRows, Rows
+from server.rows import Rows
 
 __all__ = ["Backend", "load_sessions"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_GRAPHS = ("encode", "prefill", "extend", "decode", "decode_steps", "align")
 _DTYPES: dict[str, np.dtype[np.floating]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
@@ -121,16 +123,21 @@ def load_sessions(
             f"provider {provider!r} runs fp16 bundles; {bundle.path} is {bundle.manifest.precision}: "
             "export it with --precision fp16"
         )
+    if on_device and ROW_GRAPHS[0] not in bundle.manifest.graphs:
+        raise ProviderUnavailable(
+            f"provider {provider!r} copies caches by graphs that {bundle.path} does not have: export it again"
+        )
     if provider == "cuda":
         ort.preload_dlls()  # CUDA from pip's wheels lies where the system's loader does not look
-    options = _session_options(num_threads)
+    options = _session_options(provider, num_threads)
     if kernels != NO_KERNELS:
         register_kernels(options)
     sessions = {}
     for name in _graphs_run(bundle, on_device=on_device):
         path = bundle.graph_path(name)
         try:
-            sessions[name] = ort.InferenceSession(str(path), options, providers=[wanted])
+            captures = {"enable_cuda_graph": "1"} if (provider, name) == ("cuda", CAPTURED_GRAPH) else {}
+            sessions[name] = ort.InferenceSession(str(path), options, providers=[(wanted, captures)])
         except Exception as error:  # onnxruntime raises bare exceptions of its own
             raise BundleError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
         # Where CUDA cannot start, ONNX Runtime says so in its log and goes on with the CPU.
@@ -140,20 +147,20 @@ def load_sessions(
 
 
 def _graphs_run(bundle: Bundle, *, on_device: bool) -> list[str]:
-    """All of a bundle's graphs but `prefill` where `extend` does its work, and those that move rows on a device."""
-    unused = {"prefill"} if "extend" in bundle.manifest.graphs else set()
-    if not on_device:
-        unused.update(ROW_GRAPHS)
-    return [name for name in bundle.manifest.graphs if name not in unused]
+    """All of a bundle's graphs but `prefill` where `extend` does its work, and those that copy tokens on a device."""
+    graphs = bundle.manifest.graphs
+    wanted = {*_GRAPHS, *(ROW_GRAPHS if on_device else ())} - ({"prefill"} if "extend" in graphs else set())
+    return [name for name in graphs if name in wanted]
 
 
-def _session_options(num_threads: int) -> ort.SessionOptions:
+def _session_options(provider: str, num_threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # A lane that waits for requests must not burn the core that another lane computes on.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # The fused kernel takes four times as long as Add and LayerNormalization on CPUs.
-    options.add_session_config_entry("optimization.disable_specified_optimizers", "SkipLayerNormFusion")
+    if provider == "cpu":
+        # The fused kernel takes four times as long as Add and LayerNormalization on CPUs.
+        options.add_session_config_entry("optimization.disable_specified_optimizers", "SkipLayerNormFusion")
     return options

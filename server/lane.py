@@ -69,8 +69,8 @@ class Lane:
         Returns:
             The sequences that took a step, in row order; those that ended have their `result`.
         """
-        for move in plan.moves:
-            self._move(move)
+        if plan.moves:
+            self._move(plan.moves)
         if plan.starts:
             self._start(plan.starts)
         del self._sequences[plan.num_rows :]
@@ -121,11 +121,12 @@ class Lane:
                     break  # what follows was computed for nobody
         return self.rows.num_steps
 
-    def _move(self, move: scheduler.Move) -> None:
-        self.rows.copy(move.source, [move.target])
-        sequence = self._sequences[move.target] = self._sequences[move.source]
-        if sequence.search is not None:
-            sequence.search.move(move.source, move.target)
+    def _move(self, moves: Sequence[scheduler.Move]) -> None:
+        self.rows.copy([move.source for move in moves], [move.target for move in moves])
+        for move in moves:
+            sequence = self._sequences[move.target] = self._sequences[move.source]
+            if sequence.search is not None:
+                sequence.search.move(move.source, move.target)
 
     def _start(self, starts: list[tuple[scheduler.Sequence, list[int]]]) -> None:
         now = time.monotonic()
@@ -142,9 +143,8 @@ class Lane:
             new.append((rows, sequence))
         started = time.perf_counter()
         self.rows.start([rows[0] for rows, _ in new], [sequence.input_ids for _, sequence in new])
-        for rows, _ in new:
-            if len(rows) > 1:
-                self.rows.copy(rows[0], rows[1:])
+        if copies := [(rows[0], row) for rows, _ in new for row in rows[1:]]:
+            self.rows.copy(*zip(*copies, strict=True))
         self._observe(self.rows.first_graph, started, len(new))
 
     def _prepare(self, sequence: RunningSequence, rows: list[int]) -> None:

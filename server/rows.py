@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 from server.arena import Arena, Buffer
 from server.bundle import Manifest
 from server.decoding.candidates import Predictions, best_of_rows
-from server.device_arena import DeviceArena
 from server.prefix_cache import PrefixCache
 from server.prompts import PromptReader
 
-__all__ = ["DeviceRows", "Rows"]
+__all__ = ["GraphInputs", "Rows"]
 
 _MAX_PADDING_SHARE = 0.25
 _MAX_PADDING_TOKENS = 8
 """A run costs as much as some eight tokens before it computes the first: that much padding is cheaper than another."""
-_Inputs = dict[str, NDArray[np.int64] | NDArray[np.int32]]
+GraphInputs = dict[str, NDArray[np.int64] | NDArray[np.int32]]
 
 
 @dataclass(slots=True)
@@ -87,9 +86,9 @@ class Rows:
             del order[-len(batch) :]
             self._begin([rows[i] for i in batch], [inputs[i] for i in batch])
 
-    def copy(self, source: int, targets: Sequence[int]) -> None:
-        """Copy the state of row `source` to rows `targets`."""
-        self.arena.copy(source, targets)
+    def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy the whole state of rows `sources`, one for each target, to rows `targets`; none is both."""
+        self.arena.copy(sources, targets)
 
     def fork(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy what rows have decoded to rows that were started with the same input; none is both."""
@@ -126,13 +125,9 @@ class Rows:
         """
         # A power of two: what is bound to so many rows and so many best stays bound.
         num_best = min(1 << (num_best - 1).bit_length(), self._log_probabilities.shape[1])
-        self._needs_all[0] = needs_all
-        step = self._run_bound("decode", num_rows, num_best)
+        predictions = self._predict(num_rows, num_best, needs_all=needs_all)
         self.arena.lengths[:num_rows] += 1
-        log_probabilities = self._log_probabilities[:num_rows]
-        if step.best is None or step.best_token_ids is None:
-            return Predictions(log_probabilities, *best_of_rows(log_probabilities, num_best))
-        return Predictions(log_probabilities, step.best, step.best_token_ids)
+        return predictions
 
     def has_room_for_steps(self, num_rows: int) -> bool:
         """Whether the first `num_rows` rows can take all steps of `decode_steps` before one of them is full."""
@@ -154,6 +149,15 @@ class Rows:
         self.arena.token_ids[:num_rows] = self._chosen[-1, :num_rows]
         return self._chosen[:, :num_rows], self._scores[:, :num_rows]
 
+    def _predict(self, num_rows: int, num_best: int, *, needs_all: bool) -> Predictions:
+        """Run `decode` as the arena is."""
+        self._needs_all[0] = needs_all
+        step = self._run_bound("decode", num_rows, num_best)
+        log_probabilities = self._log_probabilities[:num_rows]
+        if step.best is None or step.best_token_ids is None:
+            return Predictions(log_probabilities, *best_of_rows(log_probabilities, num_best))
+        return Predictions(log_probabilities, step.best, step.best_token_ids)
+
     def _run_bound(self, graph: str, num_rows: int, num_best: int = 1) -> _BoundStep:
         step = self._steps.get((graph, num_rows, num_best))
         if step is None:
@@ -165,7 +169,6 @@ class Rows:
         record, binding = self._manifest.graphs[graph], self._sessions[graph].io_binding()
         self.arena.bind_step(binding, record, num_rows)
         step = _BoundStep(binding)
-        # Chosen from on the host, wherever the caches are.
         if graph == "decode":
             binding.bind_output("log_probabilities", *Buffer.of(self._log_probabilities).rows(0, num_rows))
             if "num_best" in record.inputs:
@@ -213,34 +216,16 @@ class Rows:
         self.arena.token_ids[rows] = [prompt[-1] for prompt in prompts]
         self._prefix_cache.count(num_reused=0, num_computed=sum(map(len, prompts)))
 
-    def _compute(self, graph: str, inputs: _Inputs, rows: Sequence[int], lengths: NDArray[np.int32]) -> None:
+    def _compute(
+        self, graph: str, inputs: GraphInputs, rows: Sequence[int], lengths: NDArray[np.int32]
+    ) -> None:
         """Run the first graph and copy what it computed for each input to its row."""
         self.arena.keep(rows, lengths.tolist(), self._run(graph, inputs))
 
-    def _run(self, graph: str, inputs: _Inputs) -> dict[str, NDArray[np.float32]]:
+    def _run(self, graph: str, inputs: GraphInputs) -> dict[str, NDArray[np.float32]]:
         return dict(
             zip(self._manifest.graphs[graph].outputs, self._sessions[graph].run(None, inputs), strict=True)
         )
-
-
-class DeviceRows(Rows):
-    """The same where the caches live on an accelerator: nothing but small inputs and log-probabilities crosses."""
-
-    arena: DeviceArena
-
-    def decode(self, num_rows: int, num_best: int = 1, *, needs_all: bool = True) -> Predictions:
-        """As `Rows.decode`."""
-        self.arena.upload()
-        return super().decode(num_rows, num_best, needs_all=needs_all)
-
-    def _compute(self, graph: str, inputs: _Inputs, rows: Sequence[int], lengths: NDArray[np.int32]) -> None:
-        binding, names = self._sessions[graph].io_binding(), self._manifest.graphs[graph].outputs
-        for name, array in inputs.items():
-            binding.bind_cpu_input(name, array)
-        for name in names:
-            binding.bind_output(name, self.arena.device)
-        self._sessions[graph].run_with_iobinding(binding)
-        self.arena.keep(rows, lengths.tolist(), dict(zip(names, binding.get_outputs(), strict=True)))
 
 
 def _num_steps(manifest: Manifest) -> int:

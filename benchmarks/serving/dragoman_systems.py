@@ -15,9 +15,11 @@ from server.decoding.parameters import DecodingParameters
 from server.engine import Engine, lane_layout
 from server.offline import decode_offline
 
-__all__ = ["DragomanEngine", "DragomanLanes", "EngineCallers", "num_tokens", "repeat"]
+__all__ = ["DragomanEngine", "DragomanLanes", "DragomanOnDevice", "EngineCallers", "num_tokens", "repeat"]
 
 _SLOTS: Final = (16, 32, 64)
+_DEVICE_LANES: Final = (1, 2)
+_DEVICE_SLOTS: Final = (64, 128, 256)
 _AS_GIVEN, _LONGEST_FIRST = "as given", "longest first"
 
 
@@ -98,6 +100,7 @@ class DragomanEngine:
     """`Engine.submit` and a ticket for each input, as a server has them: lanes, scheduler, event loop."""
 
     name = "dragoman"
+    _base = EngineSettings(max_waiting=1_000_000)
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -110,8 +113,8 @@ class DragomanEngine:
 
     def prepare(self, setting: Setting) -> None:
         self._setting = setting
-        slots = int(setting["slots_per_lane"])
-        self._callers.open(self._backend, EngineSettings(slots_per_lane=slots, max_waiting=1_000_000))
+        given = {name: value for name, value in setting.items() if name != "order"}
+        self._callers.open(self._backend, self._base.model_copy(update=given))
 
     def run(self, workload: Workload, turn_s: float) -> Reading:
         inputs, parameters = _ordered(workload, self._setting), _parameters(workload)
@@ -119,6 +122,22 @@ class DragomanEngine:
 
     def close(self) -> None:
         self._callers.close()
+
+
+class DragomanOnDevice(DragomanEngine):
+    """The same where graphs run on a GPU: more slots, few lanes."""
+
+    _base = EngineSettings(provider="cuda", max_waiting=1_000_000, max_start_tokens=16_384)
+
+    def settings(self, workload: Workload) -> list[Setting]:
+        layouts: list[Setting] = []
+        for lanes in _DEVICE_LANES:
+            slots = _DEVICE_SLOTS if workload.num_rows is None else (-(-len(workload.inputs) // lanes),)
+            layouts += [
+                {"lanes": lanes, "slots_per_lane": each * workload.beam_size, "order": _LONGEST_FIRST}
+                for each in slots
+            ]
+        return layouts if len(workload.inputs) > 1 else layouts[:1]
 
 
 class DragomanLanes:

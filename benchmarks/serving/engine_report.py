@@ -1,10 +1,11 @@
 """The tables and figures of the engine benchmark."""
 
 import dataclasses
-import importlib.metadata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+import onnxruntime as ort
 
 from benchmarks.report import describe_machine, print_table, write_json
 from benchmarks.serving.agreement import Agreement
@@ -147,4 +148,4 @@ def write_figures(findings: Sequence[Findings], path: Path | None) -> None:
 
 
 def _machine() -> dict[str, Any]:
-    return {**describe_machine(), "onnxruntime": importlib.metadata.version("onnxruntime")}
+    return {**describe_machine(), "onnxruntime": ort.__version__}

@@ -1,10 +1,11 @@
 """The tables and figures of the generation benchmark."""
 
 import dataclasses
-import importlib.metadata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+import onnxruntime as ort
 
 from benchmarks.report import describe_machine, print_table, write_json
 from benchmarks.serving.agreement import Agreement
@@ -49,7 +50,7 @@ def prompt_rows(standings: Sequence[Standing]) -> Iterator[list[str]]:
 
 def report_generation(found: GenerationFindings, json_path: Path | None) -> None:
     """Print everything, and write it where `--json` says."""
-    machine = {**describe_machine(), "onnxruntime": importlib.metadata.version("onnxruntime")}
+    machine = {**describe_machine(), "onnxruntime": ort.__version__}
     columns = ["", "equal answers", "parted at a tie", "log-probability error"]
     title = "Answers against PyTorch's, token for token; largest error of a token's mean log-probability"
     print_table(title, columns, list(_agreement_rows(found.agreements)), machine)

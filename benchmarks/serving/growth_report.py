@@ -1,12 +1,13 @@
 """The tables, figures and curves of the growth benchmark."""
 
 import dataclasses
-import importlib.metadata
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+import onnxruntime as ort
 
 from benchmarks.report import describe_machine, print_table, write_json
 from benchmarks.serving.contest import Ratio, Standing, ratio
@@ -124,7 +125,7 @@ def plot(growths: Sequence[Growth], precision: str, path: Path) -> None:
 
 def report_growth(growths: Sequence[Growth], precision: str, json_path: Path | None) -> None:
     """Print everything, and write it where `--json` says."""
-    machine = {**describe_machine(), "onnxruntime": importlib.metadata.version("onnxruntime")}
+    machine = {**describe_machine(), "onnxruntime": ort.__version__}
     columns = ["", "ms/token", "exponent", "tokens/s", f"{_OURS}'s ratio"]
     columns += ["arenas MiB", "loaded MiB", "peak MiB", "setting"]
     for growth in growths:

@@ -10,13 +10,13 @@ __all__ = ["PyTorchEager"]
 
 
 class PyTorchEager:
-    """`model/decoding.py` and `model/beam_search.py`, with all of PyTorch's threads."""
+    """`model/decoding.py` and `model/beam_search.py`, with all of PyTorch's threads, or where the model is."""
 
     name = "PyTorch eager"
-    precision = "fp32"
 
-    def __init__(self, model: TranslationModel) -> None:
+    def __init__(self, model: TranslationModel, precision: str = "fp32") -> None:
         self._model = model
+        self.precision = precision
 
     def settings(self, workload: Workload) -> list[Setting]:
         can_do = (

@@ -29,6 +29,7 @@ __all__ = [
     "RANDOM_SIZES",
     "Subject",
     "export_backend",
+    "fixed_workload",
     "fixed_workloads",
     "let_layers_speak",
     "number_tokenizer",
@@ -45,6 +46,7 @@ FIXED_STEPS: Final = 32
 _FIXED_SOURCE_TOKENS: Final = 16
 _LAYER_GAIN: Final = 12.0
 _NUM_CALIBRATION: Final = 200
+_SETTINGS: Final = EngineSettings()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,22 +143,34 @@ def fixed_workloads(
     subject: Subject, rows: Sequence[int], num_cores: int, beam_sizes: Sequence[int]
 ) -> Iterator[Workload]:
     """One input alone, then so many for each core: sources of about 16 tokens, answers of exactly 32."""
-    nearest = sorted(subject.inputs, key=lambda ids: abs(len(ids) - _FIXED_SOURCE_TOKENS))
     for beam_size in beam_sizes:
         sizes = [("one input", 1, 1), *((f"{n} a core", n, n * num_cores) for n in rows)]
         for name, num_rows, num_inputs in sizes:
-            yield Workload(
-                _named(name, beam_size),
-                [nearest[index % len(nearest)] for index in range(num_inputs)],
-                max_tokens=FIXED_STEPS,
-                min_tokens=FIXED_STEPS,
-                beam_size=beam_size,
-                num_rows=num_rows,
-            )
+            yield fixed_workload(subject, _named(name, beam_size), num_inputs, num_rows, beam_size)
 
 
-def export_backend(subject: Subject, precision: Literal["fp32", "int8"], folder: Path) -> Backend:
-    """Export with the exporter's own graphs and load them as the engine does.
+def fixed_workload(
+    subject: Subject, name: str, num_inputs: int, num_rows: int, beam_size: int = 1
+) -> Workload:
+    """So many inputs of about 16 tokens, answered with exactly 32; `num_rows` as `Workload` has it."""
+    nearest = sorted(subject.inputs, key=lambda ids: abs(len(ids) - _FIXED_SOURCE_TOKENS))
+    return Workload(
+        name,
+        [nearest[index % len(nearest)] for index in range(num_inputs)],
+        max_tokens=FIXED_STEPS,
+        min_tokens=FIXED_STEPS,
+        beam_size=beam_size,
+        num_rows=num_rows,
+    )
+
+
+def export_backend(
+    subject: Subject,
+    precision: Literal["fp32", "fp16", "int8"],
+    folder: Path,
+    settings: EngineSettings = _SETTINGS,
+) -> Backend:
+    """Export with the exporter's own graphs and load them as an engine of `settings` does.
 
     The bundle is not verified against a corpus, which random weights have not: `agreement.py` holds its answers
     against PyTorch's.
@@ -165,7 +179,7 @@ def export_backend(subject: Subject, precision: Literal["fp32", "int8"], folder:
     manifest = write_graphs(
         subject.run, folder, precision, subject.inputs[-_NUM_CALIBRATION:], lambda *_: None
     )
-    return load_backend(Bundle(folder, manifest), EngineSettings())
+    return load_backend(Bundle(folder, manifest), settings)
 
 
 @torch.no_grad()

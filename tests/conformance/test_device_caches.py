@@ -12,10 +12,11 @@ from server.backend import Backend
 from server.bundle import Bundle
 from server.decoding.parameters import DecodingParameters
 from server.device_arena import DeviceArena
+from server.device_rows import DeviceRows
 from server.golden import check_golden_examples
 from server.offline import decode_offline
 from server.prefix_cache import BLOCK_TOKENS
-from server.rows import DeviceRows, Rows
+from server.rows import Rows
 from server.scoring import score_offline
 from tests.conformance.backends import FIXTURES, ON_DEVICE, load
 
@@ -86,7 +87,7 @@ def row(rows: Rows, index: int) -> dict[str, Any]:
         caches = arena.caches
     else:
         assert isinstance(arena, DeviceArena)
-        caches = {name: arena._values[name].numpy() for name in arena._shapes}
+        caches = {name: arena.cache(name) for name in arena._shapes}
     held = {}
     for name, cache in caches.items():
         if name.startswith("last_"):
@@ -103,15 +104,15 @@ def test_rows_are_started_copied_and_forked_alike(bundle: str) -> None:
     inputs = [random_prompt(rng, load(bundle), length) for length in (3, 24, 17, 20)]
     for rows in (host, device):
         rows.start([4, 0, 1, 2], inputs)
-        rows.copy(4, [3])
-        rows.copy(2, [4])
-        rows.decode(5)
-        rows.decode(3)
-        rows.copy(2, [5])
-        rows.fork([2], [4])
+        rows.copy([4], [3])
+        rows.copy([2, 2], [4, 5])
+        rows.decode(6)
+        rows.decode(3)  # whatever the rows behind held is gone
+        rows.copy([2, 0, 2], [5, 4, 3])
+        rows.fork([2], [5])
         rows.arena.token_ids[:] = [9, 8, 7, 6, 5, 4]
         rows.decode(6)
-        rows.fork([2, 2], [5, 4])
+        rows.fork([2, 2], [5, 3])
     for index in range(6):
         assert row(device, index) == row(host, index)
     np.testing.assert_array_equal(device.decode(6).log_probabilities, host.decode(6).log_probabilities)

@@ -91,7 +91,7 @@ def test_a_bundle_is_sealed_and_verifies(run: Path, tmp_path: Path, precision: A
     assert manifest.golden_examples
     assert manifest.verification["num_inputs"] == report.agreement.num_inputs > 0
     assert verify_bundle(bundle).num_golden_examples == len(manifest.golden_examples)
-    row_graphs = {"copy_rows", "fill_rows"} if precision == "fp16" else set()
+    row_graphs = {"copy_tokens", "fill_tokens"} if precision == "fp16" else set()
     others = row_graphs or {"decode_steps"}
     assert set(manifest.graphs) == {"encode", "decode", "align"} | others
     if precision == "fp32":

@@ -1,0 +1,103 @@
+"""Rows whose caches live on an accelerator: small inputs cross, and what tokens are chosen from."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from server.arena import Buffer
+from server.bundle import Manifest
+from server.decoding.candidates import Predictions, best_of_rows
+from server.device_arena import DeviceArena
+from server.prefix_cache import PrefixCache
+from server.rows import GraphInputs, Rows
+
+__all__ = ["CAPTURED_GRAPH", "DeviceRows"]
+
+CAPTURED_GRAPH = "decode"
+"""CUDA records what it launches for so many rows, and replays it: launching it anew takes longer than it runs."""
+
+_capture_ids = itertools.count(1)
+
+
+@dataclass(slots=True)
+class _CapturedStep:
+    """`decode` bound to so many rows and so many best tokens, all outputs at addresses that stay."""
+
+    binding: ort.IOBinding
+    options: ort.RunOptions | None
+    num_best: NDArray[np.int64]  # read at an address as well
+    log_probabilities: ort.OrtValue
+    best: ort.OrtValue | None = None
+    best_token_ids: ort.OrtValue | None = None
+
+
+class DeviceRows(Rows):
+    """As `Rows`; a power of two of rows takes a step, so rows beyond those that are asked for lose what they held."""
+
+    arena: DeviceArena
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        sessions: Mapping[str, ort.InferenceSession],
+        arena: DeviceArena,
+        prefix_cache: PrefixCache,
+    ) -> None:
+        super().__init__(manifest, sessions, arena, prefix_cache)
+        self._captured: dict[tuple[int, int], _CapturedStep] = {}
+
+    def _predict(self, num_rows: int, num_best: int, *, needs_all: bool) -> Predictions:
+        self.arena.upload(num_rows)
+        width = min(1 << (num_rows - 1).bit_length(), self.arena.num_rows)
+        step = self._captured.get((width, num_best))
+        if step is None:
+            step = self._captured[width, num_best] = self._capture(width, num_best)
+        self._sessions["decode"].run_with_iobinding(step.binding, step.options)
+        if step.best is None or step.best_token_ids is None:
+            log_probabilities = step.log_probabilities.numpy()[:num_rows]
+            return Predictions(log_probabilities, *best_of_rows(log_probabilities, num_best))
+        # A row of all of them is as long as the vocabulary: where nobody needs them they stay where they are.
+        log_probabilities = (step.log_probabilities.numpy() if needs_all else self._log_probabilities)[
+            :num_rows
+        ]
+        return Predictions(
+            log_probabilities, step.best.numpy()[:num_rows], step.best_token_ids.numpy()[:num_rows]
+        )
+
+    def _capture(self, num_rows: int, num_best: int) -> _CapturedStep:
+        record, binding = self._manifest.graphs["decode"], self._sessions["decode"].io_binding()
+        self.arena.bind_step(binding, record, num_rows)
+        options = None
+        if self.arena.device == "cuda":
+            options = ort.RunOptions()
+            options.add_run_config_entry("gpu_graph_id", str(next(_capture_ids)))
+
+        def output(name: str, num_columns: int, dtype: type[np.generic]) -> ort.OrtValue:
+            shape = [num_rows, num_columns]
+            value = ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self.arena.device, 0)
+            binding.bind_ortvalue_output(name, value)
+            return value
+
+        log_probabilities = output("log_probabilities", self._manifest.dimensions.vocabulary_size, np.float32)
+        step = _CapturedStep(binding, options, np.array([num_best]), log_probabilities)
+        if "num_best" in record.inputs:
+            binding.bind_input("num_best", *Buffer.of(step.num_best).rows(0, 1))
+            binding.bind_input("needs_all", *Buffer.of(self._needs_all).rows(0, 1))
+            step.best = output("best", num_best, np.float32)
+            step.best_token_ids = output("best_token_ids", num_best, np.int64)
+        return step
+
+    def _compute(
+        self, graph: str, inputs: GraphInputs, rows: Sequence[int], lengths: NDArray[np.int32]
+    ) -> None:
+        binding, names = self._sessions[graph].io_binding(), self._manifest.graphs[graph].outputs
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, array)
+        for name in names:
+            binding.bind_output(name, self.arena.device)
+        self._sessions[graph].run_with_iobinding(binding)
+        self.arena.keep(rows, lengths.tolist(), dict(zip(names, binding.get_outputs(), strict=True)))
