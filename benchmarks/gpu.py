@@ -54,7 +54,7 @@ from server.bundle import Bundle
 from server.config import EngineSettings
 from server.engine import load_backend
 
-WHOLE: Final = Pace(rounds=3, turn_s=0.5, sweep_turns=1, settle_s=0.0)
+WHOLE: Final = Pace(rounds=3, turn_s=0.3, sweep_turns=1, settle_s=0.0)
 QUICK: Final = Pace(rounds=2, turn_s=0.0, sweep_turns=0, settle_s=0.0)
 
 

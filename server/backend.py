@@ -1,5 +1,6 @@
 """ONNX Runtime under the engine: a bundle's sessions, shared by all lanes, for the execution provider asked for."""
 
+import contextlib
 from typing import Self
 
 import numpy as np
@@ -7,7 +8,7 @@ import onnxruntime as ort
 
 from server.arena import HostArena
 from server.bundle import Bundle
-from server.device_arena import ROW_GRAPHS, DeviceArena
+from server.device_arena import DEVICE_TURN, ROW_GRAPHS, DeviceArena
 from server.device_rows import CAPTURED_GRAPH, DeviceRows
 from server.errors import BundleError, ProviderUnavailable
 from server.kernels import NO_KERNELS, register_kernels, select_kernels
@@ -98,7 +99,8 @@ class Backend:
         if self.device is None:
             host_arena = HostArena(manifest, num_rows, self.cache_dtype)
             return Rows(manifest, self.sessions, host_arena, self.prefix_cache)
-        arena = DeviceArena(manifest, num_rows, self.cache_dtype, self.device, self.sessions)
+        with DEVICE_TURN:
+            arena = DeviceArena(manifest, num_rows, self.cache_dtype, self.device, self.sessions)
         return DeviceRows(manifest, self.sessions, arena, self.prefix_cache)
 
 
@@ -137,7 +139,8 @@ def load_sessions(
         path = bundle.graph_path(name)
         try:
             captures = {"enable_cuda_graph": "1"} if (provider, name) == ("cuda", CAPTURED_GRAPH) else {}
-            sessions[name] = ort.InferenceSession(str(path), options, providers=[(wanted, captures)])
+            with DEVICE_TURN if on_device else contextlib.nullcontext():
+                sessions[name] = ort.InferenceSession(str(path), options, providers=[(wanted, captures)])
         except Exception as error:  # onnxruntime raises bare exceptions of its own
             raise BundleError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
         # Where CUDA cannot start, ONNX Runtime says so in its log and goes on with the CPU.

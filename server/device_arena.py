@@ -9,6 +9,7 @@ With `device="cpu"` the same code runs on ONNX Runtime's CPU provider; that is h
 """
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,7 +20,10 @@ from server.arena import SMALL_INPUTS, Arena, Buffer
 from server.bundle import Manifest
 from server.prefix_cache import BLOCK_TOKENS, PrefixCache
 
-__all__ = ["ROW_GRAPHS", "DeviceArena"]
+__all__ = ["DEVICE_TURN", "ROW_GRAPHS", "DeviceArena"]
+
+DEVICE_TURN = threading.RLock()
+"""Held by whoever has a device do something: while one thread records a step, CUDA fails it for what another does."""
 
 ROW_GRAPHS = ("copy_tokens", "fill_tokens", "read_tokens")
 """Graphs that only an arena on a device runs."""

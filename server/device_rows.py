@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from server.arena import Buffer
 from server.bundle import Manifest
 from server.decoding.candidates import Predictions, best_of_rows
-from server.device_arena import DeviceArena
+from server.device_arena import DEVICE_TURN, DeviceArena
 from server.prefix_cache import PrefixCache
 from server.rows import GraphInputs, Rows
 
@@ -39,6 +39,7 @@ class DeviceRows(Rows):
     """As `Rows`; a power of two of rows takes a step, so rows beyond those that are asked for lose what they held."""
 
     arena: DeviceArena
+    _max_padding_share = 1.0  # a run costs more than whatever it computes beside
 
     def __init__(
         self,
@@ -49,6 +50,31 @@ class DeviceRows(Rows):
     ) -> None:
         super().__init__(manifest, sessions, arena, prefix_cache)
         self._captured: dict[tuple[int, int], _CapturedStep] = {}
+
+    def start(self, rows: Sequence[int], inputs: Sequence[Sequence[int]]) -> None:
+        """As `Rows.start`, all sources in one run."""
+        with DEVICE_TURN:
+            super().start(rows, inputs)
+
+    def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """As `Rows.copy`."""
+        with DEVICE_TURN:
+            super().copy(sources, targets)
+
+    def fork(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """As `Rows.fork`."""
+        with DEVICE_TURN:
+            super().fork(sources, targets)
+
+    def align(self, source_ids: Sequence[int], outputs: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """As `Rows.align`."""
+        with DEVICE_TURN:
+            return super().align(source_ids, outputs)
+
+    def decode(self, num_rows: int, num_best: int = 1, *, needs_all: bool = True) -> Predictions:
+        """As `Rows.decode`."""
+        with DEVICE_TURN:
+            return super().decode(num_rows, num_best, needs_all=needs_all)
 
     def _predict(self, num_rows: int, num_best: int, *, needs_all: bool) -> Predictions:
         self.arena.upload(num_rows)

@@ -19,7 +19,6 @@ from server.prompts import PromptReader
 
 __all__ = ["GraphInputs", "Rows"]
 
-_MAX_PADDING_SHARE = 0.25
 _MAX_PADDING_TOKENS = 8
 """A run costs as much as some eight tokens before it computes the first: that much padding is cheaper than another."""
 GraphInputs = dict[str, NDArray[np.int64] | NDArray[np.int32]]
@@ -43,6 +42,8 @@ class Rows:
         first_graph: the one that starts inputs, as metrics call it.
         num_steps: that `decode_steps` takes; 0: the bundle has no such graph.
     """
+
+    _max_padding_share = 0.25
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class Rows:
         order = sorted(range(len(rows)), key=lambda i: len(inputs[i]))
         while order:
             longest = len(inputs[order[-1]])
-            shortest = min(longest * (1 - _MAX_PADDING_SHARE), longest - _MAX_PADDING_TOKENS)
+            shortest = min(longest * (1 - self._max_padding_share), longest - _MAX_PADDING_TOKENS)
             batch = [i for i in order if len(inputs[i]) >= shortest]
             del order[-len(batch) :]
             self._begin([rows[i] for i in batch], [inputs[i] for i in batch])

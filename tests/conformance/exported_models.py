@@ -13,6 +13,7 @@ from export.graphs import generation_graphs, translation_graphs
 from export.halves import halved
 from export.onnx_graphs import to_onnx
 from export.quantization import quantized
+from export.row_graphs import row_graphs
 from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
 from server import bundle
 from server.backend import Backend
@@ -62,7 +63,10 @@ def traced(
         if isinstance(exported, TranslationModel)
         else generation_graphs(exported)
     )
-    return model, graphs, {graph.name: to_onnx(graph) for graph in graphs}
+    models = {graph.name: to_onnx(graph) for graph in graphs}
+    if precision == "fp16":
+        models |= row_graphs(next(graph for graph in graphs if graph.name == "decode"))
+    return model, graphs, models
 
 
 def random_ids(rng: random.Random, longest: int) -> list[int]:
@@ -72,7 +76,7 @@ def random_ids(rng: random.Random, longest: int) -> list[int]:
 def export(
     name: str, folder: Path, precision: str = "fp32", kernels: str = "auto"
 ) -> tuple[TranslationModel | LanguageModel, Backend]:
-    model, graphs, exported = traced(name, precision)
+    model, _, exported = traced(name, precision)
     dims = model.dims
     for stem, graph in exported.items():
         onnx.save(graph, folder / f"{stem}.onnx")
@@ -90,8 +94,12 @@ def export(
             },
             "special_tokens": {"padding": 0, "unknown": 1, "begin": 2, "end": 3},
             "graphs": {
-                g.name: {"file": f"{g.name}.onnx", "inputs": tuple(g.inputs), "outputs": g.outputs}
-                for g in graphs
+                stem: {
+                    "file": f"{stem}.onnx",
+                    "inputs": [value.name for value in graph.graph.input],
+                    "outputs": [value.name for value in graph.graph.output],
+                }
+                for stem, graph in exported.items()
             },
             "files": {},
             "provenance": {},

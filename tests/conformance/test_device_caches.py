@@ -1,27 +1,34 @@
 """Caches on a device give the answers of caches in numpy's memory, to the bit; CUDA gives the CPU's tokens."""
 
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 
+import server.backend
 from server.arena import HostArena
-from server.backend import Backend
+from server.backend import Backend, load_sessions
 from server.bundle import Bundle
+from server.config import EngineSettings
 from server.decoding.parameters import DecodingParameters
 from server.device_arena import DeviceArena
 from server.device_rows import DeviceRows
+from server.engine import Engine
 from server.golden import check_golden_examples
 from server.offline import decode_offline
 from server.prefix_cache import BLOCK_TOKENS
 from server.rows import Rows
 from server.scoring import score_offline
 from tests.conformance.backends import FIXTURES, ON_DEVICE, load
+from tests.conformance.exported_models import export
 
 BUNDLES = ("halves/spell/1", "halves/count/1")
 LARGE = 1 << 24
+SHAPE_ARITHMETIC = {"Add", "Cast", "Concat", "Gather", "Mul", "Shape", "Slice", "Squeeze", "Sub", "Unsqueeze"}
 
 Input = tuple[list[int], DecodingParameters]
 
@@ -129,6 +136,54 @@ def test_a_cache_of_halves_takes_half_the_memory() -> None:
     assert blocks[0] == 2 * blocks[1]
 
 
+@pytest.mark.parametrize("name", ["translation as in the paper", "generation, GELU"])
+def test_a_device_tells_the_best_tokens_that_the_host_tells(name: str, tmp_path: Path) -> None:
+    _, exported = export(name, tmp_path, "fp16")
+    bundle = exported.bundle
+    sessions = load_sessions(bundle, provider="cpu", num_threads=1, on_device=True)
+    host, device = exported.rows(5), Backend(bundle, sessions, device="cpu").rows(5)
+    rng = random.Random(14)
+    inputs = [random_prompt(rng, exported, length) for length in (3, 20, 9)]
+    for num_best, needs_all in ((1, False), (8, True), (3, False)):
+        told = []
+        for rows in (host, device):
+            rows.start([0, 1, 2], inputs)
+            told.append(rows.decode(3, num_best, needs_all=needs_all))
+        ours, theirs = told
+        assert theirs.best.shape[1] >= num_best
+        np.testing.assert_array_equal(theirs.best, ours.best)
+        np.testing.assert_array_equal(theirs.token_ids, ours.token_ids)
+        if needs_all:
+            np.testing.assert_array_equal(theirs.log_probabilities, ours.log_probabilities)
+
+
+@needs_cuda
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_cuda_leaves_nothing_but_shapes_to_the_cpu(
+    bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = server.backend._session_options
+
+    def profiled(provider: str, num_threads: int) -> ort.SessionOptions:
+        made = options(provider, num_threads)
+        made.enable_profiling, made.profile_file_prefix = True, str(tmp_path / "profile")
+        return made
+
+    monkeypatch.setattr(server.backend, "_session_options", profiled)
+    cuda = Backend.load(Bundle.read(FIXTURES / bundle), provider="cuda", num_threads=1)
+    decode_offline(cuda.with_prefix_cache(LARGE), mixed(cuda), num_slots=32)
+    nodes = [
+        event["args"]
+        for session in cuda.sessions.values()
+        for event in json.loads(Path(session.end_profiling()).read_text())
+        if event["cat"] == "Node" and event["name"].endswith("kernel_time")
+    ]
+    on_cpu = [node for node in nodes if node["provider"] == "CPUExecutionProvider"]
+    assert 0 < len(on_cpu) < len(nodes)
+    assert {node["op_name"] for node in on_cpu} <= SHAPE_ARITHMETIC
+    assert max(int(node["output_size"]) for node in on_cpu) <= 64  # bytes
+
+
 @needs_cuda
 @pytest.mark.parametrize("bundle", BUNDLES)
 def test_cuda_gives_the_tokens_of_the_cpu(bundle: str) -> None:
@@ -142,3 +197,19 @@ def test_cuda_gives_the_tokens_of_the_cpu(bundle: str) -> None:
     assert num_equal >= len(inputs) - 3
     others = decode_offline(cuda, inputs, num_slots=5)
     assert [each.best.token_ids for each in others] == [each.best.token_ids for each in ours]
+
+
+@needs_cuda
+async def test_two_lanes_take_turns_at_a_gpu() -> None:
+    """While one records a step, whatever the other asked of the device would fail both."""
+    cuda = Backend.load(Bundle.read(FIXTURES / BUNDLES[0]), provider="cuda", num_threads=1)
+    inputs = mixed(cuda, temperatures=(0.0,))
+    expected = decode_offline(cuda, inputs, num_slots=32)
+    engine = Engine(cuda, EngineSettings(provider="cuda", lanes=2, slots_per_lane=16))
+    try:
+        tickets = [engine.submit(ids, parameters) for ids, parameters in inputs]
+        found = [await ticket.result() for ticket in tickets]
+    finally:
+        engine.close()
+    num_equal = sum(a.best.token_ids == b.best.token_ids for a, b in zip(found, expected, strict=True))
+    assert num_equal >= len(inputs) - 3
