@@ -17,7 +17,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 	then export PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX); fi;
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-engine bench-generation bench-growth bench-service bench-training help install demo test lint format types imports stubs stubs-check unit lock clean
+.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-service bench-training help install demo test lint format types imports stubs stubs-check unit lock clean
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -100,6 +100,9 @@ bench-growth: $(VENV)/.dev ## cost and memory by lengths, streams and model size
 
 bench-service: $(VENV)/.dev ## latency under load against CTranslate2 in two servers; DATA=DIR of Multi30k, RUN=DIR of a run on it, QUICK=1
 	@$(PEERS_TORCH) $(BIN)/python benchmarks/service.py $(RUN) --data $(DATA) $(call figures,service) $(call plot,service) $(if $(QUICK),--quick)
+
+bench-gpu: $(VENV)/.dev ## decoding speed on a GPU against PyTorch there (install TORCH=default, then onnxruntime-gpu); DATA=DIR, RUN=DIR, QUICK=1
+	@$(BIN)/python benchmarks/gpu.py --data $(DATA) $(if $(RUN),--run $(RUN)) $(call figures,gpu) $(if $(QUICK),--quick)
 
 bench-training: $(VENV)/.dev ## training speed against torch.nn.Transformer; DATA=DIR of Multi30k, or made-up lengths
 	$(BIN)/python benchmarks/training_speed.py --size multi30k $(if $(DATA),--data $(DATA))

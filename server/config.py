@@ -81,7 +81,7 @@ class EngineSettings(Settings):
     kernels: Literal["auto", "avx512vnni", "avx2", "portable", "none"] = "auto"
     """Of our operators on a CPU. "auto": the best that the processor has; "none": ONNX Runtime's own operators."""
     lanes: CountOrAuto = "auto"
-    """Decode loops that run side by side on the same weights."""
+    """Decode loops that run side by side on the same weights. "auto": one a core, on a GPU one."""
     threads_per_lane: CountOrAuto = "auto"
     slots_per_lane: Count = 32
     """Sequences that one lane decodes together; bounds its memory."""

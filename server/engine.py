@@ -36,7 +36,6 @@ __all__ = ["Engine", "Occupancy", "Ticket", "lane_layout", "load_backend"]
 
 RETRY_DELAY_S = 1.0
 """What a refused caller is told to wait."""
-_DEVICE_LANES = 2
 
 _log = structlog.get_logger(__name__)
 
@@ -294,14 +293,13 @@ def lane_layout(settings: EngineSettings) -> tuple[int, int]:
     """Number of lanes and of threads in each, from the cores this process may use.
 
     One lane of one thread per core: lanes share no barrier, and a small model's products gain nothing from a
-    second thread. On an accelerator two lanes, whose threads compute nothing: while one chooses tokens, the other's
-    step runs.
+    second thread. An accelerator has one lane, whose thread computes nothing: two would take turns at it.
     """
     num_cores = usable_cores()
     on_device = settings.provider != "cpu"
     num_lanes, num_threads = settings.lanes, settings.threads_per_lane
     if num_lanes == "auto":
-        num_lanes = _DEVICE_LANES if on_device else num_cores
+        num_lanes = 1 if on_device else num_cores
     if num_threads == "auto":
         num_threads = 1 if on_device else max(1, num_cores // num_lanes)
     return num_lanes, num_threads

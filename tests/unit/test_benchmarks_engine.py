@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models
 from benchmarks.serving.agreement import compare
 from benchmarks.serving.contest import Pace, Standing, best_setting, compete, ratio
 from benchmarks.serving.ctranslate2_weights import ctranslate2_shape, ctranslate2_weights
-from benchmarks.serving.dragoman_systems import DragomanEngine, DragomanLanes
+from benchmarks.serving.dragoman_systems import DragomanEngine, DragomanLanes, DragomanOnDevice
 from benchmarks.serving.engine_report import reference_of, speed_rows
 from benchmarks.serving.limit import BareProducts, operations_per_token, products, workload_operations
 from benchmarks.serving.pytorch_system import PyTorchEager
@@ -231,6 +231,18 @@ def test_the_engine_and_bare_lanes_do_the_same_work() -> None:
     assert found == list(dict.fromkeys([2, 1, 2 * num_lanes]))
     beams = dataclasses.replace(WORK, beam_size=5)
     assert DragomanEngine(backend).settings(beams)[0]["slots_per_lane"] == 10
+
+
+def test_on_a_device_few_lanes_have_many_slots() -> None:
+    system = DragomanOnDevice(Backend.load(BUNDLE, provider="cpu", num_threads=1))
+    layouts = [(one["lanes"], one["slots_per_lane"]) for one in system.settings(WORK)]
+    assert layouts == [(1, 4), (2, 2)]
+    assert len(system.settings(dataclasses.replace(WORK, inputs=WORK.inputs[:1]))) == 1
+    offline = dataclasses.replace(WORK, num_rows=None, beam_size=5)
+    assert [one["slots_per_lane"] for one in system.settings(offline)] == [320, 640, 1280] * 2
+    system.prepare(system.settings(WORK)[1])
+    assert system.run(WORK, 0.0).num_tokens == 32
+    system.close()
 
 
 def test_pytorch_decodes_forced_lengths_greedily_alone() -> None:

@@ -234,6 +234,8 @@ def test_lanes_and_threads_fill_the_cores(monkeypatch: pytest.MonkeyPatch) -> No
     assert lane_layout(EngineSettings()) == (6, 1)
     assert lane_layout(EngineSettings(lanes=2)) == (2, 3)
     assert lane_layout(EngineSettings(lanes=4, threads_per_lane=2)) == (4, 2)
+    assert lane_layout(EngineSettings(provider="cuda")) == (1, 1)
+    assert lane_layout(EngineSettings(provider="cuda", lanes=2)) == (2, 1)
 
 
 @pytest.mark.parametrize("bundle", ["bundles/spell/1", "bundles/count/1", "extending/count/3"])

@@ -41,3 +41,14 @@ def test_a_bundle_that_would_run_on_the_cpu_in_part_is_refused(
         ProviderUnavailable, match=rf"runs fp16 bundles; .*{bundle} is {precision}: export it"
     ):
         Backend.load(Bundle.read(FIXTURES / bundle), provider="cuda", num_threads=1)
+
+
+def test_halves_of_before_cannot_move_rows_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    bundle = Bundle.read(BUNDLE)
+    graphs = {name: graph for name, graph in bundle.manifest.graphs.items() if name != "copy_tokens"}
+    old = Bundle(bundle.path, bundle.manifest.model_copy(update={"graphs": graphs}))
+    with pytest.raises(ProviderUnavailable, match=r"halves/spell/1 does not have: export it again"):
+        Backend.load(old, provider="cuda", num_threads=1)
