@@ -110,13 +110,20 @@ class Arena(ABC):
         """Where the step's input `name` lies, all rows of it."""
 
     @abstractmethod
-    def keep(self, rows: Sequence[int], num_tokens: Sequence[int], computed: Mapping[str, Any]) -> None:
-        """Copy what a graph computed for K inputs to their rows.
+    def keep(
+        self,
+        rows: Sequence[int],
+        num_tokens: Sequence[int],
+        computed: Mapping[str, Any],
+        places: Sequence[int],
+    ) -> None:
+        """Copy what a graph computed for inputs to their rows.
 
         Args:
-            rows: K of them.
+            rows: one an input.
             num_tokens: of each input, without its padding.
             computed: by cache name (K, kv heads, tokens, head size), or (K, 1, width) of a source's last token.
+            places: of each input among the K that the graph ran for.
         """
 
     def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
@@ -175,21 +182,29 @@ class HostArena(Arena):
     def _buffer(self, name: str) -> Buffer:
         return Buffer.of(self.caches[name] if name in self.caches else getattr(self, name))
 
-    def keep(self, rows: Sequence[int], num_tokens: Sequence[int], computed: Mapping[str, Any]) -> None:
+    def keep(
+        self,
+        rows: Sequence[int],
+        num_tokens: Sequence[int],
+        computed: Mapping[str, Any],
+        places: Sequence[int],
+    ) -> None:
         """As `Arena.keep`, from numpy arrays; padding is left out."""
         for kind in dict.fromkeys(self._kinds[name] for name in computed):
             outputs = [np.ascontiguousarray(computed[name]) for name in self._names[kind]]
-            self._check_fits(kind, outputs, len(rows), max(num_tokens))
+            self._check_fits(kind, outputs, max(places) + 1, max(num_tokens))
             sources = Arrays.of(outputs, outputs[0])
             counts = [1] * len(rows) if kind == _LAST else num_tokens  # of a source's last token there is one
-            self._copy_rows(kind, rows, sources, range(len(rows)), counts)
+            self._copy_rows(kind, rows, sources, places, counts)
 
     def _check_fits(self, kind: str, outputs: list[NDArray[Any]], num_inputs: int, num_tokens: int) -> None:
         """Copies go by addresses: a graph that gives other than the manifest says must not get there."""
         shape, room = outputs[0].shape, self._shapes[self._names[kind][0]][1:]
         alike = all((output.shape, output.dtype) == (shape, self.dtype) for output in outputs)
-        as_in_a_row = (len(shape), shape[:2], shape[-1]) == (1 + len(room), (num_inputs, room[0]), room[-1])
-        long_enough = all(num_tokens <= size for size in (*shape[2:-1], *room[1:-1]))
+        as_in_a_row = (len(shape), shape[1], shape[-1]) == (1 + len(room), room[0], room[-1])
+        long_enough = num_inputs <= shape[0] and all(
+            num_tokens <= size for size in (*shape[2:-1], *room[1:-1])
+        )
         if not (alike and as_in_a_row and long_enough):
             given = ", ".join(f"{output.dtype} {output.shape}" for output in outputs)
             raise ValueError(

@@ -10,6 +10,7 @@ from common.settings import Settings, parse_overrides, read_toml
 
 __all__ = [
     "MULTI_STEP_ROWS",
+    "READ_TOGETHER",
     "EngineSettings",
     "ListenSettings",
     "LoggingSettings",
@@ -20,6 +21,7 @@ __all__ = [
 
 
 MULTI_STEP_ROWS = 32
+READ_TOGETHER = 8
 
 
 def _check_auto(value: object) -> object:
@@ -93,7 +95,10 @@ class EngineSettings(Settings):
     """Rows of short inputs up to which a lane that runs is filled before an idle one starts: a step of eight rows costs
     little more than one of a single row. 1: an idle lane always starts."""
     max_start_interval: Count = 4
-    """Steps that a well-filled lane lets pass between starts, so that sources are read together. 1: none."""
+    """Steps that a well-filled lane lets pass before it reads again, so that sources are read together. 1: none."""
+    read_together: Count = READ_TOGETHER
+    """Sources that a lane reads when it reads one, if so many wait with all rows taken: in eights each takes a fifth of
+    the time. 1: none before it has a row."""
     multi_step_rows: Annotated[int, Field(ge=0)] = MULTI_STEP_ROWS
     """Up to how many rows, all greedy, a lane takes several steps in one call, for bundles that can: fewer waits for
     Python, for up to three steps computed past an answer's end. 0: never."""

@@ -128,9 +128,14 @@ class DeviceArena(Arena):
         return Buffer(self.device, address, self._shapes[name], self.dtype)
 
     def keep(
-        self, rows: Sequence[int], num_tokens: Sequence[int], computed: Mapping[str, ort.OrtValue]
+        self,
+        rows: Sequence[int],
+        num_tokens: Sequence[int],
+        computed: Mapping[str, ort.OrtValue],
+        places: Sequence[int],
     ) -> None:
-        """As `Arena.keep`; padding is copied too, to where no row looks."""
+        """As `Arena.keep`, of all that were computed; padding is copied too, to where no row looks."""
+        assert list(places) == list(range(len(rows))), "nothing is read ahead on a device"
         for kind in dict.fromkeys(self._kinds[name] for name in computed):
             table = self._tables[kind]
             most = 1 if kind.startswith("last") else max(num_tokens)
@@ -162,7 +167,7 @@ class DeviceArena(Arena):
                 )
                 for name, array in whole.items()
             }
-            self.keep([row], [num_tokens], known)
+            self.keep([row], [num_tokens], known, [0])
         return num_tokens
 
     def store_prefix(self, cache: PrefixCache, row: int, token_ids: Sequence[int]) -> None:

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -13,7 +14,7 @@ from server.bundle import Manifest
 from server.decoding.candidates import Predictions, best_of_rows
 from server.device_arena import DEVICE_TURN, DeviceArena
 from server.prefix_cache import PrefixCache
-from server.rows import GraphInputs, Rows
+from server.rows import GraphInputs, Rows, Source
 
 __all__ = ["CAPTURED_GRAPH", "DeviceRows"]
 
@@ -49,12 +50,14 @@ class DeviceRows(Rows):
         prefix_cache: PrefixCache,
     ) -> None:
         super().__init__(manifest, sessions, arena, prefix_cache)
+        self.reads_ahead = False
         self._captured: dict[tuple[int, int], _CapturedStep] = {}
 
-    def start(self, rows: Sequence[int], inputs: Sequence[Sequence[int]]) -> None:
-        """As `Rows.start`, all sources in one run."""
+    def start(self, rows: Sequence[int], sources: Sequence[Source], ahead: Sequence[Source] = ()) -> int:
+        """As `Rows.start`, all sources in one run, and none ahead."""
+        del ahead
         with DEVICE_TURN:
-            super().start(rows, inputs)
+            return super().start(rows, sources)
 
     def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """As `Rows.copy`."""
@@ -117,13 +120,11 @@ class DeviceRows(Rows):
             step.best_token_ids = output("best_token_ids", num_best, np.int64)
         return step
 
-    def _compute(
-        self, graph: str, inputs: GraphInputs, rows: Sequence[int], lengths: NDArray[np.int32]
-    ) -> None:
+    def _run_reading(self, graph: str, inputs: GraphInputs) -> Mapping[str, Any]:
         binding, names = self._sessions[graph].io_binding(), self._manifest.graphs[graph].outputs
         for name, array in inputs.items():
             binding.bind_cpu_input(name, array)
         for name in names:
             binding.bind_output(name, self.arena.device)
         self._sessions[graph].run_with_iobinding(binding)
-        self.arena.keep(rows, lengths.tolist(), dict(zip(names, binding.get_outputs(), strict=True)))
+        return dict(zip(names, binding.get_outputs(), strict=True))

@@ -141,6 +141,13 @@ class Engine:
         self.num_threads = num_lanes * num_lane_threads
         self.slots_per_lane = settings.slots_per_lane
         self.max_rows = num_lanes * settings.slots_per_lane + settings.max_waiting
+        backend = backend.with_prefix_cache(settings.prefix_cache_bytes)
+        self.prefix_cache = backend.prefix_cache
+        self.kernels = backend.kernels
+        lanes = [
+            Lane(backend, settings.slots_per_lane, observer, multi_step_rows=settings.multi_step_rows)
+            for _ in range(num_lanes)
+        ]
         # Prompts are read one by one, so nothing is gained by starting several at once.
         reads_together = backend.bundle.manifest.task == "translation"
         self._scheduler = Scheduler(
@@ -150,17 +157,11 @@ class Engine:
             settings.max_start_tokens,
             rows_before_spread=settings.rows_before_spread,
             max_start_interval=settings.max_start_interval if reads_together else 1,
+            read_together=settings.read_together if lanes[0].rows.reads_ahead else 1,
         )
         self._tickets: dict[Scheduled, Ticket] = {}
         self._work = threading.Condition()
         self._closing = False
-        backend = backend.with_prefix_cache(settings.prefix_cache_bytes)
-        self.prefix_cache = backend.prefix_cache
-        self.kernels = backend.kernels
-        lanes = [
-            Lane(backend, settings.slots_per_lane, observer, multi_step_rows=settings.multi_step_rows)
-            for _ in range(num_lanes)
-        ]
         self._threads = [
             threading.Thread(target=self._run_lane, args=(index, lane), name=f"lane-{index}", daemon=True)
             for index, lane in enumerate(lanes)

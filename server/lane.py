@@ -72,7 +72,7 @@ class Lane:
         if plan.moves:
             self._move(plan.moves)
         if plan.starts:
-            self._start(plan.starts)
+            self._start(plan)
         del self._sequences[plan.num_rows :]
         if not plan.num_rows:
             return []
@@ -128,10 +128,10 @@ class Lane:
             if sequence.search is not None:
                 sequence.search.move(move.source, move.target)
 
-    def _start(self, starts: list[tuple[scheduler.Sequence, list[int]]]) -> None:
+    def _start(self, plan: scheduler.Plan) -> None:
         now = time.monotonic()
         new: list[tuple[list[int], RunningSequence]] = []
-        for sequence, rows in starts:
+        for sequence, rows in plan.starts:
             assert isinstance(sequence, RunningSequence)
             self._prepare(sequence, rows)
             sequence.started_s = now
@@ -142,10 +142,18 @@ class Lane:
                     self._sequences[row] = sequence
             new.append((rows, sequence))
         started = time.perf_counter()
-        self.rows.start([rows[0] for rows, _ in new], [sequence.input_ids for _, sequence in new])
+        ahead = [sequence for sequence in plan.ahead if isinstance(sequence, RunningSequence)]
+        num_read = self.rows.start(
+            [rows[0] for rows, _ in new],
+            [sequence.source for _, sequence in new],
+            [sequence.source for sequence in ahead],
+        )
+        for sequence in ahead:  # one of another length has to wait
+            sequence.is_read = sequence.source.read is not None
         if copies := [(rows[0], row) for rows, _ in new for row in rows[1:]]:
             self.rows.copy(*zip(*copies, strict=True))
-        self._observe(self.rows.first_graph, started, len(new))
+        if num_read:
+            self._observe(self.rows.first_graph, started, num_read)
 
     def _prepare(self, sequence: RunningSequence, rows: list[int]) -> None:
         """Make what chooses the sequence's tokens, if that is not plainly the most probable one."""

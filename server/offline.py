@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from server import scheduler
 from server.backend import Backend
+from server.config import READ_TOGETHER
 from server.decoding.hypothesis import Finished
 from server.decoding.parameters import DecodingParameters
 from server.lane import Lane
@@ -23,7 +24,13 @@ def decode_offline(
 def decode_sequences(lane: Lane, sequences: Sequence[RunningSequence]) -> list[Finished]:
     """Decode all of them through a lane of their own; results in their order."""
     num_rows = sum(sequence.num_rows for sequence in sequences)
-    plans = scheduler.Scheduler(1, lane.rows.arena.num_rows, max_waiting=num_rows, max_start_tokens=4096)
+    plans = scheduler.Scheduler(
+        1,
+        lane.rows.arena.num_rows,
+        max_waiting=num_rows,
+        max_start_tokens=4096,
+        read_together=READ_TOGETHER if lane.rows.reads_ahead else 1,
+    )
     for sequence in sequences:
         plans.submit(sequence)
     while plans.has_work(0):

@@ -6,6 +6,8 @@ threads.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -17,7 +19,7 @@ from server.decoding.candidates import Predictions, best_of_rows
 from server.prefix_cache import PrefixCache
 from server.prompts import PromptReader
 
-__all__ = ["GraphInputs", "Rows"]
+__all__ = ["GraphInputs", "Rows", "Source"]
 
 _MAX_PADDING_TOKENS = 8
 """A run costs as much as some eight tokens before it computes the first: that much padding is cheaper than another."""
@@ -34,6 +36,19 @@ class _BoundStep:
     best_token_ids: NDArray[np.int64] | None = None
 
 
+@dataclass(slots=True, eq=False)
+class Source:
+    """An input (token ids, special tokens included) and, from its reading to its start, what was made of it.
+
+    Attributes:
+        token_ids: the input.
+        read: by name keys and values of all inputs that were read in one run, and its place among them.
+    """
+
+    token_ids: Sequence[int]
+    read: tuple[Mapping[str, Any], int] | None = None
+
+
 class Rows:
     """An arena and the graphs over it, for the use of one thread at a time.
 
@@ -41,6 +56,7 @@ class Rows:
         arena: the rows' state.
         first_graph: the one that starts inputs, as metrics call it.
         num_steps: that `decode_steps` takes; 0: the bundle has no such graph.
+        reads_ahead: whether inputs can be read before they have a row.
     """
 
     _max_padding_share = 0.25
@@ -67,25 +83,51 @@ class Rows:
         self._prompts: PromptReader | None = None
         if "extend" in sessions:
             self._prompts = PromptReader(sessions["extend"], manifest.graphs["extend"], arena, prefix_cache)
+        self.reads_ahead = self._prompts is None
         self.first_graph = "encode" if self._manifest.task == "translation" else "prefill"
 
-    def start(self, rows: Sequence[int], inputs: Sequence[Sequence[int]]) -> None:
-        """Put inputs (token ids, special tokens included) into rows, ready for `decode`.
+    def start(self, rows: Sequence[int], sources: Sequence[Source], ahead: Sequence[Source] = ()) -> int:
+        """Put inputs into rows, ready for `decode`.
 
         Prompts are read one by one, from where the prefix cache leaves off. Sources, and prompts of bundles without
         `extend`, share a run with those of similar length: at most a quarter of it, or eight tokens each, is padding.
+        Those of `ahead` that fit into such a run are read in it as well, and not when they start.
+
+        Returns:
+            How many were read.
         """
         if self._prompts is not None:
-            for row, prompt in zip(rows, inputs, strict=True):
-                self._begin_prompt(self._prompts, row, prompt)
-            return
-        order = sorted(range(len(rows)), key=lambda i: len(inputs[i]))
+            for row, source in zip(rows, sources, strict=True):
+                self._begin_prompt(self._prompts, row, source.token_ids)
+            return len(rows)
+        num_read = self._read([source for source in sources if source.read is None], ahead)
+        together: dict[int, list[tuple[int, int, Source]]] = {}
+        for row, source in zip(rows, sources, strict=True):
+            assert source.read is not None
+            computed, place = source.read
+            together.setdefault(id(computed), []).append((place, row, source))
+        for group in together.values():
+            self._begin(sorted(group, key=itemgetter(0)))
+        return num_read
+
+    def _read(self, sources: Sequence[Source], ahead: Sequence[Source]) -> int:
+        num_read = 0
+        order = sorted(sources, key=lambda source: len(source.token_ids))
         while order:
-            longest = len(inputs[order[-1]])
+            longest = len(order[-1].token_ids)
             shortest = min(longest * (1 - self._max_padding_share), longest - _MAX_PADDING_TOKENS)
-            batch = [i for i in order if len(inputs[i]) >= shortest]
+            batch = [source for source in order if len(source.token_ids) >= shortest]
             del order[-len(batch) :]
-            self._begin([rows[i] for i in batch], [inputs[i] for i in batch])
+            batch += [
+                source
+                for source in ahead
+                if source.read is None and shortest <= len(source.token_ids) <= longest
+            ]
+            computed = self._compute([source.token_ids for source in batch])
+            for place, source in enumerate(batch):
+                source.read = computed, place
+            num_read += len(batch)
+        return num_read
 
     def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy the whole state of rows `sources`, one for each target, to rows `targets`; none is both."""
@@ -186,20 +228,26 @@ class Rows:
                 binding.bind_output(f"step_{index}_log_probabilities", *Buffer.of(scores).rows(0, num_rows))
         return step
 
-    def _begin(self, rows: list[int], inputs: list[Sequence[int]]) -> None:
-        if self._manifest.task == "translation":
-            self._begin_translations(rows, inputs)
+    def _begin(self, group: Sequence[tuple[int, int, Source]]) -> None:
+        """Put inputs that were read in one run into rows: their places in it, rows, and themselves."""
+        places, rows, sources = zip(*group, strict=True)
+        # The last token of a prompt goes through the first decode step, so that all tokens are chosen there.
+        translates = self._manifest.task == "translation"
+        lengths = [len(source.token_ids) - (not translates) for source in sources]
+        computed, _ = sources[0].read or ({}, 0)
+        if computed:
+            self.arena.keep(rows, lengths, computed, places)
+        index = list(rows)
+        if translates:
+            self.arena.source_lengths[index] = lengths
+            self.arena.lengths[index] = 0
+            self.arena.token_ids[index] = self._manifest.special_tokens.begin
         else:
-            self._begin_prompts(rows, inputs)
-
-    def _begin_translations(self, rows: list[int], sources: list[Sequence[int]]) -> None:
-        source_ids, lengths = _padded(sources, self._manifest.special_tokens.padding)
-        self._compute("encode", {"source_ids": source_ids, "source_lengths": lengths}, rows, lengths)
-        self.arena.source_lengths[rows] = lengths
-        self.arena.lengths[rows] = 0
-        self.arena.token_ids[rows] = self._manifest.special_tokens.begin
-
-    # The last token of a prompt goes through the first decode step, so that all tokens are chosen there.
+            self.arena.lengths[index] = lengths
+            self.arena.token_ids[index] = [source.token_ids[-1] for source in sources]
+            self._prefix_cache.count(num_reused=0, num_computed=sum(lengths) + len(lengths))
+        for source in sources:
+            source.read = None
 
     def _begin_prompt(self, reader: PromptReader, row: int, prompt: Sequence[int]) -> None:
         num_reused = reader.read(row, prompt[:-1])
@@ -207,21 +255,18 @@ class Rows:
         self.arena.lengths[row] = len(prompt) - 1
         self.arena.token_ids[row] = prompt[-1]
 
-    def _begin_prompts(self, rows: list[int], prompts: list[Sequence[int]]) -> None:
-        token_ids, lengths = _padded(
-            [prompt[:-1] for prompt in prompts], self._manifest.special_tokens.padding
-        )
-        if token_ids.size:
-            self._compute("prefill", {"token_ids": token_ids}, rows, lengths)
-        self.arena.lengths[rows] = lengths
-        self.arena.token_ids[rows] = [prompt[-1] for prompt in prompts]
-        self._prefix_cache.count(num_reused=0, num_computed=sum(map(len, prompts)))
+    def _compute(self, inputs: Sequence[Sequence[int]]) -> Mapping[str, Any]:
+        """Read inputs in one run: keys and values of each by name, (inputs, ...); none of prompts of one token."""
+        padding = self._manifest.special_tokens.padding
+        if self._manifest.task == "translation":
+            source_ids, lengths = _padded(inputs, padding)
+            return self._run_reading("encode", {"source_ids": source_ids, "source_lengths": lengths})
+        token_ids, _ = _padded([prompt[:-1] for prompt in inputs], padding)
+        return self._run_reading("prefill", {"token_ids": token_ids}) if token_ids.size else {}
 
-    def _compute(
-        self, graph: str, inputs: GraphInputs, rows: Sequence[int], lengths: NDArray[np.int32]
-    ) -> None:
-        """Run the first graph and copy what it computed for each input to its row."""
-        self.arena.keep(rows, lengths.tolist(), self._run(graph, inputs))
+    def _run_reading(self, graph: str, inputs: GraphInputs) -> Mapping[str, Any]:
+        """Run a graph that reads inputs, its outputs where the caches are."""
+        return self._run(graph, inputs)
 
     def _run(self, graph: str, inputs: GraphInputs) -> dict[str, NDArray[np.float32]]:
         return dict(

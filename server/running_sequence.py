@@ -9,6 +9,7 @@ from server.decoding.hypothesis import Finished, TokenScore
 from server.decoding.parameters import DecodingParameters
 from server.decoding.sampling import TokenChooser
 from server.decoding.stopping import StopCondition
+from server.rows import Source
 
 __all__ = ["RunningSequence"]
 
@@ -18,6 +19,7 @@ class RunningSequence(scheduler.Sequence):
     """A sequence with its input, parameters and what it has produced so far.
 
     Attributes:
+        source: its input.
         token_ids: grows at the end only. With beam search it stays empty until the best answer is known.
         stream: whether somebody reads `token_ids` while they grow.
         is_greedy: its next token is the most probable one, whatever that is, and nothing is told of the others.
@@ -29,7 +31,7 @@ class RunningSequence(scheduler.Sequence):
         num_first_tokens: that came together at `first_token_s`, the end of sequence included.
     """
 
-    input_ids: Sequence[int]
+    source: Source
     parameters: DecodingParameters
     stop: StopCondition | None = None
     stream: bool = False
@@ -68,7 +70,7 @@ class RunningSequence(scheduler.Sequence):
             num_input_tokens=len(input_ids),
             num_rows=parameters.beam_size,
             deadline_s=deadline_s,
-            input_ids=input_ids,
+            source=Source(input_ids),
             parameters=parameters,
             stop=stop,
             stream=stream,
@@ -76,6 +78,11 @@ class RunningSequence(scheduler.Sequence):
             is_plain=is_greedy and stop is None,
             needs_all=not is_greedy,
         )
+
+    @property
+    def input_ids(self) -> Sequence[int]:
+        """The input's token ids."""
+        return self.source.token_ids
 
     @property
     def num_tokens(self) -> int:

@@ -36,7 +36,10 @@ class QueueFullError(Exception):
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """One input as the scheduler sees it: its length, its rows, its deadline, its place."""
+    """One input as the scheduler sees it: its length, its rows, its deadline, its place.
+
+    `is_read` says that a lane reads it, or has read it, before it has a row.
+    """
 
     num_input_tokens: int
     deadline_s: float | None = None
@@ -44,6 +47,7 @@ class Sequence:
     cancelled: bool = False
     waiting: bool = True
     finished: bool = False
+    is_read: bool = False
     lane: int = -1  # where it runs
 
 
@@ -64,16 +68,20 @@ class _LaneRows:
     num_used: int = 0  # rows of sequences that have not ended
     num_sequences: int = 0  # that have not
     num_long: int = 0  # those of them whose inputs are long
-    num_steps_since_start: int = 0
+    num_steps_since_reading: int = 0
 
 
 @dataclass(slots=True)
 class Plan:
-    """What a lane does next: moves first, then starts, then one step over `num_rows` rows."""
+    """What a lane does next: moves first, then starts, then one step over `num_rows` rows.
+
+    `ahead` wait for a row, but are read together with those that start.
+    """
 
     dropped: list[tuple[Sequence, Departure]] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
     starts: list[tuple[Sequence, list[int]]] = field(default_factory=list)
+    ahead: list[Sequence] = field(default_factory=list)
     num_rows: int = 0
 
 
@@ -88,8 +96,9 @@ class Scheduler:
             not held up for long. One sequence is always allowed, however long.
         rows_before_spread: rows up to which a lane that runs is filled before an idle one starts. 1: all lanes
             start as soon as there is work.
-        max_start_interval: steps that a well-filled lane lets pass between starts, so that inputs are read together
-            and not one by one. 1: it starts what there is before each step.
+        max_start_interval: steps that a well-filled lane lets pass before it reads inputs again, so that they are
+            read together and not one by one. 1: it starts what there is before each step.
+        read_together: inputs that a lane reads when it reads one, if so many wait. 1: none before it has a row.
     """
 
     def __init__(
@@ -101,12 +110,14 @@ class Scheduler:
         *,
         rows_before_spread: int = 1,
         max_start_interval: int = 1,
+        read_together: int = 1,
     ) -> None:
         self.slots_per_lane = slots_per_lane
         self.max_waiting = max_waiting
         self.max_start_tokens = max_start_tokens
         self.rows_before_spread = rows_before_spread
         self.max_start_interval = max_start_interval
+        self.read_together = read_together
         self._lanes = [_LaneRows() for _ in range(num_lanes)]
         self._waiting: deque[Sequence] = deque()
         self._deadlines: list[tuple[float, int, Sequence]] = []  # a heap over the waiting
@@ -187,7 +198,7 @@ class Scheduler:
         mine = self._lanes[lane]
         self._drop_expired_waiting(plan, now_s)
         holes = self._free_rows(mine.rows, plan, now_s)
-        mine.num_steps_since_start += num_steps
+        mine.num_steps_since_reading += num_steps
         if self._waiting:
             self._start_waiting(lane, plan, holes)
         if holes:
@@ -255,11 +266,10 @@ class Scheduler:
 
     def _start_waiting(self, lane: int, plan: Plan, holes: list[int]) -> None:
         mine = self._lanes[lane]
-        # The fuller the lane, the more a start holds up, and the sooner another can share it.
-        if mine.num_steps_since_start < min(self.max_start_interval, mine.num_sequences // 2):
-            return
-        num_tokens = 0
-        while self._may_start(mine):
+        # The fuller the lane, the more a reading holds up, and the sooner another can share it.
+        may_read = mine.num_steps_since_reading >= min(self.max_start_interval, mine.num_sequences // 2)
+        num_read = num_tokens = 0
+        while self._may_start(mine) and (may_read or self._waiting[0].is_read):
             sequence = self._waiting[0]
             num_tokens += sequence.num_input_tokens
             if plan.starts and num_tokens > self.max_start_tokens:
@@ -273,9 +283,24 @@ class Scheduler:
             mine.num_used += sequence.num_rows
             mine.num_sequences += 1
             mine.num_long += _is_long(sequence) * sequence.num_rows
+            num_read += not sequence.is_read
             plan.starts.append((sequence, self._take_rows(mine.rows, holes, sequence)))
-        if plan.starts:
-            mine.num_steps_since_start = 0
+        if num_read:
+            mine.num_steps_since_reading = 0
+            self._read_ahead(lane, plan, self.read_together - num_read, num_tokens)
+
+    def _read_ahead(self, lane: int, plan: Plan, most: int, num_tokens: int) -> None:
+        """Choose who is read with those that start, but for who may start elsewhere at any moment."""
+        num_free = self.num_slots - self.num_used_slots - self.slots_per_lane + self._lanes[lane].num_used
+        for sequence in self._waiting:
+            num_free -= sequence.num_rows
+            if num_free >= 0 or sequence.is_read:
+                continue
+            num_tokens += sequence.num_input_tokens
+            if len(plan.ahead) >= most or num_tokens > self.max_start_tokens:
+                return
+            sequence.is_read = True
+            plan.ahead.append(sequence)
 
     @staticmethod
     def _take_rows(rows: list[Sequence | None], holes: list[int], sequence: Sequence) -> list[int]:

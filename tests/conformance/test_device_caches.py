@@ -21,7 +21,7 @@ from server.engine import Engine
 from server.golden import check_golden_examples
 from server.offline import decode_offline
 from server.prefix_cache import BLOCK_TOKENS
-from server.rows import Rows
+from server.rows import Rows, Source
 from server.scoring import score_offline
 from tests.conformance.backends import FIXTURES, ON_DEVICE, load
 from tests.conformance.exported_models import export
@@ -110,7 +110,7 @@ def test_rows_are_started_copied_and_forked_alike(bundle: str) -> None:
     rng = random.Random(13)
     inputs = [random_prompt(rng, load(bundle), length) for length in (3, 24, 17, 20)]
     for rows in (host, device):
-        rows.start([4, 0, 1, 2], inputs)
+        rows.start([4, 0, 1, 2], [Source(ids) for ids in inputs])
         rows.copy([4], [3])
         rows.copy([2, 2], [4, 5])
         rows.decode(6)
@@ -147,7 +147,7 @@ def test_a_device_tells_the_best_tokens_that_the_host_tells(name: str, tmp_path:
     for num_best, needs_all in ((1, False), (8, True), (3, False)):
         told = []
         for rows in (host, device):
-            rows.start([0, 1, 2], inputs)
+            rows.start([0, 1, 2], [Source(ids) for ids in inputs])
             told.append(rows.decode(3, num_best, needs_all=needs_all))
         ours, theirs = told
         assert theirs.best.shape[1] >= num_best

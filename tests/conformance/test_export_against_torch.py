@@ -29,6 +29,7 @@ from server.kernels import NO_KERNELS
 from server.lane import Lane
 from server.offline import decode_offline, decode_sequences
 from server.prefix_cache import BLOCK_TOKENS
+from server.rows import Source
 from server.running_sequence import RunningSequence
 from server.scoring import score_offline
 from tests.conformance.exported_models import MODELS, export, random_ids
@@ -60,7 +61,7 @@ def test_a_prompt_read_in_blocks_and_from_the_cache_gives_torch_s_logits(name: s
     rng = random.Random(3)
     prompt = [rng.randrange(4, 120) for _ in range(BLOCK_TOKENS + 6)]
     for last in (5, 6):
-        rows.start([0], [[*prompt, last]])
+        rows.start([0], [Source([*prompt, last])])
         with torch.inference_mode():
             expected = model(torch.tensor([[*prompt, last]]))[0, -1].log_softmax(dim=-1)
         np.testing.assert_allclose(rows.decode(1).log_probabilities[0], expected, atol=1e-4)

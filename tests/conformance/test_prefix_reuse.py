@@ -13,6 +13,7 @@ from server.decoding.parameters import DecodingParameters
 from server.golden import check_golden_examples
 from server.offline import decode_offline
 from server.prefix_cache import BLOCK_TOKENS
+from server.rows import Source
 from tests.conformance.backends import ON_DEVICE, load
 
 LARGE = 64 * 1024 * 1024
@@ -83,8 +84,8 @@ def test_cached_keys_and_values_are_the_computed_ones_to_the_bit(backend: Backen
     prompt = [rng.randrange(4, size) for _ in range(3 * BLOCK_TOKENS + 5)]
     other = [*prompt[: 2 * BLOCK_TOKENS + 9], *(rng.randrange(4, size) for _ in range(20))]
     cold, warm = backend.rows(1), backend.with_prefix_cache(LARGE).rows(2)
-    cold.start([0], [prompt])
-    warm.start([1, 0], [other, prompt])
+    cold.start([0], [Source(prompt)])
+    warm.start([1, 0], [Source(other), Source(prompt)])
     if not isinstance(cold.arena, HostArena) or not isinstance(warm.arena, HostArena):
         pytest.skip("test_device_caches.py looks into those")
     for name, cache in cold.arena.caches.items():
@@ -98,7 +99,7 @@ def test_cached_keys_and_values_are_the_computed_ones_to_the_bit(backend: Backen
 def test_a_shared_prefix_is_computed_once(backend: Backend) -> None:
     cached = backend.with_prefix_cache(LARGE)
     prefix = list(range(4, 4 + 2 * BLOCK_TOKENS))
-    cached.rows(3).start([0, 1, 2], [[*prefix, own] for own in (100, 101, 102)])
+    cached.rows(3).start([0, 1, 2], [Source([*prefix, own]) for own in (100, 101, 102)])
     assert cached.prefix_cache.num_reused_tokens == 2 * len(prefix)
     assert cached.prefix_cache.num_computed_tokens == len(prefix) + 3
 

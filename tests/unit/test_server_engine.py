@@ -22,7 +22,7 @@ from server.decoding.parameters import DecodingParameters
 from server.engine import Engine, Ticket, lane_layout
 from server.errors import Cancelled, DeadlineExceeded, EngineError, Overloaded
 from server.offline import decode_offline
-from server.rows import Rows
+from server.rows import Rows, Source
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BUNDLE = Bundle.read(FIXTURES / "bundles" / "spell" / "1")
@@ -245,7 +245,7 @@ def test_an_arena_goes_with_its_rows(bundle: str) -> None:
     gc.disable()
     try:
         rows = backend.rows(2)
-        rows.start([0], [[4, 5]])
+        rows.start([0], [Source([4, 5])])
         rows.decode(1)
         arena = weakref.ref(rows.arena)
         del rows

@@ -42,6 +42,7 @@ def test_every_sequence_gets_one_outcome_and_rows_stay_dense(
         max_start_tokens=20,
         rows_before_spread=data.draw(st.integers(1, 6)),
         max_start_interval=data.draw(st.integers(1, 4)),
+        read_together=data.draw(st.integers(1, 4)),
     )
     lanes = [Rows() for _ in range(num_lanes)]
     accepted: list[Sequence] = []
@@ -56,6 +57,8 @@ def test_every_sequence_gets_one_outcome_and_rows_stay_dense(
         for sequence, departure in plan.dropped:
             settle(sequence, departure.name)
         lanes[lane].carry_out(plan)
+        assert all(sequence.waiting and sequence.is_read for sequence in plan.ahead)
+        assert not plan.ahead or plan.starts
         assert len(lanes[lane].rows) <= num_slots
 
     for now in range(data.draw(st.integers(1, 40))):
@@ -197,6 +200,39 @@ def test_a_lane_counts_searches_not_their_rows() -> None:
     assert len(scheduler.plan(0, 0.0).starts) == 3
     scheduler.submit(Sequence(5, num_rows=5))
     assert len(scheduler.plan(0, 0.0).starts) == 1
+
+
+def test_who_waits_is_read_with_who_starts_and_then_starts_at_once() -> None:
+    scheduler = Scheduler(
+        1, 8, max_waiting=100, max_start_tokens=10_000, max_start_interval=4, read_together=5
+    )
+    sequences = [Sequence(5) for _ in range(20)]
+    for sequence in sequences:
+        scheduler.submit(sequence)
+    plan = scheduler.plan(0, 0.0)
+    assert [sequence for sequence, _ in plan.starts] == sequences[:8]
+    assert plan.ahead == [], "more than five are read already"
+    started, ahead = [], []
+    for step in range(6):
+        scheduler.finish(sequences[step])
+        plan = scheduler.plan(0, 0.0)
+        started.append([sequences.index(sequence) for sequence, _ in plan.starts])
+        ahead.append([sequences.index(sequence) for sequence in plan.ahead])
+    assert started == [[], [], [8, 9, 10], [11], [12], [13]]
+    assert ahead == [[], [], [11, 12], [], [], [14, 15, 16, 17]]
+
+
+def test_who_may_start_elsewhere_and_long_inputs_are_not_read_before() -> None:
+    scheduler = Scheduler(2, 2, max_waiting=100, max_start_tokens=20, read_together=8)
+    first, *others = [Sequence(5, num_rows=2), *(Sequence(5) for _ in range(3)), Sequence(12)]
+    for sequence in (first, *others):
+        scheduler.submit(sequence)
+    plan = scheduler.plan(0, 0.0)
+    assert [sequence for sequence, _ in plan.starts] == [first]
+    assert plan.ahead == [others[2]], (
+        "two rows of the other lane are free; with the last it would be 22 tokens"
+    )
+    assert [sequence for sequence, _ in scheduler.plan(1, 0.0).starts] == others[:2]
 
 
 def test_a_lane_with_few_rows_starts_at_once() -> None:
