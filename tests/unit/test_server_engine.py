@@ -263,7 +263,12 @@ def test_what_has_no_room_in_a_row_is_not_copied() -> None:
     def given(num_tokens: int, dtype: type = np.float32) -> dict[str, Any]:
         return {name: np.zeros((1, heads, num_tokens, size), dtype) for name in names}
 
-    arena.keep([1], [room], given(room))
-    for num_tokens, computed in ((room + 1, given(room + 1)), (3, given(2)), (2, given(2, np.float16))):
+    arena.keep([1], [room], given(room), [0])
+    for num_tokens, computed, place in (
+        (room + 1, given(room + 1), 0),
+        (3, given(2), 0),
+        (2, given(2, np.float16), 0),
+        (2, given(2), 1),
+    ):
         with pytest.raises(ValueError, match="a row has room for"):
-            arena.keep([1], [num_tokens], computed)
+            arena.keep([1], [num_tokens], computed, [place])
