@@ -11,8 +11,8 @@ code is 1.
 Work: `offline`, all sources of test_2016_flickr at their real lengths, each system batching as it likes; and 32 forced
 tokens for one input alone and for 1 to 64 inputs a core. Each greedy and by beam search. A sweep of its own settings
 comes before, for every system. Then rounds, each system in turn; tokens/s are medians over them, and the ratio is
-Dragoman's speed over the row's in the same round, in the same precision where both have it. The whole takes hours,
-and each model's tables and figures come as soon as it is through; parts of it:
+Dragoman's speed over the row's in the same round, in the same precision where both have it. The whole takes more
+than an hour, and each model's tables and figures come as soon as it is through; parts of it:
 
     python benchmarks/engine.py --data DIR --sizes base --work offline --precisions int8 --beam-sizes 1
 

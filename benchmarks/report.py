@@ -79,6 +79,7 @@ def print_table(
 def write_json(path: Path | None, figures: Mapping[str, Any]) -> None:
     """Write `figures` where `--json` says, if it was given."""
     if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 

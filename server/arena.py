@@ -22,9 +22,10 @@ from server.bundle import GraphRecord, Manifest
 from server.kernels import Arrays, copy_rows
 from server.prefix_cache import PrefixCache
 
-__all__ = ["SMALL_INPUTS", "Arena", "Buffer", "HostArena"]
+__all__ = ["LAST", "SMALL_INPUTS", "Arena", "Buffer", "HostArena"]
 
-_LAST = "last_cross_"
+LAST = "last_cross_"
+"""Kind of caches with a source's last token alone."""
 _CACHE_INPUT = re.compile(r"(?P<kind>last_cross_|cross_|)(?:key|value)_\d+")
 SMALL_INPUTS = ("token_ids", "lengths", "source_lengths")
 """Of a step, beside its caches: attributes of every arena."""
@@ -78,7 +79,7 @@ class Arena(ABC):
         shapes = {
             "": (dims.num_kv_heads, limits.max_context_tokens, dims.head_size),
             "cross_": (dims.num_kv_heads, limits.max_source_tokens, dims.head_size),
-            _LAST: (1, dims.num_kv_heads * dims.head_size),
+            LAST: (1, dims.num_kv_heads * dims.head_size),
         }
         self._kinds: dict[str, str] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -144,7 +145,7 @@ class Arena(ABC):
 
     def _num_tokens(self, kind: str, rows: Sequence[int]) -> list[int]:
         """How many tokens count of each of these rows' caches of a kind."""
-        if kind == _LAST:
+        if kind == LAST:
             return [1] * len(rows)
         lengths = self.source_lengths if kind else self.lengths
         counts: list[int] = lengths[list(rows)].tolist()
@@ -194,18 +195,20 @@ class HostArena(Arena):
             outputs = [np.ascontiguousarray(computed[name]) for name in self._names[kind]]
             self._check_fits(kind, outputs, max(places) + 1, max(num_tokens))
             sources = Arrays.of(outputs, outputs[0])
-            counts = [1] * len(rows) if kind == _LAST else num_tokens  # of a source's last token there is one
+            counts = [1] * len(rows) if kind == LAST else num_tokens  # of a source's last token there is one
             self._copy_rows(kind, rows, sources, places, counts)
 
     def _check_fits(self, kind: str, outputs: list[NDArray[Any]], num_inputs: int, num_tokens: int) -> None:
         """Copies go by addresses: a graph that gives other than the manifest says must not get there."""
         shape, room = outputs[0].shape, self._shapes[self._names[kind][0]][1:]
         alike = all((output.shape, output.dtype) == (shape, self.dtype) for output in outputs)
-        as_in_a_row = (len(shape), shape[1], shape[-1]) == (1 + len(room), room[0], room[-1])
-        long_enough = num_inputs <= shape[0] and all(
-            num_tokens <= size for size in (*shape[2:-1], *room[1:-1])
+        as_in_a_row = (len(shape), shape[1:2], shape[-1:]) == (1 + len(room), room[:1], room[-1:])
+        long_enough = (
+            as_in_a_row
+            and num_inputs <= shape[0]
+            and all(num_tokens <= size for size in (*shape[2:-1], *room[1:-1]))
         )
-        if not (alike and as_in_a_row and long_enough):
+        if not (alike and long_enough):
             given = ", ".join(f"{output.dtype} {output.shape}" for output in outputs)
             raise ValueError(
                 f"a graph gives {given} for {num_inputs} inputs of {num_tokens} tokens; "

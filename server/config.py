@@ -90,7 +90,7 @@ class EngineSettings(Settings):
     max_waiting: Count = 1024
     """Sequences that may wait for a slot; more are refused with RESOURCE_EXHAUSTED."""
     max_start_tokens: Count = 2048
-    """Input tokens that a lane may start with before one step, so that running sequences keep their pace."""
+    """Input tokens that a lane may read before one step, so that running sequences keep their pace."""
     rows_before_spread: Count = 8
     """Rows of short inputs up to which a lane that runs is filled before an idle one starts: a step of eight rows costs
     little more than one of a single row. 1: an idle lane always starts."""

@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from server.arena import SMALL_INPUTS, Arena, Buffer
+from server.arena import LAST, SMALL_INPUTS, Arena, Buffer
 from server.bundle import Manifest
 from server.prefix_cache import BLOCK_TOKENS, PrefixCache
 
@@ -138,7 +138,7 @@ class DeviceArena(Arena):
         assert list(places) == list(range(len(rows))), "nothing is read ahead on a device"
         for kind in dict.fromkeys(self._kinds[name] for name in computed):
             table = self._tables[kind]
-            most = 1 if kind.startswith("last") else max(num_tokens)
+            most = 1 if kind == LAST else max(num_tokens)
             binding = self._binding("fill_tokens", kind)
             for index, name in enumerate(table.names):
                 shape, address = table.tokens_shape(len(rows), most), computed[name].data_ptr()

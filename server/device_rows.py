@@ -14,7 +14,7 @@ from server.bundle import Manifest
 from server.decoding.candidates import Predictions, best_of_rows
 from server.device_arena import DEVICE_TURN, DeviceArena
 from server.prefix_cache import PrefixCache
-from server.rows import GraphInputs, Rows, Source
+from server.rows import GraphInputs, Reading, Rows, Source
 
 __all__ = ["CAPTURED_GRAPH", "DeviceRows"]
 
@@ -51,10 +51,14 @@ class DeviceRows(Rows):
     ) -> None:
         super().__init__(manifest, sessions, arena, prefix_cache)
         self.reads_ahead = False
+        self.num_steps = 0  # `decode_steps` is for CPUs
         self._captured: dict[tuple[int, int], _CapturedStep] = {}
+        self._device_log_probabilities: dict[int, ort.OrtValue] = {}  # by rows: large, and any step's
 
-    def start(self, rows: Sequence[int], sources: Sequence[Source], ahead: Sequence[Source] = ()) -> int:
-        """As `Rows.start`, all sources in one run, and none ahead."""
+    def start(
+        self, rows: Sequence[int], sources: Sequence[Source], ahead: Sequence[Source] = ()
+    ) -> tuple[int, dict[Source, Reading]]:
+        """As `Rows.start`, sources of all lengths in one run, and none ahead."""
         del ahead
         with DEVICE_TURN:
             return super().start(rows, sources)
@@ -82,10 +86,9 @@ class DeviceRows(Rows):
     def _predict(self, num_rows: int, num_best: int, *, needs_all: bool) -> Predictions:
         self.arena.upload(num_rows)
         width = min(1 << (num_rows - 1).bit_length(), self.arena.num_rows)
-        step = self._captured.get((width, num_best))
-        if step is None:
-            step = self._captured[width, num_best] = self._capture(width, num_best)
+        step = self._captured.get((width, num_best)) or self._bind_captured(width, num_best)
         self._sessions["decode"].run_with_iobinding(step.binding, step.options)
+        self._captured[width, num_best] = step  # now that it is recorded
         if step.best is None or step.best_token_ids is None:
             log_probabilities = step.log_probabilities.numpy()[:num_rows]
             return Predictions(log_probabilities, *best_of_rows(log_probabilities, num_best))
@@ -97,7 +100,7 @@ class DeviceRows(Rows):
             log_probabilities, step.best.numpy()[:num_rows], step.best_token_ids.numpy()[:num_rows]
         )
 
-    def _capture(self, num_rows: int, num_best: int) -> _CapturedStep:
+    def _bind_captured(self, num_rows: int, num_best: int) -> _CapturedStep:
         record, binding = self._manifest.graphs["decode"], self._sessions["decode"].io_binding()
         self.arena.bind_step(binding, record, num_rows)
         options = None
@@ -111,7 +114,13 @@ class DeviceRows(Rows):
             binding.bind_ortvalue_output(name, value)
             return value
 
-        log_probabilities = output("log_probabilities", self._manifest.dimensions.vocabulary_size, np.float32)
+        log_probabilities = self._device_log_probabilities.get(num_rows)
+        if log_probabilities is None:
+            vocabulary_size = self._manifest.dimensions.vocabulary_size
+            log_probabilities = output("log_probabilities", vocabulary_size, np.float32)
+            self._device_log_probabilities[num_rows] = log_probabilities
+        else:
+            binding.bind_ortvalue_output("log_probabilities", log_probabilities)
         step = _CapturedStep(binding, options, np.array([num_best]), log_probabilities)
         if "num_best" in record.inputs:
             binding.bind_input("num_best", *Buffer.of(step.num_best).rows(0, 1))

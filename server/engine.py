@@ -253,6 +253,7 @@ class Engine:
         progressed: list[RunningSequence] = []
         while True:
             with self._work:
+                lane.hand_over(plan, self._scheduler)
                 wakes = self._settle(plan, progressed)
                 if not wakes:  # or those who wait for an answer would wait for the next input
                     self._work.wait_for(lambda: self._closing or self._scheduler.has_work(index))

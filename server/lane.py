@@ -21,7 +21,7 @@ from server.decoding.hypothesis import Finished, FinishReason, Hypothesis
 from server.decoding.ranking import ranked
 from server.decoding.sampling import TokenChooser
 from server.decoding.scores import token_score
-from server.rows import Rows
+from server.rows import Reading, Rows, Source
 from server.running_sequence import RunningSequence
 
 __all__ = ["EngineObserver", "Lane"]
@@ -59,6 +59,7 @@ class Lane:
         self.num_steps = 1
         self._multi_step_rows = multi_step_rows
         self._sequences: list[RunningSequence] = []  # by row; one with beam search comes several times
+        self._readings: dict[Source, Reading] = {}  # of who was read ahead by the last plan
         self._observer = observer
         self._end = backend.bundle.manifest.special_tokens.end
         self._translates = backend.bundle.manifest.task == "translation"
@@ -85,9 +86,21 @@ class Lane:
                 sequence.num_first_tokens = sequence.num_tokens
         return list(dict.fromkeys(self._sequences))
 
+    def hand_over(self, plan: scheduler.Plan, plans: scheduler.Scheduler) -> None:
+        """Let any lane start what was read ahead; to be called after `execute`, by who guards the scheduler."""
+        for sequence in plan.ahead:
+            assert isinstance(sequence, RunningSequence)
+            reading = self._readings.get(
+                sequence.source
+            )  # None for one of another length, or after a failure
+            if plans.end_reading(sequence, is_read=reading is not None):
+                sequence.source.reading = reading
+        self._readings = {}
+
     def clear(self) -> None:
         """Forget who is in which row, after a step that failed."""
         self._sequences.clear()
+        self._readings = {}
 
     def _take_step(self, num_rows: int) -> int:
         started = time.perf_counter()
@@ -142,14 +155,11 @@ class Lane:
                     self._sequences[row] = sequence
             new.append((rows, sequence))
         started = time.perf_counter()
-        ahead = [sequence for sequence in plan.ahead if isinstance(sequence, RunningSequence)]
-        num_read = self.rows.start(
+        num_read, self._readings = self.rows.start(
             [rows[0] for rows, _ in new],
             [sequence.source for _, sequence in new],
-            [sequence.source for sequence in ahead],
+            [sequence.source for sequence in plan.ahead if isinstance(sequence, RunningSequence)],
         )
-        for sequence in ahead:  # one of another length has to wait
-            sequence.is_read = sequence.source.read is not None
         if copies := [(rows[0], row) for rows, _ in new for row in rows[1:]]:
             self.rows.copy(*zip(*copies, strict=True))
         if num_read:

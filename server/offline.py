@@ -34,9 +34,11 @@ def decode_sequences(lane: Lane, sequences: Sequence[RunningSequence]) -> list[F
     for sequence in sequences:
         plans.submit(sequence)
     while plans.has_work(0):
-        for sequence in lane.execute(plans.plan(0, now_s=0.0)):
+        plan = plans.plan(0, now_s=0.0)
+        for sequence in lane.execute(plan):
             if sequence.result is not None:
                 plans.finish(sequence)
+        lane.hand_over(plan, plans)
     return [_result(sequence) for sequence in sequences]
 
 

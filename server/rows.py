@@ -6,8 +6,7 @@ threads.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -19,8 +18,10 @@ from server.decoding.candidates import Predictions, best_of_rows
 from server.prefix_cache import PrefixCache
 from server.prompts import PromptReader
 
-__all__ = ["GraphInputs", "Rows", "Source"]
+__all__ = ["GraphInputs", "Reading", "Rows", "Source"]
 
+_MAX_RUN_TOKENS = 16_384
+"""Padding included: what a run computes lies in memory of its own."""
 _MAX_PADDING_TOKENS = 8
 """A run costs as much as some eight tokens before it computes the first: that much padding is cheaper than another."""
 GraphInputs = dict[str, NDArray[np.int64] | NDArray[np.int32]]
@@ -36,17 +37,23 @@ class _BoundStep:
     best_token_ids: NDArray[np.int64] | None = None
 
 
+class Reading(NamedTuple):
+    """What was made of an input: keys and values of all inputs of a run by name, and its place among them."""
+
+    computed: Mapping[str, Any]
+    place: int
+
+
 @dataclass(slots=True, eq=False)
 class Source:
-    """An input (token ids, special tokens included) and, from its reading to its start, what was made of it.
+    """An input (token ids, special tokens included), and what was made of it if it was read before its start.
 
-    Attributes:
-        token_ids: the input.
-        read: by name keys and values of all inputs that were read in one run, and its place among them.
+    Several lanes may know it: `reading` is written while it waits by who holds the engine's lock, from then on by the
+    lane that starts it.
     """
 
     token_ids: Sequence[int]
-    read: tuple[Mapping[str, Any], int] | None = None
+    reading: Reading | None = None
 
 
 class Rows:
@@ -86,48 +93,51 @@ class Rows:
         self.reads_ahead = self._prompts is None
         self.first_graph = "encode" if self._manifest.task == "translation" else "prefill"
 
-    def start(self, rows: Sequence[int], sources: Sequence[Source], ahead: Sequence[Source] = ()) -> int:
+    def start(
+        self, rows: Sequence[int], sources: Sequence[Source], ahead: Sequence[Source] = ()
+    ) -> tuple[int, dict[Source, Reading]]:
         """Put inputs into rows, ready for `decode`.
 
         Prompts are read one by one, from where the prefix cache leaves off. Sources, and prompts of bundles without
         `extend`, share a run with those of similar length: at most a quarter of it, or eight tokens each, is padding.
-        Those of `ahead` that fit into such a run are read in it as well, and not when they start.
+        Those of `ahead` that fit into such a run are read in it as well.
 
         Returns:
-            How many were read.
+            How many were read, and what was made of those of `ahead`.
         """
         if self._prompts is not None:
             for row, source in zip(rows, sources, strict=True):
                 self._begin_prompt(self._prompts, row, source.token_ids)
-            return len(rows)
-        num_read = self._read([source for source in sources if source.read is None], ahead)
-        together: dict[int, list[tuple[int, int, Source]]] = {}
+            return len(rows), {}
+        readings = self._read([source for source in sources if source.reading is None], ahead)
+        num_read = len(readings)
+        together: dict[int, list[tuple[Reading, int, Source]]] = {}
         for row, source in zip(rows, sources, strict=True):
-            assert source.read is not None
-            computed, place = source.read
-            together.setdefault(id(computed), []).append((place, row, source))
+            reading = source.reading or readings.pop(source)
+            source.reading = None
+            together.setdefault(id(reading.computed), []).append((reading, row, source))
         for group in together.values():
-            self._begin(sorted(group, key=itemgetter(0)))
-        return num_read
+            self._begin(sorted(group, key=lambda each: each[0].place))
+        return num_read, readings
 
-    def _read(self, sources: Sequence[Source], ahead: Sequence[Source]) -> int:
-        num_read = 0
+    def _read(self, sources: Sequence[Source], ahead: Sequence[Source]) -> dict[Source, Reading]:
+        readings: dict[Source, Reading] = {}
         order = sorted(sources, key=lambda source: len(source.token_ids))
         while order:
             longest = len(order[-1].token_ids)
             shortest = min(longest * (1 - self._max_padding_share), longest - _MAX_PADDING_TOKENS)
-            batch = [source for source in order if len(source.token_ids) >= shortest]
+            most = max(1, _MAX_RUN_TOKENS // longest)
+            batch = [source for source in order if len(source.token_ids) >= shortest][-most:]
             del order[-len(batch) :]
-            batch += [
+            fitting = [
                 source
                 for source in ahead
-                if source.read is None and shortest <= len(source.token_ids) <= longest
+                if source not in readings and shortest <= len(source.token_ids) <= longest
             ]
+            batch += fitting[: most - len(batch)]
             computed = self._compute([source.token_ids for source in batch])
-            for place, source in enumerate(batch):
-                source.read = computed, place
-            num_read += len(batch)
-        return num_read
+            readings |= {source: Reading(computed, place) for place, source in enumerate(batch)}
+        return readings
 
     def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy the whole state of rows `sources`, one for each target, to rows `targets`; none is both."""
@@ -228,15 +238,14 @@ class Rows:
                 binding.bind_output(f"step_{index}_log_probabilities", *Buffer.of(scores).rows(0, num_rows))
         return step
 
-    def _begin(self, group: Sequence[tuple[int, int, Source]]) -> None:
-        """Put inputs that were read in one run into rows: their places in it, rows, and themselves."""
-        places, rows, sources = zip(*group, strict=True)
+    def _begin(self, group: Sequence[tuple[Reading, int, Source]]) -> None:
+        """Put inputs that were read in one run into rows."""
+        readings, rows, sources = zip(*group, strict=True)
         # The last token of a prompt goes through the first decode step, so that all tokens are chosen there.
         translates = self._manifest.task == "translation"
         lengths = [len(source.token_ids) - (not translates) for source in sources]
-        computed, _ = sources[0].read or ({}, 0)
-        if computed:
-            self.arena.keep(rows, lengths, computed, places)
+        if computed := readings[0].computed:
+            self.arena.keep(rows, lengths, computed, [reading.place for reading in readings])
         index = list(rows)
         if translates:
             self.arena.source_lengths[index] = lengths
@@ -246,8 +255,6 @@ class Rows:
             self.arena.lengths[index] = lengths
             self.arena.token_ids[index] = [source.token_ids[-1] for source in sources]
             self._prefix_cache.count(num_reused=0, num_computed=sum(lengths) + len(lengths))
-        for source in sources:
-            source.read = None
 
     def _begin_prompt(self, reader: PromptReader, row: int, prompt: Sequence[int]) -> None:
         num_reused = reader.read(row, prompt[:-1])

@@ -38,7 +38,7 @@ class QueueFullError(Exception):
 class Sequence:
     """One input as the scheduler sees it: its length, its rows, its deadline, its place.
 
-    `is_read` says that a lane reads it, or has read it, before it has a row.
+    While it waits `is_claimed` says that a lane reads it, and then `is_read` that one has.
     """
 
     num_input_tokens: int
@@ -47,6 +47,7 @@ class Sequence:
     cancelled: bool = False
     waiting: bool = True
     finished: bool = False
+    is_claimed: bool = False
     is_read: bool = False
     lane: int = -1  # where it runs
 
@@ -92,7 +93,7 @@ class Scheduler:
         num_lanes: arenas that step on their own.
         slots_per_lane: rows of each arena.
         max_waiting: rows that may be waited for; a sequence that needs one more is refused.
-        max_start_tokens: input tokens a lane may start with before one step, so that rows already running are
+        max_start_tokens: input tokens a lane may read before one step, so that rows already running are
             not held up for long. One sequence is always allowed, however long.
         rows_before_spread: rows up to which a lane that runs is filled before an idle one starts. 1: all lanes
             start as soon as there is work.
@@ -159,6 +160,12 @@ class Scheduler:
         if was_waiting:
             self._leave_queue(sequence)
         return was_waiting
+
+    def end_reading(self, sequence: Sequence, *, is_read: bool) -> bool:
+        """A lane is through with one of its plan's `ahead`; returns whether it waits, and is read."""
+        sequence.is_claimed = False
+        sequence.is_read = is_read and sequence.waiting
+        return sequence.is_read
 
     def finish(self, sequence: Sequence) -> None:
         """A running sequence has come to its end; its rows are taken again from the next plan on."""
@@ -255,10 +262,15 @@ class Scheduler:
         )
 
     def _may_start(self, lane: _LaneRows) -> bool:
-        """Whether the first in line fits into the lane and the lane has not its share of all rows."""
+        """Whether the first in line fits into the lane and the lane has not its share of all rows.
+
+        One that another lane reads at this moment is left to wait by a lane that has others to go on with.
+        """
         if not self._waiting:
             return False
         first = self._waiting[0]
+        if first.is_claimed and lane.num_used:
+            return False
         share = -(-(self.num_used_slots + self._num_waiting_rows) // len(self._lanes))
         if not lane.num_long and not _is_long(first):
             share = max(share, self.rows_before_spread)
@@ -271,7 +283,7 @@ class Scheduler:
         num_read = num_tokens = 0
         while self._may_start(mine) and (may_read or self._waiting[0].is_read):
             sequence = self._waiting[0]
-            num_tokens += sequence.num_input_tokens
+            num_tokens += 0 if sequence.is_read else sequence.num_input_tokens
             if plan.starts and num_tokens > self.max_start_tokens:
                 break
             self._waiting.popleft()
@@ -290,16 +302,18 @@ class Scheduler:
             self._read_ahead(lane, plan, self.read_together - num_read, num_tokens)
 
     def _read_ahead(self, lane: int, plan: Plan, most: int, num_tokens: int) -> None:
-        """Choose who is read with those that start, but for who may start elsewhere at any moment."""
+        """Claim who is read with those that start, but for who may start elsewhere at any moment."""
+        if most < 1:
+            return
         num_free = self.num_slots - self.num_used_slots - self.slots_per_lane + self._lanes[lane].num_used
         for sequence in self._waiting:
             num_free -= sequence.num_rows
-            if num_free >= 0 or sequence.is_read:
+            if num_free >= 0 or sequence.is_read or sequence.is_claimed:
                 continue
             num_tokens += sequence.num_input_tokens
             if len(plan.ahead) >= most or num_tokens > self.max_start_tokens:
                 return
-            sequence.is_read = True
+            sequence.is_claimed = True
             plan.ahead.append(sequence)
 
     @staticmethod

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.backend import Backend
+from server.rows import Source
 
 __all__ = ["forced_steps", "score_offline"]
 
@@ -29,7 +30,7 @@ def forced_steps(
     lengths = [len(output) for output in outputs]
     assert lengths == sorted(lengths, reverse=True), "rows that end must be the last ones"
     rows = backend.rows(len(inputs))
-    rows.start(range(len(inputs)), inputs)
+    rows.start(range(len(inputs)), [Source(input_ids) for input_ids in inputs])
     for step in range(max(lengths, default=0)):
         num_rows = sum(length > step for length in lengths)
         yield num_rows, rows.decode(num_rows).log_probabilities

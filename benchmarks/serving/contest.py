@@ -107,7 +107,9 @@ def compete(systems: Sequence[System], workload: Workload, pace: Pace) -> list[S
     for one in able:
         assert one.setting is not None
         one.system.prepare(one.setting)
-        one.system.run(workload.part(_SWEEP_INPUTS), 0.0)
+        part = workload.part(_SWEEP_INPUTS)
+        if one.system.run(part, 0.0).seconds < _LONG_TURN_S and part is not workload:
+            one.system.run(workload, 0.0)
     begin_s = time.perf_counter()
     for num_rounds in range(pace.rounds):
         if num_rounds >= _FEWEST_ROUNDS and time.perf_counter() - begin_s > pace.max_rounds_s:

@@ -71,7 +71,7 @@ class System(Protocol):
 
     @property
     def precision(self) -> str:
-        """`fp32` or `int8`."""
+        """`fp32`, `fp16` or `int8`."""
 
     def settings(self, workload: Workload) -> list[Setting]:
         """What a sweep should try; none where the system cannot do this work at all."""

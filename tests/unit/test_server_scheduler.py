@@ -57,8 +57,10 @@ def test_every_sequence_gets_one_outcome_and_rows_stay_dense(
         for sequence, departure in plan.dropped:
             settle(sequence, departure.name)
         lanes[lane].carry_out(plan)
-        assert all(sequence.waiting and sequence.is_read for sequence in plan.ahead)
+        assert all(sequence.waiting and sequence.is_claimed for sequence in plan.ahead)
         assert not plan.ahead or plan.starts
+        for sequence in plan.ahead:
+            scheduler.end_reading(sequence, is_read=True)
         assert len(lanes[lane].rows) <= num_slots
 
     for now in range(data.draw(st.integers(1, 40))):
@@ -218,11 +220,12 @@ def test_who_waits_is_read_with_who_starts_and_then_starts_at_once() -> None:
         plan = scheduler.plan(0, 0.0)
         started.append([sequences.index(sequence) for sequence, _ in plan.starts])
         ahead.append([sequences.index(sequence) for sequence in plan.ahead])
+        assert all(scheduler.end_reading(sequence, is_read=True) for sequence in plan.ahead)
     assert started == [[], [], [8, 9, 10], [11], [12], [13]]
     assert ahead == [[], [], [11, 12], [], [], [14, 15, 16, 17]]
 
 
-def test_who_may_start_elsewhere_and_long_inputs_are_not_read_before() -> None:
+def test_who_may_start_elsewhere_and_what_is_too_much_are_not_read_ahead() -> None:
     scheduler = Scheduler(2, 2, max_waiting=100, max_start_tokens=20, read_together=8)
     first, *others = [Sequence(5, num_rows=2), *(Sequence(5) for _ in range(3)), Sequence(12)]
     for sequence in (first, *others):
@@ -233,6 +236,47 @@ def test_who_may_start_elsewhere_and_long_inputs_are_not_read_before() -> None:
         "two rows of the other lane are free; with the last it would be 22 tokens"
     )
     assert [sequence for sequence, _ in scheduler.plan(1, 0.0).starts] == others[:2]
+
+
+def test_who_is_being_read_is_waited_for_by_lanes_that_run() -> None:
+    scheduler = Scheduler(2, 2, max_waiting=100, max_start_tokens=100, read_together=8)
+    running = [Sequence(5) for _ in range(4)]
+    for sequence in running:
+        scheduler.submit(sequence)
+    assert [len(scheduler.plan(lane, 0.0).starts) for lane in (0, 1)] == [2, 2]
+    first, read, failed, dropped = (Sequence(5) for _ in range(4))
+    for sequence in (first, read, failed, dropped):
+        scheduler.submit(sequence)
+    scheduler.finish(running[0])
+    plan = scheduler.plan(0, 0.0)
+    assert [sequence for sequence, _ in plan.starts] == [first]
+    assert plan.ahead == [read, failed, dropped]
+    scheduler.finish(running[2])
+    assert not scheduler.plan(1, 0.0).starts
+    scheduler.cancel(dropped)
+    told = [scheduler.end_reading(each, is_read=each is not failed) for each in plan.ahead]
+    assert told == [True, False, False]
+    assert [sequence for sequence, _ in scheduler.plan(1, 0.0).starts] == [read]
+    scheduler.finish(running[1])
+    plan = scheduler.plan(0, 0.0)
+    assert [sequence for sequence, _ in plan.starts] == [failed]
+
+
+def test_a_lane_without_rows_starts_whom_another_reads() -> None:
+    scheduler = Scheduler(2, 1, max_waiting=100, max_start_tokens=100, read_together=8)
+    sequences = [Sequence(5) for _ in range(4)]
+    for sequence in sequences[:2]:
+        scheduler.submit(sequence)
+    for lane in (0, 1):
+        scheduler.plan(lane, 0.0)
+    for sequence in sequences[2:]:
+        scheduler.submit(sequence)
+    scheduler.finish(sequences[0])
+    plan = scheduler.plan(0, 0.0)
+    assert plan.ahead == sequences[3:]
+    scheduler.finish(sequences[1])
+    assert [sequence for sequence, _ in scheduler.plan(1, 0.0).starts] == sequences[3:]
+    assert not scheduler.end_reading(sequences[3], is_read=True), "it has a row"
 
 
 def test_a_lane_with_few_rows_starts_at_once() -> None:
