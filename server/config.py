@@ -97,8 +97,8 @@ class EngineSettings(Settings):
     max_start_interval: Count = 4
     """Steps that a well-filled lane lets pass before it reads again, so that sources are read together. 1: none."""
     read_together: Count = READ_TOGETHER
-    """Sources that a lane reads when it reads one, if so many wait with all rows taken: in eights each takes a fifth of
-    the time. 1: none before it has a row."""
+    """Sources that a lane reads when it reads one, if so many with beams wait and all rows are taken: in eights each
+    takes a fifth of the time. 1: none before it has a row."""
     multi_step_rows: Annotated[int, Field(ge=0)] = MULTI_STEP_ROWS
     """Up to how many rows, all greedy, a lane takes several steps in one call, for bundles that can: fewer waits for
     Python, for up to three steps computed past an answer's end. 0: never."""

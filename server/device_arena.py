@@ -117,7 +117,8 @@ class DeviceArena(Arena):
         """A copy of one cache, as the graphs name it, in numpy's memory: (rows, ...)."""
         table = self._tables[self._kinds[name]]
         whole: NDArray[np.floating] = table.memory.numpy()
-        return whole[table.names.index(name)].reshape(self._shapes[name])
+        cache: NDArray[np.floating] = whole[table.names.index(name)].reshape(self._shapes[name])
+        return cache
 
     def _buffer(self, name: str) -> Buffer:
         if name in self._small:

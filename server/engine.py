@@ -299,12 +299,9 @@ def lane_layout(settings: EngineSettings) -> tuple[int, int]:
     """
     num_cores = usable_cores()
     on_device = settings.provider != "cpu"
-    num_lanes, num_threads = settings.lanes, settings.threads_per_lane
-    if num_lanes == "auto":
-        num_lanes = 1 if on_device else num_cores
-    if num_threads == "auto":
-        num_threads = 1 if on_device else max(1, num_cores // num_lanes)
-    return num_lanes, num_threads
+    num_lanes = (1 if on_device else num_cores) if settings.lanes == "auto" else settings.lanes
+    num_threads = 1 if on_device else max(1, num_cores // num_lanes)
+    return num_lanes, num_threads if settings.threads_per_lane == "auto" else settings.threads_per_lane
 
 
 def load_backend(bundle: Bundle, settings: EngineSettings) -> Backend:

@@ -99,7 +99,8 @@ class Scheduler:
             start as soon as there is work.
         max_start_interval: steps that a well-filled lane lets pass before it reads inputs again, so that they are
             read together and not one by one. 1: it starts what there is before each step.
-        read_together: inputs that a lane reads when it reads one, if so many wait. 1: none before it has a row.
+        read_together: inputs that a lane reads when it reads one, if so many searches wait. 1: none before it has a
+            row.
     """
 
     def __init__(
@@ -302,13 +303,16 @@ class Scheduler:
             self._read_ahead(lane, plan, self.read_together - num_read, num_tokens)
 
     def _read_ahead(self, lane: int, plan: Plan, most: int, num_tokens: int) -> None:
-        """Claim who is read with those that start, but for who may start elsewhere at any moment."""
+        """Claim who is read with those that start, but for who may start elsewhere at any moment.
+
+        Searches alone: of a lane's many single rows several end at a time, of its few searches one.
+        """
         if most < 1:
             return
         num_free = self.num_slots - self.num_used_slots - self.slots_per_lane + self._lanes[lane].num_used
         for sequence in self._waiting:
             num_free -= sequence.num_rows
-            if num_free >= 0 or sequence.is_read or sequence.is_claimed:
+            if num_free >= 0 or sequence.num_rows == 1 or sequence.is_read or sequence.is_claimed:
                 continue
             num_tokens += sequence.num_input_tokens
             if len(plan.ahead) >= most or num_tokens > self.max_start_tokens:

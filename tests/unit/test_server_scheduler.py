@@ -206,9 +206,9 @@ def test_a_lane_counts_searches_not_their_rows() -> None:
 
 def test_who_waits_is_read_with_who_starts_and_then_starts_at_once() -> None:
     scheduler = Scheduler(
-        1, 8, max_waiting=100, max_start_tokens=10_000, max_start_interval=4, read_together=5
+        1, 16, max_waiting=100, max_start_tokens=10_000, max_start_interval=4, read_together=5
     )
-    sequences = [Sequence(5) for _ in range(20)]
+    sequences = [Sequence(5, num_rows=2) for _ in range(20)]
     for sequence in sequences:
         scheduler.submit(sequence)
     plan = scheduler.plan(0, 0.0)
@@ -226,26 +226,30 @@ def test_who_waits_is_read_with_who_starts_and_then_starts_at_once() -> None:
 
 
 def test_who_may_start_elsewhere_and_what_is_too_much_are_not_read_ahead() -> None:
-    scheduler = Scheduler(2, 2, max_waiting=100, max_start_tokens=20, read_together=8)
-    first, *others = [Sequence(5, num_rows=2), *(Sequence(5) for _ in range(3)), Sequence(12)]
+    scheduler = Scheduler(2, 4, max_waiting=100, max_start_tokens=20, read_together=8)
+    first, *others = [
+        Sequence(5, num_rows=4),
+        *(Sequence(5, num_rows=2) for _ in range(3)),
+        Sequence(12, num_rows=2),
+    ]
     for sequence in (first, *others):
         scheduler.submit(sequence)
     plan = scheduler.plan(0, 0.0)
     assert [sequence for sequence, _ in plan.starts] == [first]
     assert plan.ahead == [others[2]], (
-        "two rows of the other lane are free; with the last it would be 22 tokens"
+        "four rows of the other lane are free; with the last it would be 22 tokens"
     )
     assert [sequence for sequence, _ in scheduler.plan(1, 0.0).starts] == others[:2]
 
 
 def test_who_is_being_read_is_waited_for_by_lanes_that_run() -> None:
-    scheduler = Scheduler(2, 2, max_waiting=100, max_start_tokens=100, read_together=8)
-    running = [Sequence(5) for _ in range(4)]
+    scheduler = Scheduler(2, 4, max_waiting=100, max_start_tokens=100, read_together=8)
+    running = [Sequence(5, num_rows=2) for _ in range(4)]
     for sequence in running:
         scheduler.submit(sequence)
     assert [len(scheduler.plan(lane, 0.0).starts) for lane in (0, 1)] == [2, 2]
-    first, read, failed, dropped = (Sequence(5) for _ in range(4))
-    for sequence in (first, read, failed, dropped):
+    first, read, failed, single, dropped = (Sequence(5, num_rows=2 - (index == 3)) for index in range(5))
+    for sequence in (first, read, failed, single, dropped):
         scheduler.submit(sequence)
     scheduler.finish(running[0])
     plan = scheduler.plan(0, 0.0)
@@ -263,8 +267,8 @@ def test_who_is_being_read_is_waited_for_by_lanes_that_run() -> None:
 
 
 def test_a_lane_without_rows_starts_whom_another_reads() -> None:
-    scheduler = Scheduler(2, 1, max_waiting=100, max_start_tokens=100, read_together=8)
-    sequences = [Sequence(5) for _ in range(4)]
+    scheduler = Scheduler(2, 2, max_waiting=100, max_start_tokens=100, read_together=8)
+    sequences = [Sequence(5, num_rows=2) for _ in range(4)]
     for sequence in sequences[:2]:
         scheduler.submit(sequence)
     for lane in (0, 1):
