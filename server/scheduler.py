@@ -305,17 +305,18 @@ class Scheduler:
     def _read_ahead(self, lane: int, plan: Plan, most: int, num_tokens: int) -> None:
         """Claim who is read with those that start, but for who may start elsewhere at any moment.
 
-        Searches alone: of a lane's many single rows several end at a time, of its few searches one.
+        Searches alone, up to the first single row in the queue: of a lane's many single rows several end at a time, of
+        its few searches one.
         """
         if most < 1:
             return
         num_free = self.num_slots - self.num_used_slots - self.slots_per_lane + self._lanes[lane].num_used
         for sequence in self._waiting:
             num_free -= sequence.num_rows
-            if num_free >= 0 or sequence.num_rows == 1 or sequence.is_read or sequence.is_claimed:
+            if num_free >= 0 or sequence.is_read or sequence.is_claimed:
                 continue
             num_tokens += sequence.num_input_tokens
-            if len(plan.ahead) >= most or num_tokens > self.max_start_tokens:
+            if sequence.num_rows == 1 or len(plan.ahead) >= most or num_tokens > self.max_start_tokens:
                 return
             sequence.is_claimed = True
             plan.ahead.append(sequence)

@@ -248,8 +248,10 @@ def test_who_is_being_read_is_waited_for_by_lanes_that_run() -> None:
     for sequence in running:
         scheduler.submit(sequence)
     assert [len(scheduler.plan(lane, 0.0).starts) for lane in (0, 1)] == [2, 2]
-    first, read, failed, single, dropped = (Sequence(5, num_rows=2 - (index == 3)) for index in range(5))
-    for sequence in (first, read, failed, single, dropped):
+    first, read, failed, dropped, single, behind = (
+        Sequence(5, num_rows=2 - (index == 4)) for index in range(6)
+    )
+    for sequence in (first, read, failed, dropped, single, behind):
         scheduler.submit(sequence)
     scheduler.finish(running[0])
     plan = scheduler.plan(0, 0.0)
