@@ -24,8 +24,8 @@ NO_KERNELS = "none"
 KERNELS = ("avx512vnni", "avx2", "portable")
 """What the library may have, best first."""
 
-_MAX_LOCKED_BYTES = 1 << 18
-"""Copied in some 20 us."""
+_MAX_LOCKED_BYTES = 1 << 20
+"""Copied in some 80 us."""
 
 _log = structlog.get_logger(__name__)
 _LIBRARY = Path(__file__).with_name("libdragoman_kernels.so")
