@@ -6,7 +6,7 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from server.decoding.parameters import DecodingParameters
 from server.engine import Engine, Ticket, lane_layout
 from server.errors import Cancelled, DeadlineExceeded, EngineError, Overloaded
 from server.offline import decode_offline
-from server.rows import Rows, Source
+from server.rows import Reading, Rows, Source
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BUNDLE = Bundle.read(FIXTURES / "bundles" / "spell" / "1")
@@ -74,6 +74,35 @@ async def test_many_requests_over_two_lanes_answer_as_alone(engine: Engine) -> N
     backend = Backend.load(BUNDLE, provider="cpu", num_threads=1)
     assert together == decode_offline(backend, [(source, GREEDY) for source in inputs], num_slots=1)
     assert engine.occupancy().num_running == engine.occupancy().num_waiting == 0
+
+
+async def test_searches_that_are_read_before_they_start_answer_as_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_read, num_started = [], []
+    start = Rows.start
+
+    def counted(
+        rows: Rows, places: Sequence[int], sources: Sequence[Source], ahead: Sequence[Source] = ()
+    ) -> tuple[int, dict[Source, Reading]]:
+        read = start(rows, places, sources, ahead)
+        num_read.append(read[0])
+        num_started.append(len(sources))
+        return read
+
+    monkeypatch.setattr(Rows, "start", counted)
+    search = DecodingParameters(max_tokens=81, beam_size=2, num_hypotheses=2)
+    inputs = [(ids(str(i * 7919 % 100_003)), GREEDY if i % 10 == 9 else search) for i in range(60)]
+    tickets = [engine.submit(source, parameters) for source, parameters in inputs]
+    together = await asyncio.gather(*(ticket.result() for ticket in tickets))
+    assert sum(num_started) == len(inputs)
+    assert sum(num_read) >= len(inputs), "one that a lane without work starts meanwhile is read twice"
+    assert max(num_read) > 4, "more than there are rows"
+    assert 0 in num_read
+    monkeypatch.undo()
+    backend = Backend.load(BUNDLE, provider="cpu", num_threads=1)
+    alone = [decode_offline(backend, [each], num_slots=2)[0] for each in inputs]
+    assert together == alone
 
 
 async def test_streamed_tokens_are_the_answer(engine: Engine) -> None:
