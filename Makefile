@@ -83,7 +83,6 @@ unit: $(VENV)/.dev $(KERNELS) ## all tests
 # One after the other whatever -j says: each wants the machine for itself.
 bench: $(VENV)/.dev ## the four below, some two hours; DATA=DIR of Multi30k, RUN=DIR of a run on it, FIGURES=DIR for files and plots, QUICK=1
 	$(if $(and $(DATA),$(RUN)),,$(error make bench needs DATA=DIR of Multi30k and RUN=DIR of a run on it))
-	@$(if $(FIGURES),mkdir -p $(FIGURES))
 	@$(MAKE) --no-print-directory bench-generation
 	@$(MAKE) --no-print-directory bench-growth
 	@$(MAKE) --no-print-directory bench-service

@@ -43,13 +43,12 @@ from benchmarks.serving.peers import add_peers_option, peers_python
 from benchmarks.serving.pytorch_system import PyTorchEager
 from benchmarks.serving.subject import (
     BEAM_SIZE,
-    RANDOM_SIZES,
     Subject,
+    add_subject_options,
     export_backend,
     fixed_workloads,
     offline_workloads,
-    random_subject,
-    run_subject,
+    subjects,
 )
 from benchmarks.serving.systems import System, Workload
 from common.cpu import usable_cores
@@ -134,11 +133,7 @@ def _effort(options: argparse.Namespace) -> Effort:
 
 def main() -> None:
     parser = argument_parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with Multi30k")
-    parser.add_argument("--run", type=Path, metavar="RUN", help="a run folder of the recipe multi30k")
-    parser.add_argument(
-        "--sizes", nargs="*", choices=RANDOM_SIZES, default=RANDOM_SIZES, help="random weights of these sizes"
-    )
+    add_subject_options(parser)
     parser.add_argument("--work", nargs="+", choices=WORKS, default=WORKS, help="which work")
     parser.add_argument(
         "--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="PyTorch runs with fp32 only"
@@ -164,7 +159,6 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=positive, metavar="N", help="turns of each system that count, in place of 3"
     )
-    parser.add_argument("--seed", type=int, default=1, help="of random weights and inputs")
     parser.add_argument("--quick", action="store_true", help="a little of everything: does it run?")
     add_peers_option(parser)
     add_json_option(parser)
@@ -174,10 +168,8 @@ def main() -> None:
     python = peers_python(options.peers_venv)
     effort, part = _effort(options), Part(options.work, options.precisions, options.beam_sizes)
     try:
-        subjects = [run_subject(options.run, options.data)] if options.run else []
-        subjects += [random_subject(size, options.data, options.seed) for size in options.sizes]
         findings = []
-        for subject in subjects:
+        for subject in list(subjects(options)):  # all of them, before hours of work
             findings.append(measure(subject, python, effort, part, console))
             report(findings[-1])
             write_figures(findings, options.json)

@@ -12,7 +12,6 @@ for 1 to 128 inputs together, greedy. A sweep of lanes and slots comes before; t
 medians over them, and the ratio is Dragoman's speed over PyTorch's in the same round.
 """
 
-import argparse
 import copy
 import sys
 import tempfile
@@ -39,13 +38,12 @@ from benchmarks.serving.engine_report import Findings, agreement_rows, figures_o
 from benchmarks.serving.pytorch_system import PyTorchEager
 from benchmarks.serving.subject import (
     BEAM_SIZE,
-    RANDOM_SIZES,
     Subject,
+    add_subject_options,
     export_backend,
     fixed_workload,
     offline_workloads,
-    random_subject,
-    run_subject,
+    subjects,
 )
 from benchmarks.serving.systems import System, Workload
 from common.errors import OperationError
@@ -98,27 +96,15 @@ def report(found: Findings, machine: dict[str, Any]) -> None:
     print_table(title, columns, list(speed_rows(found.standings)), machine)
 
 
-def _subjects(options: argparse.Namespace) -> Iterator[Subject]:
-    if options.run:
-        yield run_subject(options.run, options.data)
-    for size in options.sizes:
-        yield random_subject(size, options.data, options.seed)
-
-
 def main() -> None:
     parser = argument_parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with Multi30k")
-    parser.add_argument("--run", type=Path, metavar="RUN", help="a run folder of the recipe multi30k")
-    parser.add_argument(
-        "--sizes", nargs="*", choices=RANDOM_SIZES, default=RANDOM_SIZES, help="random weights"
-    )
+    add_subject_options(parser)
     parser.add_argument(
         "--offline-inputs", type=positive, default=1_000, metavar="N", help="the first N sources"
     )
     parser.add_argument(
         "--agreement-inputs", type=positive, default=200, metavar="N", help="answers compared"
     )
-    parser.add_argument("--seed", type=int, default=1, help="of random weights and inputs")
     parser.add_argument("--quick", action="store_true", help="a little of everything: does it run?")
     add_json_option(parser)
     options = parser.parse_args()
@@ -131,7 +117,7 @@ def main() -> None:
         pace, inputs, agreement = QUICK, 16, 16
     figures = []
     try:
-        for subject in _subjects(options):
+        for subject in subjects(options):
             with tempfile.TemporaryDirectory(prefix="dragoman-gpu-") as folder:
                 found = measure(subject, Path(folder) / "bundle", pace, inputs, agreement, console)
             report(found, machine)

@@ -82,10 +82,12 @@ class Arena(ABC):
             LAST: (1, dims.num_kv_heads * dims.head_size),
         }
         self._kinds: dict[str, str] = {}
+        self._names: dict[str, list[str]] = {}  # by kind
         self._shapes: dict[str, tuple[int, ...]] = {}
         for name in manifest.graphs["decode"].inputs:
             if cache := _CACHE_INPUT.fullmatch(name):
                 self._kinds[name] = cache["kind"]
+                self._names.setdefault(cache["kind"], []).append(name)
                 self._shapes[name] = (num_rows, *shapes[cache["kind"]])
 
     def bind_step(self, binding: ort.IOBinding, graph: GraphRecord, num_rows: int) -> None:
@@ -131,7 +133,7 @@ class Arena(ABC):
         """Copy the whole state of rows `sources`, one for each target, to rows `targets`; none is both."""
         for array in (self.token_ids, self.lengths, self.source_lengths):
             array[list(targets)] = array[list(sources)]
-        for kind in dict.fromkeys(self._kinds.values()):
+        for kind in self._names:
             self._copy_caches(kind, sources, targets)
 
     def fork(self, sources: Sequence[int], targets: Sequence[int]) -> None:
@@ -170,14 +172,11 @@ class HostArena(Arena):
     def __init__(self, manifest: Manifest, num_rows: int, dtype: np.dtype[np.floating]) -> None:
         super().__init__(manifest, num_rows, dtype)
         self.caches: dict[str, NDArray[np.floating]] = {}
-        self._names: dict[str, list[str]] = {}
         # By kind: what happens to a row happens to all of its caches in one call, head by head.
         self._arrays: dict[str, Arrays] = {}
-        for kind in dict.fromkeys(self._kinds.values()):
-            names = [name for name in self._kinds if self._kinds[name] == kind]
+        for kind, names in self._names.items():
             stack = np.zeros((len(names), *self._shapes[names[0]]), dtype)
             self.caches |= zip(names, stack, strict=True)
-            self._names[kind] = names
             self._arrays[kind] = Arrays.of(stack, stack[0])
 
     def _buffer(self, name: str) -> Buffer:

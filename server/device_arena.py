@@ -91,8 +91,7 @@ class DeviceArena(Arena):
         self._sessions = sessions
         num_heads, head_size = manifest.dimensions.num_kv_heads, manifest.dimensions.head_size
         self._tables: dict[str, _Table] = {}
-        for kind in dict.fromkeys(self._kinds.values()):
-            names = [name for name in self._kinds if self._kinds[name] == kind]
+        for kind, names in self._names.items():
             capacity = math.prod(self._shapes[names[0]][1:]) // (num_heads * head_size)
             shape = (len(names), num_rows, num_heads, capacity, head_size)
             self._tables[kind] = _Table(names, shape, dtype, device)

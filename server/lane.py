@@ -90,9 +90,8 @@ class Lane:
         """Let any lane start what was read ahead; to be called after `execute`, by who guards the scheduler."""
         for sequence in plan.ahead:
             assert isinstance(sequence, RunningSequence)
-            reading = self._readings.get(
-                sequence.source
-            )  # None for one of another length, or after a failure
+            # None for one of another length, or after a failure.
+            reading = self._readings.get(sequence.source)
             if plans.end_reading(sequence, is_read=reading is not None):
                 sequence.source.reading = reading
         self._readings = {}

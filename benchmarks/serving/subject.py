@@ -1,5 +1,6 @@
 """What is decoded: a trained run or random weights, the split's inputs, and the bundles of both precisions."""
 
+import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ __all__ = [
     "FIXED_STEPS",
     "RANDOM_SIZES",
     "Subject",
+    "add_subject_options",
     "export_backend",
     "fixed_workload",
     "fixed_workloads",
@@ -38,6 +40,7 @@ __all__ = [
     "random_source",
     "random_subject",
     "run_subject",
+    "subjects",
 ]
 
 RANDOM_SIZES: Final = ("tiny", "base")
@@ -69,6 +72,29 @@ class Subject:
     @property
     def dims(self) -> Dimensions:
         return self.model.dims
+
+
+def add_subject_options(parser: argparse.ArgumentParser) -> None:
+    """What `subjects` looks at."""
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with Multi30k")
+    parser.add_argument("--run", type=Path, metavar="RUN", help="a run folder of the recipe multi30k")
+    parser.add_argument(
+        "--sizes", nargs="*", choices=RANDOM_SIZES, default=RANDOM_SIZES, help="random weights of these sizes"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of random weights and inputs")
+
+
+def subjects(options: argparse.Namespace) -> Iterator[Subject]:
+    """The run, if one is given, and random weights of each size.
+
+    Raises:
+        ValueError: as `run_subject`.
+        OperationError: as `run_subject`.
+    """
+    if options.run:
+        yield run_subject(options.run, options.data)
+    for size in options.sizes:
+        yield random_subject(size, options.data, options.seed)
 
 
 def run_subject(path: Path, data: Path) -> Subject:
