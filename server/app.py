@@ -9,7 +9,6 @@ import contextlib
 import gc
 import os
 import signal
-import socket
 import time
 
 import grpc
@@ -29,11 +28,11 @@ from prometheus_client import disable_created_metrics
 
 from common.cpu import cpu_limit_cores
 from common.errors import DragomanError, UsageError
-from server.config import ListenSettings, ServerSettings
-from server.errors import AddressError
+from server.config import ServerSettings
 from server.http import OperationsServer
 from server.interceptors import CallInterceptor
 from server.lifecycle import Lifecycle, Phase
+from server.listening import bind, channel_options, check_free
 from server.logs import configure_logs
 from server.metrics import Metrics
 from server.registry import Registry, load_models
@@ -114,7 +113,7 @@ class Server:
         self.lifecycle = Lifecycle()
         self.metrics = Metrics(cpu_limit_cores())
         self.port = 0
-        _check_free(listen.host, listen.port)
+        check_free(listen.host, listen.port)
         metrics_host = listen.host if listen.metrics_host is None else listen.metrics_host
         self._operations = OperationsServer(
             metrics_host, listen.metrics_port, self.metrics.registry, self.lifecycle
@@ -145,7 +144,7 @@ class Server:
         self._interceptor = CallInterceptor(self.metrics, self._registry)
         self._grpc = self._build_grpc(self._interceptor)
         listen = self._settings.server
-        self.port = _bind(self._grpc, listen.host, listen.port)
+        self.port = bind(self._grpc, listen.host, listen.port)
         for name in ("", *SERVICE_NAMES):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         await self._grpc.start()
@@ -191,7 +190,7 @@ class Server:
 
     def _build_grpc(self, interceptor: CallInterceptor) -> grpc.aio.Server:
         listen = self._settings.server
-        server = grpc.aio.server(interceptors=[interceptor], options=_channel_options(listen))
+        server = grpc.aio.server(interceptors=[interceptor], options=channel_options(listen))
         runtime = Runtime(self._registry, self.lifecycle, max_inputs=listen.max_inputs)
         translation_pb2_grpc.add_TranslationServiceServicer_to_server(TranslationServicer(runtime), server)
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationServicer(runtime), server)
@@ -201,45 +200,6 @@ class Server:
             (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
         )
         return server
-
-
-def _channel_options(listen: ListenSettings) -> list[tuple[str, int]]:
-    """Names as in grpc/impl/channel_arg_names.h."""
-    return [
-        # Two servers on one port would share its connections by chance.
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", listen.max_message_bytes),
-        ("grpc.max_send_message_length", listen.max_message_bytes),
-        ("grpc.max_connection_age_ms", _milliseconds(listen.max_connection_age_s)),
-        ("grpc.max_connection_age_grace_ms", _milliseconds(listen.max_connection_age_grace_s)),
-        ("grpc.keepalive_time_ms", _milliseconds(listen.keepalive_time_s)),
-        ("grpc.keepalive_timeout_ms", _milliseconds(listen.keepalive_timeout_s)),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(listen.min_ping_interval_s)),
-    ]
-
-
-def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)
-
-
-def _check_free(host: str, port: int) -> None:
-    """gRPC reports a port in use late, in many lines and without the reason: ask the system first."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise AddressError(f"cannot serve gRPC on {host}:{port}: {error.strerror}") from error
-
-
-def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        return server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise AddressError(f"cannot serve gRPC on {address}: the port was taken meanwhile") from error
 
 
 def _install_signal_handlers(stop: asyncio.Event) -> None:
