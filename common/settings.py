@@ -17,7 +17,9 @@ __all__ = ["Settings", "parse_overrides", "read_toml"]
 class Settings(BaseModel):
     """Base of every settings type: frozen, and an unknown key is an error naming the nearest known one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True
+    )
 
     @classmethod
     def load(cls, values: Mapping[str, Any], *, source: str) -> Self:

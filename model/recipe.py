@@ -29,35 +29,32 @@ Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class TokenizerSettings(Settings):
-    """How text becomes token ids.
-
-    Attributes:
-        kind: `bpe` merges characters within words, `byte_bpe` merges bytes (no text is unknown to it),
-            `character` is one token a character.
-        vocabulary_size: upper limit, the four special tokens included; a `character` tokenizer keeps the
-            most frequent ones.
-        normalization: Unicode form text is brought to first; anything but `none` is not undone by decoding.
-        lowercase: fold upper case into lower; where case says nothing, rare words are seen more often.
-        max_digits: for `bpe`, digits stand together in groups of at most so many, from the left; 0 leaves them
-            to the merges. In pairs, `2031` is two tokens that are read and written as a whole.
-        strip_accents: leave marks out (`kesäkuuta` is read as `kesakuuta`), where people do too.
-        splits_punctuation: for `bpe`, each punctuation mark is a token; turn it off for text that is tokenized
-            already, with a space before each mark.
-        dropout: for `bpe` and translation, the share of merges left out at random while training
-            (BPE-dropout, Provilkov et al. 2020), in `num_editions` random cuts of each pair.
-        max_training_characters: of a larger corpus the vocabulary is learned from so much, evenly spread.
-    """
+    """How text becomes token ids."""
 
     kind: Literal["bpe", "byte_bpe", "character"]
+    """`bpe` merges characters within words. `byte_bpe` merges bytes, so no text is unknown to it. `character`
+    makes one token of each character."""
     vocabulary_size: int = Field(default=8_000, ge=8, le=1_000_000)
+    """Most tokens in the vocabulary, the four special tokens included. A `character` tokenizer keeps the most
+    frequent characters."""
     normalization: Literal["none", "nfc", "nfkc"] = "none"
+    """Unicode form of the text before it is cut into tokens. Decoding does not undo it."""
     lowercase: bool = False
+    """Turns upper case into lower case. Rare words are then seen more often."""
     strip_accents: bool = False
+    """Removes accents: the model reads `kesäkuuta` as `kesakuuta`."""
     max_digits: int = Field(default=0, ge=0, le=9)
+    """For `bpe`: digits form groups of at most this many, from the left. `2031` is then two tokens for 2. 0:
+    the merges decide."""
     splits_punctuation: bool = True
+    """For `bpe`: each punctuation mark is a token. Turn it off for text that is tokenized already."""
     dropout: Share = 0.0
+    """For `bpe` and translation: the share of merges that training leaves out at random (BPE-dropout,
+    Provilkov et al. 2020)."""
     num_editions: int = Field(default=8, ge=1)
+    """With `dropout`: the number of random cuts of each pair that training cycles through."""
     max_training_characters: int = Field(default=100_000_000, gt=0)
+    """The vocabulary is learned from at most this many characters, spread evenly over the corpus."""
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
@@ -76,73 +73,94 @@ class ModelSettings(Settings):
     """The Transformer's shape; what is left out takes the paper's proportions."""
 
     width: int = Field(gt=0)
+    """Size of each token's vector, d_model in Vaswani et al. A multiple of `num_heads`."""
     num_heads: int = Field(gt=0)
+    """Attention heads of each layer."""
     num_kv_heads: int | None = Field(default=None, gt=0)  # as many as num_heads
+    """Key and value heads (grouped-query attention, Ainslie et al. 2023). Left out: as many as
+    `num_heads`."""
     feed_forward_width: int | None = Field(default=None, gt=0)  # 4 * width
+    """Inner size of the feed-forward network. Left out: 4 times `width`."""
     num_encoder_layers: int = Field(default=0, ge=0)
+    """Encoder layers. For translation only."""
     num_decoder_layers: int = Field(gt=0)
+    """Decoder layers."""
     max_source_tokens: int = Field(default=0, ge=0)
+    """Longest source, in tokens. Training leaves longer examples out; the server refuses longer inputs. For
+    translation only."""
     max_target_tokens: int = Field(gt=0)
+    """Longest target, in tokens. For generation: longest document part, prompt and answer together."""
     activation: Literal["relu", "gelu", "swiglu"] = "relu"
+    """Activation of the feed-forward network."""
     norm: Literal["pre", "post"] = "pre"
+    """`pre` normalizes before each sublayer and trains more stably. `post` normalizes after it, as the paper
+    does."""
     dropout: Share = 0.1  # of embeddings, of each sublayer's output and of the feed-forward network's inside
+    """Dropout of embeddings, of each sublayer's output and inside the feed-forward network."""
     attention_dropout: Share = 0.0  # of the attention's weights
+    """Dropout of the attention weights."""
 
 
 class TrainingSettings(Settings):
-    """The training loop. Training ends at `max_steps` or after `max_minutes`, whichever comes first.
-
-    Attributes:
-        batch_tokens: padded tokens a forward pass may hold (the longer side of a pair counts).
-        accumulation_steps: forward passes an optimizer step sums over.
-        max_learning_rate: the peak, reached after `warmup_steps`.
-        schedule: decay after the peak: `inverse_sqrt` (Vaswani et al. 2017, section 5.3), `cosine` to
-            `min_learning_rate` at the end (of steps or minutes), or `constant`.
-        r_drop: the weight, the paper's alpha, of R-Drop (Liang et al. 2021): each batch is read twice with
-            dropout of its own and the two answers are drawn together, at twice the time; 0 turns it off.
-        r_drop_from: share of the training after which R-Drop begins. From the start it slows learning down.
-        optimizer: `adamw` (Loshchilov and Hutter 2019), or `muon` (Jordan et al. 2024) for the matrices of linear
-            layers and `adamw` for the rest; at the same learning rate it reaches the same loss in fewer steps.
-        max_gradient_norm: gradients are scaled down to this global norm; 0 turns clipping off.
-        parallel: how several processes (torchrun) share the work: `ddp` keeps all weights in each, `fsdp` a part.
-        state_interval_s: the training's state is saved after so many seconds, and at each evaluation; a killed
-            training loses no more than that.
-        precision: `auto` takes bf16 autocast where the device gains from it.
-        num_threads: CPU threads; `auto` is every core this process may use. For a model of a few hundred
-            thousand weights one is as fast as two, and keeps its pace when the other cores are busy.
-        evaluation_interval_steps: validation loss, metrics and a checkpoint every so many steps.
-        patience: stop when validation has not improved for so many evaluations; 0 never stops early.
-        average_checkpoints: so many checkpoints of lowest validation loss are kept, and the final weights are
-            their mean, or the best one where that validates better; 1 takes the best.
-        num_quality_examples: held-out examples decoded for the measured quality at the end.
-    """
+    """The training loop. Training ends at `max_steps` or after `max_minutes`, whichever comes first."""
 
     max_steps: int | None = Field(default=None, gt=0)
+    """Training ends after this many optimizer steps."""
     max_minutes: float | None = Field(default=None, gt=0)
+    """Training ends after this many minutes."""
     batch_tokens: int = Field(default=4_096, gt=0)
+    """Padded tokens of one forward pass. The longer side of a pair counts."""
     accumulation_steps: int = Field(default=1, gt=0)
+    """Forward passes that one optimizer step sums over."""
     max_learning_rate: float = Field(default=1e-3, gt=0)
+    """The peak of the learning rate, reached at the end of the warm-up."""
     min_learning_rate: float = Field(default=0.0, ge=0)
+    """The learning rate at the end of the `cosine` schedule."""
     warmup_steps: int = Field(default=400, ge=0)
+    """Steps in which the learning rate rises from 0 to its peak."""
     schedule: Literal["inverse_sqrt", "cosine", "constant"] = "inverse_sqrt"
+    """Decay after the peak: `inverse_sqrt` (Vaswani et al. 2017, section 5.3), `cosine` down to
+    `min_learning_rate`, or `constant`."""
     beta1: Share = 0.9
+    """Decay of the optimizer's mean of gradients."""
     beta2: Share = 0.98
+    """Decay of the optimizer's mean of squared gradients."""
     weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled weight decay (Loshchilov and Hutter 2019)."""
     label_smoothing: Share = 0.1
+    """Share of probability that the target gives to all other tokens (Szegedy et al. 2016)."""
     r_drop: float = Field(default=0.0, ge=0)
+    """Weight of R-Drop (Liang et al. 2021; alpha in the paper). Each batch is read twice, which doubles the
+    time. 0: off."""
     r_drop_from: Share = 0.0
+    """Share of the training after which R-Drop begins. R-Drop from the start slows learning down."""
     optimizer: Literal["adamw", "muon"] = "adamw"
+    """`adamw` (Loshchilov and Hutter 2019), or `muon` (Jordan et al. 2024) for the matrices of linear layers
+    and `adamw` for the rest. `muon` needs fewer steps."""
     max_gradient_norm: float = Field(default=1.0, ge=0)
+    """Gradients are scaled down to this global norm. 0: no clipping."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` takes bf16 where the device gains from it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU where there is one."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How several processes (torchrun) share the work: with `ddp` each process holds all weights, with `fsdp`
+    a part of them."""
     state_interval_s: float = Field(default=60.0, ge=0)
+    """Seconds between two saves of the training's state. A killed training loses no more than that."""
     num_threads: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
+    """CPU threads. `auto`: one for each core that this process may use."""
     evaluation_interval_steps: int = Field(default=500, gt=0)
+    """Steps between two validations. Each validation also saves a checkpoint."""
     max_validation_examples: int = Field(default=2_000, gt=0)
+    """Most examples that one validation reads."""
     patience: int = Field(default=0, ge=0)
+    """Training stops after this many validations without improvement. 0: it never stops early."""
     average_checkpoints: int = Field(default=1, ge=1)
+    """Number of best checkpoints that are kept. The final weights are their mean, or the best one where that
+    validates better. 1: the best one."""
     num_quality_examples: int = Field(default=1_000, gt=0)
+    """Held-out examples that are decoded to measure quality at the end."""
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
@@ -164,13 +182,22 @@ class Recipe(Settings):
     """One training run, whole."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the recipe, and of the served model unless `export` is given another."""
     description: str = ""
+    """One line about the recipe."""
     task: Literal["translation", "generation"]
+    """`translation` learns from pairs of texts, with an encoder and a decoder. `generation` learns from
+    texts, with a decoder."""
     seed: int = Field(default=1, ge=0, lt=2**32)
+    """The same seed and the same data repeat the run."""
     corpus: CorpusSettings
+    """What the model learns from."""
     tokenizer: TokenizerSettings
+    """How text becomes token ids."""
     model: ModelSettings
+    """The shape of the Transformer."""
     training: TrainingSettings
+    """The training loop."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

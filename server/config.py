@@ -41,85 +41,98 @@ class ListenSettings(Settings):
     """`[server]`: where to listen, what to accept, how to stop."""
 
     host: str = "127.0.0.1"
+    """Address to listen on. 0.0.0.0 listens on all."""
     port: Port = 8500
-    """gRPC. 0: any free one; the log event `serving` names it."""
+    """Port for gRPC. 0: any free port; the log event `serving` names it."""
     metrics_host: str | None = None
-    """None: the same as `host`."""
+    """Address for HTTP. Left out: the same as `host`."""
     metrics_port: Port = 8002
-    """HTTP: /metrics, /healthz, /readyz. 0: any free one."""
+    """Port for /metrics, /healthz and /readyz over HTTP. 0: any free port."""
 
     max_inputs: Count = 128
     """Most inputs in one call."""
     max_message_bytes: Count = 4 * 1024 * 1024
-    """Longest message in either direction."""
+    """Longest message, in either direction."""
 
     drain_delay_s: Seconds = 0.0
-    """On SIGTERM: how long to go on accepting calls after readiness went off, for balancers to notice."""
+    """After SIGTERM: seconds in which the server still accepts calls, so that balancers notice that it is not
+    ready."""
     drain_timeout_s: Seconds = 30.0
-    """How long running calls may then take before they are cancelled."""
+    """Seconds that running calls then have to end. Calls that still run are cancelled."""
 
     max_connection_age_s: Annotated[float, Field(gt=0)] = 300.0
-    """Clients reconnect after this long, so that balancers spread them over new servers."""
+    """Clients reconnect after this many seconds, so that balancers spread them over new servers."""
     max_connection_age_grace_s: Seconds = 60.0
-    """How long calls that run on an aged connection may go on."""
+    """Seconds that running calls on an old connection have to end."""
     keepalive_time_s: Annotated[float, Field(gt=0)] = 60.0
-    """Ping a silent client this often, to notice that it is gone."""
+    """Seconds between two pings of a silent client. The ping notices that the client is gone."""
     keepalive_timeout_s: Annotated[float, Field(gt=0)] = 20.0
+    """Seconds that a client has to answer a ping."""
     min_ping_interval_s: Annotated[float, Field(gt=0)] = 5.0
-    """Clients may ping this often. gRPC's own default, 300 s, answers keepalives with GOAWAY."""
+    """Clients may ping this often. gRPC's own default, 300 s, answers keepalive pings with GOAWAY."""
 
 
 class ModelsSettings(Settings):
     """`[models]`: what to serve."""
 
     directory: Path = Path("models")
-    """Holds <name>/<version>/bundle.json; the highest version of each name is served."""
+    """Folder of models: NAME/VERSION/bundle.json. The highest version of each name is served."""
 
 
 class EngineSettings(Settings):
     """`[engine]`: how models run."""
 
     provider: Literal["cpu", "cuda"] = "cpu"
+    """Execution provider of ONNX Runtime."""
     kernels: Literal["auto", "avx512vnni", "avx2", "portable", "none"] = "auto"
-    """Of our operators on a CPU. "auto": the best that the processor has; "none": ONNX Runtime's own operators."""
+    """Kernels of Dragoman's own operators on a CPU. `auto`: the best that the processor has. `none`: ONNX
+    Runtime's operators."""
     lanes: CountOrAuto = "auto"
-    """Decode loops that run side by side on the same weights. "auto": one a core, on a GPU one."""
+    """Decode loops that run side by side on the same weights. `auto`: one for each core; one on a GPU."""
     threads_per_lane: CountOrAuto = "auto"
+    """Threads of one lane. `auto`: the cores shared out evenly."""
     slots_per_lane: Count = 32
-    """Sequences that one lane decodes together; bounds its memory."""
+    """Sequences that one lane decodes together. It bounds the lane's memory."""
     max_waiting: Count = 1024
-    """Sequences that may wait for a slot; more are refused with RESOURCE_EXHAUSTED."""
+    """Sequences that may wait for a slot. Further ones are refused with RESOURCE_EXHAUSTED."""
     max_start_tokens: Count = 2048
     """Input tokens that a lane may read before one step, so that running sequences keep their pace."""
     rows_before_spread: Count = 8
-    """Rows of short inputs up to which a lane that runs is filled before an idle one starts: a step of eight rows costs
-    little more than one of a single row. 1: an idle lane always starts."""
+    """A running lane takes this many rows of short inputs before an idle lane starts. 1: an idle lane starts
+    at once."""
     max_start_interval: Count = 4
-    """Steps that a well-filled lane lets pass before it reads again, so that sources are read together. 1: none."""
+    """Steps that a well-filled lane may pass before it reads again, so that inputs are read together. 1:
+    none."""
     read_together: Count = READ_TOGETHER
-    """Sources that a lane reads when it reads one, if so many with beams wait and all rows are taken: in eights each
-    takes a fifth of the time. 1: none before it has a row."""
+    """Inputs of beam searches that a lane reads in one go when all rows are taken. 1: none before it has a
+    row."""
     multi_step_rows: Annotated[int, Field(ge=0)] = MULTI_STEP_ROWS
-    """Up to how many rows, all greedy, a lane takes several steps in one call, for bundles that can: fewer waits for
-    Python, for up to three steps computed past an answer's end. 0: never."""
+    """Up to this many greedy rows, a lane takes several steps in one call, for bundles that can. 0: never."""
     prefix_cache_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * 1024
-    """Keys and values of prompts kept for prompts that begin the same, for each generation model. 0: none."""
+    """Memory for keys and values of prompts, for prompts that begin the same; for each generation model. 0:
+    none."""
 
 
 class LoggingSettings(Settings):
     """`[logging]`."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least important level that is logged."""
     format: Literal["console", "json"] = "console"
+    """`console` for people, `json` for machines."""
 
 
 class ServerSettings(Settings):
     """Everything the server can be told."""
 
     server: ListenSettings = ListenSettings()
+    """Where to listen, what to accept, how to stop."""
     models: ModelsSettings = ModelsSettings()
+    """What to serve."""
     engine: EngineSettings = EngineSettings()
+    """How models run."""
     logging: LoggingSettings = LoggingSettings()
+    """What is logged."""
 
     @model_validator(mode="after")
     def _check_queue_holds_one_call(self) -> Self:

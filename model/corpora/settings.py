@@ -36,11 +36,17 @@ class DatesSettings(_CorpusSettings):
     """Dates as people write them, made by `model.corpora.dates`."""
 
     kind: Literal["dates"]
+    """The kind of corpus."""
     num_train: int = Field(default=200_000, gt=0)
+    """Pairs to train on."""
     num_validation: int = Field(default=2_000, gt=0)
+    """Pairs to validate on."""
     num_test: int = Field(default=2_000, gt=0)
+    """Pairs to test on."""
     first_year: int = Field(default=1600, ge=1000, le=9998)
+    """First year of the dates."""
     last_year: int = Field(default=2199, ge=1000, le=9998)
+    """Last year of the dates."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -54,40 +60,40 @@ class StdlibSettings(_CorpusSettings):
 
     tasks = ("generation",)
     kind: Literal["stdlib"]
+    """The kind of corpus."""
 
 
 class FolderSettings(_CorpusSettings):
-    """A corpus of files: paths start at `folder`, which `--data` replaces.
-
-    Attributes:
-        max_line_bytes: a longer line is left out, as is a longer text in a column of Parquet.
-        drop_duplicates: leave out what equals an earlier example of the same split; they are counted anyway.
-    """
+    """A corpus of files: paths start at `folder`, which `--data` replaces."""
 
     folder: str | None = None
+    """Folder that the corpus's paths start at. `--data` replaces it. Left out: the recipe file's own
+    folder."""
     max_line_bytes: int = Field(default=1 << 20, gt=0)
+    """A longer line is left out and counted."""
     drop_duplicates: bool = False
+    """Leaves out an example that equals an earlier one of the same split. Duplicates are counted anyway."""
 
 
 class PairSettings(FolderSettings):
-    """A corpus of files that holds pairs, or may.
-
-    Attributes:
-        synthetic_pairs: JSON Lines, as `dragoman back-translate` writes them, of pairs to train on beside the
-            corpus' own; relative paths start at `folder`. Validation and test stay as they are, and a pair with a
-            text of theirs is left out. Duplicates are looked for among these pairs alone.
-    """
+    """A corpus of files that holds pairs, or may."""
 
     synthetic_pairs: tuple[str, ...] = ()
+    """Files that `dragoman back-translate` wrote: pairs to train on beside the corpus's own. Validation and
+    test do not use them."""
 
 
 class Multi30kSettings(PairSettings):
     """Multi30k (Elliott et al. 2016), English and German captions; downloaded where no folder is given."""
 
     kind: Literal["multi30k"]
+    """The kind of corpus."""
     source: Literal["de", "en"] = "de"
+    """Source language."""
     target: Literal["de", "en"] = "en"
+    """Target language."""
     tokenized: bool = False  # the lower-cased, normalised, tokenized edition
+    """Takes the lower-cased, normalised, tokenized edition."""
 
     @model_validator(mode="after")
     def _two_languages(self) -> Self:
@@ -101,13 +107,17 @@ class ShakespeareSettings(FolderSettings):
 
     tasks = ("generation",)
     kind: Literal["shakespeare"]
+    """The kind of corpus."""
 
 
 class SplitSettings(PairSettings):
     """Files for each split; where validation or test has none, a share of the training data is held out."""
 
     validation_share: Share = 0.02
+    """Share of the training data that is held out for validation, where no file is given for it. At most
+    10,000 examples."""
     test_share: Share = 0.02
+    """The same for the test split."""
 
     @model_validator(mode="after")
     def _leaves_some(self) -> Self:
@@ -123,7 +133,9 @@ class ParallelFiles(Settings):
     """Two text files whose lines are translations of each other."""
 
     source: str
+    """File of source lines."""
     target: str
+    """File of target lines."""
 
     def __str__(self) -> str:
         return f"{self.source} and {self.target}"
@@ -133,25 +145,35 @@ class ParallelSettings(SplitSettings):
     """Pairs from two text files."""
 
     kind: Literal["parallel"]
+    """The kind of corpus."""
     train: ParallelFiles
+    """The two files to train on."""
     validation: ParallelFiles | None = None
+    """The two files to validate on."""
     test: ParallelFiles | None = None
+    """The two files to test on."""
 
 
 class PatternSettings(SplitSettings):
     """Each split is a file, all files that a pattern such as `**/*.md` fits, or `-`: standard input."""
 
     train: str
+    """A file, a pattern such as `**/*.md`, or `-` for standard input."""
     validation: str | None = None
+    """The same for validation."""
     test: str | None = None
+    """The same for the test split."""
 
 
 class TsvSettings(PatternSettings):
     """Pairs from two columns, counted from 0, of a tab-separated file."""
 
     kind: Literal["tsv"]
+    """The kind of corpus."""
     source_column: int = Field(default=0, ge=0)
+    """Column of the source, from 0."""
     target_column: int = Field(default=1, ge=0)
+    """Column of the target, from 0."""
 
 
 class JsonLinesSettings(PatternSettings):
@@ -159,9 +181,13 @@ class JsonLinesSettings(PatternSettings):
 
     tasks = ("translation", "generation")
     kind: Literal["jsonl"]
+    """The kind of corpus."""
     source_field: str = "source"
+    """Field of the source, for translation."""
     target_field: str = "target"
+    """Field of the target, for translation."""
     text_field: str = "text"
+    """Field of the text, for generation."""
 
 
 class ParquetSettings(PatternSettings):
@@ -169,9 +195,13 @@ class ParquetSettings(PatternSettings):
 
     tasks = ("translation", "generation")
     kind: Literal["parquet"]
+    """The kind of corpus."""
     source_column: str = "source"
+    """Column of the source, for translation."""
     target_column: str = "target"
+    """Column of the target, for translation."""
     text_column: str = "text"
+    """Column of the text, for generation."""
 
 
 class TextSettings(PatternSettings):
@@ -179,6 +209,7 @@ class TextSettings(PatternSettings):
 
     tasks = ("generation",)
     kind: Literal["text"]
+    """The kind of corpus."""
 
 
 CorpusSettings = Annotated[
