@@ -38,7 +38,7 @@ CountOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_check_auto)]
 
 
 class ListenSettings(Settings):
-    """`[server]`: where to listen, what to accept, how to stop."""
+    """Where to listen, what to accept, how to stop."""
 
     host: str = "127.0.0.1"
     """Address to listen on. 0.0.0.0 listens on all."""
@@ -73,14 +73,14 @@ class ListenSettings(Settings):
 
 
 class ModelsSettings(Settings):
-    """`[models]`: what to serve."""
+    """What to serve."""
 
     directory: Path = Path("models")
     """Folder of models: NAME/VERSION/bundle.json. The highest version of each name is served."""
 
 
 class EngineSettings(Settings):
-    """`[engine]`: how models run."""
+    """How models run."""
 
     provider: Literal["cpu", "cuda"] = "cpu"
     """Execution provider of ONNX Runtime."""
@@ -114,7 +114,7 @@ class EngineSettings(Settings):
 
 
 class LoggingSettings(Settings):
-    """`[logging]`."""
+    """What the server logs."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least important level that is logged."""
@@ -123,7 +123,7 @@ class LoggingSettings(Settings):
 
 
 class ServerSettings(Settings):
-    """Everything the server can be told."""
+    """All settings of the server, one attribute a section of server.toml."""
 
     server: ListenSettings = ListenSettings()
     """Where to listen, what to accept, how to stop."""

@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 from client.cli import (
     back_translate,
     bench,
+    config,
     demo,
     evaluate,
     export,
@@ -73,6 +74,7 @@ app.command(rich_help_panel="Make a model", epilog=verify.EPILOG)(verify.verify)
 app.command(rich_help_panel="Make a model", epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command(rich_help_panel="Make a model", epilog=back_translate.EPILOG)(back_translate.back_translate)
 app.command(rich_help_panel="Serve it", epilog=serve.EPILOG)(serve.serve)
+app.command(rich_help_panel="Serve it", epilog=config.EPILOG)(config.config)
 app.command(rich_help_panel="Call it", epilog=translate.EPILOG)(translate.translate)
 app.command(rich_help_panel="Call it", epilog=generate.EPILOG)(generate.generate)
 app.command(rich_help_panel="Call it", epilog=score.EPILOG)(score.score)

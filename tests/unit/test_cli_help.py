@@ -23,6 +23,7 @@ COMMANDS = (
     "export",
     "verify",
     "serve",
+    "config",
     "translate",
     "generate",
     "score",
