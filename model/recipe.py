@@ -17,7 +17,9 @@ from model.errors import RecipeError
 from model.transformer import Dimensions
 
 __all__ = [
+    "BleuTokenization",
     "ModelSettings",
+    "QualitySettings",
     "Recipe",
     "TokenizerSettings",
     "TrainingSettings",
@@ -26,6 +28,8 @@ __all__ = [
 ]
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+BleuTokenization = Literal["13a", "intl", "zh", "char", "none"]
+"""How BLEU cuts text into words, by sacreBLEU's names; `none`: at spaces alone."""
 
 
 class TokenizerSettings(Settings):
@@ -178,6 +182,18 @@ class TrainingSettings(Settings):
         return self
 
 
+class QualitySettings(Settings):
+    """How translations are compared with their references: in training, at export and by `dragoman evaluate`."""
+
+    bleu_tokenization: BleuTokenization | Literal["auto"] = "auto"
+    """How BLEU cuts text into words, by sacreBLEU's names. `13a` is for languages with spaces, `intl` knows all
+    of Unicode's punctuation, `zh` is for Chinese, `char` cuts at each character, `none` at spaces alone. `auto`
+    is `none` for a corpus that is tokenized already and `13a` for all others."""
+    ignore_case: bool | Literal["auto"] = "auto"
+    """Takes upper and lower case as the same. `auto`: where `tokenizer.lowercase` is set, because such a model
+    cannot write both."""
+
+
 class Recipe(Settings):
     """One training run, whole."""
 
@@ -198,6 +214,8 @@ class Recipe(Settings):
     """The shape of the Transformer."""
     training: TrainingSettings
     """The training loop."""
+    quality: QualitySettings = QualitySettings()
+    """How translations are compared with their references."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -224,9 +242,16 @@ class Recipe(Settings):
         return self
 
     @property
-    def bleu_tokenization(self) -> Literal["none", "13a"]:
-        """How BLEU is to cut this corpus's text into words: not at all where it is tokenized already."""
+    def bleu_tokenization(self) -> BleuTokenization:
+        """How BLEU cuts this corpus's text into words."""
+        if self.quality.bleu_tokenization != "auto":
+            return self.quality.bleu_tokenization
         return "none" if isinstance(self.corpus, Multi30kSettings) and self.corpus.tokenized else "13a"
+
+    @property
+    def ignores_case(self) -> bool:
+        """Whether quality is measured without regard to upper and lower case."""
+        return self.tokenizer.lowercase if self.quality.ignore_case == "auto" else self.quality.ignore_case
 
     def dimensions(self, vocabulary_size: int) -> Dimensions:
         """The model's dimensions once the tokenizer, and so the vocabulary, is known."""

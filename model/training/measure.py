@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 
 from model.corpora.corpus import Corpus, Pair
 from model.decoding import greedy_decode
-from model.quality import BleuTokenization, bits_per_byte, bleu, chrf, exact_match
+from model.quality import Comparison, bits_per_byte, translation_figures
 from model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["measure", "translate_texts"]
@@ -17,12 +17,11 @@ def measure(
     tokenizer: Tokenizer,
     corpus: Corpus[Pair] | Corpus[str],
     max_examples: int,
-    bleu_tokenize: BleuTokenization = "13a",
+    comparison: Comparison | None = None,
 ) -> dict[str, float]:
     """Figures named after split and measure, of at most `max_examples` of a split; `model` evaluates.
 
-    Translation: exact match, BLEU (`bleu_tokenize` as `model.quality.bleu` takes it) and chrF in percent, of greedy
-    decoding. Generation: bits per byte.
+    Translation: `model.quality.translation_figures` of greedy decoding. Generation: bits per byte.
     """
     if isinstance(model, LanguageModel):
         splits = {"validation": corpus.validation, "test": corpus.test}
@@ -34,12 +33,8 @@ def measure(
     name = "test" if corpus.test else "validation"
     pairs = [pair for pair in corpus.held_out[:max_examples] if isinstance(pair, Pair)]
     hypotheses = translate_texts(model, tokenizer, [pair.source for pair in pairs])
-    references = [pair.target for pair in pairs]
-    return {
-        f"{name}_exact_match": exact_match(hypotheses, references),
-        f"{name}_bleu": bleu(hypotheses, references, bleu_tokenize),
-        f"{name}_chrf": chrf(hypotheses, references),
-    }
+    figures = translation_figures(hypotheses, [pair.target for pair in pairs], comparison)
+    return {f"{name}_{measure}": value for measure, value in figures.items()}
 
 
 def translate_texts(

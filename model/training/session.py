@@ -11,6 +11,7 @@ from common.files import atomic_write
 from model.corpora.corpus import Corpus, Pair
 from model.corpora.load import load_corpus
 from model.errors import TrainingStopped
+from model.quality import Comparison
 from model.recipe import Recipe
 from model.run import (
     CHECKPOINT_FOLDER,
@@ -183,7 +184,7 @@ class Session:
             learned.tokenizer,
             corpus,
             self.recipe.training.num_quality_examples,
-            self.recipe.bleu_tokenization,
+            Comparison.of(self.recipe),
         )
         save_run(Run(self.out, model.cpu(), learned.tokenizer, self.recipe, outcome.num_steps, metrics))
         keeper.tidy()

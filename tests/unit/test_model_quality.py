@@ -3,10 +3,20 @@
 import math
 
 import pytest
+import sacrebleu
 import torch
 
-from model.quality import bits_per_byte, bleu, chrf, exact_match
-from model.recipe import TokenizerSettings
+from model.quality import (
+    Comparison,
+    bits_per_byte,
+    bleu,
+    chrf,
+    exact_match,
+    headline,
+    signatures,
+    translation_figures,
+)
+from model.recipe import Recipe, TokenizerSettings, load_recipe
 from model.tokenizer import BEGIN_ID, END_ID, train_tokenizer
 from model.transformer import Dimensions, LanguageModel, build_model
 
@@ -67,3 +77,65 @@ def test_bits_per_byte_of_nothing_are_refused() -> None:
     assert isinstance(model, LanguageModel)
     with pytest.raises(ValueError, match="no byte of text"):
         bits_per_byte(model, tokenizer, [""])
+
+
+def test_no_figure_is_above_100_percent() -> None:
+    """The geometric mean of four precisions of 100 % is 100.00000000000004 in floating point."""
+    assert sacrebleu.corpus_bleu(["a b c d"], [["a b c d"]]).score > 100.0
+    assert set(translation_figures(["a b c d"], ["a b c d"]).values()) == {100.0}
+
+
+def test_bleu_is_left_out_where_no_reference_has_four_words() -> None:
+    words = ["hund", "katze"]
+    assert translation_figures(["hund", "kater"], words) == {
+        "exact_match": 50.0,
+        "chrf": chrf(["hund", "kater"], words),
+    }
+    assert "bleu" in translation_figures(words, ["hund", "ein hund im schnee"])
+    # A date is one word between spaces and five to BLEU, which cuts at its hyphens.
+    assert translation_figures(["2020-05-06"], ["2020-05-06"])["bleu"] == 100.0
+    assert "bleu" not in translation_figures(["2020-05-06"], ["2020-05-06"], Comparison("none"))
+
+
+@pytest.mark.parametrize(
+    ("references", "measures"),
+    [
+        (["two dogs play in the snow", "a man rides a bicycle"], ("bleu",)),
+        (["hund", "katze"], ("exact_match", "chrf")),
+        (["2020-05-06"], ("exact_match", "chrf")),
+        (["日本語の文章。", "漢字かな交じりのテキスト"], ("exact_match", "chrf")),
+        (["hund", "two dogs play in the snow"], ("bleu",)),
+        ([], ("exact_match", "chrf")),
+    ],
+)
+def test_the_headline_fits_the_references(references: list[str], measures: tuple[str, ...]) -> None:
+    assert headline("translation", references) == measures
+    assert headline("generation", references) == ("bits_per_byte",)
+
+
+def test_case_is_ignored_where_the_recipe_says_so() -> None:
+    hypotheses, references = ["the dog is in the snow"], ["The Dog is in the Snow"]
+    assert translation_figures(hypotheses, references)["exact_match"] == 0.0
+    assert set(translation_figures(hypotheses, references, Comparison("13a", True)).values()) == {100.0}
+
+
+def test_signatures_name_what_was_measured() -> None:
+    told = signatures(Comparison("none", True))
+    assert "case:lc" in told["bleu"]
+    assert "tok:none" in told["bleu"]
+    assert "case:lc" in told["chrf"]
+    assert "tok:13a" in signatures(Comparison())["bleu"]
+    assert "case:mixed" in signatures(Comparison())["chrf"]
+
+
+def test_a_recipe_says_how_its_translations_are_compared() -> None:
+    multi30k = load_recipe("multi30k")
+    assert Comparison.of(multi30k) == ("none", False)
+    assert Comparison.of(load_recipe("multi30k", ["corpus.tokenized=false"])) == ("13a", False)
+    assert Comparison.of(load_recipe("multi30k", ["tokenizer.lowercase=true"])) == ("none", True)
+    overrides = ["quality.bleu_tokenization='char'", "quality.ignore_case=false", "tokenizer.lowercase=true"]
+    assert Comparison.of(load_recipe("multi30k", overrides)) == ("char", False)
+    # Recipes of runs and bundles from before have no such section.
+    recorded = multi30k.model_dump(mode="json")
+    del recorded["quality"]
+    assert Recipe.load(recorded, source="test") == multi30k

@@ -106,7 +106,8 @@ def test_a_translation_is_learned_and_leaves_a_run(numbers: Path, tmp_path: Path
 
     run = load_run(out)
     assert run.metrics == summary.metrics
-    assert set(run.metrics) == {"validation_loss", "test_exact_match", "test_bleu", "test_chrf"}
+    # No target has the four words that BLEU needs.
+    assert set(run.metrics) == {"validation_loss", "test_exact_match", "test_chrf"}
     known = [spell(number) for number in range(0, 100, 7)]
     hypotheses = greedy_decode(run.model, [run.tokenizer.encode(source).ids for source, _ in known], 5)
     answers = [run.tokenizer.decode(hypothesis.token_ids) for hypothesis in hypotheses]
