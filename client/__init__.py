@@ -9,9 +9,11 @@ with Client("localhost:8500") as client:
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as `typing` has it, whose import would delay the first line of the command
 if TYPE_CHECKING:
+    from typing import Any
+
     from client.asynchronous import AsyncClient
     from client.asynchronous_streams import AsyncGeneration, AsyncTranslationStream
     from client.blocking import Client
@@ -87,7 +89,7 @@ _MODULES = (
 )
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name in __all__:
         for module_name in _MODULES:
             module = importlib.import_module(module_name)

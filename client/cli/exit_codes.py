@@ -1,9 +1,7 @@
-"""Exit codes of the command; `client.cli.main` says when which."""
-
-from typing import Final
+"""Exit codes of the command; `client.cli.app` says when which."""
 
 __all__ = ["EXIT_FAILURE", "EXIT_INTERRUPTED", "EXIT_USAGE"]
 
-EXIT_FAILURE: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_INTERRUPTED: Final = 130
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130

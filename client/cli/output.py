@@ -1,5 +1,6 @@
 """Standard output for results, standard error for everything that is said about them."""
 
+import contextlib
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -7,16 +8,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["json_line", "note", "note_waiting_for_input", "report_console", "write_json", "write_text"]
+__all__ = [
+    "is_unicode",
+    "json_line",
+    "note",
+    "note_waiting_for_input",
+    "report_console",
+    "write_json",
+    "write_text",
+]
 
 _WIDE = 160
 
 
 def write_text(text: str) -> None:
-    """Write to standard output at once, as UTF-8 whatever the locale says: scripts rely on it."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode())
-    sys.stdout.buffer.flush()
+    """Write to standard output at once, as UTF-8 whatever the locale says: scripts rely on it.
+
+    The bytes of a file's name that are no UTF-8 come out as they came in.
+
+    Raises:
+        OSError: it cannot be written; `filename` says that it is standard output.
+    """
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode(errors="surrogateescape"))
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def write_json(value: Any) -> None:
@@ -30,8 +48,21 @@ def json_line(value: Any) -> str:
 
 
 def note(text: str) -> None:
-    """Say something to the person in front of the screen, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """Say something to the person in front of the screen, on standard error.
+
+    What is said there is not worth a result: nothing happens where standard error cannot be written.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether `text` can be encoded: it holds no lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def note_waiting_for_input() -> None:

@@ -16,7 +16,7 @@ import yaml
 from dockerfile_parse import DockerfileParser  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
 
-from client.cli.main import app
+from client.cli.app import app
 from server.config import ListenSettings
 
 ROOT = Path(__file__).parents[2]

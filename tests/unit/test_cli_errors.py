@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from client.cli import main as cli
+from client.cli import app as cli
 from client.cli.main import main
 from common.errors import DragomanError, OperationError, SettingsError, UsageError
 

@@ -11,7 +11,8 @@ import pytest
 from typer.models import OptionInfo
 
 from client.cli import options, serve
-from client.cli.main import app, main
+from client.cli.app import app
+from client.cli.main import main
 from model.recipe import builtin_recipes
 from server.config import ServerSettings
 
@@ -101,7 +102,7 @@ def test_nothing_heavy_is_loaded_before_a_command_needs_it() -> None:
         "torch",
         "urllib.request",
     }
-    program = f"import sys, client.cli.main; print(*sorted({heavy} & set(sys.modules)))"
+    program = f"import sys, client.cli.app; print(*sorted({heavy} & set(sys.modules)))"
     loaded = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,

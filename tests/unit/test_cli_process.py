@@ -1,0 +1,121 @@
+"""From the process's first line to its last: interrupts, closed streams, arguments that are not UTF-8."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.core import TyperCommand
+
+from client.cli.app import app
+from client.cli.main import main
+
+commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+COMMAND = "import sys; from client.cli.main import main; sys.exit(main())"
+
+
+def run(program: str, *, shell: tuple[str, ...] = (), **streams: Any) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(
+        [*shell, sys.executable, "-c", program, "config", "server"],
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},
+    )
+
+
+@pytest.mark.parametrize(
+    "module", ["client.cli.app", "client.cli.exit_codes", "client.cli.config", "pydantic"]
+)
+def test_an_interrupt_at_any_import_leaves_with_its_code_and_without_a_traceback(module: str) -> None:
+    done = run(f"""
+import os, signal, sys
+from client.cli.main import main
+
+class Interrupter:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.modules.pop("client.cli.exit_codes")
+sys.meta_path.insert(0, Interrupter())
+sys.exit(main())
+""")
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_an_interrupt_while_the_interpreter_leaves_shows_nothing() -> None:
+    done = run("""
+import atexit, os, signal, sys
+from client.cli.main import main
+
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+sys.exit(main())
+""")
+    assert (done.returncode, done.stderr) == (130, b"")
+    assert b"[server]" in done.stdout
+
+
+def test_an_interrupt_that_the_shell_has_switched_off_stays_off() -> None:
+    done = run("""
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from client.cli.main import main
+code = main()
+os.kill(os.getpid(), signal.SIGINT)
+sys.exit(code)
+""")
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "error"),
+    [
+        ("<&-", 0, b""),
+        ("<&- >&-", 1, b"error: standard input or standard output is closed\n"),
+        (">&- 2>&-", 1, b""),
+    ],
+)
+def test_closed_streams_are_no_traceback(closed: str, code: int, error: bytes) -> None:
+    done = run(COMMAND, shell=("/bin/sh", "-c", f'exec "$@" {closed}', "sh"))
+    assert (done.returncode, done.stderr) == (code, error)
+
+
+def test_a_full_disk_is_one_line() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = run(COMMAND, stdout=full)
+    assert (done.returncode, done.stderr) == (1, b"error: No space left on device: standard output\n")
+
+
+def test_standard_error_that_nobody_takes_costs_no_result() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = run(COMMAND, stderr=full)
+    assert done.returncode == 0
+    assert b"[server]" in done.stdout
+
+
+@pytest.mark.parametrize("command", commands)
+def test_arguments_that_are_not_utf8_are_refused_by_name(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every argument of every command that takes text; the interpreter hands on other bytes as surrogates."""
+    parameters = commands[command].params
+    assert isinstance(commands[command], TyperCommand)
+    for parameter in parameters:
+        if parameter.type_descriptor.annotation not in (str, list[str]):
+            continue
+        arguments = [command]
+        for other in parameters:
+            if other is parameter or other.required:
+                choices = list(other.type_descriptor.choices or ())
+                value = "a\udcff" if other is parameter else str(choices[0]) if choices else "1"
+                arguments += [*other.opts[-1:], value] if other.param_type_name == "option" else [value]
+        assert main(arguments) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: invalid value for {parameter.get_error_hint()}: ")
+        assert line.endswith("'a\\udcff' is not UTF-8")
