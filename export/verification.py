@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.errors import UsageError
 from export.errors import ExportError
 from export.held_out import HeldOut, held_out
 from model.batching import pad_right
@@ -111,6 +112,7 @@ def verify_bundle(
     Raises:
         BundleError: a file is damaged or a golden example gets another answer.
         RunError: the run cannot be read.
+        UsageError: the bundle was exported from another run.
         ExportError: the answers are not PyTorch's, or change in a batch.
     """
     bundle = Bundle.read(bundle_folder)
@@ -120,8 +122,30 @@ def verify_bundle(
     if run_folder is None:
         return VerificationReport(bundle_folder, num_golden, None)
     run = load_run(run_folder)
+    _check_origin(bundle, run, run_folder)
     agreement = verify_against(backend, run, held_out(run, num_held_out, data), progress)[0]
     return VerificationReport(bundle_folder, num_golden, agreement)
+
+
+def _check_origin(bundle: Bundle, run: Run, run_folder: Path) -> None:
+    """Refuse a run that the bundle was not exported from, whose inputs the graphs may not even take."""
+    manifest, dims = bundle.manifest, run.model.dims
+    facts = [("task", manifest.task, dims.task)]
+    facts += [
+        (name.replace("_", " "), value, getattr(dims, name))
+        for name, value in manifest.dimensions.model_dump(exclude={"num_parameters"}).items()
+    ]
+    recorded = manifest.provenance
+    facts += [
+        (name.replace("_", " "), recorded[name], value)
+        for name, value in (("training_step", run.step), ("training_metrics", dict(run.metrics)))
+        if name in recorded
+    ]
+    for name, in_bundle, in_run in facts:
+        if in_bundle != in_run:
+            raise UsageError(
+                f"{bundle.path} was not exported from {run_folder}: its {name} is {in_bundle}, the run's {in_run}"
+            )
 
 
 def verify_against(

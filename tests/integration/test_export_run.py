@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 import export.exporter
 import export.verification
-from common.errors import OperationError
+from common.errors import OperationError, UsageError
 from export.errors import ExportError
 from export.exporter import export_run
 from export.graph import Graph
@@ -26,6 +27,8 @@ from model.recipe import load_recipe
 from model.training.train import train
 from server.bundle import Bundle
 from server.scoring import forced_steps
+
+BUNDLES = Path(__file__).parents[1] / "fixtures" / "bundles"
 
 RECIPE = """
 name = "shout"
@@ -97,6 +100,22 @@ def test_a_bundle_is_sealed_and_verifies(run: Path, tmp_path: Path, precision: A
     if precision == "fp32":
         assert report.agreement.num_disagreements == 0
         assert verify_bundle(bundle, run).agreement == report.agreement
+
+
+@pytest.mark.parametrize(("bundle", "name"), [("spell/2", "vocabulary size"), ("count/2", "task")])
+def test_a_bundle_of_another_run_is_refused(run: Path, bundle: str, name: str) -> None:
+    with pytest.raises(UsageError, match=f"was not exported from {run}: its {name} is .*, the run's "):
+        verify_bundle(BUNDLES / bundle, run)
+
+
+def test_a_bundle_of_the_same_run_at_another_step_is_refused(run: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "models" / "shout" / "1"
+    export_run(run, bundle)
+    later = shutil.copytree(run, tmp_path / "later")
+    record = json.loads((later / "run.json").read_text())
+    (later / "run.json").write_text(json.dumps({**record, "step": record["step"] + 5}))
+    with pytest.raises(UsageError, match=r"its training step is 30, the run's 35$"):
+        verify_bundle(bundle, later)
 
 
 def test_no_path_of_the_machine_that_trained_is_in_a_bundle(run: Path, tmp_path: Path) -> None:
