@@ -130,7 +130,7 @@ def verify_bundle(
 def _check_origin(bundle: Bundle, run: Run, run_folder: Path) -> None:
     """Refuse a run that the bundle was not exported from, whose inputs the graphs may not even take."""
     manifest, dims = bundle.manifest, run.model.dims
-    facts = [("task", manifest.task, dims.task)]
+    facts: list[tuple[str, object, object]] = [("task", manifest.task, dims.task)]
     facts += [
         (name.replace("_", " "), value, getattr(dims, name))
         for name, value in manifest.dimensions.model_dump(exclude={"num_parameters"}).items()

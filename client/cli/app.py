@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperArgument, TyperCommand, TyperOption
 from typer.exceptions import TyperException
 
 from client.cli import (
@@ -79,7 +79,7 @@ class Command(TyperCommand):
     have them: a file's name is bytes.
     """
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:  # Typer's own context is of a private module
         """Run the command.
 
         Raises:
@@ -89,6 +89,7 @@ class Command(TyperCommand):
             value = ctx.params.get(parameter.name or "")
             for text in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(text, str) and not text.isascii() and not is_unicode(text):
+                    assert isinstance(parameter, TyperArgument | TyperOption)
                     hint = parameter.get_error_hint()
                     raise typer.BadParameter(f"{text!r} is not UTF-8", ctx=ctx, param_hint=hint)
         return super().invoke(ctx)
