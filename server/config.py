@@ -24,17 +24,38 @@ MULTI_STEP_ROWS = 32
 READ_TOGETHER = 8
 
 
-def _check_auto(value: object) -> object:
-    # Before pydantic tries the union's members one by one, which would give a message for each.
-    if value == "auto" or (type(value) is int and value >= 1):
-        return value
-    raise ValueError('must be a whole number from 1, or "auto"')
+_MAX_MILLISECONDS_S = 2_000_000.0
+"""23 days: gRPC counts milliseconds in 32 bits with a sign, of which 2^31 - 1 stands for "never"."""
+_MAX_MESSAGE_BYTES = 2**31 - 1
+"""gRPC's own limit: lengths are 32 bits with a sign."""
+_MAX_THREADS = 1024
+"""More than any processor has cores. Each lane is a thread with memory of its own."""
+_MAX_ROWS = 65_536
+"""Rows of one step. A step of a tenth of them keeps every row waiting for seconds."""
+_MAX_WAITING = 1_000_000
+"""A waiting sequence takes some kilobytes of Python's memory: a million take gigabytes."""
+_MAX_CACHE_BYTES = 2**40
+"""1 TiB. What the machine has is checked at start; no machine has more."""
+
+
+def _count_or_auto(most: int) -> BeforeValidator:
+    def check(value: object) -> object:
+        # Before pydantic tries the union's members one by one, which would give a message for each.
+        if value == "auto" or (type(value) is int and 1 <= value <= most):
+            return value
+        raise ValueError(f'must be a whole number from 1 to {most:,}, or "auto"')
+
+    return BeforeValidator(check)
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-CountOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_check_auto)]
+Seconds = Annotated[float, Field(ge=0, le=_MAX_MILLISECONDS_S, allow_inf_nan=False)]
+SecondsFromOneMillisecond = Annotated[float, Field(ge=0.001, le=_MAX_MILLISECONDS_S, allow_inf_nan=False)]
+Waiting = Annotated[int, Field(ge=1, le=_MAX_WAITING)]
+Rows = Annotated[int, Field(ge=1, le=_MAX_ROWS)]
+ThreadsOrAuto = Annotated[
+    Annotated[int, Field(ge=1, le=_MAX_THREADS)] | Literal["auto"], _count_or_auto(_MAX_THREADS)
+]
 
 
 class ListenSettings(Settings):
@@ -49,9 +70,9 @@ class ListenSettings(Settings):
     metrics_port: Port = 8002
     """Port for /metrics, /healthz and /readyz over HTTP. 0: any free port."""
 
-    max_inputs: Count = 128
+    max_inputs: Waiting = 128
     """Most inputs in one call."""
-    max_message_bytes: Count = 4 * 1024 * 1024
+    max_message_bytes: Annotated[int, Field(ge=1, le=_MAX_MESSAGE_BYTES)] = 4 * 1024 * 1024
     """Longest message, in either direction."""
 
     drain_delay_s: Seconds = 0.0
@@ -60,15 +81,15 @@ class ListenSettings(Settings):
     drain_timeout_s: Seconds = 30.0
     """Seconds that running calls then have to end. Calls that still run are cancelled."""
 
-    max_connection_age_s: Annotated[float, Field(gt=0)] = 300.0
+    max_connection_age_s: SecondsFromOneMillisecond = 300.0
     """Clients reconnect after this many seconds, so that balancers spread them over new servers."""
     max_connection_age_grace_s: Seconds = 60.0
     """Seconds that running calls on an old connection have to end."""
-    keepalive_time_s: Annotated[float, Field(gt=0)] = 60.0
+    keepalive_time_s: SecondsFromOneMillisecond = 60.0
     """Seconds between two pings of a silent client. The ping notices that the client is gone."""
-    keepalive_timeout_s: Annotated[float, Field(gt=0)] = 20.0
+    keepalive_timeout_s: SecondsFromOneMillisecond = 20.0
     """Seconds that a client has to answer a ping."""
-    min_ping_interval_s: Annotated[float, Field(gt=0)] = 5.0
+    min_ping_interval_s: SecondsFromOneMillisecond = 5.0
     """Clients may ping this often. gRPC's own default, 300 s, answers keepalive pings with GOAWAY."""
 
 
@@ -87,28 +108,28 @@ class EngineSettings(Settings):
     kernels: Literal["auto", "avx512vnni", "avx2", "portable", "none"] = "auto"
     """Kernels of Dragoman's own operators on a CPU. `auto`: the best that the processor has. `none`: ONNX
     Runtime's operators."""
-    lanes: CountOrAuto = "auto"
+    lanes: ThreadsOrAuto = "auto"
     """Decode loops that run side by side on the same weights. `auto`: one for each core; one on a GPU."""
-    threads_per_lane: CountOrAuto = "auto"
+    threads_per_lane: ThreadsOrAuto = "auto"
     """Threads of one lane. `auto`: the cores shared out evenly."""
-    slots_per_lane: Count = 32
+    slots_per_lane: Rows = 32
     """Sequences that one lane decodes together. It bounds the lane's memory."""
-    max_waiting: Count = 1024
+    max_waiting: Waiting = 1024
     """Sequences that may wait for a slot. Further ones are refused with RESOURCE_EXHAUSTED."""
-    max_start_tokens: Count = 2048
+    max_start_tokens: Waiting = 2048
     """Input tokens that a lane may read before one step, so that running sequences keep their pace."""
-    rows_before_spread: Count = 8
+    rows_before_spread: Rows = 8
     """A running lane takes this many rows of short inputs before an idle lane starts. 1: an idle lane starts
     at once."""
-    max_start_interval: Count = 4
+    max_start_interval: Annotated[int, Field(ge=1, le=1_000)] = 4
     """Steps that a well-filled lane may pass before it reads again, so that inputs are read together. 1:
     none."""
-    read_together: Count = READ_TOGETHER
+    read_together: Rows = READ_TOGETHER
     """Inputs of beam searches that a lane reads in one go when all rows are taken. 1: none before it has a
     row."""
-    multi_step_rows: Annotated[int, Field(ge=0)] = MULTI_STEP_ROWS
+    multi_step_rows: Annotated[int, Field(ge=0, le=_MAX_ROWS)] = MULTI_STEP_ROWS
     """Up to this many greedy rows, a lane takes several steps in one call, for bundles that can. 0: never."""
-    prefix_cache_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * 1024
+    prefix_cache_bytes: Annotated[int, Field(ge=0, le=_MAX_CACHE_BYTES)] = 64 * 1024 * 1024
     """Memory for keys and values of prompts, for prompts that begin the same; for each generation model. 0:
     none."""
 
