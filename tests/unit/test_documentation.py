@@ -1,9 +1,13 @@
 """The documentation's links lead somewhere."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer.main
+
+from client.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -35,3 +39,28 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors_of(target)):
             broken.append(link)
     assert broken == []
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """Every `dragoman` command of a page's shell blocks, as words."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    words = [shlex.split(re.split(r"\s[<>|&]", line)[0], comments=True) for line in lines]
+    module = ["-m", "client.cli.main"]
+    found = [each[each.index(module[1]) + 1 :] for each in words if module[1] in each]
+    return found + [each[1:] for each in words if each[:1] == ["dragoman"]]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [pytest.param(words, id=f"{page}: {' '.join(words)}") for page in PAGES for words in commands_of(page)],
+)
+def test_the_parser_accepts_every_command_in_the_documentation(words: list[str]) -> None:
+    program = typer.main.get_command(app)
+    if words[0].startswith("-"):
+        assert words == ["--help"]
+        return
+    command = program.commands[words[0]]  # type: ignore[attr-defined]  # a group of commands
+    context = command.make_context(words[0], words[1:])
+    assert not context.args
