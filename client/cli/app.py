@@ -9,6 +9,7 @@
 import contextlib
 import errno
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -73,11 +74,17 @@ app = typer.Typer(
 
 
 class Command(TyperCommand):
-    """A command whose text arguments are UTF-8.
+    """A command whose text arguments are UTF-8, and whose help is wrapped for the reader's terminal.
 
     The interpreter hands on other bytes as lone surrogates, which no message and no terminal takes. Paths may
     have them: a file's name is bytes.
     """
+
+    def __init__(self, *arguments: Any, help: str | None = None, **settings: Any) -> None:  # noqa: A002
+        """Arguments as Typer's own class has them; the lines of a paragraph of `help` become one."""
+        paragraphs = inspect.cleandoc(help or "").split("\n\n")
+        joined = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        super().__init__(*arguments, help=joined, **settings)
 
     def invoke(self, ctx: Any) -> Any:  # Typer's own context is of a private module
         """Run the command.

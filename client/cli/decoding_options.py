@@ -96,8 +96,8 @@ NumHypotheses = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Print the N best answers, best first, a line each: score, tab, text. "
-        "Needs --beam-size, or --temperature for N samples.",
+        help="Print the N best answers, best first, a line each: score, tab, text. Of several inputs, each "
+        "line begins with the input's number and a tab. Needs --beam-size, or --temperature for N samples.",
         show_default="1, without its score",
         rich_help_panel=_SEARCH,
     ),

@@ -51,16 +51,18 @@ def generate(
     What tells more than the text is printed at its end: --num-hypotheses, --alternatives, --json. An answer
     that is to be a line has its line ends replaced by spaces; --json keeps them.
     """
-    from client import Client
+    from client.cli.lines import read_text
+    from client.cli.model_source import ModelSource
     from client.cli.rendering import AnswerForm
 
+    source = ModelSource(target=target, model=model, version=model_version, timeout_s=timeout_s)
     form = AnswerForm.of(options, as_json=as_json)
     if prompt is None:
         note_waiting_for_input()
-        prompt = sys.stdin.read()
+        prompt = read_text(sys.stdin.fileno(), "standard input")
     with (
-        Client(target, timeout_s=timeout_s) as client,
-        client.generate(prompt, model=model, version=model_version, **options) as generation,
+        source.connect_blocking() as client,
+        client.generate(prompt, model=source.model, version=source.version, **options) as generation,
     ):
         if form.is_bare:
             _write_pieces(generation)

@@ -1,29 +1,31 @@
 """Line in, line out: a stream of lines through calls to a model, in order and in constant memory."""
 
+import contextlib
+import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from client.cli.lines import Block, blocks_of, read_blocks
+from client.cli.lines import BadLine, Block, blocks_of, read_blocks
+from client.cli.output import note
 from client.errors import InvalidRequestError
 from client.messages import refused_inputs
 from client.pipeline import map_in_order, until_accepted
 from common.errors import UsageError
 
-__all__ = ["LINES_PER_CALL", "answer_lines", "lines_from"]
+__all__ = ["LINES_PER_CALL", "LineAnswers", "LineCalls", "lines_from"]
 
 LINES_PER_CALL = 32
 MAX_CALLS = 8
+MAX_NOTED = 10
+"""Skipped lines that are named on standard error; more are only counted."""
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
 
 
 async def lines_from(source: Sequence[str] | int, *, max_lines: int = LINES_PER_CALL) -> AsyncIterator[Block]:
-    """Blocks of the given lines, or of those of the file with that descriptor.
-
-    Raises:
-        UsageError: a line of the file is no text; see `read_blocks`.
-    """
+    """Blocks of the given lines, or of those of the file with that descriptor."""
     if isinstance(source, int):
         async for block in read_blocks(source, max_lines=max_lines):
             yield block
@@ -32,50 +34,116 @@ async def lines_from(source: Sequence[str] | int, *, max_lines: int = LINES_PER_
             yield block
 
 
-def answer_lines(
-    blocks: AsyncIterator[Block],
-    parse: Callable[[str], _Item],
-    ask: Callable[[list[_Item]], Awaitable[list[_Answer]]],
-    *,
-    unit: str,
-    timeout_s: float,
-) -> AsyncGenerator[tuple[Block, list[_Answer | None]], None]:
-    """Every block with the answers to its lines; None is the answer to an empty line, which nobody is asked.
+@dataclass(frozen=True)
+class LineAnswers(Generic[_Answer]):
+    """A block of lines and what became of each.
 
-    Args:
-        blocks: The lines.
+    Attributes:
+        block: The lines.
+        answers: An answer for each line. None stands for an empty line, which nobody is asked; a `BadLine`
+            for one that was skipped.
+    """
+
+    block: Block
+    answers: list[_Answer | BadLine | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineCalls(Generic[_Item, _Answer]):
+    """How lines become calls.
+
+    Attributes:
         parse: Makes a line what is asked; raises ValueError where it cannot, saying why.
         ask: One call.
         unit: What messages call a line.
         timeout_s: How long a call may be repeated while the server has no room.
-
-    Raises:
-        UsageError: a line is refused; it says which.
-        CallError: the server cannot be reached.
+        skips_bad: Whether a line that cannot be answered is skipped, named on standard error and counted. If
+            not, it ends everything once the lines before it are answered.
     """
 
-    async def answer(block: Block) -> tuple[Block, list[_Answer | None]]:
-        places = [place for place, line in enumerate(block.lines) if line.strip()]
-        answers: list[_Answer | None] = [None] * len(block.lines)
-        if not places:
-            return block, answers
-        asked = [_parsed(parse, block, place, unit) for place in places]
+    parse: Callable[[str], _Item]
+    ask: Callable[[list[_Item]], Awaitable[list[_Answer]]]
+    unit: str
+    timeout_s: float
+    skips_bad: bool
+
+    async def run(self, blocks: AsyncIterator[Block]) -> AsyncGenerator[LineAnswers[_Answer], None]:
+        """The answers to the lines of `blocks`, in their order, each block's as soon as they are there.
+
+        Raises:
+            UsageError: a line cannot be answered and is not skipped; it says which.
+            CallError: the server cannot be reached.
+        """
+        num_lines = num_bad = 0
+        answered = map_in_order(self._answer, blocks, max_in_flight=MAX_CALLS)
+        async with contextlib.aclosing(answered):
+            async for each in answered:
+                bad = {at: line for at, line in enumerate(each.answers) if isinstance(line, BadLine)}
+                if bad and not self.skips_bad:
+                    first = min(bad)
+                    if first:
+                        yield LineAnswers(each.block, each.answers[:first])
+                    raise UsageError(f"{self.unit} {each.block.start + first + 1}: {bad[first].reason}")
+                yield each
+                for at, line in bad.items():
+                    num_bad += 1
+                    if num_bad <= MAX_NOTED:
+                        note(f"{self.unit} {each.block.start + at + 1} skipped: {line.reason}")
+                num_lines += len(each.answers)
+        if num_bad:
+            note(f"skipped {num_bad:,} of {num_lines:,} {self.unit}s")
+
+    async def _answer(self, block: Block) -> LineAnswers[_Answer]:
+        answers: list[_Answer | BadLine | None] = [None] * len(block.lines)
+        asked: dict[int, _Item] = {}
+        for place, line in enumerate(block.lines):
+            parsed = self._parsed(line)
+            if isinstance(parsed, BadLine):
+                answers[place] = parsed
+                if not self.skips_bad:
+                    break
+            elif parsed is not None:
+                asked[place] = parsed[0]
+        while asked:
+            ask = functools.partial(self.ask, list(asked.values()))
+            try:
+                given = await until_accepted(ask, timeout_s=self.timeout_s)
+            except InvalidRequestError as error:
+                self._take_out(asked, answers, error)
+            else:
+                for place, answer in zip(asked, given, strict=True):
+                    answers[place] = answer
+                break
+        return LineAnswers(block, answers)
+
+    def _parsed(self, line: str | BadLine) -> tuple[_Item] | BadLine | None:
+        """What is asked, in a tuple of its own; None for an empty line."""
+        if isinstance(line, BadLine):
+            return line
+        if not line.strip():
+            return None
         try:
-            given = await until_accepted(lambda: ask(asked), timeout_s=timeout_s)
-        except InvalidRequestError as error:
-            # The server counts the inputs of one call; the caller counts lines.
-            for index, description in refused_inputs(error.violations).items():
-                raise UsageError(f"{unit} {block.start + places[index] + 1}: {description}") from error
-            raise
-        for place, each in zip(places, given, strict=True):
-            answers[place] = each
-        return block, answers
+            return (self.parse(line),)
+        except ValueError as error:
+            return BadLine(str(error))
 
-    return map_in_order(answer, blocks, max_in_flight=MAX_CALLS)
+    def _take_out(
+        self,
+        asked: dict[int, _Item],
+        answers: list[_Answer | BadLine | None],
+        error: InvalidRequestError,
+    ) -> None:
+        """Take the lines that were refused out of what is asked; the server names those of one call at a time.
 
-
-def _parsed(parse: Callable[[str], _Item], block: Block, place: int, unit: str) -> _Item:
-    try:
-        return parse(block.lines[place])
-    except ValueError as error:
-        raise UsageError(f"{unit} {block.start + place + 1}: {error}") from error
+        Where nothing is skipped, the lines after the first of them are taken out as well.
+        """
+        refused = refused_inputs(error.violations)
+        if not refused or not all(refused_inputs([each]) for each in error.violations):
+            raise error  # something else is wrong, and stays so
+        places = list(asked)
+        for index, description in refused.items():
+            del asked[places[index]]
+            answers[places[index]] = BadLine(description)
+        if not self.skips_bad:
+            for place in places[min(refused) :]:
+                asked.pop(place, None)

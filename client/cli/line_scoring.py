@@ -6,10 +6,11 @@ import os
 import stat
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from client.asynchronous import AsyncClient
-from client.cli.line_calls import answer_lines, lines_from
-from client.cli.lines import Block
+from client.cli.line_calls import LineAnswers, LineCalls, lines_from
+from client.cli.model_source import ModelSource
 from client.results import Task, TextScore
 from common.errors import UsageError
 
@@ -38,57 +39,63 @@ class CorpusScore:
         )
 
 
+Pair = tuple[str, str]
+"""A source and its translation."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LineScorer:
     """Scores lines with one model.
 
     Attributes:
-        model: The model's name.
-        version: Its version; empty is the highest.
+        source: The model.
         num_alternatives: Most probable tokens to tell at each place.
-        timeout_s: Deadline of each call, and how long a call may be repeated while the server has no room.
-        show: Told every line's score, in the lines' order; None is an empty line's.
+        separator: What stands between a source and its translation in a line.
+        skips_bad: Whether a line that cannot be scored is skipped; see `LineCalls`.
+        show: Told the answers of every block of lines, in the lines' order.
         progress: Told what is going on, how much of it is done, and of how much.
     """
 
-    model: str
-    version: str
-    num_alternatives: int
-    timeout_s: float
-    show: Callable[[list[TextScore | None]], None]
+    source: ModelSource
+    num_alternatives: int = 0
+    separator: str = "\t"
+    skips_bad: bool = False
+    show: Callable[[LineAnswers[TextScore]], None]
     progress: Callable[[str, float, float], None]
 
-    async def run(self, target: str, source: Sequence[str] | int) -> CorpusScore:
+    async def run(self, lines: Sequence[str] | int) -> CorpusScore:
         """Score texts, or the lines of the file with a descriptor.
 
         Raises:
-            UsageError: a line is refused, it says which; or there is nothing to score.
+            UsageError: a line cannot be scored and is not skipped, it says which; or there is nothing to score.
             CallError: the server cannot be reached.
         """
         corpus, num_lines, num_bytes = CorpusScore(), 0, 0
-        total_bytes = _num_bytes(source) if isinstance(source, int) else 0
-        async with AsyncClient(target, timeout_s=self.timeout_s) as client:
-            scored = await self._scored(client, source)
-            async with contextlib.aclosing(scored):
-                async for block, scores in scored:
-                    self.show(scores)
-                    for score in filter(None, scores):
+        total_bytes = _num_bytes(lines) if isinstance(lines, int) else 0
+        async with (
+            self.source.connect() as client,
+            contextlib.aclosing(await self._scored(client, lines)) as scored,
+        ):
+            async for each in scored:
+                self.show(each)
+                for score in each.answers:
+                    if isinstance(score, TextScore):
                         corpus = corpus.with_score(score)
-                    num_lines += len(scores)
-                    num_bytes += sum(len(line.encode()) + 1 for line in block.lines)
-                    self.progress(f"scoring, {num_lines:,} lines", num_bytes, total_bytes or math.inf)
+                num_lines += len(each.answers)
+                num_bytes += each.block.num_bytes
+                self.progress(f"scoring, {num_lines:,} lines", num_bytes, total_bytes or math.inf)
         if not corpus.num_texts:
             raise UsageError("there is nothing to score: the input holds no text")
         return corpus
 
     async def _scored(
-        self, client: AsyncClient, source: Sequence[str] | int
-    ) -> AsyncGenerator[tuple[Block, list[TextScore | None]], None]:
-        info = await client.model(self.model, self.version)
+        self, client: AsyncClient, lines: Sequence[str] | int
+    ) -> AsyncGenerator[LineAnswers[TextScore], None]:
+        info = await client.model(self.source.model, self.source.version)
         model, version = info.name, info.version  # every line is scored by the same one
         num_alternatives = self.num_alternatives
 
-        async def score_pairs(pairs: list[tuple[str, str]]) -> list[TextScore]:
+        async def score_pairs(pairs: list[Pair]) -> list[TextScore]:
             sources, targets = zip(*pairs, strict=True)
             return await client.score_translations(
                 sources, targets, model=model, version=version, num_alternatives=num_alternatives
@@ -99,28 +106,28 @@ class LineScorer:
                 texts, model=model, version=version, num_alternatives=num_alternatives
             )
 
-        unit = "line"
-        if info.task is Task.TRANSLATION:
-            if not isinstance(source, int):
-                source, unit = _joined_pairs(source, self.model), "pair"
-            return answer_lines(lines_from(source), _pair, score_pairs, unit=unit, timeout_s=self.timeout_s)
-        if not isinstance(source, int):
-            unit = "text"
-        return answer_lines(lines_from(source), str, score_texts, unit=unit, timeout_s=self.timeout_s)
+        shared: dict[str, Any] = {"timeout_s": self.source.timeout_s, "skips_bad": self.skips_bad}
+        if info.task is not Task.TRANSLATION:
+            unit = "line" if isinstance(lines, int) else "text"
+            texts = LineCalls(parse=str, ask=score_texts, unit=unit, **shared)
+            return texts.run(lines_from(lines))
+        if isinstance(lines, int):
+            pairs = LineCalls(parse=self._pair, ask=score_pairs, unit="line", **shared)
+            return pairs.run(lines_from(lines))
+        if len(lines) % 2:
+            raise UsageError(f"{info.name} translates: give a source and its target, not {len(lines)} texts")
+        # Arguments stand apart already, whatever they hold: what is parsed is only a pair's number.
+        given = list(zip(lines[::2], lines[1::2], strict=True))
+        numbers = [str(number) for number in range(len(given))]
+        pairs = LineCalls(parse=lambda number: given[int(number)], ask=score_pairs, unit="pair", **shared)
+        return pairs.run(lines_from(numbers))
 
-
-def _pair(line: str) -> tuple[str, str]:
-    columns = line.split("\t")
-    if len(columns) != 2:
-        raise ValueError(f"a source, a tab and its target are 2 columns, not {len(columns)}")
-    return columns[0], columns[1]
-
-
-def _joined_pairs(texts: Sequence[str], model: str) -> list[str]:
-    """The lines that hold the arguments SOURCE TARGET, or several such pairs."""
-    if len(texts) % 2:
-        raise UsageError(f"{model} translates: give a source and its target, not {len(texts)} texts")
-    return [f"{source}\t{target}" for source, target in zip(texts[::2], texts[1::2], strict=True)]
+    def _pair(self, line: str) -> Pair:
+        columns = line.split(self.separator)
+        if len(columns) != 2:
+            name = "a tab" if self.separator == "\t" else repr(self.separator)
+            raise ValueError(f"a source, {name} and its target are 2 columns, not {len(columns)}")
+        return columns[0], columns[1]
 
 
 def _num_bytes(handle: int) -> int:

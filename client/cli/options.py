@@ -12,10 +12,12 @@ __all__ = [
     "DEFAULT_TARGET",
     "DEFAULT_TIMEOUT_S",
     "Data",
+    "Inputs",
     "Json",
     "Model",
     "ModelVersion",
     "Overrides",
+    "SkipBad",
     "Target",
     "Timeout",
     "examples",
@@ -96,6 +98,19 @@ Json = Annotated[
     typer.Option(
         "--json",
         help="Print JSON, one object a line, with all that the server tells.",
+        rich_help_panel="Output",
+    ),
+]
+Inputs = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A file of lines; - is standard input.", show_default="standard input"),
+]
+SkipBad = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad",
+        help="Skip a line that is too long or not UTF-8 instead of ending there. An empty line stands for it "
+        "(with --json, its error); standard error names it, and counts all at the end.",
         rich_help_panel="Output",
     ),
 ]

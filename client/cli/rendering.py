@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from client.cli.lines import BadLine
 from client.cli.output import json_line, report_console
 from client.results import (
     DecodingOptions,
@@ -29,10 +30,11 @@ class Form(enum.Enum):
     JSON = enum.auto()
     TABLE = enum.auto()
 
-    @property
-    def of_nothing(self) -> str:
-        """What an empty line becomes: a line for each line, whatever the form."""
-        return "null\n" if self is Form.JSON else "\n"
+    def of_nothing(self, number: int, bad: BadLine | None) -> str:
+        """What stands for input `number` when it has no answer, as it is empty or `bad`: a line, in any form."""
+        if self is not Form.JSON:
+            return "\n"
+        return json_line({"input": number, "error": bad.reason}) if bad else "null\n"
 
 
 def form_of(*, as_json: bool, tells_tokens: bool) -> Form:
@@ -51,18 +53,22 @@ class AnswerForm:
     Attributes:
         form: Text, JSON or tables.
         with_scores: Whether every hypothesis is a line with its score, because several were asked for.
+        with_numbers: Whether such a line begins with the number of its input, because there may be several.
     """
 
     form: Form
     with_scores: bool
+    with_numbers: bool
 
     @classmethod
-    def of(cls, options: DecodingOptions, *, as_json: bool) -> "AnswerForm":
-        """The form that suits what was asked for."""
+    def of(cls, options: DecodingOptions, *, as_json: bool, num_inputs: int | None = 1) -> "AnswerForm":
+        """The form that suits what was asked for; `num_inputs` is None where nobody knows how many there are."""
         tells_tokens = options.get("num_alternatives") is not None or bool(options.get("alignment"))
+        with_scores = options.get("num_hypotheses") is not None
         return cls(
             form_of(as_json=as_json, tells_tokens=tells_tokens),
-            with_scores=options.get("num_hypotheses") is not None,
+            with_scores=with_scores,
+            with_numbers=with_scores and num_inputs != 1,
         )
 
     @property
@@ -70,13 +76,13 @@ class AnswerForm:
         """Whether nothing is printed but the text of each answer."""
         return self.form is Form.TEXT and not self.with_scores
 
-    def translation(self, answer: Translation | None) -> str:
-        """A translation as it is printed; None is what an empty line got."""
-        if answer is None:
-            return self.form.of_nothing
+    def translation(self, answer: Translation | BadLine | None, number: int = 1) -> str:
+        """The answer to input `number` as it is printed; see `LineAnswers` for what it may be."""
+        if answer is None or isinstance(answer, BadLine):
+            return self.form.of_nothing(number, answer)
         if self.form is Form.JSON:
-            return json_line(dataclasses.asdict(answer))
-        return self._hypotheses(_hypotheses_of(answer, answer.text), answer.source_tokens)
+            return json_line({"input": number, **dataclasses.asdict(answer)})
+        return self._hypotheses(_hypotheses_of(answer, answer.text), answer.source_tokens, number)
 
     def generation(self, text: str, summary: GenerationSummary) -> str:
         """A generated text as it is printed."""
@@ -84,22 +90,26 @@ class AnswerForm:
             return json_line({"text": text, **dataclasses.asdict(summary)})
         return self._hypotheses(_hypotheses_of(summary, text), ())
 
-    def _hypotheses(self, hypotheses: Sequence[Hypothesis], source_tokens: Sequence[str]) -> str:
+    def _hypotheses(
+        self, hypotheses: Sequence[Hypothesis], source_tokens: Sequence[str], number: int = 1
+    ) -> str:
         shown = []
         for hypothesis in hypotheses:
             text = " ".join(hypothesis.text.splitlines())  # one line, whatever the model made of it
-            shown.append(f"{hypothesis.score:.4f}\t{text}\n" if self.with_scores else f"{text}\n")
+            columns = [f"{number}"] if self.with_numbers else []
+            columns += [f"{hypothesis.score:.4f}"] if self.with_scores else []
+            shown.append("\t".join([*columns, text]) + "\n")
             if self.form is Form.TABLE:
                 shown.append(_as_text(token_table(hypothesis.tokens, source_tokens)))
         return "".join(shown)
 
 
-def shown_score(score: TextScore | None, form: Form) -> str:
-    """A text's score as it is printed: log-probability, tokens, perplexity; None is an empty line's."""
-    if score is None:
-        return form.of_nothing
+def shown_score(score: TextScore | BadLine | None, form: Form, number: int = 1) -> str:
+    """The score of input `number` as it is printed: log-probability, tokens, perplexity."""
+    if score is None or isinstance(score, BadLine):
+        return form.of_nothing(number, score)
     if form is Form.JSON:
-        return json_line(dataclasses.asdict(score))
+        return json_line({"input": number, **dataclasses.asdict(score)})
     line = f"{score.log_probability:.4f}\t{len(score.tokens)}\t{score.perplexity:.4f}\n"
     return line + _as_text(token_table(score.tokens)) if form is Form.TABLE else line
 

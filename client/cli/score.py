@@ -1,10 +1,6 @@
 """`dragoman score`: how probable given texts are to a model."""
 
-import contextlib
 import dataclasses
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,18 +9,21 @@ from client.cli.decoding_options import Alternatives
 from client.cli.options import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
+    Inputs,
     Json,
     Model,
     ModelVersion,
+    SkipBad,
     Target,
     Timeout,
     examples,
 )
-from client.cli.output import json_line, note, note_waiting_for_input, write_text
+from client.cli.output import json_line, note, write_text
 from client.cli.progress import progress_bar
 from common.errors import UsageError
 
 if TYPE_CHECKING:
+    from client.cli.line_calls import LineAnswers
     from client.results import TextScore
 
 __all__ = ["EPILOG", "score"]
@@ -32,6 +31,7 @@ __all__ = ["EPILOG", "score"]
 EPILOG = examples(
     'dragoman score --model dates "le 3 mars 2024" 2024-03-03  # a source and its translation',
     "dragoman score --model multi30k --inputs pairs.tsv --json  # source, tab, translation in each line",
+    "dragoman score --model multi30k --separator ' ||| ' < pairs.txt  # for sources that hold tabs",
     'dragoman score --model stdlib --alternatives 5 "import os"  # what else it would have written',
 )
 
@@ -51,44 +51,51 @@ def score(
     model_version: ModelVersion = "",
     target: Target = DEFAULT_TARGET,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
-    inputs: Annotated[
-        str | None,
+    inputs: Inputs = None,
+    separator: Annotated[
+        str,
         typer.Option(
-            metavar="FILE",
-            help="A file of lines: texts, or a source, a tab and its translation.",
-            show_default="standard input",
+            metavar="TEXT",
+            help="What stands between a source and its translation in a line.",
+            show_default="a tab",
         ),
-    ] = None,
+    ] = "\t",
+    skip_bad: SkipBad = False,
     num_alternatives: Alternatives = None,
     as_json: Json = False,
 ) -> None:
     """Tell how probable given translations or texts are, a line each: log-probability, tokens, perplexity.
 
-    Logarithms are natural; a translation's end of sequence counts as a token. An empty line stays one. The
-    figures of all texts together come last, on standard error; with --json they are the last line.
+    Logarithms are natural; a translation's end of sequence counts as a token. A line holds a text, or a source,
+    a tab and its translation. An empty line stays one. The figures of all texts together come last, on standard
+    error; with --json they are the last line.
     """
     import asyncio
 
+    from client.cli.input_lines import input_lines
     from client.cli.line_scoring import LineScorer
+    from client.cli.model_source import ModelSource
     from client.cli.rendering import form_of, shown_score
 
-    if texts and inputs:
-        raise UsageError(f"--inputs {inputs} and {len(texts)} texts: give one of them")
+    if not separator:
+        raise UsageError("--separator is empty: nothing would stand between a source and its translation")
+    source = ModelSource(target=target, model=model, version=model_version, timeout_s=timeout_s)
     form = form_of(as_json=as_json, tells_tokens=num_alternatives is not None)
 
-    def show(scores: "list[TextScore | None]") -> None:
-        write_text("".join(shown_score(score, form) for score in scores))
+    def show(scored: "LineAnswers[TextScore]") -> None:
+        numbered = enumerate(scored.answers, start=scored.block.start + 1)
+        write_text("".join(shown_score(score, form, number) for number, score in numbered))
 
-    with _source(texts, inputs) as source, progress_bar(beside_results=True) as progress:
+    with input_lines(texts, inputs) as lines, progress_bar(beside_results=True) as progress:
         scorer = LineScorer(
-            model=model,
-            version=model_version,
+            source=source,
             num_alternatives=num_alternatives or 0,
-            timeout_s=timeout_s,
+            separator=separator,
+            skips_bad=skip_bad,
             show=show,
             progress=progress,
         )
-        corpus = asyncio.run(scorer.run(target, source))
+        corpus = asyncio.run(scorer.run(lines))
     if as_json:
         figures = {**dataclasses.asdict(corpus), "perplexity": corpus.perplexity}
         write_text(json_line({"corpus": figures}))
@@ -97,20 +104,3 @@ def score(
             f"all together: texts {corpus.num_texts:,}, log-probability {corpus.log_probability:.4f}, "
             f"tokens {corpus.num_tokens:,}, perplexity {corpus.perplexity:.4f}"
         )
-
-
-@contextlib.contextmanager
-def _source(texts: Sequence[str] | None, inputs: str | None) -> Iterator[Sequence[str] | int]:
-    """The texts, or the descriptor of the file that holds them."""
-    if texts:
-        yield texts
-    elif inputs is None or inputs == "-":
-        note_waiting_for_input()
-        yield sys.stdin.fileno()
-    else:
-        try:
-            file = Path(inputs).open("rb")  # noqa: SIM115  a failure to open is told apart from one to read
-        except OSError as error:
-            raise UsageError(f"cannot read inputs from {inputs}: {error.strerror}") from error
-        with file:
-            yield file.fileno()

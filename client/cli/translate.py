@@ -8,14 +8,15 @@ from client.cli.decoding_options import Alignment, CoveragePenalty, TargetPrefix
 from client.cli.options import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
+    Inputs,
     Json,
     Model,
     ModelVersion,
+    SkipBad,
     Target,
     Timeout,
     examples,
 )
-from client.cli.output import note_waiting_for_input
 from client.results import DecodingOptions
 
 __all__ = ["EPILOG", "translate"]
@@ -44,31 +45,34 @@ def translate(
     options: DecodingOptions,
     coverage_penalty: CoveragePenalty = None,
     target_prefix: TargetPrefix = "",
+    inputs: Inputs = None,
+    skip_bad: SkipBad = False,
     alignment: Alignment = False,
     as_json: Json = False,
 ) -> None:
     """Translate texts, or the lines of standard input, and print one translation a line.
 
     Lines are sent as they come, several at a time, and answered in their order. An empty line stays one
-    (with --json it is null).
+    (with --json it is null). A line that cannot be translated ends the command with exit code 2 once the lines
+    before it are answered, unless --skip-bad is given.
     """
     import asyncio
 
+    from client.cli.input_lines import input_lines
     from client.cli.line_translation import translate_lines
+    from client.cli.model_source import ModelSource
     from client.cli.rendering import AnswerForm
 
     options["coverage_penalty"], options["alignment"] = coverage_penalty, alignment
-    if not texts:
-        note_waiting_for_input()
-    asyncio.run(
-        translate_lines(
-            target,
-            texts,
-            model=model,
-            version=model_version,
-            target_prefix=target_prefix,
-            timeout_s=timeout_s,
-            options=options,
-            form=AnswerForm.of(options, as_json=as_json),
+    source = ModelSource(target=target, model=model, version=model_version, timeout_s=timeout_s)
+    with input_lines(texts, inputs) as lines:
+        asyncio.run(
+            translate_lines(
+                source,
+                lines,
+                target_prefix=target_prefix,
+                options=options,
+                form=AnswerForm.of(options, as_json=as_json, num_inputs=len(texts) if texts else None),
+                skips_bad=skip_bad,
+            )
         )
-    )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 
 from client import Client, TextScore
 from client.cli import options
+from client.cli.line_calls import LineAnswers
 from client.cli.line_scoring import LineScorer
 from client.cli.main import main
+from client.cli.model_source import ModelSource
 from client.cli.server_process import ServerProcess, running_server
 from tests.integration import scripted_server
 from tests.integration.scripted_server import ScriptedServer, invalid
@@ -60,6 +63,10 @@ def test_the_best_answers_come_first_each_with_its_score(server: ServerProcess, 
     output = dragoman(*where, "--num-hypotheses", "3", lines="12\n\n907\n")
     lines = output.splitlines()
     assert [bool(line) for line in lines] == [True] * 3 + [False] + [True] * 3
+    assert [line.split("\t")[0] for line in lines] == ["1", "1", "1", "", "3", "3", "3"]
+    one = dragoman(*where, "--num-hypotheses", "3", "12").splitlines()
+    assert one == [line.removeprefix("1\t") for line in lines[:3]]
+    lines = one
     scores = [float(line.split("\t")[0]) for line in lines[:3]]
     assert scores == sorted(scores, reverse=True)
     assert lines[0].split("\t")[1] == "one two"
@@ -137,7 +144,9 @@ def test_scores_of_texts_are_json_lines_and_the_corpus_is_the_last(
     ("arguments", "lines", "error"),
     [
         (("12",), "", "spell translates: give a source and its target, not 1 texts"),
-        (("12", "one\ttwo"), "", "pair 1: a source, a tab and its target are 2 columns, not 3"),
+        (("", "one two"), "", "pair 1: source: is empty"),
+        (("--separator", "", "12", "one two"), "", "--separator is empty"),
+        (("--separator", "|"), "7\tseven\n", "line 1: a source, '|' and its target are 2 columns, not 1"),
         ((), "12\tone two\n\n7 seven\n", "line 3: a source, a tab and its target are 2 columns, not 1"),
         ((), f"12\tone two\n\n{'9' * 99}\tnine\n", "line 3: source: 100 tokens are more than 25"),
         ((), "12\tone two\n7\t\n", "line 2: target: is empty"),
@@ -150,7 +159,19 @@ def test_what_cannot_be_scored_is_named(
     server: ServerProcess, dragoman: Run, arguments: tuple[str, ...], lines: str, error: str
 ) -> None:
     where = ("score", "--target", server.target, "--model", "spell")
-    assert dragoman(*where, *arguments, lines=lines, code=2, error=f"error: {error}") == ""
+    answered = dragoman(*where, *arguments, lines=lines, code=2, error=f"error: {error}")
+    named = re.match(r"line (\d+)", error)
+    assert answered.count("\n") == (int(named[1]) - 1 if named else 0)
+
+
+def test_a_source_may_hold_a_tab(scripted: ScriptedServer, dragoman: Run) -> None:
+    where = ("score", "--target", scripted.target, "--model", "dates")
+    dragoman(*where, "un\tdeux", "eins\tzwei")
+    dragoman(*where, "--separator", " ||| ", lines="un\tdeux ||| eins\tzwei\n")
+    pairs = [
+        (pair.source, pair.target) for request in scripted.script.requests[1::2] for pair in request.pairs
+    ]
+    assert pairs == [("un\tdeux", "eins\tzwei")] * 2
 
 
 def test_a_call_takes_fewer_lines_when_each_takes_more_rows(scripted: ScriptedServer, dragoman: Run) -> None:
@@ -177,7 +198,9 @@ def test_options_reach_the_server_under_their_own_names(scripted: ScriptedServer
 
 
 def test_a_refused_text_is_told_by_its_place(scripted: ScriptedServer, dragoman: Run) -> None:
-    scripted.script.refuse = lambda request: invalid("texts[1]", "odd") if hasattr(request, "texts") else None
+    scripted.script.refuse = lambda request: (
+        invalid("texts[1]", "odd") if hasattr(request, "texts") and len(request.texts) > 1 else None
+    )
     where = ("score", "--target", scripted.target, "--model", "stdlib")
     dragoman(*where, "a", "b", code=2, error="error: text 2: odd")
     dragoman(*where, lines="a\n\nb\n", code=2, error="error: line 3: odd")
@@ -185,19 +208,16 @@ def test_a_refused_text_is_told_by_its_place(scripted: ScriptedServer, dragoman:
 
 async def test_scoring_a_file_tells_how_much_of_it_is_done(scripted: ScriptedServer, tmp_path: Path) -> None:
     (tmp_path / "texts").write_text("é\n" * 100)
-    shown: list[list[TextScore | None]] = []
+    shown: list[LineAnswers[TextScore]] = []
     told: list[tuple[str, float, float]] = []
     scorer = LineScorer(
-        model="stdlib",
-        version="",
-        num_alternatives=0,
-        timeout_s=10,
+        source=ModelSource(target=scripted.target, model="stdlib", version="", timeout_s=10),
         show=shown.append,
         progress=lambda *progress: told.append(progress),
     )
     with (tmp_path / "texts").open("rb") as file:
-        corpus = await scorer.run(scripted.target, file.fileno())
-    assert corpus.num_texts == sum(map(len, shown)) == 100
+        corpus = await scorer.run(file.fileno())
+    assert corpus.num_texts == sum(len(each.answers) for each in shown) == 100
     assert told[-1] == ("scoring, 100 lines", 300, 300)
     assert len(told) > 1
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from client.cli.lines import Block, blocks_of, read_blocks
+from client.cli.lines import BadLine, Block, blocks_of, read_blocks, read_text
 from common.errors import UsageError
 
 
@@ -36,6 +36,9 @@ async def lines_of(content: bytes, tmp_path: Path, max_lines: int = 3) -> list[B
         (b"a\r\nb\r\n", ["a", "b"]),
         (b"\n\na\n\n", ["", "", "a", ""]),
         ("é\u2028ü\n中\n".encode(), ["é\u2028ü", "中"]),
+        (b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n", ["a", "\ufeffb"]),
+        (b"\xef\xbb\xbfa", ["a"]),
+        (b"\xef\xbb\xbf", []),
     ],
 )
 async def test_lines_are_cut_at_line_feeds_only(content: bytes, lines: list[str], tmp_path: Path) -> None:
@@ -48,32 +51,51 @@ async def test_lines_across_reads_stay_whole_and_counted(tmp_path: Path) -> None
     blocks = await lines_of("\n".join(lines).encode(), tmp_path, max_lines=32)
     assert [line for block in blocks for line in block.lines] == lines
     assert max(len(block.lines) for block in blocks) == 32
-    assert all(block.lines[0].startswith(f"{block.start} ") for block in blocks)
+    assert all(str(block.lines[0]).startswith(f"{block.start} ") for block in blocks)
+    assert sum(block.num_bytes for block in blocks) == len("\n".join(lines).encode()) + 1
 
 
 async def test_what_is_there_is_not_held_back(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     blocks = read_blocks(reader, max_lines=32)
     os.write(writer, b"first\nsec")
-    assert await anext(blocks) == Block(0, ("first",))
+    assert await anext(blocks) == Block(0, ("first",), 6)
     os.write(writer, b"ond\n")
-    assert await anext(blocks) == Block(1, ("second",))
+    assert await anext(blocks) == Block(1, ("second",), 7)
     os.close(writer)
     assert [block async for block in blocks] == []
 
 
-async def test_a_line_that_is_no_text_is_named_after_those_before_it(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"line 3 is not UTF-8: b'\\xff\\xfe'"):
-        await lines_of(b"a\nb\n\xff\xfe\n", tmp_path)
+async def test_a_line_that_is_no_text_stands_between_the_others(tmp_path: Path) -> None:
+    [block] = await lines_of(b"a\n\xff\xfe\nb\n", tmp_path)
+    assert block.lines == ("a", BadLine(r"not UTF-8: b'\xff\xfe'"), "b")
+
+
+@pytest.mark.parametrize("num_bytes", [1_048_577, 1_200_000, 5_000_000])
+async def test_a_line_that_is_too_long_is_one_line(num_bytes: int, tmp_path: Path) -> None:
+    blocks = await lines_of(b"a\n" + b"x" * num_bytes + b"\nb\n\nc", tmp_path, max_lines=32)
+    too_long = BadLine("longer than 1048576 bytes")
+    assert [line for block in blocks for line in block.lines] == ["a", too_long, "b", "", "c"]
+    assert [block.start for block in blocks] == sorted({block.start for block in blocks})
 
 
 async def test_a_line_without_end_is_refused_before_it_fills_the_memory() -> None:
     endless = os.open("/dev/zero", os.O_RDONLY)
     try:
-        with pytest.raises(UsageError, match="line 1 is longer than 1048576 bytes"):
-            await anext(read_blocks(endless, max_lines=32))
+        block = await anext(read_blocks(endless, max_lines=32))
+        assert block.lines == (BadLine("longer than 1048576 bytes"),)
     finally:
         os.close(endless)
+
+
+def test_a_text_that_is_not_utf8_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes("\ufeffeins\nzwei\n".encode() + b"dr\xffei\n")
+    with (tmp_path / "text").open("rb") as file:
+        with pytest.raises(UsageError, match=r"^standard input, line 3: not UTF-8: b'\\xffei"):
+            read_text(file.fileno(), "standard input")
+        (tmp_path / "text").write_bytes("\ufeffeins\nzwei\r\n".encode())
+        file.seek(0)
+        assert read_text(file.fileno(), "standard input") == "eins\nzwei\r\n"
 
 
 async def test_a_long_file_is_read_no_faster_than_it_is_used(tmp_path: Path) -> None:
@@ -91,6 +113,19 @@ async def test_a_long_file_is_read_no_faster_than_it_is_used(tmp_path: Path) -> 
         assert tracemalloc.get_traced_memory()[1] < 4_000_000
     finally:
         tracemalloc.stop()
+
+
+async def test_a_reader_that_is_left_reads_no_other_file(tmp_path: Path, pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    blocks = read_blocks(reader, max_lines=32)
+    os.write(writer, b"first\n")
+    await anext(blocks)
+    await blocks.aclose()  # type: ignore[attr-defined]
+    (tmp_path / "other").write_text("whole")
+    with (tmp_path / "other").open("rb") as other:
+        os.dup2(other.fileno(), reader)  # the pipe is closed, and its number is the other file's
+        os.close(writer)
+        assert [block.lines async for block in read_blocks(reader, max_lines=32)] == [("whole",)]
 
 
 def test_blocks_know_where_they_start() -> None:

@@ -16,6 +16,7 @@ from client import (
     Translation,
 )
 from client.cli.line_scoring import CorpusScore
+from client.cli.lines import BadLine
 from client.cli.rendering import AnswerForm, Form, form_of, shown_score
 
 TOKENS = (
@@ -36,8 +37,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
 
 
-def form(*, as_json: bool = False, **options: object) -> AnswerForm:
-    return AnswerForm.of(DecodingOptions(**options), as_json=as_json)  # type: ignore[typeddict-item]
+def form(*, as_json: bool = False, num_inputs: int | None = 1, **options: object) -> AnswerForm:
+    given = DecodingOptions(**options)  # type: ignore[typeddict-item]
+    return AnswerForm.of(given, as_json=as_json, num_inputs=num_inputs)
 
 
 def test_a_translation_is_one_line() -> None:
@@ -49,6 +51,25 @@ def test_hypotheses_are_a_line_each_with_their_scores() -> None:
     several = Translation("one\ntwo", FinishReason.LENGTH, 3, 3, -0.75, -0.375, hypotheses=(BEST, SECOND))
     assert form(num_hypotheses=2).translation(several) == "-0.3750\tone two\n-2.0000\tone\n"
     assert form(num_hypotheses=1).translation(TRANSLATION) == "-0.3750\tone two\n"
+
+
+@pytest.mark.parametrize("num_inputs", [2, None])
+def test_hypotheses_of_several_inputs_begin_with_their_number(num_inputs: int | None) -> None:
+    several = Translation("one\ntwo", FinishReason.LENGTH, 3, 3, -0.75, -0.375, hypotheses=(BEST, SECOND))
+    numbered = form(num_hypotheses=2, num_inputs=num_inputs)
+    assert numbered.translation(several, 7) == "7\t-0.3750\tone two\n7\t-2.0000\tone\n"
+    assert form(num_inputs=num_inputs).translation(TRANSLATION, 7) == "one two\n"
+    told = json.loads(form(num_hypotheses=2, num_inputs=num_inputs, as_json=True).translation(several, 7))
+    assert (told["input"], len(told["hypotheses"])) == (7, 2)
+
+
+def test_what_was_skipped_keeps_its_place() -> None:
+    bad = BadLine("too long")
+    assert form().translation(bad, 3) == "\n"
+    assert form(num_hypotheses=2, num_inputs=None).translation(bad, 3) == "\n"
+    assert json.loads(form(as_json=True).translation(bad, 3)) == {"input": 3, "error": "too long"}
+    assert shown_score(bad, Form.TEXT, 3) == "\n"
+    assert json.loads(shown_score(bad, Form.JSON, 3)) == {"input": 3, "error": "too long"}
 
 
 def test_an_empty_line_stays_a_line_in_every_form() -> None:
