@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from common.text import cleaning_steps, prepare_tokenizer, vocabulary_steps
 from model.errors import CorpusError, RunError
 from model.recipe import TokenizerSettings
 
@@ -41,13 +42,14 @@ def train_tokenizer(
     """
     build = {"bpe": _bpe, "byte_bpe": _byte_bpe, "character": _character}[settings.kind]
     tokenizer, trainer = build(settings)
-    if steps := _normalization_steps(settings):
-        tokenizer.normalizer = normalizers.Sequence(steps)
+    steps = [*cleaning_steps(), *_normalization_steps(settings)]
+    tokenizer.normalizer = normalizers.Sequence(steps)
     # A text that happens to hold "</s>" is text: without this it would become the end token.
     tokenizer.encode_special_tokens = True
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() == len(SPECIAL_TOKENS):
         raise CorpusError("the corpus holds no text to learn a vocabulary from")
+    tokenizer.normalizer = normalizers.Sequence([*steps, *vocabulary_steps(tokenizer)])
     ids = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
     assert ids == [PADDING_ID, UNKNOWN_ID, BEGIN_ID, END_ID], ids
     begin, end = SPECIAL_TOKENS[BEGIN_ID], SPECIAL_TOKENS[END_ID]
@@ -70,7 +72,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise RunError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # the library raises bare Exception
         raise RunError(f"{path} is not a tokenizer: {error}") from error
-    tokenizer.encode_special_tokens = True  # not part of the file
+    prepare_tokenizer(tokenizer)
     return tokenizer
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tokenizers import Tokenizer
 
 from common.files import sha256_of
+from common.text import prepare_tokenizer
 from server.errors import BundleError
 
 __all__ = [
@@ -168,8 +169,7 @@ class Bundle:
             tokenizer = Tokenizer.from_file(str(self.tokenizer_path))
         except Exception as error:  # the library raises bare exceptions
             raise BundleError(f"{self.tokenizer_path} is not a tokenizer: {error}") from error
-        # A caller's text that holds "</s>" is text: without this it would become the end token. Not in the file.
-        tokenizer.encode_special_tokens = True
+        prepare_tokenizer(tokenizer)
         return tokenizer
 
     @classmethod

@@ -1,11 +1,11 @@
 """What stands between files as people have them and examples to learn from: left out, mended, counted."""
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
 
+from common.text import clean_text, is_blank
 from model.corpora.corpus import Example, Pair, example_digest
 from model.corpora.report import Place, Reason, Tally
 
@@ -16,14 +16,11 @@ __all__ = [
     "Fault",
     "Reading",
     "clean",
-    "without_control_characters",
+    "clean_example",
 ]
 
 # Duplicates are found among so many different examples: a table of 64 MiB, whatever the corpus' size.
 MAX_REMEMBERED: Final = 5_000_000
-
-# C0 without tab and line feed, DEL, and C1: what no text is meant to hold, and tokens are too good for.
-_CONTROL_CHARACTERS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Fault(NamedTuple):
@@ -107,7 +104,7 @@ def clean(
 ) -> Iterator[Example]:
     """The examples worth keeping, in order, one at a time; `tally` counts the rest as it goes by.
 
-    Control characters are removed; an example without text, or with text that UTF-8 cannot say (half of a
+    Texts are cleaned (`common.text`); an example without text, or with text that UTF-8 cannot say (half of a
     surrogate pair, out of JSON's escapes), is left out; so is one equal to an earlier one, if wanted.
     """
     remembered = DigestSet() if drop_duplicates or count_duplicates else None
@@ -119,9 +116,9 @@ def clean(
         if isinstance(reading, Fault):
             tally.leave_out(reading.reason, place, reading.detail)
             continue
-        example = without_control_characters(reading)
+        example = clean_example(reading)
         sides = example if isinstance(example, Pair) else (example,)
-        if not all(side.strip() for side in sides):
+        if any(map(is_blank, sides)):
             tally.leave_out(Reason.EMPTY, place)
             continue
         try:
@@ -143,8 +140,8 @@ def clean(
         yield example
 
 
-def without_control_characters(example: Example) -> Example:
-    """The example less what no text is meant to hold."""
+def clean_example(example: Example) -> Example:
+    """The example with each of its texts as `common.text.clean_text` leaves it."""
     if isinstance(example, Pair):
-        return Pair(*(_CONTROL_CHARACTERS.sub("", side) for side in example))
-    return _CONTROL_CHARACTERS.sub("", example)
+        return Pair(*map(clean_text, example))
+    return clean_text(example)

@@ -41,7 +41,7 @@ class CorpusReport:
         left_out: examples left out, by reason.
         cut: lines cut out of documents that stay, by reason.
         first: the first place of each reason, with what is wrong there.
-        num_mended: examples kept that control characters were removed from.
+        num_mended: examples kept whose text was cleaned (`common.text`).
         num_duplicates: examples equal to an earlier one of their split, left out or not.
         num_searched: only so many distinct examples of a split were remembered to find duplicates among, where
             a split holds more; None where all were.
@@ -84,7 +84,7 @@ class CorpusReport:
         if num_cut := sum(self.cut.values()):
             yield f"cut {_counted(num_cut, 'lines')} out of {self.unit}: {self.reasons(self.cut)}"
         if self.num_mended:
-            yield f"control characters removed from {_counted(self.num_mended, self.unit)}"
+            yield f"control characters or special spaces cleaned in {_counted(self.num_mended, self.unit)}"
         if self.num_duplicates and Reason.DUPLICATE not in self.left_out:
             yield f"{_counted(self.num_duplicates, 'duplicates')} (kept)"
         if self.num_searched is not None:

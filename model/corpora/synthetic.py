@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-from model.corpora.cleaning import Fault, Reading, clean, without_control_characters
+from model.corpora.cleaning import Fault, Reading, clean, clean_example
 from model.corpora.corpus import Corpus, Pair, TrainingFiles
 from model.corpora.readers import make_pairs, read_json_lines
 from model.corpora.report import Reason, Tally
@@ -70,7 +70,7 @@ def _without(
     sources, targets = held_out
     for place, reading in readings:
         if isinstance(reading, Pair):
-            pair = without_control_characters(reading)  # as the held-out ones are
+            pair = clean_example(reading)  # as the held-out ones are
             if pair.source in sources or pair.target in targets:
                 yield place, Fault(Reason.HELD_OUT)
                 continue

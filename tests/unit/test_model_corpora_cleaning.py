@@ -30,8 +30,8 @@ def test_dirt_is_left_out_or_mended_and_counted(tmp_path: Path) -> None:
     [line] = corpus.report.lines()
     assert line == (
         "left out 4 of 106 pairs: 1 not UTF-8 (first: a, line 101: byte 0xfc), 2 empty (first: a, line 102), "
-        "1 over max_line_bytes (first: a, line 105: over 50 bytes); control characters removed from 1 pair; "
-        "1 duplicate (kept)"
+        "1 over max_line_bytes (first: a, line 105: over 50 bytes); "
+        "control characters or special spaces cleaned in 1 pair; 1 duplicate (kept)"
     )
     assert load(tmp_path, PARALLEL + "max_line_bytes = 51\n").report.num_kept == 103
 
@@ -87,7 +87,7 @@ def test_lines_are_cut_out_of_documents_that_stay(tmp_path: Path) -> None:
         "left out 1 of 2 documents: 1 empty (first: b.md, line 1); "
         "cut 2 lines out of documents: 1 not UTF-8 (first: a.md, line 2: byte 0xff), "
         "1 over max_line_bytes (first: a.md, line 4: over 10 bytes); "
-        "control characters removed from 1 document"
+        "control characters or special spaces cleaned in 1 document"
     )
 
 

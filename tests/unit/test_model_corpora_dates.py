@@ -40,7 +40,7 @@ def folded(texts: Iterable[str]) -> list[str]:
     tokenizer = train_tokenizer(load_recipe("dates").tokenizer, ["1 May 2024"], "translation")
     normalizer = tokenizer.normalizer
     assert normalizer is not None
-    return str(normalizer.normalize_str("\n".join(texts))).split("\n")
+    return [str(normalizer.normalize_str(text)) for text in texts]
 
 
 def assert_one_target(sources: Sequence[str], targets: Sequence[str]) -> None:
