@@ -91,7 +91,8 @@ def _record_reader(
         limit = settings.max_line_bytes
         match settings:
             case TsvSettings():
-                return read_tsv(file, (settings.source_column, settings.target_column), limit)
+                columns = (settings.source_column, settings.target_column)
+                return read_tsv(file, columns, limit, header=settings.header)
             case JsonLinesSettings():
                 pair = (settings.source_field, settings.target_field)
                 return read_json_lines(file, pair if task == "translation" else (settings.text_field,), limit)
@@ -137,6 +138,11 @@ def _read_splits(
                 f"{split} split, none is left; {counts.reasons({**counts.left_out, **counts.cut}) or 'no lines'}"
             )
         report += counts
+    validation = own.get("validation", held_out.validation)
+    if not held_out.num_train or not validation:
+        raise CorpusError(
+            f"corpus {name!r}: {_how_held_out(settings, tallies['train'], held_out.num_train, unit)}"
+        )
 
     def training() -> Iterator[Example]:
         again = clean(
@@ -150,7 +156,31 @@ def _read_splits(
     return Corpus(
         name,
         TrainingFiles(training, held_out.num_train, tallies["train"].num_characters),
-        own.get("validation", held_out.validation),
+        validation,
         own.get("test", held_out.test),
         report,
+    )
+
+
+def _how_held_out(
+    settings: ParallelSettings | PatternSettings,
+    tally: Tally,
+    num_train: int,
+    unit: Literal["pairs", "documents"],
+) -> str:
+    """Why holding out left nothing to train on, or took nothing to validate on, and what to do."""
+    examples = f"of {tally.report(unit).num_kept:,} {unit} in its train split"
+    shares = ", ".join(
+        f"{split}_share = {getattr(settings, f'{split}_share'):g}"
+        for split in ("validation", "test")
+        if getattr(settings, split) is None
+    )
+    if num_train:
+        return (
+            f"{examples} none is held out to validate on ({shares}): "
+            "raise validation_share, or name a file as corpus.validation"
+        )
+    return (
+        f"{examples} none is left to train on, all are held out ({shares}; those with an equal source stay "
+        f"together): give more {unit}, or files of their own for validation and test"
     )

@@ -7,9 +7,10 @@ import codecs
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, Literal
 
 from model.corpora.cleaning import CutLine, Fault, Reading
+from model.corpora.column_names import is_header
 from model.corpora.corpus import Pair
 from model.corpora.report import Place, Reason
 from model.corpora.sources import SourceFile
@@ -60,8 +61,12 @@ def read_parallel(source: SourceFile, target: SourceFile, max_line_bytes: int) -
         )
 
 
-def read_tsv(file: SourceFile, columns: Sequence[int], max_line_bytes: int) -> Fields:
+def read_tsv(
+    file: SourceFile, columns: Sequence[int], max_line_bytes: int, *, header: bool | Literal["auto"] = False
+) -> Fields:
     """The columns of these numbers, from 0, of each line; nothing is quoted.
+
+    With `header` the first line is left out; with "auto" it is where the wanted columns of it hold names of columns.
 
     Raises:
         CorpusError: as `SourceFile.open`.
@@ -71,7 +76,10 @@ def read_tsv(file: SourceFile, columns: Sequence[int], max_line_bytes: int) -> F
             yield place, line
             continue
         cells = line.split("\t")
-        if not line.strip():
+        if place.number == 1 and _is_header(cells, columns, header):
+            advice = "; corpus.header = false keeps it" if header == "auto" else ""
+            yield place, Fault(Reason.HEADER, " and ".join(map(repr, _pick(cells, columns))) + advice)
+        elif not line.strip():
             yield place, Fault(Reason.EMPTY)
         elif len(cells) <= max(columns):
             wanted = " and ".join(map(str, columns))
@@ -79,7 +87,7 @@ def read_tsv(file: SourceFile, columns: Sequence[int], max_line_bytes: int) -> F
             fault = f"{len(cells)} column{plural}, where columns {wanted} (from 0) are wanted"
             yield place, Fault(Reason.MALFORMED, fault)
         else:
-            yield place, tuple(cells[column] for column in columns)
+            yield place, _pick(cells, columns)
 
 
 def read_json_lines(file: SourceFile, fields: Sequence[str], max_line_bytes: int) -> Fields:
@@ -163,6 +171,15 @@ def _lines(
                 yield place, line.decode() + (end if has_end else "")
             except UnicodeDecodeError as error:
                 yield place, Fault(Reason.NOT_UTF8, f"byte 0x{line[error.start]:02x}")
+
+
+def _is_header(cells: Sequence[str], columns: Sequence[int], header: bool | Literal["auto"]) -> bool:
+    return is_header(_pick(cells, columns)) if header == "auto" else header
+
+
+def _pick(cells: Sequence[str], columns: Sequence[int]) -> tuple[str, ...]:
+    """The cells of these numbers, as far as there are so many."""
+    return tuple(cells[column] for column in columns if column < len(cells))
 
 
 def _parse_json(line: str, fields: Sequence[str]) -> tuple[str, ...] | Fault:

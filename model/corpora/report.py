@@ -12,6 +12,7 @@ __all__ = ["CorpusReport", "Place", "Reason", "Tally"]
 class Reason(enum.Enum):
     """Why something was left out; the value follows a count, as in `3 not UTF-8`."""
 
+    HEADER = "header"
     EMPTY = "empty"
     NOT_UTF8 = "not UTF-8"
     MALFORMED = "malformed"

@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+FileName = Annotated[str, Field(min_length=1)]
 Task = Literal["translation", "generation"]
 
 
@@ -78,7 +79,7 @@ class FolderSettings(_CorpusSettings):
 class PairSettings(FolderSettings):
     """A corpus of files that holds pairs, or may."""
 
-    synthetic_pairs: tuple[str, ...] = ()
+    synthetic_pairs: tuple[FileName, ...] = ()
     """Files that `dragoman back-translate` wrote: pairs to train on beside the corpus's own. Validation and
     test do not use them."""
 
@@ -132,9 +133,9 @@ class SplitSettings(PairSettings):
 class ParallelFiles(Settings):
     """Two text files whose lines are translations of each other."""
 
-    source: str
+    source: FileName
     """File of source lines."""
-    target: str
+    target: FileName
     """File of target lines."""
 
     def __str__(self) -> str:
@@ -157,11 +158,11 @@ class ParallelSettings(SplitSettings):
 class PatternSettings(SplitSettings):
     """Each split is a file, all files that a pattern such as `**/*.md` fits, or `-`: standard input."""
 
-    train: str
+    train: FileName
     """A file, a pattern such as `**/*.md`, or `-` for standard input."""
-    validation: str | None = None
+    validation: FileName | None = None
     """The same for validation."""
-    test: str | None = None
+    test: FileName | None = None
     """The same for the test split."""
 
 
@@ -174,6 +175,9 @@ class TsvSettings(PatternSettings):
     """Column of the source, from 0."""
     target_column: int = Field(default=1, ge=0)
     """Column of the target, from 0."""
+    header: bool | Literal["auto"] = "auto"
+    """Whether the first line of each file names the columns and is left out. `auto`: where the names are known
+    ones, such as `source` and `target` or `en` and `de`. A line that is left out is counted and shown."""
 
 
 class JsonLinesSettings(PatternSettings):

@@ -144,7 +144,11 @@ def test_held_out_ends_put_together_are_the_document(document: str, validation: 
     [
         ({"a": "", "b": ""}, PARALLEL, "corpus 'mine' is empty"),
         ({"a": "\n\n", "b": "\n\n"}, PARALLEL, "corpus 'mine' is empty"),
-        ({"a": "one\n", "b": "eins\n"}, PARALLEL, "'mine' is empty: its train split"),
+        (
+            {"a": "one\n", "b": "eins\n"},
+            PARALLEL,
+            "'mine': of 1 pairs in its train split none is left to train on",
+        ),
         ({"a": "one\n"}, PARALLEL, r"cannot read .*b: No such file"),
         (
             {"pairs": "\n{\n\n"},
