@@ -1,25 +1,161 @@
-"""Files and folders that appear whole or not at all.
+"""Files and folders that appear whole or not at all, and the one rule of what a command may write over.
 
-Write beside the target, flush to the disk, rename over it: POSIX `rename(2)` is atomic within a
+Writing: beside the target, flush to the disk, rename over it: POSIX `rename(2)` is atomic within a
 file system, so a reader sees the old content or the new, never a part.
+
+The rule, which `Destination` holds: a command writes into something new, or replaces a thing of the kind that it
+writes when it is told to. It never touches anything else, nor what it reads itself.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from common.errors import OperationError
+from common.errors import OperationError, UsageError
+from common.signals import unwound_by_signals
 
-__all__ = ["atomic_file", "atomic_folder", "atomic_write", "check_writable", "sha256_of"]
+__all__ = ["Destination", "atomic_file", "atomic_write", "check_writable", "sha256_of"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Destination:
+    """The place that a command writes to, a file or a folder, and what the command may replace there.
+
+    An empty file and an empty folder count as new. A link at `path` is refused: the command would replace either
+    the link or what it leads to, and only the user knows which is meant. Links above `path` are followed.
+
+    Attributes:
+        path: The place.
+        kind: What the command writes, in words, such as "a bundle".
+        flaw: Returns why the thing at a path is not of this kind, None where it is.
+        inputs: Files and folders that the command reads.
+        replaces: Whether the command was told to replace a thing of its kind.
+        option: What tells it so.
+    """
+
+    path: Path
+    kind: str
+    flaw: Callable[[Path], str | None]
+    inputs: tuple[Path, ...] = ()
+    replaces: bool = False
+    option: str = "--force"
+
+    def check(self) -> None:
+        """Refuse a place that the command must not write to; nothing there is touched.
+
+        Raises:
+            UsageError: saying what is there.
+        """
+        for given in self.inputs:
+            self._check_apart(given)
+        if self.path.is_symlink():
+            raise UsageError(f"{self.path} is a link to {self.path.readlink()}: name the place itself")
+        for parent in self.path.parents:
+            if parent.exists():
+                if not parent.is_dir():
+                    raise UsageError(f"{self.path} cannot be made: {parent} is a file")
+                break
+        if self._is_new():
+            return
+        if flaw := self.flaw(self.path):
+            raise UsageError(f"{self.path} is not {self.kind}, and nothing else is ever replaced: {flaw}")
+        if not self.replaces:
+            raise UsageError(
+                f"{self.path} is {self.kind} already: give {self.option} to replace it, or name another place"
+            )
+
+    @contextlib.contextmanager
+    def file(self) -> Iterator[BinaryIO]:
+        """Give a file to write, as `atomic_file`; the place is checked before the block and at its end.
+
+        Raises:
+            UsageError: as `check`.
+            OperationError: the disk is full or the place cannot be written.
+        """
+        self.check()
+        with atomic_file(self.path, before_rename=self.check) as file:
+            yield file
+
+    @contextlib.contextmanager
+    def folder(self) -> Iterator[Path]:
+        """Give a scratch folder that becomes `path` when the block ends well.
+
+        The place is checked before the block and at its end. On any error, and where SIGTERM or SIGHUP ends the
+        process, the scratch folder is removed, and so are folders above it that were made for it; `path` is as it was.
+
+        Raises:
+            UsageError: as `check`.
+            OperationError: the disk is full, the place cannot be written, or something took it at the last moment;
+                the message then says where the folder is that was there before.
+        """
+        self.check()
+        with _named(self.path), unwound_by_signals(), _parents_of(self.path):
+            scratch = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
+            try:
+                yield scratch
+                scratch.chmod(0o755)
+                _flush_files(scratch)
+                self.check()  # minutes may have passed
+                self._put(scratch)
+            except BaseException:
+                shutil.rmtree(scratch, ignore_errors=True)
+                raise
+
+    def _put(self, scratch: Path) -> None:
+        """Rename the finished folder to its place. rename(2) refuses one that is not empty: the old one steps aside."""
+        old = scratch.with_name(f"{scratch.name}.old")
+        try:
+            if not self._is_new():
+                self.path.rename(old)
+                if flaw := self.flaw(old):  # not the one that was checked a moment ago
+                    raise OperationError(f"{self.path} was taken by something else meanwhile: {flaw}")
+            scratch.rename(self.path)
+        finally:
+            if old.exists():
+                self._put_back(old) if scratch.exists() else self._remove(old)
+
+    def _put_back(self, old: Path) -> None:
+        try:
+            old.rename(self.path)
+        except OSError as error:
+            raise OperationError(
+                f"{self.path} was taken by something else meanwhile; {self.kind} that was there is whole, in {old}"
+            ) from error
+
+    def _remove(self, old: Path) -> None:
+        try:
+            shutil.rmtree(old)
+        except OSError as error:
+            raise OperationError(
+                f"{self.path} is written, but what it replaced, now {old}, cannot be removed: {error.strerror}"
+            ) from error
+
+    def _is_new(self) -> bool:
+        if not os.path.lexists(self.path):
+            return True
+        if self.path.is_dir():
+            return not any(self.path.iterdir())
+        return self.path.is_file() and self.path.stat().st_size == 0
+
+    def _check_apart(self, given: Path) -> None:
+        """Refuse a place that is, is in or holds what the command reads."""
+        place, read = self.path.resolve(), given.resolve()
+        if _is_same(place, read):
+            raise UsageError(f"{self.path} is what this command reads: name another place to write to")
+        if any(_is_same(parent, read) for parent in place.parents):
+            raise UsageError(f"{self.path} lies in {given}, which this command reads: name a place outside")
+        if any(_is_same(place, parent) for parent in read.parents):
+            raise UsageError(f"{self.path} holds {given}, which this command reads: name another place")
 
 
 def atomic_write(path: Path, content: bytes | str) -> None:
-    """Write `content` to `path` whole or not at all; the parent folder is made if it is missing.
+    """Write `content` to `path` whole or not at all, as `atomic_file`.
 
     Raises:
         OperationError: the disk is full or the place cannot be written; nothing half-written stays.
@@ -29,17 +165,21 @@ def atomic_write(path: Path, content: bytes | str) -> None:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, before_rename: Callable[[], None] = lambda: None) -> Iterator[BinaryIO]:
     """Give a file to write that becomes `path` when the block ends well, for content that comes in parts.
 
-    On any error it is removed, and `path` is as it was; the parent folder is made if it is missing.
+    On any error, and where SIGTERM or SIGHUP ends the process, it is removed, and `path` is as it was. Folders above
+    `path` are made if they are missing. Where `path` is a link, the file that it leads to is replaced and the link
+    stays. What is no regular file, such as a device, is never replaced.
 
     Raises:
         OperationError: the disk is full or the place cannot be written.
     """
-    with _named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    target = path.resolve() if path.is_symlink() else path
+    with _named(path), unwound_by_signals(), _parents_of(target):
+        if target.exists() and not target.is_file():
+            raise OperationError(f"cannot write {path}: it is there and is no regular file")
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         temporary = Path(name)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -47,36 +187,10 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.chmod(0o644)  # mkstemp makes it private; artefacts are for others to read
-            temporary.replace(path)
+            before_rename()
+            temporary.replace(target)
         except BaseException:
             temporary.unlink(missing_ok=True)
-            raise
-
-
-@contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Give a scratch folder that becomes `path` when the block ends well, replacing what was there.
-
-    On any error the scratch folder is removed and `path` is as it was.
-
-    Raises:
-        OperationError: the disk is full or the place cannot be written.
-    """
-    with _named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
-            yield scratch
-            scratch.chmod(0o755)
-            _flush_files(scratch)
-            # rename(2) refuses a folder that is not empty, so the old one steps aside first.
-            old = scratch.with_name(scratch.name + ".old")
-            if path.exists():
-                path.rename(old)
-            scratch.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
-        except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
             raise
 
 
@@ -98,11 +212,33 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _is_same(a: Path, b: Path) -> bool:
+    """Whether both are one file or folder, under whatever names."""
+    try:
+        return a.samefile(b)
+    except OSError:
+        return False
+
+
 def _flush_files(folder: Path) -> None:
     for file in folder.rglob("*"):
         if file.is_file():
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
+
+
+@contextlib.contextmanager
+def _parents_of(path: Path) -> Iterator[None]:
+    """Make the folders above `path`; where the block fails, those that were made and are empty go again."""
+    made = [parent for parent in path.parents if not parent.exists()]  # the innermost first
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 @contextlib.contextmanager

@@ -9,12 +9,13 @@ from typing import Any
 
 import onnxruntime as ort
 
-from common.files import atomic_folder, atomic_write, check_writable, sha256_of
+from common.files import atomic_write, sha256_of
+from export.destination import bundle_destination
 from export.graphs import generation_graphs, translation_graphs
 from export.halves import halved
 from export.held_out import HeldOut, calibration_inputs, held_out
 from export.onnx_graphs import to_onnx
-from export.quality import generation_quality, translation_quality
+from export.quality import generation_quality, reference_quality, translation_quality
 from export.quantization import quantized
 from export.row_graphs import row_graphs
 from export.verification import Agreement, Decoded, verify_against
@@ -39,13 +40,18 @@ _GOLDEN_MARGIN = 0.1  # another CPU's rounding must not turn a golden example ov
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport:
-    """What was written and how it compares with PyTorch."""
+    """What was written and how it compares with PyTorch.
+
+    Attributes:
+        fp32_quality: the figures of `quality` as PyTorch reaches them in fp32; empty where the bundle is fp32 too.
+    """
 
     bundle: Path
     precision: str
     num_bytes: int
     agreement: Agreement
     quality: tuple[bundle_format.QualityFigure, ...]
+    fp32_quality: tuple[bundle_format.QualityFigure, ...]
 
 
 def export_run(
@@ -54,6 +60,7 @@ def export_run(
     *,
     precision: bundle_format.Precision = "fp32",
     data: Path | None = None,
+    replaces: bool = False,
     num_held_out: int = NUM_HELD_OUT,
     progress: Progress = lambda *_: None,
 ) -> ExportReport:
@@ -61,33 +68,36 @@ def export_run(
 
     Args:
         run_folder: what `train` left.
-        bundle_folder: <models>/<name>/<version>; replaced if it is there.
+        bundle_folder: <models>/<name>/<version>, new; or another bundle, where `replaces` is True.
         precision: "fp32", "fp16" for half precision (`export.halves`), or "int8" for integer products with scales
             measured on the validation split.
         data: where the run's corpus lies now, if not where it was trained from.
+        replaces: whether a bundle that is there may be replaced; nothing else ever is.
         num_held_out: held-out inputs to verify and measure on.
         progress: hears how far it is.
 
     Raises:
+        UsageError: `bundle_folder` is no place to write this bundle to.
         RunError: the run cannot be read.
         CorpusError: its held-out examples cannot be read.
         ExportError: an fp32 bundle disagrees with PyTorch, a batch changes an answer, or fp16 has no room for a number.
         OperationError: the disk is full or the place cannot be written.
     """
-    check_writable(bundle_folder.parent)
-    run = load_run(run_folder)
-    examples = held_out(run, num_held_out, data)
-    with atomic_folder(bundle_folder) as folder:
+    with bundle_destination(bundle_folder, run_folder, replaces=replaces).folder() as folder:
+        run = load_run(run_folder)
+        examples = held_out(run, num_held_out, data)
         calibration = calibration_inputs(run, data) if precision == "int8" else ()
         manifest = write_graphs(run, folder, precision, calibration, progress)
         backend = Backend.load(bundle_format.Bundle(folder, manifest), provider="cpu", num_threads=1)
         agreement, reference, decoded = verify_against(backend, run, examples, progress)
         progress("measuring quality", 0, 1)
         quality = _quality(run, backend, examples, decoded)
+        fp32_quality = () if precision == "fp32" else reference_quality(run, examples, reference)
         verification = {
             **dataclasses.asdict(agreement),
             "token_agreement": agreement.token_agreement,
             "data": examples.data,
+            "fp32_quality": {figure.metric: figure.value for figure in fp32_quality or quality},
         }
         golden_examples = _golden_examples(examples, reference, decoded)
         sealed = manifest.model_copy(
@@ -98,7 +108,7 @@ def export_run(
         check_golden_examples(Backend(written, backend.sessions))
         _check_without_kernels(written, backend.kernels)
     num_bytes = sum(record.num_bytes for record in manifest.files.values())
-    return ExportReport(bundle_folder, precision, num_bytes, agreement, quality)
+    return ExportReport(bundle_folder, precision, num_bytes, agreement, quality, fp32_quality)
 
 
 def write_graphs(
@@ -152,7 +162,7 @@ def _quality(
     run: Run, backend: Backend, examples: HeldOut, decoded: Decoded
 ) -> tuple[bundle_format.QualityFigure, ...]:
     if isinstance(run.model, TranslationModel):
-        return translation_quality(run, examples, decoded.together)
+        return translation_quality(run, examples, (answer.token_ids for answer in decoded.together))
     return generation_quality(backend, run.tokenizer, examples.documents, examples.data)
 
 
@@ -219,7 +229,7 @@ def _provenance(run: Run) -> dict[str, Any]:
 def _golden_examples(
     examples: HeldOut, reference: Sequence[Hypothesis], decoded: Decoded
 ) -> tuple[bundle_format.GoldenExample, ...]:
-    """Answers far from any tie, of the shortest to the longest inputs."""
+    """Answers far from any tie, of the shortest to the longest inputs; at least one."""
 
     def same(index: int) -> bool:
         ours = decoded.together[index].token_ids

@@ -1,11 +1,13 @@
 """Inputs that training never saw, from a run's own corpus: what a bundle is verified and measured on."""
 
 import dataclasses
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 from model.corpora.corpus import Pair
 from model.corpora.load import load_corpus
+from model.errors import CorpusError
 from model.run import Run
 from server.prefix_cache import BLOCK_TOKENS
 
@@ -45,21 +47,22 @@ def held_out(run: Run, num_inputs: int, data: Path | None = None) -> HeldOut:
     """The first `num_inputs` held-out examples that fit the model; documents are cut into prompts.
 
     Raises:
-        CorpusError: the run's corpus cannot be read; `data` says where it is now.
+        CorpusError: the run's corpus cannot be read (`data` says where it is now), or nothing held out fits the model.
     """
     corpus = load_corpus(run.recipe.without_synthetic_pairs(), data)
-    split = "test" if corpus.test else "validation"
+    split = f"{corpus.name} {'test' if corpus.test else 'validation'} split"
     dims = run.model.dims
     if dims.task == "translation":
         pairs = [example for example in corpus.held_out if isinstance(example, Pair)]
-        encodings = run.tokenizer.encode_batch([pair.source for pair in pairs[:num_inputs]])
-        fitting = [
-            (pair, encoding.ids)
-            for pair, encoding in zip(pairs, encodings, strict=False)
-            if len(encoding.ids) <= dims.max_source_tokens
-        ]
+        encoded = ((pair, run.tokenizer.encode(pair.source).ids) for pair in pairs)
+        fitting = [*islice((each for each in encoded if len(each[1]) <= dims.max_source_tokens), num_inputs)]
+        if not fitting:
+            raise CorpusError(
+                f"{split}: no source fits the model's limit of {dims.max_source_tokens} tokens, so there is nothing "
+                "to verify the model on"
+            )
         return HeldOut(
-            data=f"{corpus.name} {split} split",
+            data=split,
             texts=[pair.source for pair, _ in fitting],
             references=[pair.target for pair, _ in fitting],
             inputs=[ids for _, ids in fitting],
@@ -67,14 +70,18 @@ def held_out(run: Run, num_inputs: int, data: Path | None = None) -> HeldOut:
         )
     documents = [example for example in corpus.held_out if isinstance(example, str)]
     prompts = _prompts(run, documents, num_inputs)
+    if not prompts:
+        raise CorpusError(
+            f"{split}: no document gives a prompt of at most {dims.max_target_tokens // 2} tokens, half of the "
+            "model's context, so there is nothing to verify the model on"
+        )
+    longest = max(len(ids) for _, ids in prompts)
     return HeldOut(
-        data=f"{corpus.name} {split} split",
+        data=split,
         texts=[text for text, _ in prompts],
         references=[],
         inputs=[ids for _, ids in prompts],
-        max_tokens=min(
-            _MAX_CONTINUATION_TOKENS, dims.max_target_tokens - max(len(ids) for _, ids in prompts)
-        ),
+        max_tokens=min(_MAX_CONTINUATION_TOKENS, dims.max_target_tokens - longest),
         documents=documents,
     )
 
@@ -107,15 +114,18 @@ def _spread(items: list[_Item]) -> list[_Item]:
 
 def _prompts(run: Run, documents: list[str], num_prompts: int) -> list[tuple[str, list[int]]]:
     """Prompts of mixed lengths, evenly spread over all documents, that read as the tokenizer reads their text."""
-    longest = min(_NUM_PROMPT_TOKENS, run.model.dims.max_target_tokens // 2)
+    longest = max(1, min(_NUM_PROMPT_TOKENS, run.model.dims.max_target_tokens // 2))
     windows: list[list[int]] = []
     for document in documents:
         ids = run.tokenizer.encode(document, add_special_tokens=False).ids
-        windows += [ids[start : start + longest] for start in range(0, len(ids) - longest, 2 * longest)]
+        # A document that is shorter than a window is one.
+        windows += [
+            ids[start : start + longest] for start in range(0, max(1, len(ids) - longest), 2 * longest)
+        ]
     spread = windows[:: max(1, len(windows) // num_prompts)][:num_prompts]
     prompts = []
     for index, window in enumerate(spread):
-        text = run.tokenizer.decode(window[: 1 + index % longest])
+        text = run.tokenizer.decode(window[: 1 + index % max(1, len(window))])
         if text:
             prompts.append((text, run.tokenizer.encode(text).ids))
     return [(text, ids) for text, ids in prompts if len(ids) <= run.model.dims.max_target_tokens // 2]

@@ -2,30 +2,31 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer
 
 from export.held_out import HeldOut
 from model import quality
 from model.batching import Stream, in_order
+from model.decoding import Hypothesis
 from model.run import Run
 from model.tokenizer import BEGIN_ID, PADDING_ID
+from model.transformer import LanguageModel
 from server.backend import Backend
 from server.bundle import QualityFigure
-from server.decoding.hypothesis import Hypothesis
 from server.scoring import score_offline
 
-__all__ = ["bits_per_byte", "generation_quality", "translation_quality"]
+__all__ = ["bits_per_byte", "generation_quality", "reference_quality", "translation_quality"]
 
 _MAX_SCORED_TOKENS = 100_000
 
 
 def translation_quality(
-    run: Run, examples: HeldOut, answers: Sequence[Hypothesis]
+    run: Run, examples: HeldOut, answers: Iterable[Sequence[int]]
 ) -> tuple[QualityFigure, ...]:
-    """Exact match, BLEU and chrF of greedy answers, each in percent, as the training measured them."""
-    texts = [run.tokenizer.decode(answer.token_ids) for answer in answers]
+    """Exact match, BLEU and chrF of answers, given as token ids, each in percent, as the training measured them."""
+    texts = [run.tokenizer.decode(answer) for answer in answers]
     values = {
         "exact_match": quality.exact_match(texts, examples.references),
         "bleu": quality.bleu(texts, examples.references, run.recipe.bleu_tokenization),
@@ -41,6 +42,23 @@ def generation_quality(
     backend: Backend, tokenizer: Tokenizer, documents: Sequence[str], data: str
 ) -> tuple[QualityFigure, ...]:
     """Bits per byte over the first documents, about a hundred thousand tokens of them."""
+    chosen = _scored(tokenizer, documents)
+    value = bits_per_byte(backend, tokenizer, chosen)
+    return (QualityFigure(metric="bits_per_byte", value=value, num_examples=len(chosen), data=data),)
+
+
+def reference_quality(
+    run: Run, examples: HeldOut, answers: Sequence[Hypothesis]
+) -> tuple[QualityFigure, ...]:
+    """What the PyTorch model in fp32 reaches on the same examples; `answers` are its greedy ones."""
+    if not isinstance(run.model, LanguageModel):
+        return translation_quality(run, examples, (answer.token_ids for answer in answers))
+    chosen = _scored(run.tokenizer, examples.documents)
+    value = quality.bits_per_byte(run.model, run.tokenizer, chosen)
+    return (QualityFigure(metric="bits_per_byte", value=value, num_examples=len(chosen), data=examples.data),)
+
+
+def _scored(tokenizer: Tokenizer, documents: Sequence[str]) -> list[str]:
     chosen: list[str] = []
     num_tokens = 0
     for document in documents:
@@ -48,8 +66,7 @@ def generation_quality(
             break
         chosen.append(document)
         num_tokens += len(tokenizer.encode(document, add_special_tokens=False).ids)
-    value = bits_per_byte(backend, tokenizer, chosen)
-    return (QualityFigure(metric="bits_per_byte", value=value, num_examples=len(chosen), data=data),)
+    return chosen
 
 
 def bits_per_byte(backend: Backend, tokenizer: Tokenizer, documents: Sequence[str]) -> float:

@@ -1,5 +1,7 @@
 """`dragoman demo`: the whole path, from no data at all to served answers, in three minutes."""
 
+import itertools
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,12 +58,14 @@ def demo(
 ) -> None:
     """Train the recipe dates, export it, serve it, ask it over gRPC, and stop the server again.
 
-    Needs no data, no network and no GPU. It leaves runs/dates and the bundle models/dates/1.
+    Needs no data, no network and no GPU. It leaves runs/dates and the bundle models/dates/1. Where these are there
+    already, it leaves them alone and takes the next free names.
     """
     from client.cli.server_process import running_server
+    from export.destination import choose_bundle_folder
 
     begin_s = time.perf_counter()
-    run, bundle = folder / "runs" / RECIPE, folder / "models" / RECIPE / "1"
+    run, bundle = _free_run_folder(folder / "runs"), choose_bundle_folder(folder / "models" / RECIPE)
     console = report_console()
     _train(console, run, overrides or [])
     _export(console, run, bundle)
@@ -77,18 +81,22 @@ def demo(
     _sum_up(console, run, bundle, time.perf_counter() - begin_s)
 
 
+def _free_run_folder(runs: Path) -> Path:
+    names = itertools.chain([RECIPE], (f"{RECIPE}-{number}" for number in itertools.count(2)))
+    return next(runs / name for name in names if not os.path.lexists(runs / name))
+
+
 def _train(console: "Console", run: Path, overrides: list[str]) -> None:
     from model.errors import TrainingStopped
     from model.recipe import load_recipe
-    from model.training.train import Beginning, train
+    from model.training.train import train
 
     recipe = load_recipe(RECIPE, overrides)
     _heading(console, "1. Train")
     console.print(f"recipe {recipe.name}: {recipe.description}")
     begin_s = time.perf_counter()
     try:
-        # One that was broken off left half a run, which nobody will want to go on with.
-        train(recipe, run, beginning=Beginning(restart=True))
+        train(recipe, run)
     except TrainingStopped as stopped:  # the demonstration ends with it
         raise KeyboardInterrupt from stopped
     console.print(f"trained in {time.perf_counter() - begin_s:.0f} s: {run}")

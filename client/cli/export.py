@@ -1,6 +1,7 @@
 """`dragoman export`: from a run folder to a bundle that a server can load."""
 
 import enum
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["EPILOG", "export", "export_lines"]
 
 EPILOG = examples(
-    "dragoman export runs/dates --out models/dates/1",
-    "dragoman export runs/dates --out models/dates/2 --precision int8  # smaller and faster",
-    "dragoman export runs/dates --out models/dates/3 --precision fp16  # for a GPU",
+    "dragoman export runs/dates  # the next free version of models/dates",
+    "dragoman export runs/dates --out models/dates/2 --precision int8  # this version, smaller and faster",
+    "dragoman export runs/dates --out models/dates-gpu --precision fp16  # for a GPU, under another name",
 )
 
 
@@ -35,9 +36,13 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder that `dragoman train` left.")],
     *,
     out: Annotated[
-        Path,
-        typer.Option(metavar="BUNDLE", help="The bundle's folder: MODELS/NAME/VERSION, VERSION a number."),
-    ],
+        Path | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="The bundle's folder: MODELS/NAME/VERSION, VERSION a number; MODELS/NAME takes the next free version.",
+            show_default="models/ and the name of RUN",
+        ),
+    ] = None,
     precision: Annotated[
         Precision,
         typer.Option(
@@ -46,18 +51,31 @@ def export(
         ),
     ] = Precision.FP32,
     data: Data = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Replace the bundle that is at --out. Nothing but a bundle is ever replaced."
+        ),
+    ] = False,
 ) -> None:
     """Export a run to ONNX and verify the bundle against PyTorch on held-out inputs.
 
     When an fp32 bundle disagrees with PyTorch in any token, nothing is written. Of fp16 and int8 bundles, which
-    round, the agreement is told and recorded.
+    round, the agreement is told and recorded, and their quality is shown beside that of fp32.
     """
+    from export.destination import choose_bundle_folder, served_folder
     from export.exporter import export_run
 
+    wanted = out or Path("models", run.resolve().name)
+    bundle = choose_bundle_folder(wanted)
+    if bundle != wanted:
+        note(f"{wanted}: its next free version is {bundle.name}")
     with progress_bar() as progress:
-        report = export_run(run, out, precision=precision.value, data=data, progress=progress)
+        report = export_run(
+            run, bundle, precision=precision.value, data=data, replaces=force, progress=progress
+        )
     write_text("".join(f"{line}\n" for line in export_lines(report)))
-    note(f"next: dragoman serve --models {out.parent.parent}")
+    note(f"next: dragoman serve --models {shlex.quote(str(served_folder(bundle)))}")
 
 
 def export_lines(report: "ExportReport") -> list[str]:
@@ -65,8 +83,24 @@ def export_lines(report: "ExportReport") -> list[str]:
     return [
         f"bundle: {report.bundle} ({report.precision}, {report.num_bytes / 1e6:.1f} MB)",
         *agreement_lines(report.agreement),
-        *(
-            f"{figure.metric}: {figure.value:.4g} ({figure.num_examples} examples, {figure.data})"
-            for figure in report.quality
-        ),
+        *(_compared_quality(report) if report.fp32_quality else _quality(report)),
     ]
+
+
+def _quality(report: "ExportReport") -> list[str]:
+    return [
+        f"{figure.metric}: {figure.value:.4g} ({figure.num_examples} examples, {figure.data})"
+        for figure in report.quality
+    ]
+
+
+def _compared_quality(report: "ExportReport") -> list[str]:
+    """A table: each figure in fp32 and in the bundle's precision."""
+    rows = [("quality", "fp32", report.precision)]
+    rows += [
+        (ours.metric, f"{fp32.value:.4g}", f"{ours.value:.4g}")
+        for fp32, ours in zip(report.fp32_quality, report.quality, strict=True)
+    ]
+    table = [f"{name:<13} {fp32:>8} {ours:>8}" for name, fp32, ours in rows]
+    measured = report.quality[0]
+    return [*table, f"(on {measured.num_examples} examples, {measured.data})"]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.trees import tree
+
 SMALL = (
     "corpus.num_train=300",
     "corpus.num_validation=20",
@@ -93,5 +95,11 @@ def test_a_demonstration_that_is_broken_off_can_be_begun_again(tmp_path: Path) -
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert list((tmp_path / "runs/dates/state").iterdir())
+    (tmp_path / "models/dates/1").mkdir(parents=True)
+    (tmp_path / "models/dates/1/thesis").write_text("years of work")
+    before = tree(tmp_path)
     small = (word for setting in SMALL for word in ("--set", setting))
     assert dragoman(tmp_path, "demo", *small).returncode == 0
+    assert tree(tmp_path).items() >= before.items(), "what was there is as it was"
+    assert (tmp_path / "runs/dates-2/run.json").is_file()
+    assert (tmp_path / "models/dates/2/bundle.json").is_file()

@@ -1,5 +1,6 @@
 """A language model's bundle: prompts longer than a block are verified, and so is what older servers run."""
 
+import json
 import random
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from export.exporter import export_run
 from export.graph import Graph
 from export.onnx_graphs import to_onnx
 from model.recipe import load_recipe
+from model.run import load_run
 from model.training.train import train
 from server.backend import Backend
 from server.bundle import Bundle
@@ -83,3 +85,24 @@ def test_a_prompt_of_several_blocks_and_what_runs_without_kernels_are_verified(
     with pytest.raises(BundleError, match="golden example"):
         export_run(run, tmp_path / "abc" / "2", num_held_out=50)
     assert not (tmp_path / "abc" / "2").exists()
+
+
+def test_a_model_of_short_documents_is_verified_on_short_prompts(tmp_path: Path) -> None:
+    """No document here is as long as the longest prompt: each gives a prompt as long as it is."""
+    rng = random.Random(6)
+    lines = ["".join(rng.choices("abcd ", k=rng.randint(1, 30))) for _ in range(600)]
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    short = RECIPE.replace('kind = "text"', 'kind = "jsonl"').replace('"train.txt"', '"lines.jsonl"')
+    short = short.replace('validation = "validation.txt"\ntest = "test.txt"\n', "test_share = 0.2\n")
+    (tmp_path / "short.toml").write_text(short.replace("max_target_tokens = 100", "max_target_tokens = 200"))
+    train(load_recipe(str(tmp_path / "short.toml")), tmp_path / "run", show_progress=False)
+    report = export_run(tmp_path / "run", tmp_path / "abc" / "1", precision="int8")
+    assert report.agreement.num_inputs > 50
+    bundle = Bundle.read(tmp_path / "abc" / "1")
+    assert bundle.manifest.golden_examples
+    lengths = {len(bundle.tokenizer.encode(example.text).ids) for example in bundle.manifest.golden_examples}
+    assert max(lengths) > min(lengths) > 1
+    [fp32], [int8] = report.fp32_quality, report.quality
+    assert fp32.metric == int8.metric == "bits_per_byte"
+    assert fp32.value == pytest.approx(load_run(tmp_path / "run").metrics["test_bits_per_byte"])
+    assert int8.value == pytest.approx(fp32.value, rel=0.05)

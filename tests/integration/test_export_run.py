@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 import export.exporter
 import export.verification
+from client.cli.export import export_lines
+from client.cli.main import main
 from common.errors import OperationError, UsageError
 from export.errors import ExportError
 from export.exporter import export_run
@@ -23,9 +25,11 @@ from export.onnx_graphs import to_onnx
 from export.quantization import Int8Linear
 from export.verification import verify_bundle
 from model.decoding import Hypothesis, greedy_decode
+from model.errors import CorpusError
 from model.recipe import load_recipe
 from model.training.train import train
 from server.bundle import Bundle
+from server.registry import discover
 from server.scoring import forced_steps
 
 BUNDLES = Path(__file__).parents[1] / "fixtures" / "bundles"
@@ -143,7 +147,7 @@ def test_a_disagreement_with_pytorch_leaves_nothing(
         ExportError, match=r"\d+ of \d+ held-out inputs are answered differently from PyTorch"
     ):
         export_run(run, tmp_path / "shout" / "1")
-    assert list((tmp_path / "shout").iterdir()) == []
+    assert not (tmp_path / "shout").exists(), "not even the folder that was made for it"
 
 
 def test_activations_beyond_fp16_leave_nothing(
@@ -159,7 +163,7 @@ def test_activations_beyond_fp16_leave_nothing(
     monkeypatch.setattr(export.verification, "forced_steps", overflowing)
     with pytest.raises(ExportError, match="the model's activations go beyond fp16"):
         export_run(run, tmp_path / "shout" / "1", precision="fp16")
-    assert list((tmp_path / "shout").iterdir()) == []
+    assert not (tmp_path / "shout").exists(), "not even the folder that was made for it"
 
 
 def test_a_tie_is_counted_and_not_failed(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,9 +190,31 @@ def test_a_failed_export_keeps_the_bundle_that_was_there(
 
     monkeypatch.setattr(export.exporter, "atomic_write", disk_full)
     with pytest.raises(OperationError, match="No space left on device"):
-        export_run(run, bundle)
+        export_run(run, bundle, replaces=True)
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
     assert [path.name for path in bundle.parent.iterdir()] == ["1"]
+
+
+def test_figures_in_fp32_stand_beside_those_of_a_bundle_that_rounds(run: Path, tmp_path: Path) -> None:
+    exact = export_run(run, tmp_path / "shout" / "1")
+    assert exact.fp32_quality == ()
+    assert export_lines(exact)[-3:] == [
+        f"{figure.metric}: {figure.value:.4g} ({figure.num_examples} examples, {figure.data})"
+        for figure in exact.quality
+    ]
+    rounded = export_run(run, tmp_path / "shout" / "2", precision="int8")
+    assert rounded.fp32_quality == exact.quality, "PyTorch's own answers, and an fp32 bundle gives the same"
+    heading, *rows, data = export_lines(rounded)[-5:]
+    assert heading.split() == ["quality", "fp32", "int8"]
+    assert [row.split() for row in rows] == [
+        [fp32.metric, f"{fp32.value:.4g}", f"{int8.value:.4g}"]
+        for fp32, int8 in zip(exact.quality, rounded.quality, strict=True)
+    ]
+    assert data == f"(on {exact.quality[0].num_examples} examples, shout test split)"
+    manifest = json.loads((tmp_path / "shout" / "2" / "bundle.json").read_text())
+    assert manifest["verification"]["fp32_quality"] == {
+        figure.metric: figure.value for figure in exact.quality
+    }
 
 
 def test_the_manifest_is_plain_json(run: Path, tmp_path: Path) -> None:
@@ -197,3 +223,36 @@ def test_the_manifest_is_plain_json(run: Path, tmp_path: Path) -> None:
     assert manifest["provenance"]["recipe"]["name"] == "shout"
     graphs = {f"{graph}.onnx" for graph in ("encode", "decode", "decode_steps", "align")}
     assert set(manifest["files"]) == graphs | {"tokenizer.json"}
+
+
+def test_where_nothing_held_out_fits_the_model_there_is_one_line_and_no_bundle(
+    run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    lines = "".join(f"{'a' * 20}{number}\tA\n" for number in range(100))
+    (tmp_path / "data" / "pairs.tsv").write_text(lines)
+    with pytest.raises(CorpusError, match="no source fits the model's limit of 12 tokens"):
+        export_run(run, tmp_path / "shout" / "1", data=tmp_path / "data")
+    assert not (tmp_path / "shout").exists()
+
+
+def test_the_command_takes_the_next_version_and_says_what_it_wrote(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(run)]) == 0
+    assert main(["export", str(run), "--out", "models/run"]) == 0
+    captured = capsys.readouterr()
+    assert "bundle: models/run/1 (fp32" in captured.out
+    assert "bundle: models/run/2 (fp32" in captured.out
+    assert captured.err.splitlines() == [
+        "models/run: its next free version is 1",
+        "next: dragoman serve --models models",
+        "models/run: its next free version is 2",
+        "next: dragoman serve --models models",
+    ]
+    assert [path.name for path in discover(Path("models"))] == ["2"]
+    assert main(["export", str(run), "--out", "models/run/2"]) == 2
+    assert "models/run/2 is a bundle already: give --force" in capsys.readouterr().err
+    assert main(["export", str(run), "--out", "models/run/2", "--force", "--precision", "int8"]) == 0
+    assert Bundle.read(Path("models/run/2")).manifest.precision == "int8"
