@@ -25,13 +25,9 @@ _MAX_SCORED_TOKENS = 100_000
 def translation_quality(
     run: Run, examples: HeldOut, answers: Iterable[Sequence[int]]
 ) -> tuple[QualityFigure, ...]:
-    """Exact match, BLEU and chrF of answers, given as token ids, each in percent, as the training measured them."""
+    """What the training measured too, of answers that are given as token ids, in percent."""
     texts = [run.tokenizer.decode(answer) for answer in answers]
-    values = {
-        "exact_match": quality.exact_match(texts, examples.references),
-        "bleu": quality.bleu(texts, examples.references, run.recipe.bleu_tokenization),
-        "chrf": quality.chrf(texts, examples.references),
-    }
+    values = quality.translation_figures(texts, examples.references, quality.Comparison.of(run.recipe))
     return tuple(
         QualityFigure(metric=name, value=value, num_examples=len(texts), data=examples.data)
         for name, value in values.items()

@@ -94,7 +94,9 @@ def test_a_bundle_is_sealed_and_verifies(run: Path, tmp_path: Path, precision: A
     manifest = Bundle.read(bundle).manifest
     assert manifest.precision == precision
     assert report.agreement.num_batch_differences == 0
-    assert {figure.metric for figure in manifest.quality} == {"exact_match", "bleu", "chrf"}
+    assert {figure.metric for figure in manifest.quality} == {"exact_match", "chrf"}, (
+        "targets of one word have no BLEU"
+    )
     assert manifest.golden_examples
     assert manifest.verification["num_inputs"] == report.agreement.num_inputs > 0
     assert verify_bundle(bundle).num_golden_examples == len(manifest.golden_examples)
