@@ -38,10 +38,13 @@ def translations_from(response: translation_pb2.TranslateResponse) -> list[Trans
     return [_translation_from(translation, response.version) for translation in response.translations]
 
 
-def delta_from(response: translation_pb2.StreamTranslateResponse) -> TranslationDelta:
-    """A piece of a streamed translation."""
-    whole = _translation_from(response.translation, None) if response.HasField("translation") else None
-    return TranslationDelta(index=response.index, text=response.text_delta, translation=whole)
+def delta_from(response: translation_pb2.StreamTranslateResponse, first_index: int = 0) -> TranslationDelta:
+    """A piece of a streamed translation; `first_index` is the place of the call's first text among all."""
+    whole = None
+    if response.HasField("translation"):
+        # A server of before the field says nothing.
+        whole = _translation_from(response.translation, response.version or None)
+    return TranslationDelta(index=first_index + response.index, text=response.text_delta, translation=whole)
 
 
 def summary_from(summary: generation_pb2.GenerationSummary) -> GenerationSummary:

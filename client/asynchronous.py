@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
@@ -12,20 +12,29 @@ from dragoman.v1 import (
     generation_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
+    translation_pb2,
     translation_pb2_grpc,
 )
 from grpc_health.v1 import health_pb2
 
 from client import answers, messages
 from client.asynchronous_streams import AsyncGeneration, AsyncTranslationStream
+from client.batching import (
+    Batches,
+    KnownSizes,
+    score_text_batches,
+    score_translation_batches,
+    translate_batches,
+)
 from client.channel import DEFAULT_TIMEOUT_S, WATCH_PAUSE_S, ChannelSettings, resolve_target
-from client.errors import call_errors
+from client.errors import InvalidRequestError, call_errors
 from client.results import DecodingOptions, ModelInfo, TextScore, Translation
 
 __all__ = ["AsyncClient"]
 
 _Request = TypeVar("_Request")
 _Message = TypeVar("_Message")
+_Answer = TypeVar("_Answer")
 
 
 class AsyncClient:
@@ -47,9 +56,14 @@ class AsyncClient:
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         self.target = target
-        self._timeout_s = timeout_s
+        self._timeout_s = messages.checked_seconds(timeout_s, "timeout_s")
         self._wait_for_ready = wait_for_ready
-        name, arguments = resolve_target(target), (settings or ChannelSettings()).arguments()
+        self._known_sizes: KnownSizes = {}
+        self._is_closed = False
+        name, arguments = (
+            resolve_target(messages.checked_text(target, "target")),
+            (settings or ChannelSettings()).arguments(),
+        )
         self._channel = (
             grpc.aio.secure_channel(name, credentials, arguments)
             if credentials
@@ -75,10 +89,16 @@ class AsyncClient:
         **options: Unpack[DecodingOptions],
     ) -> list[Translation]:
         """Translate every text; see `client.Client.translate`."""
-        request = messages.translate_request(
-            texts, model=model, version=version, options=options, target_prefixes=target_prefixes
+        batches = translate_batches(
+            texts,
+            target_prefixes,
+            model=model,
+            version=version,
+            options=options,
+            timeout_s=self._deadline(timeout_s),
+            known=self._known_sizes,
         )
-        return answers.translations_from(await self._unary(self._translation.Translate, request, timeout_s))
+        return await self._in_batches(self._translation.Translate, batches, answers.translations_from)
 
     def stream_translate(
         self,
@@ -91,10 +111,22 @@ class AsyncClient:
         **options: Unpack[DecodingOptions],
     ) -> AsyncTranslationStream:
         """Translate every text and give the answers piece by piece; see `client.Client.stream_translate`."""
-        request = messages.translate_request(
-            texts, model=model, version=version, options=options, target_prefixes=target_prefixes
+        batches = translate_batches(
+            texts,
+            target_prefixes,
+            model=model,
+            version=version,
+            options=options,
+            timeout_s=self._deadline(timeout_s),
+            known=self._known_sizes,
         )
-        return AsyncTranslationStream(*self._stream(self._translation.StreamTranslate, request, timeout_s))
+
+        def begin(
+            request: translation_pb2.TranslateRequest, timeout_s: float
+        ) -> "grpc.aio.UnaryStreamCall[translation_pb2.TranslateRequest, translation_pb2.StreamTranslateResponse]":
+            return self._stream(self._translation.StreamTranslate, request, timeout_s)
+
+        return AsyncTranslationStream(begin, batches, self.target)
 
     async def score_translations(
         self,
@@ -107,11 +139,16 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> list[TextScore]:
         """Tell how probable given translations are; see `client.Client.score_translations`."""
-        request = messages.score_translations_request(
-            sources, targets, model=model, version=version, num_alternatives=num_alternatives
+        batches = score_translation_batches(
+            sources,
+            targets,
+            model=model,
+            version=version,
+            num_alternatives=num_alternatives,
+            timeout_s=self._deadline(timeout_s),
+            known=self._known_sizes,
         )
-        response = await self._unary(self._translation.ScoreTranslations, request, timeout_s)
-        return answers.scores_from(response)
+        return await self._in_batches(self._translation.ScoreTranslations, batches, answers.scores_from)
 
     def generate(
         self,
@@ -124,7 +161,9 @@ class AsyncClient:
     ) -> AsyncGeneration:
         """Continue a prompt: an asynchronous iterator of text pieces; see `client.Client.generate`."""
         request = messages.generate_request(prompt, model=model, version=version, options=options)
-        return AsyncGeneration(*self._stream(self._generation.Generate, request, timeout_s))
+        timeout_s = self._deadline(timeout_s)
+        call = self._stream(self._generation.Generate, request, timeout_s)
+        return AsyncGeneration(call, self.target, timeout_s)
 
     async def score_texts(
         self,
@@ -136,11 +175,15 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> list[TextScore]:
         """Tell how probable given texts are to a generation model; see `client.Client.score_texts`."""
-        request = messages.score_texts_request(
-            texts, model=model, version=version, num_alternatives=num_alternatives
+        batches = score_text_batches(
+            texts,
+            model=model,
+            version=version,
+            num_alternatives=num_alternatives,
+            timeout_s=self._deadline(timeout_s),
+            known=self._known_sizes,
         )
-        response = await self._unary(self._generation.ScoreTexts, request, timeout_s)
-        return answers.scores_from(response)
+        return await self._in_batches(self._generation.ScoreTexts, batches, answers.scores_from)
 
     async def models(self, *, timeout_s: float | None = None) -> list[ModelInfo]:
         """Every model the server holds, sorted by name, then by version."""
@@ -153,7 +196,7 @@ class AsyncClient:
         Raises:
             NotFoundError: the server does not hold it.
         """
-        request = model_pb2.GetModelRequest(model=name, version=version)
+        request = messages.get_model_request(name, version)
         return answers.model_from(await self._unary(self._models.GetModel, request, timeout_s))
 
     async def wait_until_serving(self, *, timeout_s: float | None = None, service: str = "") -> None:
@@ -162,7 +205,8 @@ class AsyncClient:
         Raises:
             DeadlineExceededError: it did not within `timeout_s`.
         """
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        timeout_s = self._deadline(timeout_s)
+        self._check_open()
         end_s = time.monotonic() + timeout_s
         with call_errors(self.target, timeout_s):
             # The event that would end this wait is in another process.
@@ -171,6 +215,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections; calls that still run are cancelled."""
+        self._is_closed = True
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -181,25 +226,59 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    async def _in_batches(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Message],
+        batches: Batches[_Request],
+        read: Callable[[_Message], list[_Answer]],
+    ) -> list[_Answer]:
+        """What `read` makes of the answers to all requests."""
+        results: list[_Answer] = []
+        for request in batches:
+            try:
+                with call_errors(self.target, batches.timeout_s):
+                    response = await self._call(method, request, batches.time_left_s)
+            except InvalidRequestError as error:
+                batches.refuse(error)
+            else:
+                batches.accept()
+                results += read(response)
+        return results
+
     async def _unary(
         self,
         method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Message],
         request: _Request,
         timeout_s: float | None,
     ) -> _Message:
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        timeout_s = self._deadline(timeout_s)
         with call_errors(self.target, timeout_s):
-            return await method(request, timeout=timeout_s, wait_for_ready=self._wait_for_ready)
+            return await self._call(method, request, timeout_s)
+
+    async def _call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Message],
+        request: _Request,
+        timeout_s: float,
+    ) -> _Message:
+        self._check_open()
+        return await method(request, timeout=timeout_s, wait_for_ready=self._wait_for_ready)
 
     def _stream(
         self,
         method: grpc.aio.UnaryStreamMultiCallable[_Request, _Message],
         request: _Request,
-        timeout_s: float | None,
-    ) -> tuple[grpc.aio.UnaryStreamCall[_Request, _Message], str, float]:
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        call = method(request, timeout=timeout_s, wait_for_ready=self._wait_for_ready)
-        return call, self.target, timeout_s
+        timeout_s: float,
+    ) -> grpc.aio.UnaryStreamCall[_Request, _Message]:
+        self._check_open()
+        return method(request, timeout=timeout_s, wait_for_ready=self._wait_for_ready)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ValueError(f"the client of {self.target} is closed; make a new one")
+
+    def _deadline(self, timeout_s: float | None) -> float:
+        return self._timeout_s if timeout_s is None else messages.checked_seconds(timeout_s, "timeout_s")
 
     async def _saw_serving(self, service: str, timeout_s: float) -> bool:
         """Watch the health until it is SERVING; False when the server went away instead."""

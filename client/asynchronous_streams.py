@@ -1,6 +1,6 @@
 """Answers that an asyncio caller reads piece by piece, as the server produces them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -8,7 +8,8 @@ import grpc.aio
 from dragoman.v1 import generation_pb2, translation_pb2
 
 from client import answers
-from client.errors import call_errors
+from client.batching import Batches
+from client.errors import InvalidRequestError, call_errors
 from client.results import GenerationSummary, TranslationDelta
 
 __all__ = ["AsyncGeneration", "AsyncTranslationStream"]
@@ -23,10 +24,14 @@ class _AsyncStream(Generic[_Request, _Message]):
     def __init__(
         self, call: grpc.aio.UnaryStreamCall[_Request, _Message], target: str, timeout_s: float
     ) -> None:
-        self._call = call
-        self._messages = call.__aiter__()
         self._target = target
         self._timeout_s = timeout_s
+        self._use(call)
+
+    def _use(self, call: grpc.aio.UnaryStreamCall[_Request, _Message]) -> None:
+        """Read from `call` from now on."""
+        self._call = call
+        self._messages = call.__aiter__()
 
     def close(self) -> None:
         """Give up what has not come yet; the server stops working on it."""
@@ -45,16 +50,42 @@ class _AsyncStream(Generic[_Request, _Message]):
             return await anext(self._messages)
 
 
-class AsyncTranslationStream(
-    _AsyncStream[translation_pb2.TranslateRequest, translation_pb2.StreamTranslateResponse]
-):
-    """Pieces of translations as they are produced; those of several texts are interleaved."""
+Request = translation_pb2.TranslateRequest
+Response = translation_pb2.StreamTranslateResponse
+
+
+class AsyncTranslationStream(_AsyncStream[Request, Response]):
+    """Pieces of translations as they are produced; those of several texts are interleaved.
+
+    More texts than one call takes are translated in several calls, one after another.
+    """
+
+    def __init__(
+        self,
+        begin: "Callable[[Request, float], grpc.aio.UnaryStreamCall[Request, Response]]",
+        batches: Batches[Request],
+        target: str,
+    ) -> None:
+        self._begin = begin
+        self._batches = batches
+        self._requests = iter(batches)
+        super().__init__(begin(next(self._requests), batches.time_left_s), target, batches.timeout_s)
 
     def __aiter__(self) -> AsyncIterator[TranslationDelta]:
         return self
 
     async def __anext__(self) -> TranslationDelta:
-        return answers.delta_from(await self._next_message())
+        while True:
+            try:
+                return answers.delta_from(await self._next_message(), self._batches.first)
+            except StopAsyncIteration:
+                self._batches.accept()
+            except InvalidRequestError as error:
+                self._batches.refuse(error)
+            request = next(self._requests, None)
+            if request is None:
+                raise StopAsyncIteration
+            self._use(self._begin(request, self._batches.time_left_s))
 
 
 class AsyncGeneration(_AsyncStream[generation_pb2.GenerateRequest, generation_pb2.GenerateResponse]):

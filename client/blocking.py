@@ -1,7 +1,7 @@
 """The blocking client. Safe to share between threads: one connection per server address serves them all."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
@@ -10,20 +10,29 @@ from dragoman.v1 import (
     generation_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
+    translation_pb2,
     translation_pb2_grpc,
 )
 from grpc_health.v1 import health_pb2
 
 from client import answers, messages
-from client.blocking_streams import Generation, TranslationStream
+from client.batching import (
+    Batches,
+    KnownSizes,
+    score_text_batches,
+    score_translation_batches,
+    translate_batches,
+)
+from client.blocking_streams import Generation, StreamingCall, TranslationStream
 from client.channel import DEFAULT_TIMEOUT_S, WATCH_PAUSE_S, ChannelSettings, resolve_target
-from client.errors import call_errors
+from client.errors import InvalidRequestError, call_errors
 from client.results import DecodingOptions, ModelInfo, TextScore, Translation
 
 __all__ = ["Client"]
 
 _Request = TypeVar("_Request")
 _Message = TypeVar("_Message")
+_Answer = TypeVar("_Answer")
 
 
 class Client:
@@ -57,9 +66,14 @@ class Client:
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         self.target = target
-        self._timeout_s = timeout_s
+        self._timeout_s = messages.checked_seconds(timeout_s, "timeout_s")
         self._wait_for_ready = wait_for_ready
-        name, arguments = resolve_target(target), (settings or ChannelSettings()).arguments()
+        self._known_sizes: KnownSizes = {}
+        self._is_closed = False
+        name, arguments = (
+            resolve_target(messages.checked_text(target, "target")),
+            (settings or ChannelSettings()).arguments(),
+        )
         self._channel = (
             grpc.secure_channel(name, credentials, arguments)
             if credentials
@@ -87,21 +101,30 @@ class Client:
         """Translate every text; the answers come in the order of the texts.
 
         Args:
-            texts: One text or several, each translated on its own.
+            texts: One text or several, each translated on its own. More than a server takes in a call (128 by
+                default) are sent in several calls, one after another.
             model: A model's name, as `models` gives it.
             version: Its version; the highest there is when left out.
             target_prefixes: What the translations begin with, one for each text; "" forces nothing.
-            timeout_s: Deadline of this call, in seconds.
+            timeout_s: Deadline of all that, in seconds.
             **options: See `DecodingOptions`.
 
         Raises:
             CallError: one of its kinds; see `client.errors`.
             UsageError: an argument that no message can hold.
+            TypeError: an argument of the wrong type.
+            ValueError: the client is closed.
         """
-        request = messages.translate_request(
-            texts, model=model, version=version, options=options, target_prefixes=target_prefixes
+        batches = translate_batches(
+            texts,
+            target_prefixes,
+            model=model,
+            version=version,
+            options=options,
+            timeout_s=self._deadline(timeout_s),
+            known=self._known_sizes,
         )
-        return answers.translations_from(self._unary(self._translation.Translate, request, timeout_s))
+        return self._in_batches(self._translation.Translate, batches, answers.translations_from)
 
     def stream_translate(
         self,
@@ -117,14 +140,25 @@ class Client:
 
         The call ends at once when the stream is closed or dropped.
         """
-        request = messages.translate_request(
-            texts, model=model, version=version, options=options, target_prefixes=target_prefixes
+        batches = translate_batches(
+            texts,
+            target_prefixes,
+            model=model,
+            version=version,
+            options=options,
+            timeout_s=self._deadline(timeout_s),
+            known=self._known_sizes,
         )
-        timeout_s = self._deadline(timeout_s)
-        call = self._translation.StreamTranslate(
-            request, timeout=timeout_s, wait_for_ready=self._wait_for_ready
-        )
-        return TranslationStream(call, self.target, timeout_s)
+
+        def begin(
+            request: translation_pb2.TranslateRequest, timeout_s: float
+        ) -> "StreamingCall[translation_pb2.StreamTranslateResponse]":
+            self._check_open()
+            return self._translation.StreamTranslate(
+                request, timeout=timeout_s, wait_for_ready=self._wait_for_ready
+            )
+
+        return TranslationStream(begin, batches, self.target)
 
     def score_translations(
         self,
@@ -150,11 +184,16 @@ class Client:
             CallError: one of its kinds; see `client.errors`.
             UsageError: an argument that no message can hold.
         """
-        request = messages.score_translations_request(
-            sources, targets, model=model, version=version, num_alternatives=num_alternatives
+        batches = score_translation_batches(
+            sources,
+            targets,
+            model=model,
+            version=version,
+            num_alternatives=num_alternatives,
+            timeout_s=self._deadline(timeout_s),
+            known=self._known_sizes,
         )
-        response = self._unary(self._translation.ScoreTranslations, request, timeout_s)
-        return answers.scores_from(response)
+        return self._in_batches(self._translation.ScoreTranslations, batches, answers.scores_from)
 
     def generate(
         self,
@@ -172,6 +211,7 @@ class Client:
         """
         request = messages.generate_request(prompt, model=model, version=version, options=options)
         timeout_s = self._deadline(timeout_s)
+        self._check_open()
         call = self._generation.Generate(request, timeout=timeout_s, wait_for_ready=self._wait_for_ready)
         return Generation(call, self.target, timeout_s)
 
@@ -188,11 +228,15 @@ class Client:
 
         Arguments and errors as for `score_translations`.
         """
-        request = messages.score_texts_request(
-            texts, model=model, version=version, num_alternatives=num_alternatives
+        batches = score_text_batches(
+            texts,
+            model=model,
+            version=version,
+            num_alternatives=num_alternatives,
+            timeout_s=self._deadline(timeout_s),
+            known=self._known_sizes,
         )
-        response = self._unary(self._generation.ScoreTexts, request, timeout_s)
-        return answers.scores_from(response)
+        return self._in_batches(self._generation.ScoreTexts, batches, answers.scores_from)
 
     def models(self, *, timeout_s: float | None = None) -> list[ModelInfo]:
         """Every model the server holds, sorted by name, then by version."""
@@ -205,7 +249,7 @@ class Client:
         Raises:
             NotFoundError: the server does not hold it.
         """
-        request = model_pb2.GetModelRequest(model=name, version=version)
+        request = messages.get_model_request(name, version)
         return answers.model_from(self._unary(self._models.GetModel, request, timeout_s))
 
     def wait_until_serving(self, *, timeout_s: float | None = None, service: str = "") -> None:
@@ -215,6 +259,7 @@ class Client:
             DeadlineExceededError: it did not within `timeout_s`.
         """
         timeout_s = self._deadline(timeout_s)
+        self._check_open()
         end_s = time.monotonic() + timeout_s
         with call_errors(self.target, timeout_s):
             while not self._saw_serving(service, end_s - time.monotonic()):
@@ -236,6 +281,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections; calls that still run are cancelled."""
+        self._is_closed = True
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -246,6 +292,25 @@ class Client:
     ) -> None:
         self.close()
 
+    def _in_batches(
+        self,
+        method: "grpc.UnaryUnaryMultiCallable[_Request, _Message]",
+        batches: Batches[_Request],
+        read: Callable[[_Message], list[_Answer]],
+    ) -> list[_Answer]:
+        """What `read` makes of the answers to all requests."""
+        results: list[_Answer] = []
+        for request in batches:
+            try:
+                with call_errors(self.target, batches.timeout_s):
+                    response = self._call(method, request, batches.time_left_s)
+            except InvalidRequestError as error:
+                batches.refuse(error)
+            else:
+                batches.accept()
+                results += read(response)
+        return results
+
     def _unary(
         self,
         method: "grpc.UnaryUnaryMultiCallable[_Request, _Message]",
@@ -254,7 +319,20 @@ class Client:
     ) -> _Message:
         timeout_s = self._deadline(timeout_s)
         with call_errors(self.target, timeout_s):
-            return method(request, timeout=timeout_s, wait_for_ready=self._wait_for_ready)
+            return self._call(method, request, timeout_s)
+
+    def _call(
+        self,
+        method: "grpc.UnaryUnaryMultiCallable[_Request, _Message]",
+        request: _Request,
+        timeout_s: float,
+    ) -> _Message:
+        self._check_open()
+        return method(request, timeout=timeout_s, wait_for_ready=self._wait_for_ready)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ValueError(f"the client of {self.target} is closed; make a new one")
 
     def _deadline(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else timeout_s
+        return self._timeout_s if timeout_s is None else messages.checked_seconds(timeout_s, "timeout_s")

@@ -1,37 +1,45 @@
 """Answers that a blocking caller reads piece by piece, as the server produces them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
 from dragoman.v1 import generation_pb2, translation_pb2
 
 from client import answers
-from client.errors import call_errors
+from client.batching import Batches
+from client.errors import InvalidRequestError, call_errors
 from client.results import GenerationSummary, TranslationDelta
 
-__all__ = ["Generation", "TranslationStream"]
+__all__ = ["Generation", "StreamingCall", "TranslationStream"]
 
 _Message = TypeVar("_Message")
 _Message_co = TypeVar("_Message_co", covariant=True)
 
 
-class _Call(Protocol[_Message_co]):
+class StreamingCall(Protocol[_Message_co]):
+    """A call of gRPC's whose answer comes in several messages."""
+
     def __next__(self) -> _Message_co: ...
-    def cancel(self) -> bool: ...
+    def cancel(self) -> bool:
+        """Give up what has not come yet."""
+        ...
 
 
 class _Stream(Generic[_Message]):
     """A server's stream of messages that is cancelled when it is closed or left."""
 
-    def __init__(self, call: _Call[_Message], target: str, timeout_s: float) -> None:
+    _call: StreamingCall[_Message] | None = None
+
+    def __init__(self, call: StreamingCall[_Message], target: str, timeout_s: float) -> None:
         self._call = call
         self._target = target
         self._timeout_s = timeout_s
 
     def close(self) -> None:
         """Give up what has not come yet; the server stops working on it."""
-        self._call.cancel()
+        if self._call is not None:  # it could not even begin
+            self._call.cancel()
 
     def __enter__(self) -> Self:
         return self
@@ -45,18 +53,43 @@ class _Stream(Generic[_Message]):
         self.close()
 
     def _next_message(self) -> _Message:
+        assert self._call is not None
         with call_errors(self._target, self._timeout_s):
             return next(self._call)
 
 
-class TranslationStream(_Stream[translation_pb2.StreamTranslateResponse]):
-    """Pieces of translations as they are produced; those of several texts are interleaved."""
+Response = translation_pb2.StreamTranslateResponse
+
+
+class TranslationStream(_Stream[Response]):
+    """Pieces of translations as they are produced; those of several texts are interleaved.
+
+    More texts than one call takes are translated in several calls, one after another.
+    """
+
+    def __init__(
+        self,
+        begin: Callable[[translation_pb2.TranslateRequest, float], StreamingCall[Response]],
+        batches: Batches[translation_pb2.TranslateRequest],
+        target: str,
+    ) -> None:
+        self._begin = begin
+        self._batches = batches
+        self._requests = iter(batches)
+        super().__init__(begin(next(self._requests), batches.time_left_s), target, batches.timeout_s)
 
     def __iter__(self) -> Iterator[TranslationDelta]:
         return self
 
     def __next__(self) -> TranslationDelta:
-        return answers.delta_from(self._next_message())
+        while True:
+            try:
+                return answers.delta_from(self._next_message(), self._batches.first)
+            except StopIteration:
+                self._batches.accept()
+            except InvalidRequestError as error:
+                self._batches.refuse(error)
+            self._call = self._begin(next(self._requests), self._batches.time_left_s)
 
 
 class Generation(_Stream[generation_pb2.GenerateResponse]):

@@ -1,25 +1,34 @@
 """From the caller's plain data to the messages that a server is asked with."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-from dragoman.v1 import decoding_pb2, generation_pb2, translation_pb2
+from dragoman.v1 import decoding_pb2, generation_pb2, model_pb2, translation_pb2
+from google.protobuf.descriptor import FieldDescriptor
 
-from client.errors import FieldViolation
+from client.errors import FieldViolation, InvalidRequestError
 from client.results import DecodingOptions
 from common.errors import UsageError
 
 __all__ = [
+    "checked_seconds",
+    "checked_text",
+    "checked_texts",
     "generate_request",
+    "get_model_request",
+    "names_list",
     "refused_inputs",
     "score_texts_request",
     "score_translations_request",
     "translate_request",
+    "with_places_from",
 ]
 
 _INPUT_FIELD = re.compile(r"(?:inputs|texts|pairs)\[(\d+)\](?:\.(source|target))?")
-_REPEATED_OPTIONS = ("stop", "suppressed_texts", "suppressed_token_ids")
+_PLACE = re.compile(r"\b(inputs|target_prefixes|texts|pairs)\[(\d+)\]")
+_LISTS = frozenset({"inputs", "texts", "pairs"})
+_MAX_SHOWN = 60
 
 
 def translate_request(
@@ -33,14 +42,15 @@ def translate_request(
     """The message for `texts`; one text counts as a list of one, and so does one prefix.
 
     Raises:
+        TypeError: an argument is of the wrong type.
         UsageError: a text is no valid Unicode, or an option has a value its field cannot hold.
     """
     return translation_pb2.TranslateRequest(
-        model=model,
-        version=version,
-        inputs=_checked_texts(texts, "inputs"),
+        model=checked_text(model, "model"),
+        version=checked_text(version, "version"),
+        inputs=checked_texts(texts, "texts"),
         options=_options_message(options),
-        target_prefixes=_checked_texts(target_prefixes, "target_prefixes"),
+        target_prefixes=checked_texts(target_prefixes, "target_prefixes"),
     )
 
 
@@ -50,11 +60,14 @@ def generate_request(
     """The message for `prompt`.
 
     Raises:
+        TypeError: an argument is of the wrong type.
         UsageError: the prompt is no valid Unicode, or an option has a value its field cannot hold.
     """
-    _check_unicode(prompt, "prompt")
     return generation_pb2.GenerateRequest(
-        model=model, version=version, prompt=prompt, options=_options_message(options)
+        model=checked_text(model, "model"),
+        version=checked_text(version, "version"),
+        prompt=checked_text(prompt, "prompt"),
+        options=_options_message(options),
     )
 
 
@@ -69,15 +82,16 @@ def score_translations_request(
     """The message for pairs of a source and its target; one text counts as a list of one.
 
     Raises:
+        TypeError: an argument is of the wrong type.
         UsageError: there are not as many sources as targets, a text is no valid Unicode, or the number of
             alternatives is none that its field can hold.
     """
-    sources, targets = _checked_texts(sources, "sources"), _checked_texts(targets, "targets")
+    sources, targets = checked_texts(sources, "sources"), checked_texts(targets, "targets")
     if len(sources) != len(targets):
         raise UsageError(f"{len(sources)} sources and {len(targets)} targets are no pairs")
     request = translation_pb2.ScoreTranslationsRequest(
-        model=model,
-        version=version,
+        model=checked_text(model, "model"),
+        version=checked_text(version, "version"),
         pairs=[
             translation_pb2.ScoredPair(source=source, target=target)
             for source, target in zip(sources, targets, strict=True)
@@ -93,13 +107,27 @@ def score_texts_request(
     """The message for `texts`; one text counts as a list of one.
 
     Raises:
+        TypeError: an argument is of the wrong type.
         UsageError: a text is no valid Unicode, or the number of alternatives is none that its field can hold.
     """
     request = generation_pb2.ScoreTextsRequest(
-        model=model, version=version, texts=_checked_texts(texts, "texts")
+        model=checked_text(model, "model"),
+        version=checked_text(version, "version"),
+        texts=checked_texts(texts, "texts"),
     )
     _set_field(request, "num_alternatives", num_alternatives)
     return request
+
+
+def get_model_request(model: str, version: str) -> model_pb2.GetModelRequest:
+    """The message that asks what a model is.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+    """
+    return model_pb2.GetModelRequest(
+        model=checked_text(model, "name"), version=checked_text(version, "version")
+    )
 
 
 def refused_inputs(violations: Iterable[FieldViolation]) -> dict[int, str]:
@@ -110,6 +138,67 @@ def refused_inputs(violations: Iterable[FieldViolation]) -> dict[int, str]:
         for match, violation in matches
         if match
     }
+
+
+def names_list(violation: FieldViolation) -> bool:
+    """Whether a list of texts as a whole was refused: there are too many, or their answers are too much."""
+    return violation.field in _LISTS
+
+
+def with_places_from(error: InvalidRequestError, first: int) -> InvalidRequestError:
+    """The same error for a caller whose text number `first` was the call's first one."""
+
+    def shifted(text: str) -> str:
+        return _PLACE.sub(lambda match: f"{match[1]}[{int(match[2]) + first}]", text)
+
+    return InvalidRequestError(
+        shifted(error.message),
+        code=error.code,
+        target=error.target,
+        violations=tuple(FieldViolation(shifted(each.field), each.description) for each in error.violations),
+        retry_delay_s=error.retry_delay_s,
+    )
+
+
+def checked_texts(texts: str | Iterable[str], name: str) -> list[str]:
+    """The texts as a list; one text counts as a list of one. `name` is the argument's.
+
+    Raises:
+        TypeError: it is neither a text nor a list of texts.
+        UsageError: a text is no valid Unicode.
+    """
+    if isinstance(texts, str):
+        texts = [texts]
+    elif isinstance(texts, bytes | bytearray | Mapping | Set) or not isinstance(texts, Iterable):
+        raise TypeError(f"{name} must be a text or a list of texts, not {_shown(texts)}")
+    return [checked_text(text, f"{name}[{index}]") for index, text in enumerate(texts)]
+
+
+def checked_seconds(seconds: float, name: str) -> float:
+    """The number of seconds; `name` is the argument's.
+
+    Raises:
+        TypeError: it is no number.
+    """
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
+        raise TypeError(f"{name} must be a number of seconds, not {_shown(seconds)}")
+    return seconds
+
+
+def checked_text(text: str, name: str) -> str:
+    """The text; `name` is the argument's.
+
+    Raises:
+        TypeError: it is no text.
+        UsageError: it is no valid Unicode.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a text (str), not {_shown(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{name} is not valid Unicode: {text!r}") from error
+    return text
 
 
 def _options_message(options: DecodingOptions) -> decoding_pb2.DecodingOptions:
@@ -130,24 +219,37 @@ def _set_field(
     value: Any,
 ) -> None:
     # The server judges what a value means; here only what the field's type cannot hold is refused.
+    field = message.DESCRIPTOR.fields_by_name[name]
     try:
-        if name in _REPEATED_OPTIONS:
+        if field.is_repeated:
             getattr(message, name).extend([value] if isinstance(value, str) else value)
         else:
             setattr(message, name, value)
-    except (TypeError, ValueError) as error:
+    except TypeError as error:
+        raise TypeError(f"{name} must be {_wanted(field)}, not {_shown(value)}") from error
+    except ValueError as error:
         raise UsageError(f"{name} = {value!r}: {error}") from error
 
 
-def _checked_texts(texts: str | Sequence[str], field: str) -> list[str]:
-    checked = [texts] if isinstance(texts, str) else list(texts)
-    for index, text in enumerate(checked):
-        _check_unicode(text, f"{field}[{index}]")
-    return checked
+def _wanted(field: FieldDescriptor) -> str:
+    """What a field holds, in words."""
+    if field.is_repeated:
+        is_text = field.cpp_type == FieldDescriptor.CPPTYPE_STRING
+        return "a text or a list of texts" if is_text else "a list of whole numbers"
+    match field.cpp_type:
+        case FieldDescriptor.CPPTYPE_FLOAT | FieldDescriptor.CPPTYPE_DOUBLE:
+            return "a number"
+        case FieldDescriptor.CPPTYPE_BOOL:
+            return "True or False"
+        case _:
+            return "a whole number"
 
 
-def _check_unicode(text: str, field: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{field} is not valid Unicode: {text!r}") from error
+def _shown(value: object) -> str:
+    """A value that is of the wrong type, with its type."""
+    if value is None:
+        return "None"
+    shown = repr(value)
+    if len(shown) > _MAX_SHOWN:
+        shown = f"{shown[:_MAX_SHOWN]}…"
+    return f"{shown} ({type(value).__name__})"

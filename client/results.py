@@ -166,7 +166,7 @@ class Translation:
         num_output_tokens: Tokens produced, the end of sequence included.
         log_probability: Sum of the natural logarithms of the chosen tokens' probabilities.
         score: What hypotheses are ranked by; see `DecodingOptions.length_penalty`.
-        version: The model version that answered; None for a streamed answer, which does not say.
+        version: The model version that answered; None where an older server streams, which does not say.
         tokens: With `num_alternatives` or `alignment`: the tokens one by one.
         hypotheses: With `num_hypotheses` above 1: all answers, best first; the first is this one.
         source_tokens: With `alignment`: the tokens that `OutputToken.source_index` counts.

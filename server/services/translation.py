@@ -40,6 +40,7 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
             response = translation_pb2.StreamTranslateResponse(index=delta.index, text_delta=delta.text)
             if delta.answer:
                 response.translation.CopyFrom(messages.translation(delta.answer))
+                response.version = delta.answer.version
             await context.write(response)
 
         await self._runtime.stream(_call(request, context.time_remaining()), send)

@@ -189,10 +189,12 @@ class _Translations(translation_pb2_grpc.TranslationServiceServicer):
         for place in range(max(map(len, request.inputs))):
             for index, text in enumerate(request.inputs):
                 if place < len(text):
+                    is_last = place == len(text) - 1
                     yield translation_pb2.StreamTranslateResponse(
                         index=index,
                         text_delta=text[place].upper(),
-                        translation=_translation(text, request.options) if place == len(text) - 1 else None,
+                        translation=_translation(text, request.options) if is_last else None,
+                        version="3" if is_last else "",
                     )
 
     def ScoreTranslations(self, request: Any, context: Any) -> translation_pb2.ScoreTranslationsResponse:

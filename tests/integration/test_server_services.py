@@ -44,6 +44,7 @@ async def test_streamed_translations_join_to_the_whole(served: Served) -> None:
     texts, final = ["", "", ""], {}
     async for response in served.translation.StreamTranslate(translate(*inputs)):
         texts[response.index] += response.text_delta
+        assert response.version == (whole.version if response.HasField("translation") else "")
         if response.HasField("translation"):
             final[response.index] = response.translation
     assert [final[index] for index in range(3)] == list(whole.translations)

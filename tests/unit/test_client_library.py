@@ -40,15 +40,33 @@ def test_the_library_imports_neither_training_nor_serving() -> None:
     [
         ({"max_tokens": -1}, "max_tokens = -1"),
         ({"seed": 2**64}, f"seed = {2**64}"),
-        ({"top_p": "high"}, "top_p = 'high'"),
-        ({"stop": [3]}, r"stop = \[3\]"),
-        ({"suppressed_token_ids": 7}, "suppressed_token_ids = 7"),
         ({"suppressed_token_ids": [-1]}, r"suppressed_token_ids = \[-1\]"),
-        ({"alignment": "yes"}, "alignment = 'yes'"),
+        ({"stop": "\udcff"}, r"stop = '\\udcff'"),
     ],
 )
 def test_a_value_that_no_message_holds_is_refused(options: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
+        messages.translate_request("un", model="dates", version="", options=options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_tokens": "5"}, r"^max_tokens must be a whole number, not '5' \(str\)$"),
+        ({"max_tokens": 1.5}, r"^max_tokens must be a whole number, not 1\.5 \(float\)$"),
+        ({"top_p": "high"}, r"^top_p must be a number, not 'high' \(str\)$"),
+        ({"stop": [3]}, r"^stop must be a text or a list of texts, not \[3\] \(list\)$"),
+        ({"stop": b"x"}, r"^stop must be a text or a list of texts, not b'x' \(bytes\)$"),
+        (
+            {"suppressed_token_ids": 7},
+            r"^suppressed_token_ids must be a list of whole numbers, not 7 \(int\)$",
+        ),
+        ({"suppressed_token_ids": "7"}, "^suppressed_token_ids must be a list of whole numbers, not '7'"),
+        ({"alignment": "yes"}, "^alignment must be True or False, not 'yes'"),
+    ],
+)
+def test_an_option_of_the_wrong_type_is_refused_in_a_sentence(options: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
         messages.translate_request("un", model="dates", version="", options=options)
 
 
@@ -64,7 +82,7 @@ def test_the_library_knows_every_option_of_the_contract() -> None:
 
 
 def test_text_that_is_no_unicode_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"inputs\[1\] is not valid Unicode: '\\udcff'"):
+    with pytest.raises(UsageError, match=r"texts\[1\] is not valid Unicode: '\\udcff'"):
         messages.translate_request(["un", "\udcff"], model="dates", version="", options={})
     with pytest.raises(UsageError, match=r"target_prefixes\[0\] is not valid Unicode"):
         messages.translate_request("un", model="dates", version="", options={}, target_prefixes="\udcff")

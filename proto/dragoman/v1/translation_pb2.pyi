@@ -146,10 +146,13 @@ class StreamTranslateResponse(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     TEXT_DELTA_FIELD_NUMBER: _builtins.int
     TRANSLATION_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Which of the inputs this belongs to, from 0."""
     text_delta: _builtins.str
     """Text to append to what was sent before for this input. Always whole characters."""
+    version: _builtins.str
+    """Set together with `translation`: the version that answered."""
     @_builtins.property
     def translation(self) -> Global___Translation:
         """Set in the last message of each input: the whole answer."""
@@ -160,10 +163,11 @@ class StreamTranslateResponse(_message.Message):
         index: _builtins.int = ...,
         text_delta: _builtins.str = ...,
         translation: Global___Translation | None = ...,
+        version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["translation", b"translation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "text_delta", b"text_delta", "translation", b"translation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "text_delta", b"text_delta", "translation", b"translation", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,220 @@
+"""Many texts as several calls: how many each of them may have, and what is left of the time.
+
+A server takes so many texts in a call (`server.max_inputs`, 128 by default), fewer where each has many
+hypotheses, and messages of so many bytes. How many is not asked beforehand: where a call is refused for the
+number of its texts, half as many are tried, and what was accepted is remembered.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+from dragoman.v1 import generation_pb2, translation_pb2
+
+from client import messages
+from client.errors import InvalidRequestError
+from client.results import DecodingOptions
+from common.errors import UsageError
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_TEXTS",
+    "Batches",
+    "KnownSizes",
+    "score_text_batches",
+    "score_translation_batches",
+    "translate_batches",
+]
+
+MAX_TEXTS = 128
+"""Most texts of one call: what a server takes by default."""
+
+MAX_BYTES = 2 * 1024 * 1024
+"""Most bytes of one call's texts, but for a single text: half of what a server takes by default."""
+
+KnownSizes = dict[tuple[str, str, int], int]
+"""How many texts a call may have, by the model's name and version and the hypotheses that a text has."""
+
+_Request_co = TypeVar("_Request_co", covariant=True)
+
+
+class Batches(Generic[_Request_co]):
+    """The calls that some texts take, one after another, within one deadline.
+
+        for request in batches:
+            try:
+                response = method(request, timeout=batches.time_left_s)
+            except InvalidRequestError as error:
+                batches.refuse(error)
+            else:
+                batches.accept()
+
+    A batch that is refused for its size comes again, smaller.
+
+    Attributes:
+        first: The place of the batch's first text among all.
+        timeout_s: The time for all calls together, in seconds.
+    """
+
+    def __init__(
+        self,
+        request: Callable[[slice], _Request_co],
+        *texts: Sequence[str],
+        timeout_s: float,
+        known: KnownSizes,
+        key: tuple[str, str, int],
+    ) -> None:
+        """Plan the calls for `texts`: one list, or several whose texts belong together.
+
+        `request` makes the message of the texts at some places; `key` is where `known` has their number.
+        """
+        self.first = 0
+        self.timeout_s = timeout_s
+        self._request = request
+        self._num_bytes = [sum(map(_num_bytes, together)) for together in zip(*texts, strict=True)]
+        self._end_s = time.monotonic() + timeout_s
+        self._known = known
+        self._key = key
+        self._size = 0
+        self._is_over = False
+
+    @property
+    def time_left_s(self) -> float:
+        """What is left of the time for all, in seconds; never below 0."""
+        return max(0.0, self._end_s - time.monotonic())
+
+    def __iter__(self) -> Iterator[_Request_co]:
+        """The request of the next call. Of no texts there is one call, which the server refuses."""
+        while not self._is_over:
+            self._size = self._next_size()
+            yield self._request(slice(self.first, self.first + self._size))
+
+    def accept(self) -> None:
+        """The batch was answered."""
+        self.first += self._size
+        self._is_over = self.first >= len(self._num_bytes)
+
+    def refuse(self, error: InvalidRequestError) -> None:
+        """The batch was refused: half of it comes next.
+
+        Raises:
+            InvalidRequestError: half of it would be refused as well; places are those among all texts.
+        """
+        if self._size < 2 or not error.violations or not all(map(messages.names_list, error.violations)):
+            raise (messages.with_places_from(error, self.first) if self.first else error) from error
+        self._known[self._key] = self._size // 2
+
+    def _next_size(self) -> int:
+        most = self._known.get(self._key, MAX_TEXTS)
+        size = num_bytes = 0
+        for num_bytes_more in self._num_bytes[self.first : self.first + most]:
+            num_bytes += num_bytes_more
+            if size and num_bytes > MAX_BYTES:
+                break
+            size += 1
+        return size
+
+
+def translate_batches(
+    texts: str | Sequence[str],
+    target_prefixes: str | Sequence[str],
+    *,
+    model: str,
+    version: str,
+    options: DecodingOptions,
+    timeout_s: float,
+    known: KnownSizes,
+) -> Batches[translation_pb2.TranslateRequest]:
+    """The calls that translate `texts`.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        UsageError: an argument that no message can hold, or not as many prefixes as texts.
+    """
+    inputs = messages.checked_texts(texts, "texts")
+    prefixes = messages.checked_texts(target_prefixes, "target_prefixes")
+    if prefixes and len(prefixes) != len(inputs):
+        raise UsageError(f"target_prefixes: {len(prefixes)} prefixes do not belong to {len(inputs)} texts")
+
+    def request(batch: slice) -> translation_pb2.TranslateRequest:
+        return messages.translate_request(
+            inputs[batch],
+            model=model,
+            version=version,
+            options=_options_from(options, batch.start),
+            target_prefixes=prefixes[batch],
+        )
+
+    request(slice(0, 0))  # what is wrong with the options is said before anything is sent
+    num_hypotheses = max(options.get("beam_size") or 1, options.get("num_hypotheses") or 1)
+    return Batches(request, inputs, timeout_s=timeout_s, known=known, key=(model, version, num_hypotheses))
+
+
+def score_translation_batches(
+    sources: str | Sequence[str],
+    targets: str | Sequence[str],
+    *,
+    model: str,
+    version: str,
+    num_alternatives: int,
+    timeout_s: float,
+    known: KnownSizes,
+) -> Batches[translation_pb2.ScoreTranslationsRequest]:
+    """The calls that score pairs.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        UsageError: an argument that no message can hold, or not as many targets as sources.
+    """
+    from_texts, to_texts = (
+        messages.checked_texts(sources, "sources"),
+        messages.checked_texts(targets, "targets"),
+    )
+    if len(from_texts) != len(to_texts):
+        raise UsageError(f"{len(from_texts)} sources and {len(to_texts)} targets are no pairs")
+
+    def request(batch: slice) -> translation_pb2.ScoreTranslationsRequest:
+        return messages.score_translations_request(
+            from_texts[batch],
+            to_texts[batch],
+            model=model,
+            version=version,
+            num_alternatives=num_alternatives,
+        )
+
+    return Batches(request, from_texts, to_texts, timeout_s=timeout_s, known=known, key=(model, version, 1))
+
+
+def score_text_batches(
+    texts: str | Sequence[str],
+    *,
+    model: str,
+    version: str,
+    num_alternatives: int,
+    timeout_s: float,
+    known: KnownSizes,
+) -> Batches[generation_pb2.ScoreTextsRequest]:
+    """The calls that score texts.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        UsageError: an argument that no message can hold.
+    """
+    scored = messages.checked_texts(texts, "texts")
+
+    def request(batch: slice) -> generation_pb2.ScoreTextsRequest:
+        return messages.score_texts_request(
+            scored[batch], model=model, version=version, num_alternatives=num_alternatives
+        )
+
+    return Batches(request, scored, timeout_s=timeout_s, known=known, key=(model, version, 1))
+
+
+def _options_from(options: DecodingOptions, first: int) -> DecodingOptions:
+    """The options of a call whose first text is number `first`: text number i is drawn with seed + i."""
+    seed = options.get("seed")
+    return options if seed is None or not first else {**options, "seed": (seed + first) % 2**64}
+
+
+def _num_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
