@@ -61,6 +61,8 @@ _log = structlog.get_logger(__name__)
 def serve(settings: ServerSettings) -> int:
     """Serve until a signal says stop; returns the process's exit code. A failure to start is one line."""
     configure_logs(settings.logging)
+    # Texts are tokenised in one thread: a pool of `tokenizers` would take the cores from the lanes.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of all series, of use to nobody here
     try:
         asyncio.run(run(settings))

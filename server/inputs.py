@@ -3,23 +3,19 @@
 A call is refused as a whole, once, with all that is wrong with it.
 """
 
-import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-from tokenizers import Tokenizer
 
 from server.calls import Call, ScoringCall
 from server.decoding.parameters import DecodingParameters
 from server.errors import FieldViolation, InvalidRequest
 from server.registry import ServedModel
+from server.tokenising import Tokenising
 from server.validation import MAX_ALTERNATIVES, Abilities, Options, Room, check_options
 
 __all__ = ["Prepared", "decoding_parameters", "prepare", "prepare_scoring"]
 
-_MAX_INLINE_CHARACTERS = 2048
-"""Longer texts are tokenised in a thread (about 1 us a character, without the GIL), off the event loop."""
 _SEED_BITS = 64
 
 
@@ -31,19 +27,25 @@ class Prepared:
     parameters: tuple[DecodingParameters, ...]
 
 
-async def prepare(model: ServedModel, call: Call, max_inputs: int) -> list[Prepared]:
+async def prepare(model: ServedModel, call: Call, max_inputs: int, tokenising: Tokenising) -> list[Prepared]:
     """Make inputs of a call's texts.
 
     Raises:
         InvalidRequest: naming every rule that is broken.
+        Overloaded: too many texts wait to be tokenised.
+        DeadlineExceeded: the deadline passed before they were.
     """
     _check_task(model, call.task)
     abilities = _abilities(model)
-    violations = _check_texts(call, max_inputs)
-    if violations:  # too many or empty texts are not worth tokenising
+    violations = _check_texts(model, call, max_inputs)
+    if violations:  # too many, empty or endless texts are not worth tokenising
         raise InvalidRequest([*violations, *check_options(call.options, _room(model, 0), abilities)])
-    encoded = await _tokenise(model.tokenizer, call.inputs)
-    prefixes = await _tokenise(model.tokenizer, call.prefixes, bare=True) or [()] * len(encoded)
+    encoded = await tokenising.encode(model.tokenizer, call.inputs, deadline_s=call.deadline_s)
+    prefixes: Sequence[Sequence[int]] = [()] * len(encoded)
+    if call.prefixes:
+        prefixes = await tokenising.encode(
+            model.tokenizer, call.prefixes, bare=True, deadline_s=call.deadline_s
+        )
     violations = [
         FieldViolation(
             _input_path(call, index), f"{len(token_ids)} tokens are more than {limit}, the model's limit"
@@ -56,7 +58,7 @@ async def prepare(model: ServedModel, call: Call, max_inputs: int) -> list[Prepa
     violations += _check_prefixes(prefixes, _most_tokens(call.options, _room(model, longest)))
     if violations:
         raise InvalidRequest(violations)
-    suppressed = _suppressed(model.tokenizer, call.options)
+    suppressed = await _suppressed(model, call, tokenising)
     prepared = [
         Prepared(
             token_ids,
@@ -74,20 +76,24 @@ async def prepare(model: ServedModel, call: Call, max_inputs: int) -> list[Prepa
     return prepared
 
 
-async def prepare_scoring(model: ServedModel, call: ScoringCall, max_inputs: int) -> list[Prepared]:
+async def prepare_scoring(
+    model: ServedModel, call: ScoringCall, max_inputs: int, tokenising: Tokenising
+) -> list[Prepared]:
     """Make inputs whose whole output is given: scoring is decoding with nothing left to choose.
 
     Raises:
         InvalidRequest: naming every rule that is broken.
+        Overloaded: too many texts wait to be tokenised.
+        DeadlineExceeded: the deadline passed before they were.
     """
     _check_task(model, call.task)
-    violations = _check_scored_texts(call, max_inputs)
+    violations = _check_scored_texts(model, call, max_inputs)
     if violations:
         raise InvalidRequest(violations)
     translates = model.manifest.task == "translation"
-    texts = await _tokenise(model.tokenizer, call.texts, bare=translates)
+    texts = await tokenising.encode(model.tokenizer, call.texts, bare=translates, deadline_s=call.deadline_s)
     if translates:
-        sources = await _tokenise(model.tokenizer, call.sources)
+        sources = await tokenising.encode(model.tokenizer, call.sources, deadline_s=call.deadline_s)
         outputs = [(*text, model.manifest.special_tokens.end) for text in texts]
     else:  # a text of a language model begins with the begin token
         sources, outputs = [text[:1] for text in texts], [tuple(text[1:]) for text in texts]
@@ -176,13 +182,14 @@ def _most_tokens(options: Options, room: Room) -> int:
     return min(room.limit if options.max_tokens is None else options.max_tokens, room.left)
 
 
-def _suppressed(tokenizer: Tokenizer, options: Options) -> tuple[tuple[int, ...], ...]:
+async def _suppressed(model: ServedModel, call: Call, tokenising: Tokenising) -> tuple[tuple[int, ...], ...]:
     """Runs of tokens that may not be produced: a text's tokens with a space before it and without."""
+    options = call.options
     runs: dict[tuple[int, ...], None] = {(token_id,): None for token_id in options.suppressed_token_ids}
-    for text in options.suppressed_texts:
-        for spelling in (text, f" {text}"):
-            if token_ids := tokenizer.encode(spelling, add_special_tokens=False).ids:
-                runs[tuple(token_ids)] = None
+    spellings = [spelling for text in options.suppressed_texts for spelling in (text, f" {text}")]
+    if spellings:
+        encoded = await tokenising.encode(model.tokenizer, spellings, bare=True, deadline_s=call.deadline_s)
+        runs |= {tuple(token_ids): None for token_ids in encoded if token_ids}
     return tuple(runs)
 
 
@@ -192,25 +199,46 @@ def _check_task(model: ServedModel, task: str) -> None:
         raise InvalidRequest([FieldViolation("model", what)])
 
 
-def _check_texts(call: Call, max_inputs: int) -> list[FieldViolation]:
+def _check_texts(model: ServedModel, call: Call, max_inputs: int) -> list[FieldViolation]:
     if not call.inputs:
         return [FieldViolation(call.input_field, "is empty: there is nothing to answer")]
-    if len(call.inputs) > max_inputs:
-        return [
-            FieldViolation(
-                call.input_field, f"{len(call.inputs)} are more than {max_inputs}, the server's limit"
-            )
-        ]
-    violations = [
-        FieldViolation(_input_path(call, index), "is empty")
-        for index, text in enumerate(call.inputs)
-        # White space is a fine beginning for a language model; to a translation model it says nothing.
-        if not (text.strip() if call.task == "translation" else text)
-    ]
+    if violations := _too_many(call.input_field, len(call.inputs), max_inputs):
+        return violations
+    # White space is a fine beginning for a language model; to a translation model it says nothing.
+    may_be_blank = call.task != "translation"
+    for index, text in enumerate(call.inputs):
+        path = _input_path(call, index)
+        violations += _check_text(model, path, text, model.max_input_tokens, may_be_blank=may_be_blank)
     if call.prefixes and len(call.prefixes) != len(call.inputs):
         what = f"{len(call.prefixes)} prefixes do not belong to {len(call.inputs)} inputs"
-        violations.append(FieldViolation("target_prefixes", what))
+        return [*violations, FieldViolation("target_prefixes", what)]
+    for index, prefix in enumerate(call.prefixes):
+        path, limit = f"target_prefixes[{index}]", model.manifest.limits.max_output_tokens
+        violations += _check_text(model, path, prefix, limit, may_be_blank=True, may_be_empty=True)
     return violations
+
+
+def _too_many(field: str, number: int, most: int) -> list[FieldViolation]:
+    if number <= most:
+        return []
+    return [FieldViolation(field, f"{number} are more than {most}, the server's limit")]
+
+
+def _check_text(
+    model: ServedModel,
+    path: str,
+    text: str,
+    max_tokens: int,
+    *,
+    may_be_blank: bool = False,
+    may_be_empty: bool = False,
+) -> Iterator[FieldViolation]:
+    """What is wrong with a text before it is tokenised, which takes a millionth of a second a character."""
+    if len(text) > (most := max_tokens * model.max_characters_per_token):
+        what = f"{len(text)} characters are more than {most}: the model's limit is {max_tokens} tokens"
+        yield FieldViolation(path, what)
+    elif not may_be_empty and not (text if may_be_blank else text.strip()):
+        yield FieldViolation(path, "is empty")
 
 
 def _check_rows(model: ServedModel, call: Call, prepared: Sequence[Prepared]) -> None:
@@ -232,33 +260,24 @@ def _check_prefixes(prefixes: Sequence[Sequence[int]], most_tokens: int) -> list
     ]
 
 
-def _check_scored_texts(call: ScoringCall, max_inputs: int) -> list[FieldViolation]:
+def _check_scored_texts(model: ServedModel, call: ScoringCall, max_inputs: int) -> list[FieldViolation]:
     field = call.text_field.split("[", maxsplit=1)[0]
     if not call.texts:
         return [FieldViolation(field, "is empty: there is nothing to score")]
-    if len(call.texts) > max_inputs:
-        return [FieldViolation(field, f"{len(call.texts)} are more than {max_inputs}, the server's limit")]
-    violations = [
-        FieldViolation(name.format(index), "is empty")
-        for name, texts in ((call.source_field, call.sources), (call.text_field, call.texts))
-        for index, text in enumerate(texts)
-        if not text.strip()
-    ]
+    if violations := _too_many(field, len(call.texts), max_inputs):
+        return violations
+    limits = model.manifest.limits
+    for name, texts, limit in (
+        (call.source_field, call.sources, model.max_input_tokens),
+        # The first token of a text of a language model is its input.
+        (call.text_field, call.texts, limits.max_output_tokens + (call.task == "generation")),
+    ):
+        for index, text in enumerate(texts):
+            violations += _check_text(model, name.format(index), text, limit)
     if call.num_alternatives > MAX_ALTERNATIVES:
         what = f"{call.num_alternatives} is more than {MAX_ALTERNATIVES}"
         violations.append(FieldViolation("num_alternatives", what))
     return violations
-
-
-async def _tokenise(tokenizer: Tokenizer, texts: Sequence[str], *, bare: bool = False) -> list[Sequence[int]]:
-    """Ids of each text; `bare` leaves out the special tokens that make it an input."""
-
-    def encode() -> list[Sequence[int]]:
-        return [tokenizer.encode(text, add_special_tokens=not bare).ids for text in texts]
-
-    if sum(map(len, texts)) <= _MAX_INLINE_CHARACTERS:
-        return encode()
-    return await asyncio.to_thread(encode)
 
 
 def _room(model: ServedModel, num_input_tokens: int) -> Room:

@@ -13,21 +13,30 @@ from server.config import EngineSettings
 from server.engine import Engine
 from server.errors import ModelNotFound, ModelsError
 from server.metrics import Metrics, ModelMetrics
+from server.tokenising import longest_token
 
 __all__ = ["Registry", "ServedModel", "discover", "load_models"]
+
+_MAX_SHRINKING = 4
+"""How many characters a tokenizer's normaliser may make one of: a letter may have three accents beside it."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """A loaded bundle and all that answering with it takes."""
+    """A loaded bundle and all that answering with it takes.
+
+    Attributes:
+        max_characters_per_token: longest stretch of a text that one token may stand for.
+    """
 
     name: str
     version: str
     provider: str
     manifest: Manifest
     tokenizer: Tokenizer
+    max_characters_per_token: int
     engine: Engine
     metrics: ModelMetrics
 
@@ -161,6 +170,7 @@ def _load(folder: Path, settings: EngineSettings, metrics: Metrics) -> ServedMod
         provider=settings.provider,
         manifest=manifest,
         tokenizer=tokenizer,
+        max_characters_per_token=_MAX_SHRINKING * longest_token(tokenizer),
         engine=engine,
         metrics=model_metrics,
     )

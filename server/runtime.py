@@ -17,6 +17,7 @@ from server.inputs import Prepared, prepare, prepare_scoring
 from server.lifecycle import Lifecycle
 from server.registry import Registry, ServedModel
 from server.text import StopStrings
+from server.tokenising import Tokenising
 
 __all__ = ["Runtime"]
 
@@ -28,6 +29,7 @@ class Runtime:
         self.registry = registry
         self._lifecycle = lifecycle
         self._max_inputs = max_inputs
+        self._tokenising = Tokenising()
 
     async def answer(self, call: Call) -> list[Answer]:
         """Answer all inputs, in their order.
@@ -36,7 +38,7 @@ class Runtime:
             RequestError: one of its leaves; see `server.errors`. Nothing of the call runs on.
         """
         model = self._find(call)
-        prepared = await prepare(model, call, self._max_inputs)
+        prepared = await self._prepare(model, call)
         async with _submitted(model, call, prepared) as inputs:
             return [settled(each, await _all_results(each)) for each in inputs]
 
@@ -47,7 +49,7 @@ class Runtime:
             RequestError: one of its leaves; see `server.errors`. Nothing of the call runs on.
         """
         model = self._find(call)
-        prepared = await prepare_scoring(model, call, self._max_inputs)
+        prepared = await self._prepare(model, call)
         async with _submitted(model, call, prepared) as inputs:
             return [scored(each, await _all_results(each)) for each in inputs]
 
@@ -60,7 +62,7 @@ class Runtime:
             RequestError: as `answer` does.
         """
         model = self._find(call)
-        prepared = await prepare(model, call, self._max_inputs)
+        prepared = await self._prepare(model, call)
         async with _submitted(model, call, prepared, stream=True) as inputs:
             if len(inputs) == 1:
                 await _follow(0, inputs[0], emit)
@@ -77,6 +79,16 @@ class Runtime:
                         group.create_task(_follow(index, each, emit_in_turn))
             except ExceptionGroup as errors:
                 raise _first(errors) from None
+
+    async def _prepare(self, model: ServedModel, call: Call | ScoringCall) -> list[Prepared]:
+        try:
+            if isinstance(call, ScoringCall):
+                return await prepare_scoring(model, call, self._max_inputs, self._tokenising)
+            return await prepare(model, call, self._max_inputs, self._tokenising)
+        except (DeadlineExceeded, asyncio.CancelledError):
+            if _expired(call):
+                model.metrics.observe_rejected("deadline")
+            raise
 
     def _find(self, call: Call | ScoringCall) -> ServedModel:
         if not self._lifecycle.accepts_calls:
@@ -113,7 +125,7 @@ def _submit(
     if _expired(call):
         model.metrics.observe_rejected("deadline")
         raise DeadlineExceeded("the deadline passed before the call could be queued")
-    stop = call.options.stop if isinstance(call, Call) else ()
+    stop = tuple(call.options.stop) if isinstance(call, Call) else ()
     for each in prepared:
         submitted = Submitted(model, each.token_ids, stop, [])
         inputs.append(submitted)

@@ -30,7 +30,7 @@ class Options:
     top_k: int | None = None
     top_p: float | None = None
     seed: int | None = None
-    stop: tuple[str, ...] = ()
+    stop: Sequence[str] = ()
     beam_size: int | None = None
     num_hypotheses: int | None = None
     length_penalty: float | None = None
@@ -38,8 +38,8 @@ class Options:
     patience: float | None = None
     repetition_penalty: float | None = None
     no_repeat_ngram_size: int | None = None
-    suppressed_texts: tuple[str, ...] = ()
-    suppressed_token_ids: tuple[int, ...] = ()
+    suppressed_texts: Sequence[str] = ()
+    suppressed_token_ids: Sequence[int] = ()
     num_alternatives: int | None = None
     alignment: bool = False
 

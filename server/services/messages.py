@@ -1,16 +1,17 @@
 """Between the messages of dragoman.v1 and the runtime's own types."""
 
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, overload
 
 from dragoman.v1 import decoding_pb2, generation_pb2, translation_pb2
+from google.protobuf.message import Message
 
 from server.calls import Answer, OutputToken, Scored, TextAnswer
 from server.decoding.hypothesis import FinishReason
 from server.validation import Options
 
-__all__ = ["deadline_s", "options", "summary", "text_score", "translation"]
+__all__ = ["FieldOfEach", "deadline_s", "options", "summary", "text_score", "translation"]
 
 _FINISH_REASONS = {
     FinishReason.END_OF_SEQUENCE: decoding_pb2.FINISH_REASON_END_OF_SEQUENCE,
@@ -20,11 +21,32 @@ _FINISH_REASONS = {
 
 
 def options(message: decoding_pb2.DecodingOptions) -> Options:
-    """What the caller set, under the same names; a field left out has the default of `Options`."""
-    given: dict[str, Any] = {
-        field.name: tuple(value) if field.is_repeated else value for field, value in message.ListFields()
-    }
+    """What the caller set, under the same names; a field left out has the default of `Options`.
+
+    Lists stay the message's own: a message may hold millions of entries, which are refused by their number.
+    """
+    given: dict[str, Any] = {field.name: value for field, value in message.ListFields()}
     return Options(**given)
+
+
+class FieldOfEach(Sequence[str]):
+    """One text of each message of a list, taken out when it is asked for."""
+
+    def __init__(self, messages: Sequence[Message], field: str) -> None:
+        self._messages = messages
+        self._field = field
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> "FieldOfEach": ...
+    def __getitem__(self, index: int | slice) -> "str | FieldOfEach":
+        if isinstance(index, slice):
+            return FieldOfEach(self._messages[index], self._field)
+        return str(getattr(self._messages[index], self._field))
+
+    def __len__(self) -> int:
+        return len(self._messages)
 
 
 def deadline_s(time_remaining_s: float | None) -> float | None:

@@ -66,7 +66,10 @@ async def test_all_violations_at_once(served: Served) -> None:
         ([], {"inputs": "is empty: there is nothing to answer"}),
         (["1", "2", "3"], {"inputs": "3 are more than 2, the server's limit"}),
         (["1", "2" * 40], {"inputs[1]": "41 tokens are more than 32, the model's limit"}),
-        (["1", "2" * 5000], {"inputs[1]": "5001 tokens are more than 32, the model's limit"}),
+        (
+            ["1", "2" * 5000],
+            {"inputs[1]": "5000 characters are more than 128: the model's limit is 32 tokens"},
+        ),
     ],
 )
 async def test_inputs_that_cannot_be_translated(
