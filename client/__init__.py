@@ -5,7 +5,8 @@ from client import Client
 with Client("localhost:8500") as client:
     print(client.translate("le 3 mars 2024", model="dates")[0].text)
 
-`AsyncClient` has the same calls for asyncio code; `client.errors` draws the tree of what they raise.
+`AsyncClient` has the same calls for asyncio code; `client.errors` draws the tree of what they raise. `Translator` and
+`Generator` are for a bundle's folder, without a server.
 """
 
 import importlib
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         ServerError,
         UnavailableError,
     )
+    from client.local import Generator, Translator
     from client.results import (
         DecodingOptions,
         FinishReason,
@@ -59,6 +61,7 @@ __all__ = [
     "FinishReason",
     "Generation",
     "GenerationSummary",
+    "Generator",
     "Hypothesis",
     "InvalidRequestError",
     "ModelInfo",
@@ -73,6 +76,7 @@ __all__ = [
     "Translation",
     "TranslationDelta",
     "TranslationStream",
+    "Translator",
     "UnavailableError",
 ]
 
@@ -86,6 +90,7 @@ _MODULES = (
     "client.blocking_streams",
     "client.asynchronous",
     "client.asynchronous_streams",
+    "client.local",
 )
 
 

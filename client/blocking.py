@@ -65,20 +65,30 @@ class Client:
         settings: ChannelSettings | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        self.target = target
-        self._timeout_s = messages.checked_seconds(timeout_s, "timeout_s")
-        self._wait_for_ready = wait_for_ready
-        self._known_sizes: KnownSizes = {}
-        self._is_closed = False
-        name, arguments = (
-            resolve_target(messages.checked_text(target, "target")),
-            (settings or ChannelSettings()).arguments(),
-        )
-        self._channel = (
+        timeout_s = messages.checked_seconds(timeout_s, "timeout_s")
+        name = resolve_target(messages.checked_text(target, "target"))
+        arguments = (settings or ChannelSettings()).arguments()
+        channel = (
             grpc.secure_channel(name, credentials, arguments)
             if credentials
             else grpc.insecure_channel(name, arguments)
         )
+        self._use(channel, target, timeout_s=timeout_s, wait_for_ready=wait_for_ready)
+
+    @classmethod
+    def over(cls, channel: grpc.Channel, *, target: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> Self:
+        """A client of a channel that is there already; `target` is how errors name what is behind it."""
+        client = cls.__new__(cls)
+        client._use(channel, target, timeout_s=timeout_s, wait_for_ready=False)  # noqa: SLF001  its own
+        return client
+
+    def _use(self, channel: grpc.Channel, target: str, *, timeout_s: float, wait_for_ready: bool) -> None:
+        self.target = target
+        self._timeout_s = timeout_s
+        self._wait_for_ready = wait_for_ready
+        self._known_sizes: KnownSizes = {}
+        self._is_closed = False
+        self._channel = channel
         self._translation = translation_pb2_grpc.TranslationServiceStub(self._channel)
         self._generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)

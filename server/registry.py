@@ -15,7 +15,7 @@ from server.errors import ModelNotFound, ModelsError
 from server.metrics import Metrics, ModelMetrics
 from server.tokenising import longest_token
 
-__all__ = ["Registry", "ServedModel", "discover", "load_models"]
+__all__ = ["Registry", "ServedModel", "discover", "load_model", "load_models"]
 
 _MAX_SHRINKING = 4
 """How many characters a tokenizer's normaliser may make one of: a letter may have three accents beside it."""
@@ -127,14 +127,20 @@ def load_models(
         for folder in discover(directory):
             if should_stop():
                 break
-            models.append(_load(folder, settings, metrics))
+            models.append(load_model(folder, settings, metrics))
     except BaseException:
         Registry(models).close()
         raise
     return Registry(models)
 
 
-def _load(folder: Path, settings: EngineSettings, metrics: Metrics) -> ServedModel:
+def load_model(folder: Path, settings: EngineSettings, metrics: Metrics) -> ServedModel:
+    """Load the bundle in `folder`, check its golden examples and start its lanes.
+
+    Raises:
+        BundleError: it is corrupt, or gives other answers than it did when it was made.
+        ProviderUnavailable: the execution provider cannot be had here.
+    """
     started = time.perf_counter()
     bundle = Bundle.read(folder)
     manifest = bundle.manifest

@@ -9,8 +9,9 @@ from client.cli.decoding_options import with_decoding_options
 from client.cli.options import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
+    Bundle,
     Json,
-    Model,
+    ModelOrBundle,
     ModelVersion,
     Target,
     Timeout,
@@ -27,6 +28,7 @@ __all__ = ["EPILOG", "generate"]
 EPILOG = examples(
     'dragoman generate --model stdlib --max-tokens 200 "def main("',
     'dragoman generate --model stdlib --temperature 0.8 --top-p 0.95 --seed 1 "import os"',
+    'dragoman generate --bundle models/stdlib/1 "import os"  # without a server',
     "dragoman generate --model stdlib --stop $'\\n\\n' < prompt.txt  # the prompt from a file",
     'dragoman generate --model stdlib --temperature 0.8 --num-hypotheses 5 --json "import "  # five samples',
 )
@@ -39,9 +41,10 @@ def generate(
         typer.Argument(help="The text to continue.", show_default="all of standard input"),
     ] = None,
     *,
-    model: Model,
+    model: ModelOrBundle = None,
     model_version: ModelVersion = "",
     target: Target = DEFAULT_TARGET,
+    bundle: Bundle = None,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
     options: DecodingOptions,
     as_json: Json = False,
@@ -55,7 +58,9 @@ def generate(
     from client.cli.model_source import ModelSource
     from client.cli.rendering import AnswerForm
 
-    source = ModelSource(target=target, model=model, version=model_version, timeout_s=timeout_s)
+    source = ModelSource.of(
+        target=target, model=model, version=model_version, timeout_s=timeout_s, bundle=bundle
+    )
     form = AnswerForm.of(options, as_json=as_json)
     if prompt is None:
         note_waiting_for_input()

@@ -11,10 +11,12 @@ from common.errors import DragomanError
 __all__ = [
     "DEFAULT_TARGET",
     "DEFAULT_TIMEOUT_S",
+    "Bundle",
     "Data",
     "Inputs",
     "Json",
     "Model",
+    "ModelOrBundle",
     "ModelVersion",
     "Overrides",
     "SkipBad",
@@ -82,6 +84,27 @@ Model = Annotated[
         autocompletion=complete_model,
         help="The model that answers; `dragoman models` lists them.",
         rich_help_panel="Server",
+    ),
+]
+ModelOrBundle = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        autocompletion=complete_model,
+        help="The model that answers; `dragoman models` lists them.",
+        show_default="required without --bundle",
+        rich_help_panel="Server",
+    ),
+]
+Bundle = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="BUNDLE",
+        help="Ask the bundle in this folder (MODELS/NAME/VERSION) in this process, instead of a server.",
+        show_default=False,
+        rich_help_panel="Without a server",
     ),
 ]
 ModelVersion = Annotated[

@@ -9,9 +9,10 @@ from client.cli.decoding_options import Alternatives
 from client.cli.options import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
+    Bundle,
     Inputs,
     Json,
-    Model,
+    ModelOrBundle,
     ModelVersion,
     SkipBad,
     Target,
@@ -47,9 +48,10 @@ def score(
         ),
     ] = None,
     *,
-    model: Model,
+    model: ModelOrBundle = None,
     model_version: ModelVersion = "",
     target: Target = DEFAULT_TARGET,
+    bundle: Bundle = None,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
     inputs: Inputs = None,
     separator: Annotated[
@@ -79,7 +81,9 @@ def score(
 
     if not separator:
         raise UsageError("--separator is empty: nothing would stand between a source and its translation")
-    source = ModelSource(target=target, model=model, version=model_version, timeout_s=timeout_s)
+    source = ModelSource.of(
+        target=target, model=model, version=model_version, timeout_s=timeout_s, bundle=bundle
+    )
     form = form_of(as_json=as_json, tells_tokens=num_alternatives is not None)
 
     def show(scored: "LineAnswers[TextScore]") -> None:

@@ -8,9 +8,10 @@ from client.cli.decoding_options import Alignment, CoveragePenalty, TargetPrefix
 from client.cli.options import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
+    Bundle,
     Inputs,
     Json,
-    Model,
+    ModelOrBundle,
     ModelVersion,
     SkipBad,
     Target,
@@ -24,6 +25,7 @@ __all__ = ["EPILOG", "translate"]
 EPILOG = examples(
     'dragoman translate --model dates "le 3 mars 2024" "3. März 2024"',
     "dragoman translate --model multi30k < captions.en > captions.de  # a line for each line",
+    'dragoman translate --bundle models/dates/1 "le 3 mars 2024"  # without a server',
     'dragoman translate --model multi30k --beam-size 5 --num-hypotheses 3 "A dog runs."  # the three best',
     'dragoman translate --model dates --alternatives 3 "le 3 mars 2024"  # how sure is it of each token?',
 )
@@ -38,9 +40,10 @@ def translate(
         ),
     ] = None,
     *,
-    model: Model,
+    model: ModelOrBundle = None,
     model_version: ModelVersion = "",
     target: Target = DEFAULT_TARGET,
+    bundle: Bundle = None,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
     options: DecodingOptions,
     coverage_penalty: CoveragePenalty = None,
@@ -64,7 +67,9 @@ def translate(
     from client.cli.rendering import AnswerForm
 
     options["coverage_penalty"], options["alignment"] = coverage_penalty, alignment
-    source = ModelSource(target=target, model=model, version=model_version, timeout_s=timeout_s)
+    source = ModelSource.of(
+        target=target, model=model, version=model_version, timeout_s=timeout_s, bundle=bundle
+    )
     with input_lines(texts, inputs) as lines:
         asyncio.run(
             translate_lines(

@@ -14,7 +14,7 @@ from common.errors import DragomanError, OperationError, SettingsError, UsageErr
     ("arguments", "line"),
     [
         (["generte"], "error: no such command 'generte'. Did you mean 'generate'?"),
-        (["translate", "hello"], "error: missing option '--model' / '-m'"),
+        (["translate", "hello"], "error: missing option '--model' / '-m' (or '--bundle', without a server)"),
         (
             ["evaluate", "h:1", "--limit", "0"],
             "error: invalid value for '--limit': Input should be greater than or equal to 1 (got '0')",

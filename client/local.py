@@ -1,0 +1,286 @@
+"""A bundle in this process: the engine that serves, and the calls of the clients, without a server.
+
+    from client import Translator
+
+    with Translator("models/dates/1") as translator:
+        print(translator.translate("le 3 mars 2024")[0].text)
+
+This is the one module of the library that loads the server's packages.
+"""
+
+import asyncio
+import contextlib
+import math
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack, cast
+
+import grpc
+import grpc.aio
+
+from client.asynchronous import AsyncClient
+from client.blocking import Client
+from client.blocking_streams import Generation, TranslationStream
+from client.results import DecodingOptions, ModelInfo, Task, TextScore, Translation
+from common.errors import UsageError
+from server.config import EngineSettings
+from server.in_process import InProcessChannel, InProcessServer
+
+__all__ = ["Generator", "Translator", "local_async_client", "local_client"]
+
+_Result = TypeVar("_Result")
+
+
+class _LocalModel:
+    """A loaded bundle and a client of it."""
+
+    _task: Task
+
+    def __init__(self, bundle: str | Path, *, engine: Mapping[str, Any] | None = None) -> None:
+        """Load the bundle in the folder `bundle` and check it as a server does.
+
+        Args:
+            bundle: MODELS/NAME/VERSION, as `dragoman export` writes it.
+            engine: Settings of the engine, as the section `[engine]` of a server's configuration has them:
+                {"lanes": 1}, {"provider": "cuda"}.
+
+        Raises:
+            BundleError: the folder holds no sound bundle.
+            UsageError: the bundle does something else, or a setting does not fit.
+        """
+        self._open = contextlib.ExitStack()
+        settings = EngineSettings.load(dict(engine or {}), source="engine")
+        self._client = self._open.enter_context(local_client(Path(bundle), settings))
+        self.model: ModelInfo = self._client.model("")
+        if self.model.task is not self._task:
+            self.close()
+            raise UsageError(f"{bundle} is for {self.model.task}, not for {self._task}")
+
+    def close(self) -> None:
+        """Stop the engine; calls that still run fail."""
+        self._open.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Translator(_LocalModel):
+    """Translates with a bundle in this process. Safe to share between threads.
+
+    Calls, options, answers and errors are those of `client.Client`; a call has no deadline unless it names one.
+
+    Attributes:
+        model: What the bundle is.
+    """
+
+    _task = Task.TRANSLATION
+
+    def translate(
+        self,
+        texts: str | Sequence[str],
+        *,
+        target_prefixes: str | Sequence[str] = (),
+        timeout_s: float | None = None,
+        **options: Unpack[DecodingOptions],
+    ) -> list[Translation]:
+        """Translate every text; see `client.Client.translate`."""
+        return self._client.translate(
+            texts, model="", target_prefixes=target_prefixes, timeout_s=timeout_s, **options
+        )
+
+    def stream_translate(
+        self,
+        texts: str | Sequence[str],
+        *,
+        target_prefixes: str | Sequence[str] = (),
+        timeout_s: float | None = None,
+        **options: Unpack[DecodingOptions],
+    ) -> TranslationStream:
+        """Translate every text and give the answers piece by piece; see `client.Client.stream_translate`."""
+        return self._client.stream_translate(
+            texts, model="", target_prefixes=target_prefixes, timeout_s=timeout_s, **options
+        )
+
+    def score_translations(
+        self,
+        sources: str | Sequence[str],
+        targets: str | Sequence[str],
+        *,
+        num_alternatives: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[TextScore]:
+        """Tell how probable given translations are; see `client.Client.score_translations`."""
+        return self._client.score_translations(
+            sources, targets, model="", num_alternatives=num_alternatives, timeout_s=timeout_s
+        )
+
+
+class Generator(_LocalModel):
+    """Generates text with a bundle in this process. Safe to share between threads.
+
+    Calls, options, answers and errors are those of `client.Client`; a call has no deadline unless it names one.
+
+    Attributes:
+        model: What the bundle is.
+    """
+
+    _task = Task.GENERATION
+
+    def generate(
+        self, prompt: str, *, timeout_s: float | None = None, **options: Unpack[DecodingOptions]
+    ) -> Generation:
+        """Continue a prompt, piece by piece; see `client.Client.generate`."""
+        return self._client.generate(prompt, model="", timeout_s=timeout_s, **options)
+
+    def score_texts(
+        self, texts: str | Sequence[str], *, num_alternatives: int = 0, timeout_s: float | None = None
+    ) -> list[TextScore]:
+        """Tell how probable given texts are; see `client.Client.score_texts`."""
+        return self._client.score_texts(
+            texts, model="", num_alternatives=num_alternatives, timeout_s=timeout_s
+        )
+
+
+@contextlib.asynccontextmanager
+async def local_async_client(
+    bundle: Path, settings: EngineSettings | None = None, *, timeout_s: float = math.inf
+) -> AsyncIterator[AsyncClient]:
+    """Give an asyncio client of the bundle in the folder `bundle`; calls name no model.
+
+    Raises:
+        BundleError: the folder holds no sound bundle.
+    """
+    # Not in a thread: an interrupt would wait for its end, and nothing else runs in this loop yet.
+    server = InProcessServer(bundle, settings or EngineSettings())
+    try:
+        channel = cast("grpc.aio.Channel", server.channel())
+        async with AsyncClient.over(channel, target=str(bundle), timeout_s=timeout_s) as client:
+            yield client
+    finally:
+        await asyncio.to_thread(server.close)
+
+
+@contextlib.contextmanager
+def local_client(
+    bundle: Path, settings: EngineSettings | None = None, *, timeout_s: float = math.inf
+) -> Iterator[Client]:
+    """Give a blocking client of the bundle in the folder `bundle`; calls name no model.
+
+    Raises:
+        BundleError: the folder holds no sound bundle.
+    """
+    with contextlib.ExitStack() as stack:
+        server = InProcessServer(bundle, settings or EngineSettings())
+        stack.callback(server.close)
+        loop = stack.enter_context(_EventLoop())
+        channel = cast("grpc.Channel", _BlockingChannel(server.channel(), loop))
+        yield stack.enter_context(Client.over(channel, target=str(bundle), timeout_s=timeout_s))
+
+
+class _EventLoop:
+    """An event loop on a thread of its own, for callers that wait."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="local-model", daemon=True)
+
+    def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """What `work` gives; it is cancelled when the caller is interrupted."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.run(self._cancel_all())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _cancel_all(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _BlockingChannel:
+    """What the stubs of a `grpc.Channel` need: the channel in this process, for callers that wait."""
+
+    def __init__(self, channel: InProcessChannel, loop: _EventLoop) -> None:
+        self._channel = channel
+        self._loop = loop
+
+    def unary_unary(self, path: str, *_: Any, **__: Any) -> Any:
+        """A method that answers with one message."""
+        method = self._channel.unary_unary(path)
+
+        async def ask(request: Any, settings: dict[str, Any]) -> Any:
+            return await method(request, **settings)
+
+        def call(request: Any, **settings: Any) -> Any:
+            with _cancelled_as_grpc():
+                return self._loop.run(ask(request, settings))
+
+        return call
+
+    def unary_stream(self, path: str, *_: Any, **__: Any) -> Any:
+        """A method that answers with several messages."""
+        method = self._channel.unary_stream(path)
+
+        async def begin(request: Any, settings: dict[str, Any]) -> Any:
+            return method(request, **settings)
+
+        return lambda request, **settings: _BlockingCall(self._loop.run(begin(request, settings)), self._loop)
+
+    def close(self) -> None:
+        """Nothing: `local_client` closes what there is."""
+
+
+class _BlockingCall:
+    """The messages of a call, for a caller that waits for each."""
+
+    def __init__(self, call: Any, loop: _EventLoop) -> None:
+        self._call = call
+        self._loop = loop
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        with _cancelled_as_grpc():
+            message = self._loop.run(self._next_or_none())
+        if message is None:
+            raise StopIteration
+        return message
+
+    async def _next_or_none(self) -> Any:
+        return await anext(self._call, None)
+
+    def cancel(self) -> bool:
+        """Give up what has not come yet."""
+        self._call.cancel_from_any_thread()
+        return True
+
+
+@contextlib.contextmanager
+def _cancelled_as_grpc() -> Iterator[None]:
+    try:
+        yield
+    except CancelledError as error:
+        empty = grpc.aio.Metadata()
+        raise grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, empty, empty, "cancelled") from error

@@ -1,0 +1,171 @@
+"""`Translator` and `Generator`: a bundle in the caller's process."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from client import (
+    CallCancelledError,
+    Client,
+    DeadlineExceededError,
+    Generator,
+    InvalidRequestError,
+    ServerError,
+    Translator,
+)
+from client.cli.main import main
+from client.cli.server_process import running_server
+from client.local import local_client
+from common.errors import SettingsError, UsageError
+from server.errors import BundleError
+from tests.integration.serving import BUNDLES, Gate
+
+SPELL, COUNT = BUNDLES / "spell" / "2", BUNDLES / "count" / "2"
+
+
+@pytest.fixture(scope="module")
+def translator() -> Iterator[Translator]:
+    with Translator(SPELL, engine={"lanes": 1}) as loaded:
+        yield loaded
+
+
+def test_a_bundle_translates_without_a_server(translator: Translator) -> None:
+    assert (translator.model.name, translator.model.version) == ("spell", "2")
+    [one, two] = translator.translate(["12", "907"])
+    assert (one.text, two.text, one.version) == ("one two", "nine zero seven", "2")
+    pieces = list(translator.stream_translate("12"))
+    assert "".join(piece.text for piece in pieces) == "one two"
+    assert pieces[-1].translation == one
+    [score] = translator.score_translations("12", "one two")
+    assert score.log_probability == pytest.approx(one.log_probability, abs=1e-4)
+
+
+def test_a_bundle_generates_without_a_server() -> None:
+    with Generator(str(COUNT), engine={"lanes": 1}) as generator:
+        generation = generator.generate("one", max_tokens=3)
+        assert "".join(generation) == " two three four"
+        assert generation.summary.num_output_tokens == 3
+        assert generator.score_texts("one two three")[0].tokens
+
+
+def test_many_threads_share_a_translator(translator: Translator) -> None:
+    numbers = [str(number * 7919 % 10_000) for number in range(200)]
+    alone = translator.translate(numbers)
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda number: translator.translate(number)[0], numbers))
+    assert [answer.text for answer in answers] == [answer.text for answer in alone]
+
+
+def test_mistakes_are_those_of_the_client(translator: Translator) -> None:
+    with pytest.raises(InvalidRequestError, match=r"^inputs\[1\]: 101 tokens are more than 32") as caught:
+        translator.translate(["12", "9" * 100])
+    assert caught.value.violations[0].field == "inputs[1]"
+    with pytest.raises(InvalidRequestError, match=r"options\.top_p"):
+        translator.translate("12", top_p=1.5)
+    with pytest.raises(TypeError, match="texts must be a text or a list of texts, not None"):
+        translator.translate(None)  # type: ignore[arg-type]
+
+
+def test_what_is_no_such_bundle_is_refused(tmp_path: Path) -> None:
+    before = threading.active_count()
+    with pytest.raises(UsageError, match=f"^{COUNT} is for generation, not for translation$"):
+        Translator(COUNT)
+    with pytest.raises(BundleError, match=f"no bundle in {tmp_path}"):
+        Generator(tmp_path)
+    with pytest.raises(SettingsError, match="unknown key 'lane'; did you mean 'lanes'"):
+        Translator(SPELL, engine={"lane": 1})
+    assert threading.active_count() == before
+
+
+def test_a_deadline_holds_and_leaves_nothing_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    with Translator(SPELL, engine={"lanes": 1}) as translator:
+        with gate.closed(), pytest.raises(DeadlineExceededError, match=r"the timeout was 0\.1 s"):
+            translator.translate("12", timeout_s=0.1)
+        assert translator.translate("12")[0].text == "one two"
+
+
+def test_a_stream_that_is_left_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Generator(COUNT, engine={"lanes": 1}) as generator:
+        with generator.generate("one") as generation:
+            next(generation)
+        with pytest.raises(CallCancelledError):
+            list(generation)
+        assert "".join(generator.generate("one", max_tokens=2)) == " two three"
+
+
+def test_what_is_closed_says_so_and_leaves_no_thread() -> None:
+    before = threading.active_count()
+    translator = Translator(SPELL)
+    assert threading.active_count() > before
+    translator.close()
+    translator.close()
+    assert threading.active_count() == before
+    with pytest.raises(ValueError, match=f"^the client of {SPELL} is closed; make a new one$"):
+        translator.translate("12")
+
+
+def test_a_method_that_only_a_server_has_is_named() -> None:
+    with local_client(SPELL) as client, pytest.raises(ServerError, match="does not offer this call"):
+        client.wait_until_serving(timeout_s=1)
+
+
+@pytest.mark.parametrize(
+    ("command", "model", "arguments"),
+    [
+        ("translate", "spell", ("12", "907", "--beam-size", "4", "--num-hypotheses", "2")),
+        ("translate", "spell", ("12", "--json", "--alternatives", "2")),
+        ("translate", "spell", ("12", "9" * 100)),
+        ("generate", "count", ("one", "--max-tokens", "4")),
+        ("generate", "count", ("one", "--temperature", "2", "--seed", "3", "--json")),
+        ("score", "spell", ("12", "one two", "7", "seven")),
+        ("score", "count", ("one two", "--alternatives", "1")),
+    ],
+)
+def test_a_command_prints_the_same_with_and_without_a_server(
+    command: str,
+    model: str,
+    arguments: tuple[str, ...],
+    target: str,
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    code = main([command, "--target", target, "--model", model, *arguments])
+    served = capfdbinary.readouterr()
+    assert main([command, "--bundle", str(BUNDLES / model / "2"), *arguments]) == code
+    local = capfdbinary.readouterr()
+    assert (local.out, local.err) == (served.out, served.err)
+    assert served.out
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[str]:
+    with running_server(BUNDLES) as process:
+        yield process.target
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ((), "missing option '--model' / '-m' (or '--bundle', without a server)"),
+        (("--bundle", str(SPELL), "--model", "spell"), f"--bundle {SPELL} and --model: give one of them"),
+        (("--bundle", str(SPELL), "--model-version", "2"), f"--bundle {SPELL} and --model-version: give one"),
+        (("--bundle", str(SPELL), "--target", "here:1"), f"--bundle {SPELL} and --target: give one of them"),
+        (("--bundle", str(BUNDLES)), f"no bundle in {BUNDLES}: cannot read bundle.json"),
+    ],
+)
+@pytest.mark.parametrize("command", ["translate", "generate", "score"])
+def test_where_the_model_is_has_one_answer(
+    command: str, arguments: tuple[str, ...], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, *arguments, "12", "one"][: 3 + len(arguments) - (command == "generate")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {line}")
+
+
+def test_a_client_of_a_bundle_has_the_clients_calls() -> None:
+    with local_client(SPELL, timeout_s=20) as client:
+        assert isinstance(client, Client)
+        assert [model.name for model in client.models()] == ["spell"]
+        assert client.translate("12", model="spell")[0].text == "one two"
