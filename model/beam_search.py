@@ -1,13 +1,14 @@
 """Beam search (Graves 2012; Sutskever et al. 2014, section 3.2) in plain PyTorch, over many inputs at once."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from model.incremental import DecodingBatch, decoding_batches
-from model.tokenizer import END_ID
+from model.tokenizer import END_ID, WITHOUT_TEXT
 from model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["BeamHypothesis", "beam_search"]
@@ -43,10 +44,10 @@ def beam_search(
 
     This is fairseq's convention (`--lenpen`; Ott et al. 2019): the length counts the end token, and a penalty
     above 0 favours long answers. As there, a hypothesis ends where the end token is among the `beam_size` best
-    continuations of all beams. The search for an input stops once it has `beam_size` finished hypotheses and,
-    for a penalty of at most 0, no running beam beats the worst of them: none will then. Above 0 the search
-    does not wait for that, as fairseq does not: a beam may always catch up by growing, and answers would get
-    too long. With one beam and no penalty the result is that of `greedy_decode`.
+    continuations of all beams; tokens without a text are never among them. The search for an input stops once it
+    has `beam_size` finished hypotheses and, for a penalty of at most 0, no running beam beats the worst of them:
+    none will then. Above 0 the search does not wait for that, as fairseq does not: a beam may always catch up by
+    growing, and answers would get too long. With one beam and no penalty the result is that of `greedy_decode`.
 
     Args:
         model: in evaluation mode.
@@ -120,8 +121,11 @@ class _Search:
             that do not end as there are to be beams, where the vocabulary has so many.
         """
         num_inputs, width = self._log_probabilities.shape
+        permitted = logits.clone()
+        permitted[:, WITHOUT_TEXT] = -math.inf
+        num_permitted = logits.shape[-1] - len(WITHOUT_TEXT)
         # A row has one way to end, so the beam_size best continuations that do not are among so many:
-        values, tokens = logits.topk(min(self._beam_size + 1, logits.shape[-1]))
+        values, tokens = permitted.topk(min(self._beam_size + 1, num_permitted))
         # Equal ones in the order of their tokens, which topk does not promise: as greedy decoding takes them.
         tokens, order = tokens.sort(dim=-1)
         values = values.gather(-1, order).double() - logits.logsumexp(dim=-1, keepdim=True).double()

@@ -8,7 +8,7 @@ import torch
 
 from model.batching import pad_right
 from model.incremental import DecodingBatch, check_inputs, decoding_batches, rows_by_length
-from model.tokenizer import BEGIN_ID, END_ID
+from model.tokenizer import BEGIN_ID, END_ID, WITHOUT_TEXT
 from model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["Hypothesis", "greedy_decode", "score"]
@@ -37,7 +37,7 @@ def greedy_decode(
     max_tokens: int,
     min_tokens: int = 0,
 ) -> list[Hypothesis]:
-    """Take the likeliest token at each step.
+    """Take the likeliest token at each step, of those that have a text.
 
     Args:
         model: in evaluation mode.
@@ -102,6 +102,7 @@ def _decode(batch: DecodingBatch, min_tokens: int) -> Iterator[Hypothesis]:
     for step in range(batch.max_steps):
         logits = decoder.read(token_ids)  # (B, vocabulary)
         permitted = logits.clone()
+        permitted[:, WITHOUT_TEXT] = -math.inf
         if step < min_tokens:
             permitted[:, END_ID] = -math.inf
         best = permitted.topk(2, dim=-1)

@@ -21,6 +21,7 @@ __all__ = [
     "PADDING_ID",
     "SPECIAL_TOKENS",
     "UNKNOWN_ID",
+    "WITHOUT_TEXT",
     "load_tokenizer",
     "train_tokenizer",
 ]
@@ -30,6 +31,11 @@ UNKNOWN_ID: Final = 1
 BEGIN_ID: Final = 2
 END_ID: Final = 3
 SPECIAL_TOKENS: Final = ("<pad>", "<unk>", "<s>", "</s>")  # in the order of their ids
+WITHOUT_TEXT: Final = (
+    PADDING_ID,
+    UNKNOWN_ID,
+    BEGIN_ID,
+)  # no answer holds them: two answers could read the same
 
 
 def train_tokenizer(

@@ -81,6 +81,11 @@ class SpecialTokens(_Record):
     begin: int
     end: int
 
+    @property
+    def without_text(self) -> tuple[int, ...]:
+        """Those that stand for no text. No answer holds them: two answers could read the same."""
+        return self.padding, self.unknown, self.begin
+
 
 class GraphRecord(_Record):
     """One ONNX graph: its file and the names it takes and gives, in order."""

@@ -61,7 +61,9 @@ class Lane:
         self._sequences: list[RunningSequence] = []  # by row; one with beam search comes several times
         self._readings: dict[Source, Reading] = {}  # of who was read ahead by the last plan
         self._observer = observer
-        self._end = backend.bundle.manifest.special_tokens.end
+        special = backend.bundle.manifest.special_tokens
+        self._end = special.end
+        self._without_text = special.without_text
         self._translates = backend.bundle.manifest.task == "translation"
 
     def execute(self, plan: scheduler.Plan) -> list[RunningSequence]:
@@ -122,8 +124,11 @@ class Lane:
         ):
             return 0
         started = time.perf_counter()
-        token_ids, log_probabilities = self.rows.decode_steps(num_rows)
+        steps = self.rows.decode_steps(num_rows)
         self._observe("decode_steps", started, num_rows)
+        if steps is None:
+            return 0
+        token_ids, log_probabilities = steps
         for row, sequence in enumerate(self._sequences):
             for token_id, score in zip(
                 token_ids[:, row].tolist(), log_probabilities[:, row].tolist(), strict=True
@@ -174,12 +179,11 @@ class Lane:
             search = BeamSearch(parameters, self._end, list(rows), constraints, sequence.stop)
             sequence.search, sequence.num_best, sequence.needs_all = search, search.num_best, search.needs_all
         elif TokenChooser.is_needed(parameters):
-            constraints = self._constraints(sequence) if Constraints.are_needed(parameters) else None
-            sequence.chooser = TokenChooser(parameters, constraints)
+            sequence.chooser = TokenChooser(parameters, self._constraints(sequence))
 
     def _constraints(self, sequence: RunningSequence) -> Constraints:
         context = () if self._translates else sequence.input_ids
-        return Constraints(sequence.parameters, self._end, context)
+        return Constraints(sequence.parameters, self._end, context, never=self._without_text)
 
     def _choose(self, predictions: Predictions) -> list[RunningSequence]:
         """Give every row without beam search its next token, and end those that have come to it.
@@ -202,7 +206,7 @@ class Lane:
                 chosen[row] = sequence.chooser.choose(log_probabilities[row], sequence.token_ids)
                 scores[row] = float(log_probabilities[row, chosen[row]])
             elif chosen[row] == self._end and len(sequence.token_ids) < sequence.parameters.min_tokens:
-                chosen[row] = _best_but(self._end, log_probabilities[row])
+                chosen[row] = _best_but((self._end, *self._without_text), log_probabilities[row])
                 scores[row] = float(log_probabilities[row, chosen[row]])
         self.rows.arena.token_ids[: len(chosen)] = chosen
         for row, sequence in enumerate(self._sequences):
@@ -279,10 +283,11 @@ class Lane:
             self._observer.observe_step(graph, time.perf_counter() - started, num_rows)
 
 
-def _best_but(token_id: int, row: NDArray[np.float32]) -> int:
-    """The most probable token of a row (V,) that is not `token_id`; the row stays as it is."""
-    log_probability = row[token_id]
-    row[token_id] = -np.inf
+def _best_but(token_ids: Sequence[int], row: NDArray[np.float32]) -> int:
+    """The most probable token of a row (V,) that is none of `token_ids`; the row stays as it is."""
+    places = list(token_ids)
+    log_probabilities = row[places]
+    row[places] = -np.inf
     best = int(row.argmax())
-    row[token_id] = log_probability
+    row[places] = log_probabilities
     return best

@@ -82,6 +82,8 @@ class Rows:
             (arena.num_rows, manifest.dimensions.vocabulary_size), np.float32
         )
         self._needs_all: NDArray[np.int64] = np.ones(1, np.int64)
+        self._has_no_text: NDArray[np.bool_] = np.zeros(manifest.dimensions.vocabulary_size, np.bool_)
+        self._has_no_text[list(manifest.special_tokens.without_text)] = True
         self._steps: dict[tuple[str, int, int], _BoundStep] = {}
         self.num_steps = _num_steps(manifest)
         self._chosen: NDArray[np.int64] = np.zeros((self.num_steps, arena.num_rows), np.int64)
@@ -173,14 +175,34 @@ class Rows:
         """Feed `arena.token_ids` of the first `num_rows` rows; every row's length grows by one.
 
         Returns:
-            What the next token may be, with at least `num_best` of the best of each row: views that the next call
-            overwrites. Unless `needs_all`, the others' log-probabilities may be anything.
+            What the next token may be, with at least `num_best` of the best of each row, if there are so many with a
+            text: views that the next call overwrites. Unless `needs_all`, the others' log-probabilities may be
+            anything.
         """
+        # With room for the tokens without a text, but for greedy rows, whose best token hardly ever is one of them.
+        num_told = num_best + (self._has_no_text.sum() if num_best > 1 else 0)
         # A power of two: what is bound to so many rows and so many best stays bound.
-        num_best = min(1 << (num_best - 1).bit_length(), self._log_probabilities.shape[1])
-        predictions = self._predict(num_rows, num_best, needs_all=needs_all)
+        num_told = min(1 << (int(num_told) - 1).bit_length(), self._log_probabilities.shape[1])
+        predictions = self._predict(num_rows, num_told, needs_all=needs_all)
+        if self._has_no_text[predictions.token_ids].any():
+            predictions = self._with_text(predictions, num_best)
         self.arena.lengths[:num_rows] += 1
         return predictions
+
+    def _with_text(self, predictions: Predictions, num_best: int) -> Predictions:
+        """The same with the `num_best` best tokens that have a text; what stands for no text is never chosen."""
+        has_no_text = self._has_no_text[predictions.token_ids]
+        order = has_no_text.argsort(axis=1, kind="stable")[:, :num_best]
+        best = np.take_along_axis(predictions.best, order, axis=1)
+        token_ids = np.take_along_axis(predictions.token_ids, order, axis=1)
+        lacking = np.flatnonzero((~has_no_text).sum(axis=1) < order.shape[1])
+        if lacking.size:
+            # The same step again, which writes the same keys and values in the same places, to see all tokens.
+            num_rows, num_told = predictions.token_ids.shape
+            predictions = self._predict(num_rows, num_told, needs_all=True)
+            rows = np.where(self._has_no_text, np.float32(-np.inf), predictions.log_probabilities[lacking])
+            best[lacking], token_ids[lacking] = best_of_rows(rows, order.shape[1])
+        return Predictions(predictions.log_probabilities, best, token_ids)
 
     def has_room_for_steps(self, num_rows: int) -> bool:
         """Whether the first `num_rows` rows can take all steps of `decode_steps` before one of them is full."""
@@ -189,15 +211,23 @@ class Rows:
         longest = int(self.arena.lengths[:num_rows].max())
         return longest + self.num_steps <= self._manifest.limits.max_context_tokens
 
-    def decode_steps(self, num_rows: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def decode_steps(self, num_rows: int) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
         """Feed `arena.token_ids` of the first `num_rows` rows, then what they chose: the most probable token each time.
 
         Afterwards `arena.token_ids` has the last ones. Nothing checks whether a row should have ended on the way.
 
         Returns:
-            Token ids and their log-probabilities, (num_steps, num_rows): views that the next call overwrites.
+            Token ids and their log-probabilities, (num_steps, num_rows): views that the next call overwrites. None
+            where a token without a text was the most probable one before its row's end: then no step was taken.
         """
         self._run_bound("decode_steps", num_rows)
+        has_no_text = self._has_no_text[self._chosen[:, :num_rows]]
+        if has_no_text.any():
+            ended = np.logical_or.accumulate(
+                self._chosen[:, :num_rows] == self._manifest.special_tokens.end, axis=0
+            )
+            if (has_no_text & ~ended).any():
+                return None
         self.arena.lengths[:num_rows] += self.num_steps
         self.arena.token_ids[:num_rows] = self._chosen[-1, :num_rows]
         return self._chosen[:, :num_rows], self._scores[:, :num_rows]

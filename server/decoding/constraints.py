@@ -24,8 +24,23 @@ class Constraints:
     - `suppressed`: no such run of tokens is completed.
     """
 
-    def __init__(self, parameters: DecodingParameters, end: int, context: Sequence[int]) -> None:
-        """`end` is the end of sequence's id; `context` is read before the output and counts as repeated."""
+    def __init__(
+        self,
+        parameters: DecodingParameters,
+        end: int,
+        context: Sequence[int],
+        *,
+        never: Sequence[int] = (),
+    ) -> None:
+        """Make the constraints of one sequence.
+
+        Args:
+            parameters: say what is asked for.
+            end: the end of sequence's id.
+            context: is read before the output and counts as repeated.
+            never: tokens that nothing makes possible.
+        """
+        self._never = list(never)
         self._min_tokens = parameters.min_tokens
         self._repetition_penalty = parameters.repetition_penalty
         self._ngram_size = parameters.no_repeat_ngram_size
@@ -59,6 +74,7 @@ class Constraints:
         Where nothing may be chosen any more, the end of sequence may.
         """
         end_log_probability = row[self._end]
+        row[self._never] = -np.inf
         history = (*self._context, *token_ids)
         if self._repetition_penalty != 1.0 and history:
             row[np.unique(history)] *= np.float32(self._repetition_penalty)

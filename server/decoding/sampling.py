@@ -20,7 +20,7 @@ FloatRow = NDArray[np.float32]
 class TokenChooser:
     """Chooses for a row that is not plainly greedy: a prefix is forced, something is forbidden, tokens are drawn."""
 
-    def __init__(self, parameters: DecodingParameters, constraints: Constraints | None) -> None:
+    def __init__(self, parameters: DecodingParameters, constraints: Constraints) -> None:
         self._parameters = parameters
         self._constraints = constraints
         self._generator = new_generator(parameters) if parameters.temperature > 0 else None
@@ -38,8 +38,7 @@ class TokenChooser:
         """The token after the output tokens `token_ids`, from a row (V,)."""
         if len(token_ids) < len(self._parameters.prefix):
             return self._parameters.prefix[len(token_ids)]
-        if self._constraints is not None:
-            log_probabilities = self._constraints.adjusted(log_probabilities, token_ids)
+        log_probabilities = self._constraints.adjusted(log_probabilities, token_ids)
         if self._generator is not None:
             return sample(log_probabilities, self._parameters, self._generator.random())
         return int(log_probabilities.argmax())

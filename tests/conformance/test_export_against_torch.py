@@ -229,7 +229,10 @@ def test_several_steps_in_one_call_choose_what_single_steps_do(
         assert num_first in {1, min(4, answer.best.num_output_tokens)}
     assert len(several.rows["decode_steps"]) > 5
     assert several.rows["decode"], "a full row takes its last steps one by one"
-    assert sum(several.rows["decode_steps"]) + sum(several.rows["decode"]) < sum(single.rows["decode"]) / 2
+    # Random weights often prefer a token without a text: such a call is made again, a step at a time.
+    assert (
+        sum(several.rows["decode_steps"]) + sum(several.rows["decode"]) < sum(single.rows["decode"]) * 2 / 3
+    )
 
 
 def test_a_row_that_is_drawn_is_asked_after_each_step(tmp_path: Path) -> None:

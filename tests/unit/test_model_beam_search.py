@@ -7,7 +7,7 @@ import torch
 
 from model.beam_search import BeamHypothesis, beam_search
 from model.decoding import greedy_decode, score
-from model.tokenizer import BEGIN_ID, END_ID
+from model.tokenizer import BEGIN_ID, END_ID, WITHOUT_TEXT
 from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
 
 Model = TranslationModel | LanguageModel
@@ -42,7 +42,7 @@ def make_inputs(model: Model, number: int) -> list[list[int]]:
 
 def best_of_all(model: Model, given: list[int], max_tokens: int, penalty: float) -> list[BeamHypothesis]:
     """Every sequence that ends within `max_tokens`, best first."""
-    tokens = [token for token in range(model.dims.vocabulary_size) if token != END_ID]
+    tokens = [token for token in range(model.dims.vocabulary_size) if token not in {END_ID, *WITHOUT_TEXT}]
     outputs = [
         [*prefix, END_ID]
         for length in range(max_tokens)
@@ -110,7 +110,9 @@ def test_with_a_reward_for_length_enough_finished_hypotheses_end_the_search(mode
     assert sum(lengths) / len(lengths) < sum(longer) / len(longer) - 0.5
 
 
-def test_a_wider_beam_finds_better_sequences_than_greedy_decoding(model: Model) -> None:
+@pytest.mark.parametrize("task", ["translation", "generation"])
+def test_a_wider_beam_finds_better_sequences_than_greedy_decoding(task: str) -> None:
+    model = make_model(task, VOCABULARY_SIZE, seed=5)  # ends many of its greedy answers
     inputs = make_inputs(model, 64)
     both = zip(
         greedy_decode(model, inputs, 12),

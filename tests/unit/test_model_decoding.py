@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.decoding import Hypothesis, greedy_decode, score
-from model.tokenizer import BEGIN_ID, END_ID
+from model.tokenizer import BEGIN_ID, END_ID, WITHOUT_TEXT
 from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
 
 Model = TranslationModel | LanguageModel
@@ -47,6 +47,7 @@ def decode_naively(model: Model, given: list[int], max_tokens: int, min_tokens: 
     while len(output) < max_tokens and END_ID not in output:
         logits = next_logits(model, given, output)
         permitted = logits.clone()
+        permitted[list(WITHOUT_TEXT)] = -math.inf
         if len(output) < min_tokens:
             permitted[END_ID] = -math.inf
         best, second = permitted.sort(descending=True).values[:2].tolist()

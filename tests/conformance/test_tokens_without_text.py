@@ -1,0 +1,133 @@
+"""No answer holds a token that stands for no text, however probable it is; PyTorch agrees on what comes instead."""
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import model.beam_search
+import model.decoding
+from model.transformer import LanguageModel, TranslationModel
+from server.backend import Backend
+from server.bundle import Bundle, SpecialTokens
+from server.decoding.parameters import DecodingParameters
+from server.lane import Lane
+from server.offline import decode_offline, decode_sequences
+from server.running_sequence import RunningSequence
+from tests.conformance.backends import ON_DEVICE, load
+from tests.conformance.exported_models import export
+
+BEGIN, END = 2, 3
+MAX_TOKENS = 10
+
+
+def inputs() -> list[list[int]]:
+    rng = random.Random(7)
+    return [[BEGIN, *(rng.randrange(4, 120) for _ in range(rng.randint(1, 12)))] for _ in range(24)]
+
+
+def taking_favourites(backend: Backend) -> tuple[Backend, tuple[int, ...]]:
+    """The backend as if its two favourite tokens were those for padding and for what is unknown."""
+    answers = decode_offline(
+        backend, [(ids, DecodingParameters(max_tokens=MAX_TOKENS)) for ids in inputs()], num_slots=8
+    )
+    counts = Counter(token for answer in answers for token in answer.best.token_ids)
+    (first, num_first), (second, _) = counts.most_common(2)
+    assert num_first > 10, "what is forbidden should be what the model would choose"
+    special = SpecialTokens(padding=first, unknown=second, begin=BEGIN, end=END)
+    manifest = backend.bundle.manifest.model_copy(update={"special_tokens": special})
+    bundle = Bundle(backend.bundle.path, manifest)
+    return Backend(
+        bundle, backend.sessions, device=backend.device, kernels=backend.kernels
+    ), special.without_text
+
+
+Exported = tuple[TranslationModel | LanguageModel, Backend, tuple[int, ...]]
+
+
+@pytest.fixture(params=["translation, pre-norm, grouped heads, SwiGLU", "generation, GELU"])
+def exported(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exported:
+    torch_model, backend = export(request.param, tmp_path)
+    backend, without_text = taking_favourites(backend)
+    monkeypatch.setattr(model.decoding, "WITHOUT_TEXT", without_text)
+    monkeypatch.setattr(model.beam_search, "WITHOUT_TEXT", without_text)
+    return torch_model, backend, without_text
+
+
+@pytest.mark.parametrize("multi_step_rows", [0, 64])
+def test_greedy_answers_hold_none(exported: Exported, multi_step_rows: int) -> None:
+    torch_model, backend, without_text = exported
+    expected = model.decoding.greedy_decode(torch_model, inputs(), MAX_TOKENS)
+    lane = Lane(backend, 8, multi_step_rows=multi_step_rows)
+    parameters = DecodingParameters(max_tokens=MAX_TOKENS)
+    sequences = [RunningSequence.create(ids, parameters) for ids in inputs()]
+    for result, theirs in zip(decode_sequences(lane, sequences), expected, strict=True):
+        assert result.best.with_end(END) == theirs.token_ids
+        assert result.best.log_probability == pytest.approx(theirs.log_probability, abs=1e-3)
+        assert not set(result.best.token_ids) & set(without_text)
+
+
+@pytest.mark.parametrize("beam_size", [2, 4, 5])
+def test_no_hypothesis_holds_one(exported: Exported, beam_size: int) -> None:
+    torch_model, backend, without_text = exported
+    expected = model.beam_search.beam_search(
+        torch_model, inputs(), MAX_TOKENS, beam_size=beam_size, num_hypotheses=beam_size
+    )
+    parameters = DecodingParameters(max_tokens=MAX_TOKENS, beam_size=beam_size, num_hypotheses=beam_size)
+    found = decode_offline(backend, [(ids, parameters) for ids in inputs()], num_slots=20)
+    num_equal = 0
+    for ours, theirs in zip(found, expected, strict=True):
+        tokens = [each.with_end(END) for each in ours.hypotheses]
+        num_equal += tokens == [each.token_ids for each in theirs]
+        assert not {token for each in tokens for token in each} & set(without_text)
+    assert num_equal >= len(expected) - 2, "but for near ties, which rounding decides, they are the same"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        DecodingParameters(max_tokens=MAX_TOKENS, temperature=1.0, seed=3),
+        DecodingParameters(max_tokens=MAX_TOKENS, temperature=1.0, top_k=4, top_p=0.9, seed=3),
+        DecodingParameters(max_tokens=MAX_TOKENS, min_tokens=5),
+        DecodingParameters(max_tokens=MAX_TOKENS, prefix=(7, 9)),
+        DecodingParameters(max_tokens=MAX_TOKENS, no_repeat_ngram_size=1),
+        DecodingParameters(max_tokens=MAX_TOKENS, num_alternatives=3),
+        DecodingParameters(max_tokens=MAX_TOKENS, num_alternatives=3, beam_size=3),
+        DecodingParameters(max_tokens=MAX_TOKENS, min_tokens=4, beam_size=3),
+        DecodingParameters(max_tokens=MAX_TOKENS, repetition_penalty=1.5, beam_size=3),
+    ],
+)
+def test_no_way_of_decoding_chooses_one(exported: Exported, parameters: DecodingParameters) -> None:
+    _, backend, without_text = exported
+    for result in decode_offline(backend, [(ids, parameters) for ids in inputs()], num_slots=8):
+        assert not set(result.best.token_ids) & set(without_text)
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+@pytest.mark.parametrize(
+    "name",
+    ["bundles/count/1", "extending/count/4", f"halves/count/1{ON_DEVICE}", f"halves/spell/1{ON_DEVICE}"],
+)
+def test_a_neighbour_that_meets_one_changes_no_answer(name: str, beam_size: int) -> None:
+    """Bundles of each age, and caches on a device: the step is read again where too little was told."""
+    backend = load(name)
+    vocabulary_size = backend.bundle.manifest.dimensions.vocabulary_size
+    special = SpecialTokens(padding=vocabulary_size - 1, unknown=8, begin=BEGIN, end=END)
+    manifest = backend.bundle.manifest.model_copy(update={"special_tokens": special})
+    backend = Backend(
+        Bundle(backend.bundle.path, manifest),
+        backend.sessions,
+        device=backend.device,
+        kernels=backend.kernels,
+    )
+    parameters = DecodingParameters(max_tokens=MAX_TOKENS, beam_size=beam_size)
+    rng = random.Random(5)
+    cases = [
+        ([BEGIN, *(rng.randrange(4, vocabulary_size) for _ in range(rng.randint(1, 8)))], parameters)
+        for _ in range(16)
+    ]
+    together = decode_offline(backend, cases, num_slots=16)
+    alone = [decode_offline(backend, [case], num_slots=beam_size)[0] for case in cases]
+    assert [each.best.token_ids for each in together] == [each.best.token_ids for each in alone]
+    assert not {token for each in together for token in each.best.token_ids} & set(special.without_text)
