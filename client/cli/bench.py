@@ -16,10 +16,10 @@ from client.cli.options import (
     Timeout,
     examples,
 )
-from client.cli.output import note, report_console, write_json
+from client.cli.output import note, note_waiting_for_input, report_console, write_json
 from client.cli.progress import progress_bar
 from client.results import DecodingOptions
-from common.errors import OperationError, UsageError
+from common.errors import OperationError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,6 +38,7 @@ EPILOG = examples(
 
 _LOAD = "Load"
 _BUSY_SHARE = 0.9
+_LATE_S = 0.1
 
 
 def bench(
@@ -81,7 +82,7 @@ def bench(
         ),
     ] = 2.0,
     inputs: Annotated[
-        str | None,
+        Path | None,
         typer.Option(
             metavar="FILE",
             help="Texts to send: a file of lines, - for standard input, or a bundle's folder.",
@@ -107,6 +108,8 @@ def bench(
     """Put a load on a server and measure throughput, latency and errors.
 
     Latency counts from the moment a request was meant to be sent: a server that falls behind cannot hide it.
+    Whether the load generator itself was the limit is said on standard error; an open loop whose rate it cannot
+    send ends with exit code 1 as soon as that is clear.
     """
     import dataclasses
 
@@ -135,29 +138,42 @@ def bench(
         console = report_console()
         console.print(f"{model} at {target}: {loop}, {duration_s:g} s", markup=False)
         console.print(report_table(plan, report))
+        for code, message in report.error_messages.items():
+            console.print(f"  first {code}: {message}", markup=False)
+    for remark in remarks(plan, report):
+        note(f"note: {remark}")
+    if report.num_errors == report.num_requests:
+        told = [f"{count:,} {code} ({report.error_messages[code]})" for code, count in report.errors.items()]
+        raise OperationError(
+            f"{target} answered none of {report.num_requests} requests: {'; '.join(told) or 'none ended'}"
+        )
+
+
+def remarks(plan: "LoadPlan", report: "LoadReport") -> list[str]:
+    """What is to be known of a measurement: whether it is the generator's rather than the server's."""
+    told = []
+    if plan.rate and report.send_lag and report.send_lag.p99_s > _LATE_S:
+        told.append(
+            f"this load generator fell behind: it sent {report.sent_per_s:,.0f} of {plan.rate:,.10g} requests/s, "
+            f"one of a hundred more than {report.send_lag.p99_s:.2g} s late; the latencies include that wait"
+        )
     if report.generator_cpu_share > _BUSY_SHARE:
-        note(
-            f"note: this load generator used {report.generator_cpu_share:.0%} of a core:"
+        told.append(
+            f"this load generator used {report.generator_cpu_share:.0%} of a core:"
             " it may have been the limit, not the server"
         )
-    if report.num_errors == report.num_requests:
-        codes = ", ".join(f"{count} {code}" for code, count in report.errors.items())
-        raise OperationError(
-            f"{target} answered none of {report.num_requests} requests: {codes or 'none ended'}"
-        )
+    return told
 
 
-def _texts(inputs: str | None, target: str, model: str, version: str, timeout_s: float) -> tuple[str, ...]:
+def _texts(inputs: Path | None, target: str, model: str, version: str, timeout_s: float) -> tuple[str, ...]:
     from client import Client
-    from client.load.inputs import read_inputs, sample_inputs
+    from client.load.inputs import lines_of, read_inputs, sample_inputs
 
-    if inputs == "-":
-        lines = tuple(line for line in sys.stdin.read().splitlines() if line.strip())
-        if not lines:
-            raise UsageError("standard input holds no inputs: it is empty")
-        return lines
+    if inputs == Path("-"):
+        note_waiting_for_input()
+        return lines_of(sys.stdin.buffer.read(), "standard input")
     if inputs is not None:
-        return read_inputs(Path(inputs))
+        return read_inputs(inputs)
     with Client(target, timeout_s=timeout_s) as client:
         return sample_inputs(client.model(model, version))
 

@@ -18,11 +18,14 @@ from client.errors import CallError
 from client.load.arrivals import poisson_arrivals
 from client.load.report import LoadReport, Outcome, Recorder
 from client.results import DecodingOptions, Task
-from common.errors import UsageError
+from common.errors import OperationError, UsageError
 
 __all__ = ["LoadPlan", "Progress", "run_load"]
 
 _PROGRESS_INTERVAL_S = 0.1
+
+MAX_LAG_S = 3.0
+"""A generator that is so late never catches up: what it would measure is itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,7 @@ async def run_load(plan: LoadPlan, on_progress: Callable[[Progress], None] | Non
 
     Raises:
         CallError: the server cannot be reached or does not hold the model.
+        OperationError: this generator cannot send at the rate of the open loop.
     """
     # Retries would hide the errors and blur the latencies that are to be measured.
     settings = ChannelSettings(max_attempts=1)
@@ -138,11 +142,24 @@ async def _open_loop(plan: LoadPlan, begin_s: float, ask: _Ask, recorder: Record
     arrivals = itertools.takewhile(
         lambda arrival_s: arrival_s < length_s, poisson_arrivals(plan.rate, seed=plan.seed)
     )
-    async with asyncio.TaskGroup() as requests:
-        for text, arrival_s in zip(_endless(plan), arrivals, strict=False):
-            # Even when late, let the requests that are under way have their turn.
-            await asyncio.sleep(max(0.0, begin_s + arrival_s - time.monotonic()))
-            requests.create_task(request(text, begin_s + arrival_s))
+    try:
+        async with asyncio.TaskGroup() as requests:
+            for num_sent, (text, arrival_s) in enumerate(zip(_endless(plan), arrivals, strict=False)):
+                now_s = time.monotonic()
+                if now_s - begin_s - arrival_s > MAX_LAG_S:
+                    raise _fell_behind(plan, num_sent / (now_s - begin_s))
+                # Even when late, let the requests that are under way have their turn.
+                await asyncio.sleep(max(0.0, begin_s + arrival_s - now_s))
+                requests.create_task(request(text, begin_s + arrival_s))
+    except* OperationError as group:  # a task group wraps what ends it
+        raise group.exceptions[0] from None
+
+
+def _fell_behind(plan: LoadPlan, sent_per_s: float) -> OperationError:
+    return OperationError(
+        f"this load generator is the limit, not the server: of {plan.rate:,.10g} requests/s it sends "
+        f"{sent_per_s:,.0f}, and is {MAX_LAG_S:g} s late; give a lower rate, or run several generators"
+    )
 
 
 def _endless(plan: LoadPlan) -> Iterator[str]:
@@ -159,7 +176,8 @@ def _asker(client: AsyncClient, plan: LoadPlan, task: Task) -> _Ask:
         try:
             first_token_s, num_input_tokens, num_output_tokens = await call(client, plan, text)
         except CallError as error:
-            return Outcome(intended_s, sent_s, None, time.monotonic(), error.code.name)
+            finished_s = time.monotonic()
+            return Outcome(intended_s, sent_s, None, finished_s, error.code.name, message=str(error))
         finished_s = time.monotonic()
         return Outcome(
             intended_s, sent_s, first_token_s, finished_s, "OK", num_input_tokens, num_output_tokens

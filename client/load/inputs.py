@@ -1,12 +1,15 @@
 """What to send when there is a load to make."""
 
+import codecs
 import json
 from pathlib import Path
 
 from client.results import ModelInfo
 from common.errors import UsageError
 
-__all__ = ["read_inputs", "sample_inputs"]
+__all__ = ["lines_of", "read_inputs", "sample_inputs"]
+
+_SHOWN_BYTES = 40
 
 _SAMPLES = {
     "dates": (
@@ -53,15 +56,32 @@ def read_inputs(path: Path) -> tuple[str, ...]:
         UsageError: it cannot be read, or holds no input.
     """
     try:
-        if path.is_dir():
-            manifest = json.loads((path / "bundle.json").read_text(encoding="utf-8"))
-            inputs = tuple(example["text"] for example in manifest["golden_examples"])
-        else:
-            inputs = tuple(line for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        if not path.is_dir():
+            return lines_of(path.read_bytes(), str(path))
+        manifest = json.loads((path / "bundle.json").read_text(encoding="utf-8"))
+        inputs = tuple(example["text"] for example in manifest["golden_examples"])
     except OSError as error:
         raise UsageError(f"cannot read inputs from {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} holds no inputs: {error}") from error
     if not inputs:
-        raise UsageError(f"{path} holds no inputs: it is empty")
+        raise UsageError(f"{path} holds no inputs: it has no golden examples")
+    return inputs
+
+
+def lines_of(content: bytes, name: str) -> tuple[str, ...]:
+    """The lines of a text, empty ones left out; `name` is where it comes from.
+
+    Raises:
+        UsageError: a line is not UTF-8, or there is none.
+    """
+    lines = []
+    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
+        try:
+            lines.append(line.decode())
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{name}, line {number}: not UTF-8: {line[:_SHOWN_BYTES]!r}") from error
+    inputs = tuple(line for line in lines if line.strip())
+    if not inputs:
+        raise UsageError(f"{name} holds no inputs: it is empty")
     return inputs

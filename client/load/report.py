@@ -21,6 +21,7 @@ class Outcome:
         code: The gRPC status code's name, "OK" when it was answered.
         num_input_tokens: Of an answered request.
         num_output_tokens: Of an answered request.
+        message: Why it was not answered.
     """
 
     intended_s: float
@@ -30,6 +31,7 @@ class Outcome:
     code: str
     num_input_tokens: int = 0
     num_output_tokens: int = 0
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class LoadReport:
         window_s: Length of the window, in seconds.
         num_requests: Requests that were meant to be sent within the window.
         errors: How many of them failed, by gRPC status code.
+        error_messages: What the first of them was told, by gRPC status code.
+        sent_per_s: Requests that left within the window, a second.
         requests_per_s: Requests answered within the window, whenever they were sent, a second.
         input_tokens_per_s: Tokens of their inputs.
         output_tokens_per_s: Tokens of their answers.
@@ -76,6 +80,8 @@ class LoadReport:
     window_s: float
     num_requests: int
     errors: dict[str, int]
+    error_messages: dict[str, str]
+    sent_per_s: float
     requests_per_s: float
     input_tokens_per_s: float
     output_tokens_per_s: float
@@ -97,10 +103,12 @@ class Recorder:
         self._begin_s = begin_s
         self._end_s = end_s
         self._num_requests = 0
+        self._num_sent = 0
         self._num_answered = 0
         self._num_input_tokens = 0
         self._num_output_tokens = 0
         self._errors: collections.Counter[str] = collections.Counter()
+        self._messages: dict[str, str] = {}
         self._latencies_s = array("d")
         self._first_tokens_s = array("d")
         self._lags_s = array("d")
@@ -116,12 +124,14 @@ class Recorder:
             self._num_answered += 1
             self._num_input_tokens += outcome.num_input_tokens
             self._num_output_tokens += outcome.num_output_tokens
+        self._num_sent += self._begin_s <= outcome.sent_s < self._end_s
         if not self._begin_s <= outcome.intended_s < self._end_s:
             return
         self._num_requests += 1
         self._lags_s.append(outcome.sent_s - outcome.intended_s)
         if outcome.code != "OK":
             self._errors[outcome.code] += 1
+            self._messages.setdefault(outcome.code, outcome.message)
             return
         self._latencies_s.append(outcome.finished_s - outcome.intended_s)
         if outcome.first_token_s is not None:
@@ -134,6 +144,8 @@ class Recorder:
             window_s=window_s,
             num_requests=self._num_requests,
             errors=dict(self._errors.most_common()),
+            error_messages=self._messages,
+            sent_per_s=self._num_sent / window_s,
             requests_per_s=self._num_answered / window_s,
             input_tokens_per_s=self._num_input_tokens / window_s,
             output_tokens_per_s=self._num_output_tokens / window_s,

@@ -178,7 +178,7 @@ def test_a_load_is_measured(server: ServerProcess, dragoman: Run) -> None:
     assert closed["report"]["time_to_first_token"]["p50_s"] <= closed["report"]["latency"]["p50_s"]
     searching = json.loads(dragoman(*where, "spell", *load, inputs, "--beam-size", "2"))
     assert searching["report"]["errors"] == {}
-    dragoman(*where, "spell", *load, inputs, "--beam-size", "65", code=1, error=" INVALID_ARGUMENT")
+    dragoman(*where, "spell", *load, inputs, "--beam-size", "65", code=1, error="(options.beam_size: 65")
     opened = json.loads(dragoman(*where, "count", *load, str(BUNDLES / "count" / "2"), "--rate", "20"))
     assert opened["plan"]["rate"] == 20
     assert opened["report"]["num_requests"] > 0

@@ -8,8 +8,10 @@ import grpc
 import pytest
 
 from client import NotFoundError
+from client.load import generator
 from client.load.generator import LoadPlan, Progress, run_load
-from tests.integration.scripted_server import Failure, ScriptedServer, running_server
+from common.errors import OperationError
+from tests.integration.scripted_server import Failure, ScriptedServer, invalid, running_server
 
 
 @pytest.fixture
@@ -97,6 +99,36 @@ async def test_errors_are_counted_by_their_code_and_not_tried_again(server: Scri
     assert set(report.errors) == {"UNAVAILABLE"}
     assert report.num_errors == pytest.approx(report.num_requests / 2, abs=1)
     assert report.num_requests == len(server.script.requests) - 1
+
+
+async def test_an_impossible_rate_ends_at_once(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "MAX_LAG_S", 0.3)
+    plan = LoadPlan(
+        target=server.target, model="dates", inputs=["un"], rate=1e6, duration_s=600.0, options={}
+    )
+    async with asyncio.timeout(60):
+        with pytest.raises(OperationError, match=r"is the limit, not the server: of 1,000,000 requests/s it"):
+            await run_load(plan)
+
+
+async def test_refusals_tell_their_reason(server: ScriptedServer) -> None:
+    server.script.refuse = lambda request: (
+        invalid("inputs[0]", "is odd") if hasattr(request, "inputs") else None
+    )
+    plan = LoadPlan(
+        target=server.target,
+        model="dates",
+        inputs=["un"],
+        concurrency=1,
+        warm_up_s=0.0,
+        duration_s=0.1,
+        options={},
+    )
+    report = await run_load(plan)
+    assert report.num_errors == report.num_requests > 0
+    assert report.error_messages == {"INVALID_ARGUMENT": "inputs[0]: is odd"}
 
 
 async def test_a_model_that_is_not_there_is_no_load(server: ScriptedServer) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from client.cli import bench
 from client.load.arrivals import poisson_arrivals
 from client.load.generator import LoadPlan
-from client.load.inputs import read_inputs, sample_inputs
-from client.load.report import Distribution, Outcome, Recorder
+from client.load.inputs import lines_of, read_inputs, sample_inputs
+from client.load.report import Distribution, LoadReport, Outcome, Recorder
 from client.results import ModelInfo, Task
 from common.errors import UsageError
 
@@ -50,10 +51,13 @@ def test_latency_counts_from_the_intended_time_and_only_within_the_window() -> N
     recorder.add(Outcome(9.9, 9.9, None, 10.5, "OK", 1, 2))  # sent in the warm-up, answered in the window
     recorder.add(Outcome(11.0, 12.0, 12.5, 13.0, "OK", 3, 4))  # left a second late
     recorder.add(Outcome(19.0, 19.0, 22.0, 23.0, "OK", 7, 7))  # answered after the window
-    recorder.add(Outcome(15.0, 15.0, None, 15.1, "RESOURCE_EXHAUSTED"))
-    recorder.add(Outcome(20.0, 20.0, None, 20.1, "UNAVAILABLE"))  # beyond
+    recorder.add(Outcome(15.0, 15.0, None, 15.1, "RESOURCE_EXHAUSTED", message="full"))
+    recorder.add(Outcome(16.0, 21.0, None, 21.1, "RESOURCE_EXHAUSTED", message="full again"))  # left late
+    recorder.add(Outcome(20.0, 20.0, None, 20.1, "UNAVAILABLE", message="gone"))  # beyond
     report = recorder.report(generator_cpu_share=0.5)
-    assert (report.num_requests, report.errors, report.num_errors) == (3, {"RESOURCE_EXHAUSTED": 1}, 1)
+    assert (report.num_requests, report.errors, report.num_errors) == (4, {"RESOURCE_EXHAUSTED": 2}, 2)
+    assert report.error_messages == {"RESOURCE_EXHAUSTED": "full"}
+    assert report.sent_per_s == pytest.approx(0.3)
     assert report.requests_per_s == pytest.approx(0.2)
     assert (report.input_tokens_per_s, report.output_tokens_per_s) == pytest.approx((0.4, 0.6))
     assert report.latency is not None
@@ -62,7 +66,7 @@ def test_latency_counts_from_the_intended_time_and_only_within_the_window() -> N
     assert report.time_to_first_token is not None
     assert report.time_to_first_token.mean_s == pytest.approx(2.25)
     assert report.send_lag is not None
-    assert report.send_lag.max_s == 1.0
+    assert report.send_lag.max_s == 5.0
 
 
 @pytest.mark.parametrize(
@@ -100,6 +104,41 @@ def test_inputs_are_lines_or_a_bundles_golden_examples(tmp_path: Path) -> None:
     manifest = {"golden_examples": [{"text": "drei", "token_ids": [5]}]}
     (tmp_path / "bundle.json").write_text(json.dumps(manifest))
     assert read_inputs(tmp_path) == ("drei",)
+
+
+@pytest.mark.parametrize(
+    ("rate", "late_s", "cpu_share", "told"),
+    [
+        (500.0, 0.01, 0.5, []),
+        (
+            500.0,
+            1.0,
+            0.5,
+            ["fell behind: it sent 300 of 500 requests/s, one of a hundred more than 1 s late"],
+        ),
+        (None, 1.0, 0.95, ["used 95% of a core"]),
+        (1e6, 2.5, 0.99, ["it sent 300 of 1,000,000 requests/s, one of a hundred more than 2.5", "used 99%"]),
+    ],
+)
+def test_a_generator_that_was_the_limit_says_so(
+    rate: float | None, late_s: float, cpu_share: float, told: list[str]
+) -> None:
+    load = {"rate": rate} if rate else {"concurrency": 4}
+    plan = LoadPlan(target="host:1", model="m", inputs=("x",), options={}, **load)  # type: ignore[arg-type]
+    lag = Distribution(late_s, late_s, late_s, late_s, late_s)
+    report = LoadReport(10.0, 5, {}, {}, 300.0, 1.0, 1.0, 1.0, None, None, lag, cpu_share)
+    remarks = bench.remarks(plan, report)
+    assert len(remarks) == len(told)
+    assert all(expected in remark for expected, remark in zip(told, remarks, strict=True))
+
+
+def test_a_line_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lines").write_bytes(b"\xef\xbb\xbfeins\nzw\xffei\n")
+    with pytest.raises(UsageError, match=r"lines, line 2: not UTF-8: b'zw\\xffei'$"):
+        read_inputs(tmp_path / "lines")
+    assert lines_of(b"\xef\xbb\xbfeins\n\n", "here") == ("eins",)
+    with pytest.raises(UsageError, match=r"^here holds no inputs: it is empty$"):
+        lines_of(b"\n", "here")
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "nonsense", '{"golden_examples": []}'])
