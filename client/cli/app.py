@@ -155,6 +155,8 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of the output has gone, and needs no message
         return EXIT_FAILURE
     except Exception as error:  # noqa: BLE001  the unexpected is raised again
+        if _comes_of_interrupt(error):
+            return EXIT_INTERRUPTED
         message, code = _explain(error)
         if message:  # `dragoman` alone has said all with its help
             note(f"error: {' '.join(message.split())}")
@@ -180,6 +182,17 @@ def _explain(error: Exception) -> tuple[str, int]:
         case OSError(strerror=str(reason), filename=filename):
             return f"{reason}: {filename}" if filename else reason, EXIT_FAILURE
     raise error
+
+
+def _comes_of_interrupt(error: BaseException | None) -> bool:
+    """Whether an interrupt is behind `error`, of which a module of C that is being loaded makes an error."""
+    if not isinstance(error, ImportError | SystemError):
+        return False
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _usage_message(error: TyperException) -> str:

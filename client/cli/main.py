@@ -8,12 +8,15 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from types import FrameType
 
 from client.cli.exit_codes import EXIT_INTERRUPTED
 
 __all__ = ["main"]
+
+_MOMENT_S = 0.01
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if can_be_interrupted:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            sys.unraisablehook = _interrupt_again
         return run(sys.argv[1:])
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -48,6 +52,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  as `signal` calls it
     """Leave at once. A module that is half loaded may turn an exception into any other one."""
     os._exit(EXIT_INTERRUPTED)
+
+
+def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Repeat an interrupt that came where no exception can be raised, as in a callback of a dead object.
+
+    The interpreter would show it and go on, and a server would go on serving.
+    """
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        # A moment later: what is raised here is lost as well.
+        timer = threading.Timer(_MOMENT_S, os.kill, (os.getpid(), signal.SIGINT))
+        timer.daemon = True
+        timer.start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _open_closed_streams() -> None:

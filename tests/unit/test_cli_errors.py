@@ -97,6 +97,14 @@ def test_an_interrupt_has_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main([]) == 130
 
 
+def test_an_interrupt_that_a_module_made_an_error_of_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def initialise(*_: object, **__: object) -> None:
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.setattr(cli, "app", initialise)
+    assert main([]) == 130
+
+
 def test_an_unwritable_folder_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     assert main(["train", "dates", "--out", str(tmp_path / "file" / "run")]) == 1

@@ -49,6 +49,25 @@ sys.exit(main())
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
+def test_an_interrupt_where_nothing_can_be_raised_is_not_lost() -> None:
+    done = run("""
+import os, signal, sys, time, weakref
+from client.cli.main import main
+
+class Interrupter:
+    def find_spec(self, name, path=None, target=None):
+        if name == "server.config":
+            dying = Interrupter()
+            self.kept = weakref.ref(dying, lambda _: os.kill(os.getpid(), signal.SIGINT))
+
+sys.meta_path.insert(0, Interrupter())
+code = main()
+time.sleep(30)  # the command may be over when the interrupt is repeated
+sys.exit(code)
+""")
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
 def test_an_interrupt_while_the_interpreter_leaves_shows_nothing() -> None:
     done = run("""
 import atexit, os, signal, sys

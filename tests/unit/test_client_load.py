@@ -124,7 +124,7 @@ def test_a_generator_that_was_the_limit_says_so(
     rate: float | None, late_s: float, cpu_share: float, told: list[str]
 ) -> None:
     load = {"rate": rate} if rate else {"concurrency": 4}
-    plan = LoadPlan(target="host:1", model="m", inputs=("x",), options={}, **load)  # type: ignore[arg-type]
+    plan = LoadPlan(target="host:1", model="m", inputs=("x",), options={}, **load)
     lag = Distribution(late_s, late_s, late_s, late_s, late_s)
     report = LoadReport(10.0, 5, {}, {}, 300.0, 1.0, 1.0, 1.0, None, None, lag, cpu_share)
     remarks = bench.remarks(plan, report)
