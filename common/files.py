@@ -36,7 +36,7 @@ class Destination:
         flaw: Returns why the thing at a path is not of this kind, None where it is.
         inputs: Files and folders that the command reads.
         replaces: Whether the command was told to replace a thing of its kind.
-        option: What tells it so.
+        advice: What the user can do where the command was not told to.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class Destination:
     flaw: Callable[[Path], str | None]
     inputs: tuple[Path, ...] = ()
     replaces: bool = False
-    option: str = "--force"
+    advice: str = "give --force to replace it, or name another place"
 
     def check(self) -> None:
         """Refuse a place that the command must not write to; nothing there is touched.
@@ -66,9 +66,7 @@ class Destination:
         if flaw := self.flaw(self.path):
             raise UsageError(f"{self.path} is not {self.kind}, and nothing else is ever replaced: {flaw}")
         if not self.replaces:
-            raise UsageError(
-                f"{self.path} is {self.kind} already: give {self.option} to replace it, or name another place"
-            )
+            raise UsageError(f"{self.path} is {self.kind} already: {self.advice}")
 
     @contextlib.contextmanager
     def file(self) -> Iterator[BinaryIO]:

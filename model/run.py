@@ -8,6 +8,7 @@
     samples.jsonl       what the model made of a few held-out inputs, a line a validation
     tensorboard/        the same, to look at
     report.html         all of it for a person, in one file
+    corpus.json         the corpus's files as they were when training began
     checkpoints/        step-*.safetensors, each with a step-*.json
     corpus/             the training data as token ids, until training ends
     state/              step-*.safetensors: all that a training under way needs to go on
@@ -45,6 +46,7 @@ RECORD_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 REPORT_FILE = "report.html"
+CORPUS_RECORD_FILE = "corpus.json"
 TENSORBOARD_FOLDER = "tensorboard"
 CHECKPOINT_FOLDER = "checkpoints"
 CORPUS_FOLDER = "corpus"
@@ -60,6 +62,7 @@ RUN_FILES = (
     CORPUS_FOLDER,
     STATE_FOLDER,
     REPORT_FILE,
+    CORPUS_RECORD_FILE,
 )
 """All but the recipe, which tells that a folder is a run's."""
 

@@ -55,7 +55,9 @@ def train(
     restart: Annotated[
         bool,
         typer.Option(
-            "--restart", help="Begin again, over an unfinished run in --out.", rich_help_panel="Start from"
+            "--restart",
+            help="Begin again, over the run in --out, finished or not.",
+            rich_help_panel="Start from",
         ),
     ] = False,
     init: Annotated[

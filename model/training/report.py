@@ -9,8 +9,9 @@ from pathlib import Path
 import jinja2
 import torch
 
-from common.files import atomic_write
+from common.files import Destination
 from model.run import REPORT_FILE, TENSORBOARD_FOLDER
+from model.run_folder import report_flaw
 from model.training.curves import draw_charts
 from model.training.history import History, read_history
 from model.training.records import Sample
@@ -65,6 +66,7 @@ def write_report(folder: Path) -> Path:
 
     Raises:
         RunError: the folder is no run's, or a file in it is damaged.
+        UsageError: a report.html is there that is none of these.
         OperationError: the folder cannot be written.
     """
     history = read_history(folder)
@@ -92,7 +94,8 @@ def write_report(folder: Path) -> Path:
         tensorboard=TENSORBOARD_FOLDER,
     )
     path = folder / REPORT_FILE
-    atomic_write(path, page)
+    with Destination(path=path, kind="a report", flaw=report_flaw, replaces=True).file() as file:
+        file.write(page.encode())
     return path
 
 

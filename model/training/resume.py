@@ -2,14 +2,15 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.errors import OperationError, UsageError
-from common.files import check_writable
+from common.files import Destination, check_writable
 from model.recipe import Recipe
-from model.run import RECIPE_FILE, RECORD_FILE, RUN_FILES, STATE_FOLDER, read_settings
+from model.run import RECIPE_FILE, RECORD_FILE, RUN_FILES, STATE_FOLDER, WEIGHTS_FILE, read_settings
+from model.run_folder import run_flaw
 from model.training.reproduction import flat_settings
 from model.training.state import State, StateStore
 
@@ -63,27 +64,44 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     ]
 
 
-def make_room(out: Path, *, restarts: bool) -> None:
-    """Make `out` an empty run folder. Only what is known to be a run is ever removed.
+def make_room(out: Path, *, restarts: bool, reads: Sequence[Path] = ()) -> None:
+    """Make `out` an empty run folder. Only what is known to be a run is ever removed, and when it is told to.
+
+    A link to a folder is followed, for a run is written in its place.
+
+    Args:
+        out: the folder; it is made if it is missing.
+        restarts: whether a run in it that training has got somewhere with, finished or not, may be removed.
+        reads: folders that training reads, which `out` must be apart from.
 
     Raises:
-        UsageError: it holds something else, or a run that is not finished and `restarts` is not given.
+        UsageError: it holds something else, or a run and `restarts` is not given.
         OperationError: it cannot be written.
     """
+    found = _found(out)
+    Destination(
+        path=out.resolve() if out.is_symlink() else out,
+        kind="a run",
+        flaw=run_flaw,
+        inputs=tuple(reads),
+        replaces=restarts or found is None,
+        advice=found or "",
+    ).check()
     check_writable(out)
-    if (out / RECIPE_FILE).is_file():
-        states = sorted((out / STATE_FOLDER).glob("step-*")) if not (out / RECORD_FILE).is_file() else []
-        if states and not restarts:
-            step = int(states[-1].name.split("-")[1])
-            raise UsageError(
-                f"{out} holds an unfinished run at step {step:,}: give --resume to go on with it, "
-                "or --restart to begin again"
-            )
-        try:
-            for name in RUN_FILES:
-                path = out / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        except OSError as error:
-            raise OperationError(f"cannot replace the run in {out}: {error.strerror}") from error
-    elif others := sorted(path.name for path in out.iterdir() if not path.name.startswith(".")):
-        raise UsageError(f"{out} holds no run but {others[0]!r}: give --out an empty or a new folder")
+    try:
+        for name in RUN_FILES:
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OperationError(f"cannot replace the run in {out}: {error.strerror}") from error
+
+
+def _found(out: Path) -> str | None:
+    """What would be lost with the run in `out`, and what to do about it; None where it is nothing."""
+    if (out / RECORD_FILE).is_file():
+        return "finished; give --restart to train anew in its place, or --out another folder"
+    states = sorted((out / STATE_FOLDER).glob("step-*"))
+    if not states and not (out / WEIGHTS_FILE).exists():
+        return None
+    step = f" at step {int(states[-1].name.split('-')[1]):,}" if states else ""
+    return f"unfinished{step}; give --resume to go on with it, or --restart to begin again"

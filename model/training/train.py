@@ -35,7 +35,7 @@ class Beginning:
     Attributes:
         resume: go on with the unfinished run in the folder.
         accept_changes: even if the recipe is another than it was begun with.
-        restart: begin again, although an unfinished run is in the folder.
+        restart: begin again, although a run is in the folder, finished or not.
         init: a run folder whose weights and tokenizer to start from.
         new_tokenizer: with `init`, train the recipe's own tokenizer and carry over the rows of the embedding.
     """
@@ -55,7 +55,7 @@ def train(
     beginning: Beginning | None = None,
     show_progress: bool = True,
 ) -> TrainingSummary:
-    """Train by `recipe` and leave a run in the folder `out`, in place of an earlier finished run there.
+    """Train by `recipe` and leave a run in the folder `out`.
 
     Under `torchrun` all its processes train together (`model.training.distributed`); the main one writes.
 
@@ -67,8 +67,8 @@ def train(
         show_progress: talk on standard error.
 
     Raises:
-        UsageError: `out` holds something else than a run, or an unfinished one; the corpus, the recipe or the
-            run to start from is at fault.
+        UsageError: `out` holds something else than a run, or one that `beginning` does not say what to do with; the
+            corpus, the recipe or the run to start from is at fault.
         OperationError: `out` cannot be written, or the loss is not finite.
         TrainingStopped: SIGTERM or Ctrl-C; what was reached is saved.
     """
@@ -121,7 +121,7 @@ def _open_folder(
         world.sum(0)  # nobody writes the recipe before all have read the one that was there
     if world.is_main:
         if not beginning.resume:
-            make_room(out, restarts=beginning.restart)
+            make_room(out, restarts=beginning.restart, reads=[beginning.init] if beginning.init else [])
         atomic_write(out / RECIPE_FILE, recipe.model_dump_json(indent=2) + "\n")
     world.sum(0)  # nobody goes on before the folder is as it should be
     return notes, resumed

@@ -10,12 +10,13 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
     EventAccumulator,
 )
 
-from common.errors import OperationError, UsageError
+from common.errors import UsageError
 from model.decoding import greedy_decode
 from model.errors import CorpusError, TrainingError
 from model.recipe import Recipe
 from model.run import load_run
-from model.training.train import train
+from model.training.train import Beginning, train
+from tests.trees import tree
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -211,25 +212,73 @@ def test_a_loss_that_is_not_finite_names_the_step(numbers: Path, tmp_path: Path)
     assert not (tmp_path / "run/run.json").exists()
 
 
-def test_an_earlier_run_is_replaced_and_nothing_else_ever(numbers: Path, tmp_path: Path) -> None:
+def test_an_earlier_run_is_replaced_when_told_to_and_nothing_else_ever(numbers: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     train(translation(numbers, max_steps=20), out, show_progress=False)
-    train(translation(numbers, max_steps=10, average_checkpoints=1), out, show_progress=False)
+    before, shorter = tree(out), translation(numbers, max_steps=10, average_checkpoints=1)
+    with pytest.raises(
+        UsageError, match=r"run is a run already: finished; give --restart to train anew in its place"
+    ):
+        train(shorter, out, show_progress=False)
+    assert tree(out) == before, "its weights are there, and all else"
+    (out / "notes.txt").write_text("what I learned")
+    train(shorter, out, beginning=Beginning(restart=True), show_progress=False)
     assert load_run(out).step == 10
     assert len(list((out / "checkpoints").glob("*.safetensors"))) == 1
     assert {line["step"] for line in lines_of(out / "metrics.jsonl") if "loss" in line} == {10}
+    assert (out / "notes.txt").read_text() == "what I learned"
 
-    letters = tmp_path / "letters"
-    letters.mkdir()
-    (letters / "to-mother.txt").write_text("Dear mother")
-    with pytest.raises(UsageError, match=r"letters holds no run but 'to-mother\.txt'"):
-        train(translation(numbers), letters, show_progress=False)
-    assert [path.name for path in letters.iterdir()] == ["to-mother.txt"]
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("to-mother.txt", "Dear mother", "it holds 'to-mother.txt' and no recipe.json"),
+        ("recipe.json", '{"flour": "500 g"}', "its recipe.json is not that of a run"),
+        ("recipe.json", "500 g of flour", "its recipe.json is not that of a run"),
+        ("run/corpus/train.tsv", "one\t1", "its 'corpus' holds 'train.tsv' as well"),
+        ("run/state/New York", "", "its 'state' holds 'New York' as well"),
+        ("run/tensorboard/mine/x", "", "its 'tensorboard' holds 'mine' as well"),
+        ("run/report.html", "<title>Annual report</title>", "its 'report.html': it is another page"),
+        ("run/samples.jsonl/x", "", "its 'samples.jsonl' is a folder"),
+    ],
+)
+def test_restart_removes_nothing_that_training_did_not_write(
+    numbers: Path, tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    out = tmp_path / "out"
+    path = out / name.removeprefix("run/")
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    if name.startswith("run/"):
+        (out / "recipe.json").write_text(translation(numbers).model_dump_json())
+    before = tree(out)
+    with pytest.raises(UsageError) as refused:
+        train(translation(numbers), out, beginning=Beginning(restart=True), show_progress=False)
+    assert f"is not a run, and nothing else is ever replaced: {message}" in str(refused.value)
+    assert tree(out) == before
+
+
+@pytest.mark.parametrize("out", ["first", "first/second", "."])
+def test_a_run_that_is_started_from_is_not_written_over(numbers: Path, tmp_path: Path, out: str) -> None:
+    train(translation(numbers, max_steps=2), tmp_path / "first", show_progress=False)
+    before = tree(tmp_path)
+    again = Beginning(init=tmp_path / "first", restart=True)
+    with pytest.raises(UsageError, match=r"this command reads"):
+        train(translation(numbers), tmp_path / out, beginning=again, show_progress=False)
+    assert tree(tmp_path) == before
+
+
+def test_a_link_to_a_folder_is_followed(numbers: Path, tmp_path: Path) -> None:
+    (tmp_path / "big disk").mkdir()
+    (tmp_path / "run").symlink_to("big disk")
+    train(translation(numbers, max_steps=2), tmp_path / "run", show_progress=False)
+    assert load_run(tmp_path / "big disk").step == 2
+    assert (tmp_path / "run").is_symlink()
 
 
 def test_a_folder_that_cannot_be_written_fails_at_once(numbers: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
-    with pytest.raises(OperationError, match=r"cannot write .*taken/run"):
+    with pytest.raises(UsageError, match=r"taken/run cannot be made: .*taken is a file"):
         train(translation(numbers), tmp_path / "taken/run", show_progress=False)
 
 

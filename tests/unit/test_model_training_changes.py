@@ -69,7 +69,9 @@ def test_an_unfinished_run_is_not_thrown_away(
 ) -> None:
     out = tmp_path / "run"
     stop_after(monkeypatch, recipe(settings), out, num_steps=10)
-    with pytest.raises(UsageError, match=r"unfinished run at step 10: give --resume .* or --restart"):
+    with pytest.raises(
+        UsageError, match=r"a run already: unfinished at step 10; give --resume .* or --restart"
+    ):
         train(recipe(settings), out, show_progress=False)
     train(recipe(settings, max_steps=3), out, beginning=Beginning(restart=True), show_progress=False)
     assert load_run(out).step == 3
