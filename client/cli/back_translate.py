@@ -36,7 +36,6 @@ def back_translate(
         Path,
         typer.Option(
             metavar="FILE",
-            dir_okay=False,
             help="Where the pairs go, as JSON Lines for corpus.synthetic_pairs.",
         ),
     ],
@@ -62,6 +61,12 @@ def back_translate(
             min=1, metavar="N", help="Most pairs made of one text: its best translations that are new."
         ),
     ] = 1,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Replace the file of pairs that is at --out. Nothing else is ever replaced."
+        ),
+    ] = False,
 ) -> None:
     """Make training pairs out of texts alone: translate them, and turn the pairs round.
 
@@ -84,6 +89,7 @@ def back_translate(
             data=data,
             limit=limit,
             search=search,
+            replaces=force,
             progress=progress,
         )
     write_text("".join(f"{line}\n" for line in _lines(made, out)))

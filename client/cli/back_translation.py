@@ -7,7 +7,9 @@ people in both cases.
 """
 
 import asyncio
+import dataclasses
 import itertools
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +22,12 @@ from client.cli.evaluation import Progress, corpus_of
 from client.cli.lines import MAX_LINE_BYTES
 from client.cli.output import json_line
 from common.errors import UsageError
-from common.files import atomic_file
+from common.files import Destination
 from model.corpora.cleaning import DigestSet, clean
 from model.corpora.corpus import Pair, example_digest
 from model.corpora.readers import read_line_documents
 from model.corpora.report import CorpusReport, Tally
-from model.corpora.sources import SourceFiles
+from model.corpora.sources import STANDARD_INPUT, SourceFiles
 from model.corpora.synthetic import FIELDS
 from model.errors import CorpusError
 from server.bundle import Bundle
@@ -34,7 +36,7 @@ from server.decoding.parameters import DecodingParameters
 from server.engine import Engine, Ticket
 from server.validation import MAX_BEAM_SIZE
 
-__all__ = ["BackTranslation", "PairSearch", "back_translate_texts"]
+__all__ = ["BackTranslation", "PairSearch", "back_translate_texts", "pairs_flaw"]
 
 _WINDOW_TEXTS = 2048  # sorted by length, so that the encoder reads like lengths together; two are under way
 _NUM_SPARE = 2  # hypotheses asked for beyond those wanted: some say what is known already
@@ -98,6 +100,7 @@ class _Texts:
     read: Callable[[], Iterator[str]]
     known: DigestSet = field(default_factory=DigestSet)
     cleaning: CorpusReport = field(default_factory=CorpusReport)
+    files: tuple[Path, ...] = ()  # that they are read from
 
 
 def back_translate_texts(
@@ -108,30 +111,42 @@ def back_translate_texts(
     data: Path | None,
     limit: int | None,
     search: PairSearch,
+    replaces: bool,
     progress: Progress,
 ) -> BackTranslation:
     """Translate texts by the bundle in `folder` and write the pairs, turned round, to `out` as JSON Lines.
 
     Args:
         folder: a translation bundle, from the language of the texts.
-        out: appears whole or not at all.
+        out: appears whole or not at all; it is new, or a file of pairs where `replaces` is True.
         text: a file of a text a line, or `-`; None: the sources the model was trained on, of which no pair is
             written that its corpus has already (as far as a `DigestSet` remembers).
         data: folder of the corpus, if it lies elsewhere than it did at training.
         limit: most texts to translate.
         search: how.
+        replaces: whether a file of pairs that is there may be replaced; nothing else ever is.
         progress: told of each text.
 
     Raises:
         BundleError: the folder holds no sound bundle.
-        UsageError: the bundle does not translate.
+        UsageError: the bundle does not translate, or `out` is no place to write to.
         CorpusError: the texts cannot be read, or none of them gave a pair.
         OperationError: `out` cannot be written.
     """
+    destination = Destination(
+        path=out,
+        kind="a file of pairs",
+        flaw=pairs_flaw,
+        inputs=(folder,) if text in {None, STANDARD_INPUT} else (folder, SourceFiles(Path()).file(text).path),
+        replaces=replaces,
+    )
+    destination.check()
     bundle = Bundle.read(folder)
     if bundle.manifest.task != "translation":
         raise UsageError(f"{folder} is a {bundle.manifest.task} model: only one that translates makes pairs")
     texts = _file_texts(text) if text is not None else _training_texts(bundle, data)
+    destination = dataclasses.replace(destination, inputs=(*destination.inputs, *texts.files))
+    destination.check()
     num_texts = texts.num_texts if limit is None else min(limit, texts.num_texts)
     engine = Engine.load(
         bundle,
@@ -151,7 +166,7 @@ def back_translate_texts(
 
     begin_s = time.perf_counter()
     try:
-        with atomic_file(out) as file:
+        with destination.file() as file:
             writer = asyncio.run(write_all(file))
             if not writer.num_pairs:
                 raise CorpusError(
@@ -169,6 +184,20 @@ def back_translate_texts(
         texts.cleaning,
         time.perf_counter() - begin_s,
     )
+
+
+def pairs_flaw(path: Path) -> str | None:
+    """Why what is at `path` is not a file of pairs, to judge by its first line; None where it is."""
+    if not path.is_file():
+        return "it is no file"
+    with path.open("rb") as file:
+        line = file.readline(MAX_LINE_BYTES)
+    try:
+        pair = json.loads(line)
+    except ValueError:
+        return "its first line is not JSON"
+    has_pair = isinstance(pair, dict) and pair.keys() == set(FIELDS)
+    return None if has_pair else f"its first line is not an object of {' and '.join(FIELDS)}"
 
 
 def _file_texts(name: str) -> _Texts:
@@ -198,7 +227,7 @@ def _training_texts(bundle: Bundle, data: Path | None) -> _Texts:
     known = DigestSet()
     for pair in pairs():
         known.add(example_digest(Pair(pair.target, pair.source)))
-    return _Texts(sum(1 for _ in read()), read, known)
+    return _Texts(sum(1 for _ in read()), read, known, files=tuple(file.path for file in corpus.files))
 
 
 async def _translate(

@@ -62,10 +62,11 @@ def demo(
     already, it leaves them alone and takes the next free names.
     """
     from client.cli.server_process import running_server
-    from export.destination import choose_bundle_folder
+    from export.destination import bundle_destination, choose_bundle_folder
 
     begin_s = time.perf_counter()
     run, bundle = _free_run_folder(folder / "runs"), choose_bundle_folder(folder / "models" / RECIPE)
+    bundle_destination(bundle, run, replaces=False).check()
     console = report_console()
     _train(console, run, overrides or [])
     _export(console, run, bundle)

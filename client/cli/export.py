@@ -63,11 +63,12 @@ def export(
     When an fp32 bundle disagrees with PyTorch in any token, nothing is written. Of fp16 and int8 bundles, which
     round, the agreement is told and recorded, and their quality is shown beside that of fp32.
     """
-    from export.destination import choose_bundle_folder, served_folder
+    from export.destination import bundle_destination, choose_bundle_folder, served_folder
     from export.exporter import export_run
 
     wanted = out or Path("models", run.resolve().name)
     bundle = choose_bundle_folder(wanted)
+    bundle_destination(bundle, run, replaces=force).check()
     if bundle != wanted:
         note(f"{wanted}: its next free version is {bundle.name}")
     with progress_bar() as progress:

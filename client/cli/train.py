@@ -48,7 +48,7 @@ def train(
         bool,
         typer.Option(
             "--accept-changes",
-            help="Resume although the recipe is not the one the run was begun with.",
+            help="Resume although the recipe or a file of its corpus is not the one the run was begun with.",
             rich_help_panel="Start from",
         ),
     ] = False,

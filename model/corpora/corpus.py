@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from model.corpora.report import CorpusReport
+from model.corpora.sources import SourceFile
 from model.errors import CorpusError
 
 __all__ = [
@@ -66,6 +67,7 @@ class Corpus(Generic[Example]):
     Attributes:
         train: may be larger than memory: go through it, do not copy it.
         report: what reading left out or mended.
+        files: what it is read from; none where it is made.
 
     Raises:
         CorpusError: a split holds nothing; `test` alone may be empty.
@@ -76,6 +78,7 @@ class Corpus(Generic[Example]):
     validation: Sequence[Example]
     test: Sequence[Example]
     report: CorpusReport = dataclasses.field(default_factory=CorpusReport)
+    files: tuple[SourceFile, ...] = ()
 
     def __post_init__(self) -> None:
         for split in ("train", "validation"):

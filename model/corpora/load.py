@@ -1,5 +1,6 @@
 """The one way in: a recipe's corpus, whatever its kind."""
 
+import dataclasses
 from pathlib import Path
 
 from model.corpora.corpus import Corpus, Pair
@@ -11,6 +12,7 @@ from model.corpora.settings import (
     FolderSettings,
     JsonLinesSettings,
     Multi30kSettings,
+    PairSettings,
     ParquetSettings,
     ShakespeareSettings,
     StdlibSettings,
@@ -29,7 +31,7 @@ def load_corpus(recipe: Recipe, data: Path | None = None) -> Corpus[Pair] | Corp
     """Read or make the corpus of `recipe`: pairs for translation, documents for generation.
 
     `data` is the folder its files are in (`--data`), in place of the recipe's own. `corpus.report` says what
-    was left out or mended.
+    was left out or mended, `corpus.files` what was read.
 
     Raises:
         RecipeError: `data` is given and the recipe reads no files.
@@ -44,16 +46,23 @@ def load_corpus(recipe: Recipe, data: Path | None = None) -> Corpus[Pair] | Corp
         case StdlibSettings():
             return read_stdlib()
         case Multi30kSettings():
-            files = SourceFiles(Path(settings.folder or ""))
-            return with_synthetic_pairs(read_multi30k(settings), settings, files)
+            return _with_synthetic_pairs(
+                read_multi30k(settings), settings, SourceFiles(Path(settings.folder or ""))
+            )
         case ShakespeareSettings():
             return read_shakespeare(settings)
     files = SourceFiles(_folder(recipe.name, settings))
     if isinstance(settings, TextSettings) or (
         isinstance(settings, JsonLinesSettings | ParquetSettings) and recipe.task == "generation"
     ):
-        return read_document_files(recipe.name, settings, files)
-    return with_synthetic_pairs(read_pair_files(recipe.name, settings, files), settings, files)
+        documents = read_document_files(recipe.name, settings, files)
+        return dataclasses.replace(documents, files=tuple(files.found))
+    return _with_synthetic_pairs(read_pair_files(recipe.name, settings, files), settings, files)
+
+
+def _with_synthetic_pairs(corpus: Corpus[Pair], settings: PairSettings, files: SourceFiles) -> Corpus[Pair]:
+    whole = with_synthetic_pairs(corpus, settings, files)
+    return dataclasses.replace(whole, files=(*corpus.files, *files.found))
 
 
 def _folder(name: str, settings: FolderSettings) -> Path:

@@ -45,7 +45,7 @@ def read_multi30k(settings: Multi30kSettings, *, source: str = MULTI30K_SOURCE) 
     """
     suffix = ".lc.norm.tok" if settings.tokenized else ""
     splits: list[list[Pair]] = []
-    report = CorpusReport("pairs")
+    report, read = CorpusReport("pairs"), list[SourceFile]()
     for split, num_lines in _MULTI30K_SPLITS.items():
         files = list[SourceFile]()
         for language in (settings.source, settings.target):
@@ -55,12 +55,13 @@ def read_multi30k(settings: Multi30kSettings, *, source: str = MULTI30K_SOURCE) 
             else:
                 url = f"{source}/tok/{name}" if settings.tokenized else f"{source}/raw/{name}.gz"
                 files.append(_fetch("multi30k", url, num_lines))
+        read += files
         tally = Tally()  # the published files need no cleaning; a folder may hold others
         pairs = read_parallel(files[0], files[1], settings.max_line_bytes)
         splits.append(list(clean(pairs, tally, drop_duplicates=settings.drop_duplicates)))
         report += tally.report("pairs")
     train, validation, test = splits
-    return Corpus("multi30k", train, validation, test, report)
+    return Corpus("multi30k", train, validation, test, report, tuple(read))
 
 
 def read_shakespeare(settings: ShakespeareSettings, *, source: str = SHAKESPEARE_SOURCE) -> Corpus[str]:
@@ -78,7 +79,7 @@ def read_shakespeare(settings: ShakespeareSettings, *, source: str = SHAKESPEARE
     documents = read_documents([file], settings.max_line_bytes)
     text = "".join(clean(documents, tally, drop_duplicates=settings.drop_duplicates))
     train, validation, _ = cut_ends(text, 0.1)
-    return Corpus("shakespeare", [train], [validation], [], tally.report("documents"))
+    return Corpus("shakespeare", [train], [validation], [], tally.report("documents"), (file,))
 
 
 def _find(folder: Path, name: str) -> SourceFile:

@@ -98,9 +98,13 @@ class SourceFiles:
 
     Standard input can be read once, a corpus is read several times: it is copied to a temporary file, which
     goes when its `SourceFile` does.
+
+    Attributes:
+        found: all files that were asked for so far.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.found: list[SourceFile] = []
         self._folder = folder
         self._has_read_standard_input = False
 
@@ -110,7 +114,9 @@ class SourceFiles:
         Raises:
             CorpusError: it is `-`, and standard input is a terminal, closed or already read.
         """
-        return self._standard_input() if name == STANDARD_INPUT else SourceFile(self._path(name), name)
+        file = self._standard_input() if name == STANDARD_INPUT else SourceFile(self._path(name), name)
+        self.found.append(file)
+        return file
 
     def matching(self, pattern: str) -> list[SourceFile]:
         """The file of this name or, in order of path, all that the pattern fits.
@@ -118,8 +124,11 @@ class SourceFiles:
         Raises:
             CorpusError: there is none, or the pattern cannot be one; or as `file`.
         """
-        if pattern == STANDARD_INPUT:
-            return [self._standard_input()]
+        files = [self._standard_input()] if pattern == STANDARD_INPUT else self._matching(pattern)
+        self.found += files
+        return files
+
+    def _matching(self, pattern: str) -> list[SourceFile]:
         path = self._path(pattern)
         if path.is_dir():
             raise CorpusError(f"{pattern!r} is the folder {path}, not a file: name files, as in '*.txt'")

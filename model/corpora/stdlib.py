@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from model.corpora.corpus import Corpus, stable_share
+from model.corpora.sources import SourceFile
 from model.errors import CorpusError
 
 __all__ = ["read_stdlib"]
@@ -29,6 +30,7 @@ def read_stdlib(root: Path | None = None) -> Corpus[str]:
     """
     root = root or Path(sysconfig.get_path("stdlib"))
     splits: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    files = list[SourceFile]()
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
         if _SKIPPED_FOLDERS.intersection(relative.parts) or relative.parts[0].startswith("config-"):
@@ -40,6 +42,7 @@ def read_stdlib(root: Path | None = None) -> Corpus[str]:
         if text.strip():
             share = stable_share(relative.as_posix())
             splits["train" if share < 0.9 else "validation" if share < 0.95 else "test"].append(text)
+            files.append(SourceFile(path, relative.as_posix()))
     if not splits["train"]:
         raise CorpusError(f"corpus 'stdlib' is empty: no Python source in {root}")
-    return Corpus("stdlib", splits["train"], splits["validation"], splits["test"])
+    return Corpus("stdlib", splits["train"], splits["validation"], splits["test"], files=tuple(files))

@@ -38,17 +38,20 @@ def encode_corpus(
     recipe: Recipe,
     folder: Path,
     shard_tokens: int = SHARD_TOKENS,
+    *,
+    files_digest: str = "",
 ) -> EncodedCorpus:
     """Encode the training and validation splits.
 
     The training split goes to memory-mapped shards in `folder`, or comes from those that an earlier call with
-    an equal corpus, tokenizer and recipe left there.
+    an equal corpus, tokenizer and recipe left there; `files_digest` is a hash of the files that the corpus is
+    read from.
 
     Raises:
         CorpusError: every pair of a split is over the model's limits.
         OperationError: `folder` cannot be written.
     """
-    made_from = _made_from(corpus, tokenizer, recipe)
+    made_from = _made_from(corpus, tokenizer, recipe, files_digest)
     shards = Shards.on_disk(folder, made_from)
     if shards is None:
         writer = ShardWriter(folder, tokenizer.get_vocab_size(), shard_tokens)
@@ -92,8 +95,10 @@ def _write(
     return write_pairs(pairs, tokenizer, recipe, writer)
 
 
-def _made_from(corpus: Corpus[Pair] | Corpus[str], tokenizer: Tokenizer, recipe: Recipe) -> str:
-    """Of all that decides the shards' content, but the texts themselves: these are too many to read again."""
+def _made_from(
+    corpus: Corpus[Pair] | Corpus[str], tokenizer: Tokenizer, recipe: Recipe, files_digest: str
+) -> str:
+    """A hash of all that decides the shards' content; of a corpus that is made, its settings and its size."""
     parts = [
         tokenizer.to_str(),
         recipe.task,
@@ -102,5 +107,6 @@ def _made_from(corpus: Corpus[Pair] | Corpus[str], tokenizer: Tokenizer, recipe:
         recipe.tokenizer.model_dump_json(),
         f"{recipe.model.max_source_tokens} {recipe.model.max_target_tokens}",
         f"{len(corpus.train)} {corpus.report}",
+        files_digest,
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

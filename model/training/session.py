@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from common.errors import UsageError
 from common.files import atomic_write
 from model.corpora.corpus import Corpus, Pair
 from model.corpora.load import load_corpus
-from model.errors import TrainingStopped
+from model.errors import CorpusError, TrainingStopped
 from model.quality import Comparison
 from model.recipe import Recipe
 from model.run import (
@@ -23,6 +24,7 @@ from model.run import (
 )
 from model.tokenizer import load_tokenizer, train_tokenizer
 from model.training.checkpoints import CheckpointKeeper, load_best_weights
+from model.training.corpus_record import changes_since_training, record_files
 from model.training.data import EncodedCorpus, encode_corpus
 from model.training.distributed import World
 from model.training.hardware import choose_precision, keep_freed_memory
@@ -51,19 +53,25 @@ class Session:
     resumed: State | None
     start: Run | None  # whose weights to start from
     has_new_tokenizer: bool
+    resumes: bool  # even where no state was saved yet
+    accepts_changes: bool
 
     def train(self, reporter: Reporter) -> TrainingSummary:
         """Everything from reading the corpus to a finished run folder."""
-        recipe, resumed, world = self.recipe, self.resumed, self.world
+        recipe, world = self.recipe, self.world
         with self.stop.at_once():
             reporter.phase("reading the corpus")
             corpus = load_corpus(recipe)
             for line in corpus.report.lines():
                 reporter.say(line)
+            files_digest, changes = self._record_files(corpus)
+            for change in changes:
+                reporter.say(f"changed: {change}")
             reporter.phase("training the tokenizer")
             tokenizer = self._tokenizer(corpus)
             reporter.phase("encoding the corpus")
-            encoded = self._encode(corpus, tokenizer)
+            encoded = self._encode(corpus, tokenizer, files_digest)
+            resumed = self._resumed_on(encoded, has_changed=bool(changes))
             keep_freed_memory()  # not before: reading and the tokenizer's training free a great deal for good
             model = self._model(tokenizer, reporter)
         learned = _Learned(model, tokenizer, corpus, encoded)
@@ -114,13 +122,48 @@ class Session:
             atomic_write(path, tokenizer.to_str(pretty=True))
         return tokenizer
 
-    def _encode(self, corpus: Corpus[Pair] | Corpus[str], tokenizer: Tokenizer) -> EncodedCorpus:
+    def _encode(
+        self, corpus: Corpus[Pair] | Corpus[str], tokenizer: Tokenizer, files_digest: str
+    ) -> EncodedCorpus:
         """In the main process first: the others then find its shards."""
-        folder = self.out / CORPUS_FOLDER
+
+        def encode() -> EncodedCorpus:
+            folder = self.out / CORPUS_FOLDER
+            return encode_corpus(corpus, tokenizer, self.recipe, folder, files_digest=files_digest)
+
         if self.world.is_main:
-            encoded = encode_corpus(corpus, tokenizer, self.recipe, folder)
+            encoded = encode()
+            if changes := changes_since_training(self.out, corpus.files):
+                raise CorpusError(f"while it was read, {'; '.join(changes)}: begin again once it is whole")
         self.world.sum(0)
-        return encoded if self.world.is_main else encode_corpus(corpus, tokenizer, self.recipe, folder)
+        return encoded if self.world.is_main else encode()
+
+    def _record_files(self, corpus: Corpus[Pair] | Corpus[str]) -> tuple[str, list[str]]:
+        """As `record_files`, in the main process for all."""
+        told = None
+        if self.world.is_main:
+            told = record_files(
+                self.out, corpus.files, resumes=self.resumes, accepts_changes=self.accepts_changes
+            )
+        shared: tuple[str, list[str]] = self.world.from_main(told)
+        return shared
+
+    def _resumed_on(self, encoded: EncodedCorpus, *, has_changed: bool) -> State | None:
+        """The state to go on from, fit for the corpus that is there now.
+
+        Raises:
+            UsageError: it is of a training on another corpus, which was not accepted.
+        """
+        if self.resumed is None:
+            return None
+        if not has_changed and self.resumed.progress.corpus == encoded.fingerprint:
+            return self.resumed
+        if not self.accepts_changes:
+            raise UsageError(
+                f"the corpus is not the one that the run in {self.out} was begun with: give --accept-changes to go on "
+                "with it, or --restart to begin again"
+            )
+        return self.resumed.on_corpus(encoded.fingerprint)
 
     def _model(self, tokenizer: Tokenizer, reporter: Reporter) -> TranslationModel | LanguageModel:
         torch.manual_seed(self.recipe.seed)

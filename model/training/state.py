@@ -73,6 +73,20 @@ class State:
             {f"{group}.{name}": t for group, tensors in groups.items() for name, t in tensors.items()},
         )
 
+    def on_corpus(self, fingerprint: str) -> "State":
+        """The same, to go on with another corpus: a new pass begins, and what was validated before counts no more."""
+        progress = self.progress.model_copy(
+            update={
+                "epoch": self.progress.epoch + 1,
+                "num_batches": 0,
+                "evaluated_step": 0,
+                "evaluations_since_best": 0,
+                "kept": (),
+                "corpus": fingerprint,
+            }
+        )
+        return dataclasses.replace(self, progress=progress)
+
     def group(self, prefix: str) -> dict[str, Tensor]:
         """The tensors under `prefix.`, without it."""
         start = f"{prefix}."

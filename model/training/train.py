@@ -34,7 +34,7 @@ class Beginning:
 
     Attributes:
         resume: go on with the unfinished run in the folder.
-        accept_changes: even if the recipe is another than it was begun with.
+        accept_changes: even if the recipe or a file of its corpus is another than it was begun with.
         restart: begin again, although a run is in the folder, finished or not.
         init: a run folder whose weights and tokenizer to start from.
         new_tokenizer: with `init`, train the recipe's own tokenizer and carry over the rows of the embedding.
@@ -88,7 +88,18 @@ def train(
         console = Console(
             stderr=True, quiet=not (show_progress and world.is_main), width=width, highlight=False
         )
-        session = Session(recipe, out, world, stop, num_threads, resumed, start, beginning.new_tokenizer)
+        session = Session(
+            recipe,
+            out,
+            world,
+            stop,
+            num_threads,
+            resumed,
+            start,
+            has_new_tokenizer=beginning.new_tokenizer,
+            resumes=beginning.resume,
+            accepts_changes=beginning.accept_changes,
+        )
         reporter = Reporter(
             out,
             console,

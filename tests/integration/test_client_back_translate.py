@@ -18,6 +18,7 @@ from server.bundle import Bundle
 from server.decoding.parameters import DecodingParameters
 from server.offline import decode_offline
 from tests.integration.provenance import BUNDLES, TRANSLATION, bundle_with_recipe, golden_pairs
+from tests.trees import tree
 
 SPELL = str(BUNDLES / "spell" / "1")
 NUMBERS = dict(golden_pairs(Path(SPELL)))
@@ -31,7 +32,7 @@ def make(tmp_path: Path) -> Make:
 
     def run(*arguments: str) -> list[Pair]:
         out = tmp_path / "made" / "pairs.jsonl"
-        assert main(["back-translate", *arguments, "--out", str(out)]) == 0
+        assert main(["back-translate", *arguments, "--out", str(out), "--force"]) == 0
         assert [path.name for path in out.parent.iterdir()] == ["pairs.jsonl"], "nothing is left beside it"
         return [Pair(**json.loads(line)) for line in out.read_text().splitlines()]
 
@@ -95,7 +96,35 @@ def test_a_recipe_learns_from_what_was_made(make: Make, tmp_path: Path) -> None:
 
 def test_a_folder_to_write_to_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["back-translate", SPELL, "--text", _numbers(tmp_path), "--out", str(tmp_path)]) == 2
-    assert f"{tmp_path}' is a directory" in capsys.readouterr().err
+    assert f"{tmp_path} is not a file of pairs, and nothing else is ever replaced" in capsys.readouterr().err
+
+
+def test_pairs_that_were_made_are_replaced_when_told_to(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, out = _numbers(tmp_path), tmp_path / "made" / "pairs.jsonl"
+    make(SPELL, "--text", text, "--limit", "2")
+    before = out.read_bytes()
+    assert main(["back-translate", SPELL, "--text", text, "--out", str(out)]) == 2
+    assert "pairs.jsonl is a file of pairs already: give --force to replace it" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert len(make(SPELL, "--text", text, "--limit", "3")) == 3
+
+
+def test_what_the_model_was_trained_on_is_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its corpus may look just like a file of pairs, and be under another name."""
+    recipe = TRANSLATION.replace('kind = "tsv"', 'kind = "jsonl"').replace(".tsv", ".jsonl")
+    bundle = bundle_with_recipe(tmp_path, "spell", recipe)
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text('{"source": "34", "target": "no such words"}\n')
+    (tmp_path / "other.jsonl").hardlink_to(tmp_path / "train.jsonl")
+    before = tree(tmp_path)
+    for out in ("train.jsonl", "test.jsonl", "other.jsonl"):
+        assert main(["back-translate", str(bundle), "--out", str(tmp_path / out), "--force"]) == 2
+        assert f"{out} is what this command reads" in capsys.readouterr().err
+        assert tree(tmp_path) == before
 
 
 def test_pairs_that_were_made_are_not_turned_round_again(make: Make, tmp_path: Path) -> None:
@@ -135,7 +164,7 @@ def test_what_cannot_be_made_is_one_line_and_no_file(
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert message.replace("{tmp}", str(tmp_path)) in error
-    assert not out.parent.exists() or not list(out.parent.iterdir())
+    assert not out.parent.exists(), "not even the folder that was made for it"
 
 
 def _numbers(folder: Path) -> str:

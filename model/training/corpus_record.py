@@ -1,0 +1,133 @@
+"""The files of a run's corpus as they were when its training began, to tell whether they are still the same.
+
+Sizes and times tell most often that a file is the same. Where they differ, its content decides.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+from common.errors import UsageError
+from common.files import atomic_write, sha256_of
+from common.settings import Settings
+from model.corpora.sources import SourceFile
+from model.errors import CorpusError
+from model.run import CORPUS_RECORD_FILE, read_settings
+
+__all__ = ["CorpusRecord", "changes_since_training", "record_files"]
+
+
+class FileRecord(Settings):
+    """One file.
+
+    Attributes:
+        num_bytes: its size.
+        modified_ns: when its content was last written.
+        changed_ns: when anything of it was last changed, which a program that sets `modified_ns` back cannot hide.
+        sha256: of its content.
+    """
+
+    num_bytes: int
+    modified_ns: int
+    changed_ns: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path, known: "FileRecord | None" = None) -> Self:
+        """The file as it is now; it is not read again where its size and times are those of `known`."""
+        status = path.stat()
+        facts = status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        is_known = known is not None and facts == (known.num_bytes, known.modified_ns, known.changed_ns)
+        return cls(
+            num_bytes=facts[0],
+            modified_ns=facts[1],
+            changed_ns=facts[2],
+            sha256=known.sha256 if known is not None and is_known else sha256_of(path),
+        )
+
+
+class CorpusRecord(Settings):
+    """All files of a corpus, by the names that its recipe knows them by."""
+
+    schema_version: Literal[1] = 1
+    files: dict[str, FileRecord]
+
+    @classmethod
+    def of(cls, files: Sequence[SourceFile], known: "CorpusRecord | None" = None) -> Self:
+        """The files as they are now; those that `known` has with the same size and times are not read.
+
+        Raises:
+            CorpusError: a file cannot be read.
+        """
+        before = known.files if known else {}
+        records = {}
+        for file in files:
+            # A name need not be UTF-8; what is written to the record is.
+            name = file.name.encode(errors="backslashreplace").decode()
+            try:
+                records[name] = FileRecord.of(file.path, before.get(name))
+            except OSError as error:
+                raise CorpusError(f"cannot read {file}: {error.strerror}") from error
+        return cls(files=records)
+
+    def changes(self, now: "CorpusRecord") -> list[str]:
+        """Each file that is another one now, was not there before, or is not there any more."""
+        told = []
+        for name in sorted(self.files.keys() | now.files.keys()):
+            old, new = self.files.get(name), now.files.get(name)
+            if old is None or new is None:
+                told.append(f"{name} is {'new' if old is None else 'no longer read'}")
+            elif old.sha256 != new.sha256:
+                sizes = f"{old.num_bytes:,} bytes, now {new.num_bytes:,}"
+                told.append(
+                    f"{name} has changed ({sizes if old.num_bytes != new.num_bytes else 'of the same size'})"
+                )
+        return told
+
+    def digest(self) -> str:
+        """A hash of the content of all files."""
+        parts = (f"{name}\0{record.sha256}\n" for name, record in sorted(self.files.items()))
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def record_files(
+    run: Path, files: Sequence[SourceFile], *, resumes: bool, accepts_changes: bool
+) -> tuple[str, list[str]]:
+    """Keep in the folder of a run what the files of its corpus are.
+
+    Returns:
+        A hash of their content; and each that is another than training began with, where that is accepted.
+
+    Raises:
+        UsageError: naming each of them, where it is not.
+        RunError: the run's record is damaged.
+        CorpusError: a file cannot be read.
+        OperationError: the record cannot be written.
+    """
+    path = run / CORPUS_RECORD_FILE
+    # An earlier release left none.
+    before = read_settings(path, CorpusRecord) if resumes and path.is_file() else None
+    now = CorpusRecord.of(files, before)
+    changes = before.changes(now) if before else []
+    if changes and not accepts_changes:
+        raise UsageError(
+            f"the corpus is not as it was when the run in {run} began: {'; '.join(changes)}; bring back what was "
+            "there, or give --accept-changes to go on with what is there now"
+        )
+    atomic_write(path, now.model_dump_json(indent=2) + "\n")
+    return now.digest(), changes
+
+
+def changes_since_training(run: Path, files: Sequence[SourceFile]) -> list[str]:
+    """Each of a corpus's files that is not as it was when the training of `run` began; none where that is unknown.
+
+    Raises:
+        RunError: the run's record of them is damaged.
+        CorpusError: a file cannot be read.
+    """
+    path = run / CORPUS_RECORD_FILE
+    if not path.is_file():  # an earlier release trained it
+        return []
+    record = read_settings(path, CorpusRecord)
+    return record.changes(CorpusRecord.of(files, record))
