@@ -7,11 +7,17 @@ from pathlib import Path
 
 from common.errors import UsageError
 from server.config import load_settings
+from server.stopping import StopSignals, open_closed_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and serve; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    open_closed_streams()
+    with StopSignals() as signals:
+        return _serve(_parser().parse_args(arguments), signals)
+
+
+def _serve(options: argparse.Namespace, signals: StopSignals) -> int:
     try:
         settings = load_settings(
             options.config,
@@ -31,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     from server.app import serve  # noqa: PLC0415 a wrong option is answered before the heavy imports
 
-    return serve(settings)
+    return serve(settings, signals)
 
 
 def _parser() -> argparse.ArgumentParser:

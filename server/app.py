@@ -5,11 +5,11 @@ Start: metrics over HTTP, models, golden examples, gRPC, health. End: readiness 
 """
 
 import asyncio
-import contextlib
 import gc
 import os
-import signal
 import time
+from functools import partial
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -22,24 +22,28 @@ from dragoman.v1 import (
     translation_pb2,
     translation_pb2_grpc,
 )
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import disable_created_metrics
 
 from common.cpu import cpu_limit_cores
 from common.errors import DragomanError, UsageError
 from server.config import ServerSettings
+from server.draining import CallsInFlight, GrpcStop
 from server.http import OperationsServer
 from server.interceptors import CallInterceptor
 from server.lifecycle import Lifecycle, Phase
 from server.listening import bind, channel_options, check_free
-from server.logs import configure_logs
+from server.log_writer import DroppedLinesCollector
+from server.logs import ServerLog, queued_logs, quiet_grpc_core
 from server.metrics import Metrics
 from server.registry import Registry, load_models
 from server.runtime import Runtime
 from server.services.generation import GenerationServicer
+from server.services.health import HealthServicer
 from server.services.model import ModelServicer
 from server.services.translation import TranslationServicer
+from server.stopping import EXIT_BROKEN, StopSignals, leaving_on_dead_threads
 
 __all__ = ["SERVICE_NAMES", "Server", "run", "serve"]
 
@@ -52,45 +56,102 @@ SERVICE_NAMES = tuple(
     )
 )
 
-MAX_TAKE_UP_S = 1.0
-"""How long new calls may put off the end of listening."""
+END_S = 8.0
+"""How long the server may take to end once the drain's time is over. Longer than the sum of what it waits for
+then: gRPC (`STOP_LIMIT_S`), loading, lanes, the log."""
+LOADING_LIMIT_S = 1.0
+LANES_LIMIT_S = 2.0
+"""A lane ends after the step that it computes."""
+
+REPORT_INTERVAL_S = 5.0
+"""How often the log says how many lines were held back."""
 
 _log = structlog.get_logger(__name__)
 
 
-def serve(settings: ServerSettings) -> int:
-    """Serve until a signal says stop; returns the process's exit code. A failure to start is one line."""
-    configure_logs(settings.logging)
+def serve(settings: ServerSettings, signals: StopSignals, *, raise_errors: bool = False) -> int:
+    """Serve until a signal says stop; returns the process's exit code. A failure to start is one line.
+
+    Args:
+        settings: Where to listen, what to serve.
+        signals: Say when to stop.
+        raise_errors: Raise what keeps the server from starting, instead of logging it.
+
+    Raises:
+        UsageError: there is no model to serve, or a bundle cannot be believed.
+        OperationError: a port is in use.
+    """
+    quiet_grpc_core()
     # Texts are tokenised in one thread: a pool of `tokenizers` would take the cores from the lanes.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of all series, of use to nobody here
-    try:
-        asyncio.run(run(settings))
-    except DragomanError as error:
-        _log.error("cannot_serve", error=str(error))
-        return 2 if isinstance(error, UsageError) else 1
+    with queued_logs(settings.logging) as log, leaving_on_dead_threads(signals):
+        signals.before_leaving = partial(_say_last, log)
+        runner = asyncio.Runner()
+        try:
+            is_over = runner.run(run(settings, signals, log))
+        except DragomanError as error:
+            runner.close()
+            if raise_errors:
+                raise
+            _log.error("cannot_serve", error=str(error))
+            return 2 if isinstance(error, UsageError) else 1
+        except BaseException as error:  # noqa: BLE001  an orderly end might wait for ever now
+            _log.error("broken", exc_info=error)
+            signals.leave(EXIT_BROKEN, "the event loop ended")
+        if not is_over:  # native threads still run: what they use must stay
+            signals.leave(0, "calls or models did not end in time")
+        runner.close()
     return 0
 
 
-async def run(settings: ServerSettings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once.
+async def run(settings: ServerSettings, signals: StopSignals, log: ServerLog) -> bool:
+    """Serve until a signal comes, then drain; returns whether everything has ended.
 
     Raises:
         UsageError: there is no model to serve, or a bundle cannot be believed.
         OperationError: a port is in use.
     """
     stop = asyncio.Event()
-    _install_signal_handlers(stop)
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(partial(_on_loop_error, signals))
+    signals.limit_s = settings.server.drain_delay_s + settings.server.drain_timeout_s + END_S
+    signals.call_on_stop(partial(loop.call_soon_threadsafe, stop.set))
     server = Server(settings)
+    if log.writer is not None:
+        server.metrics.registry.register(DroppedLinesCollector(log.writer))
+    reporting = asyncio.create_task(_report_losses(log))
     try:
         await server.start(stop)
         # What was loaded stays: a full collection would look through all of it for 50 ms, lanes waiting.
         gc.freeze()
         await stop.wait()
+        _log.info("stopping", signal=signals.first and signals.first.name)
         await server.drain()
     finally:
-        await server.close()
+        reporting.cancel()
+        is_over = await server.close()
     _log.info("stopped")
+    return is_over
+
+
+async def _report_losses(log: ServerLog) -> None:
+    while True:
+        await asyncio.sleep(REPORT_INTERVAL_S)
+        log.report_losses()
+
+
+def _say_last(log: ServerLog, reason: str) -> None:
+    _log.warning("exiting_at_once", reason=reason)
+    log.flush()
+
+
+def _on_loop_error(signals: StopSignals, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what a callback raised. Short of memory, the loop would go on without what the callback was for."""
+    loop.default_exception_handler(context)
+    error = context.get("exception")
+    if isinstance(error, MemoryError) or not isinstance(error, Exception | None):
+        signals.leave(EXIT_BROKEN, f"{type(error).__name__} in the event loop")
 
 
 class Server:
@@ -122,9 +183,10 @@ class Server:
         )
         self.metrics_port = self._operations.port
         self._registry = Registry([])
-        self._health = health.aio.HealthServicer()
-        self._interceptor: CallInterceptor | None = None
-        self._grpc: grpc.aio.Server | None = None
+        self._health = HealthServicer(("", *SERVICE_NAMES))
+        self._calls = CallsInFlight()
+        self._loading: asyncio.Task[Registry] | None = None
+        self._stop: GrpcStop | None = None
 
     async def start(self, stop: asyncio.Event | None = None) -> None:
         """Load the models and listen; returns when calls are answered, or early when `stop` is set.
@@ -134,22 +196,14 @@ class Server:
             AddressError: the port is in use.
         """
         stop = stop or asyncio.Event()
-        self._registry = await asyncio.to_thread(
-            load_models,
-            self._settings.models.directory,
-            self._settings.engine,
-            self.metrics,
-            should_stop=stop.is_set,
-        )
-        if stop.is_set():
+        if not await self._load(stop):
             return
-        self._interceptor = CallInterceptor(self.metrics, self._registry)
-        self._grpc = self._build_grpc(self._interceptor)
+        server = self._build_grpc()
         listen = self._settings.server
-        self.port = bind(self._grpc, listen.host, listen.port)
-        for name in ("", *SERVICE_NAMES):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        await self._grpc.start()
+        self.port = bind(server, listen.host, listen.port)
+        self._health.set_serving(serving=True)
+        await server.start()
+        self._stop = GrpcStop(server, self._calls)
         self.lifecycle.phase = Phase.SERVING
         _log.info(
             "serving",
@@ -163,35 +217,49 @@ class Server:
     async def drain(self) -> None:
         """Readiness off, go on serving, refuse new calls, finish what runs."""
         self.lifecycle.phase = Phase.DRAINING
-        await self._health.enter_graceful_shutdown()
-        if self._grpc is None or self._interceptor is None:
+        self._health.set_serving(serving=False)
+        if self._stop is None:
             return
-        listen, in_flight = self._settings.server, self._interceptor.in_flight
-        _log.info("draining", running=in_flight.count, delay_s=listen.drain_delay_s)
-        await asyncio.sleep(listen.drain_delay_s)
-        # gRPC drops calls that have arrived without having been taken up when it is told to stop.
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(in_flight.wait_until_none_begins(), MAX_TAKE_UP_S)
-        # It would wait for health watchers too, who never leave, hence the second stop below.
-        refusing = asyncio.create_task(self._grpc.stop(listen.drain_timeout_s))
-        try:
-            await asyncio.wait_for(in_flight.wait_until_none_runs(), listen.drain_timeout_s)
-        except TimeoutError:
-            _log.warning("drain_timeout", cancelled=in_flight.count, timeout_s=listen.drain_timeout_s)
-        self.lifecycle.phase = Phase.STOPPING
-        await self._grpc.stop(None)
-        await refusing
-
-    async def close(self) -> None:
-        """Stop whatever still runs."""
-        self.lifecycle.phase = Phase.STOPPING
-        if self._grpc is not None:
-            await self._grpc.stop(None)
-        await asyncio.to_thread(self._registry.close)
-        await asyncio.to_thread(self._operations.close)
-
-    def _build_grpc(self, interceptor: CallInterceptor) -> grpc.aio.Server:
         listen = self._settings.server
+        _log.info("draining", running=self._calls.count, delay_s=listen.drain_delay_s)
+        await asyncio.sleep(listen.drain_delay_s)
+        if num_running := await self._stop.drain(listen.drain_timeout_s):
+            _log.warning("drain_timeout", cancelled=num_running, timeout_s=listen.drain_timeout_s)
+        self.lifecycle.phase = Phase.STOPPING
+        await self._stop.end()
+
+    async def close(self) -> bool:
+        """Stop whatever still runs, within seconds; returns whether everything has ended."""
+        self.lifecycle.phase = Phase.STOPPING
+        is_over = self._stop is None or await self._stop.end()
+        if self._loading is not None:
+            await asyncio.wait([self._loading], timeout=LOADING_LIMIT_S)
+            is_over &= self._loading.done()
+        is_over &= await asyncio.to_thread(self._registry.close, LANES_LIMIT_S)
+        await asyncio.to_thread(self._operations.close)
+        return is_over
+
+    async def _load(self, stop: asyncio.Event) -> bool:
+        """Load the models; returns False when `stop` is set first. Loading cannot be interrupted."""
+        self._loading = asyncio.create_task(
+            asyncio.to_thread(
+                load_models,
+                self._settings.models.directory,
+                self._settings.engine,
+                self.metrics,
+                should_stop=stop.is_set,
+            )
+        )
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([self._loading, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if self._loading.done():
+            self._registry = self._loading.result()
+        return not stop.is_set()
+
+    def _build_grpc(self) -> grpc.aio.Server:
+        listen = self._settings.server
+        interceptor = CallInterceptor(self.metrics, self._registry, self._calls)
         server = grpc.aio.server(interceptors=[interceptor], options=channel_options(listen))
         runtime = Runtime(self._registry, self.lifecycle, max_inputs=listen.max_inputs)
         translation_pb2_grpc.add_TranslationServiceServicer_to_server(TranslationServicer(runtime), server)
@@ -202,16 +270,3 @@ class Server:
             (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
         )
         return server
-
-
-def _install_signal_handlers(stop: asyncio.Event) -> None:
-    def on_signal(number: signal.Signals) -> None:
-        if stop.is_set():
-            _log.warning("exiting_at_once", signal=number.name)
-            os._exit(128 + number)
-        _log.info("stopping", signal=number.name)
-        stop.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)

@@ -201,12 +201,15 @@ class Engine:
 
         Raises:
             Overloaded: too many sequences wait already.
+            EngineError: the engine is closed.
         """
         sequence = RunningSequence.create(
             input_ids, parameters, deadline_s=deadline_s, stop=stop, stream=stream
         )
         ticket = Ticket(sequence, self._cancel)
         with self._work:
+            if self._closing:
+                raise EngineError("the engine is closed")
             try:
                 self._scheduler.submit(sequence)
             except QueueFullError:
@@ -222,15 +225,28 @@ class Engine:
             plans = self._scheduler
             return Occupancy(plans.num_used_slots, plans.num_slots, plans.num_running, plans.num_waiting)
 
-    def close(self) -> None:
-        """Stop the lanes; sequences that have not ended fail with `EngineError`."""
+    def begin_close(self) -> None:
+        """Have the lanes stop after the step that they compute. Returns at once."""
         with self._work:
             self._closing = True
             self._work.notify_all()
+
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Stop the lanes; sequences that have not ended fail with `EngineError`.
+
+        Waits for the lanes at most `timeout_s`. Returns whether they have ended; where one has not, it still
+        uses the graphs.
+        """
+        self.begin_close()
+        end_s = None if timeout_s is None else time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join()
+            thread.join(None if end_s is None else max(0.0, end_s - time.monotonic()))
+        self._fail_all("the engine was closed")
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _fail_all(self, reason: str) -> None:
         with self._work:
-            wakes = [(ticket, EngineError("the engine was closed")) for ticket in self._tickets.values()]
+            wakes = [(ticket, EngineError(reason)) for ticket in self._tickets.values()]
             self._tickets.clear()
         _wake_all(wakes)
 
@@ -249,6 +265,15 @@ class Engine:
             self._work.notify()
 
     def _run_lane(self, index: int, lane: Lane) -> None:
+        try:
+            self._loop(index, lane)
+        except BaseException:
+            # The scheduler's state is in doubt, so no other lane may go on. The server ends with this thread.
+            self.begin_close()
+            self._fail_all("a lane died")
+            raise
+
+    def _loop(self, index: int, lane: Lane) -> None:
         plan = Plan()
         progressed: list[RunningSequence] = []
         while True:
@@ -264,7 +289,7 @@ class Engine:
             _wake_all(wakes)
             try:
                 progressed = lane.execute(plan)
-            except Exception:  # noqa: BLE001 whatever it is, callers hear and the lane goes on
+            except BaseException:  # noqa: BLE001 whatever it is, also a panic of native code: the lane goes on
                 _log.exception("step_failed", lane=index, rows=plan.num_rows)
                 lane.clear()
                 with self._work:

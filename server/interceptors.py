@@ -14,20 +14,16 @@ import structlog
 from google.protobuf.message import DecodeError
 from structlog.typing import FilteringBoundLogger
 
+from server.draining import CallsInFlight
 from server.errors import EngineError, FieldViolation, InvalidRequest, RequestError
 from server.metrics import Metrics
 from server.status import internal_status, rejection_reason, status_code, to_status
 
-__all__ = ["CallInterceptor", "CallsInFlight"]
+__all__ = ["CallInterceptor"]
 
 OUR_PACKAGE = "/dragoman."
 UNKNOWN_MODEL = "unknown"
 NO_MODEL = ""
-
-QUIET_S = 0.1
-QUIET_TURNS = 20
-"""Between a call's arrival and its begin lie a few turns of the event loop and of gRPC's own threads; a turn
-is long while many streams are being written."""
 
 _log = structlog.get_logger(__name__)
 
@@ -36,51 +32,12 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class CallsInFlight:
-    """Counts calls that have begun and not ended, so that a drain knows when it is done."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._num_begun = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    def begin(self) -> None:
-        """A call has begun."""
-        self.count += 1
-        self._num_begun += 1
-        self._idle.clear()
-
-    def end(self) -> None:
-        """A call has ended."""
-        self.count -= 1
-        if self.count == 0:
-            self._idle.set()
-
-    async def wait_until_none_begins(self) -> None:
-        """Return when no call has begun for a while: those that had arrived have been taken up."""
-        num_begun = -1
-        while num_begun != self._num_begun:
-            num_begun = self._num_begun
-            await asyncio.sleep(QUIET_S)
-            for _ in range(QUIET_TURNS):
-                await asyncio.sleep(0)
-
-    async def wait_until_none_runs(self) -> None:
-        """Return when no call runs and none has begun for a while."""
-        while True:
-            await self._idle.wait()
-            await self.wait_until_none_begins()
-            if self.count == 0:
-                return
-
-
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Gives every call of our services exactly one outcome: to the caller, to the metrics, to the log."""
 
-    def __init__(self, metrics: Metrics, models: Container[str]) -> None:
+    def __init__(self, metrics: Metrics, models: Container[str], in_flight: CallsInFlight) -> None:
         """`models` are the names that may be labels; any other is counted as unknown."""
-        self.in_flight = CallsInFlight()
+        self._in_flight = in_flight
         self._metrics = metrics
         self._models = models
         self._handlers: dict[str, Handler] = {}
@@ -107,11 +64,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def answer(message: bytes, context: Context) -> Any:
             call = _CallRecord(method, self._log)
-            self.in_flight.begin()
+            self._in_flight.begin()
             # Runs when the status has been sent, which is later than when this function returns.
             context.add_done_callback(self._end)  # type: ignore[arg-type]  # the stubs want a class
             try:
                 async with call.outcome(context):
+                    await self._in_flight.wait_while_held()
                     # Parsing is ours to do, so that a message that is none has an outcome too.
                     request = _parse(parse, message)
                     call.model = self._label(request)
@@ -124,7 +82,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(answer, None, handler.response_serializer)
 
     def _end(self, _: Context) -> None:
-        self.in_flight.end()
+        self._in_flight.end()
 
     def _label(self, request: Any) -> str:
         if "model" not in request.DESCRIPTOR.fields_by_name:

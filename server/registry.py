@@ -75,10 +75,14 @@ class Registry:
     def __contains__(self, name: object) -> bool:
         return name in self._models
 
-    def close(self) -> None:
-        """Stop all engines."""
-        for model in self.models:
-            model.engine.close()
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Stop all engines, waiting at most `timeout_s`; returns whether all their lanes have ended."""
+        engines = [model.engine for model in self.models]
+        for engine in engines:
+            engine.begin_close()
+        end_s = None if timeout_s is None else time.monotonic() + timeout_s
+        closed = [engine.close(None if end_s is None else end_s - time.monotonic()) for engine in engines]
+        return all(closed)
 
 
 def discover(directory: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """`dragoman serve`: the server, in this process."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,6 +16,8 @@ EPILOG = examples(
 )
 
 _PANEL = "Where"
+
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 def serve(
@@ -67,26 +69,34 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    log_level: Annotated[
+        LogLevel | None,
+        typer.Option(help="Least important lines that the log shows.", show_default="info"),
+    ] = None,
 ) -> None:
-    """Serve models over gRPC until SIGTERM or Ctrl-C, then finish what is running and leave."""
-    import asyncio
+    """Serve models over gRPC until SIGTERM, SIGHUP or Ctrl-C, then finish what is running and leave.
 
-    from server.app import run
-    from server.app import serve as run_and_log
-    from server.config import load_settings
-    from server.logs import configure_logs
+    A second signal ends the process at once. SIGQUIT, SIGUSR1 and SIGUSR2 always do.
+    """
+    from server.stopping import StopSignals
 
-    settings = load_settings(
-        config,
-        options={
-            "models.directory": models,
-            "server.host": host,
-            "server.port": port,
-            "server.metrics_port": metrics_port,
-        },
-        overrides=overrides or (),
-    )
-    if settings.logging.format == "json":  # whoever collects the log expects the error to be a part of it
-        raise typer.Exit(run_and_log(settings))
-    configure_logs(settings.logging)
-    asyncio.run(run(settings))
+    with StopSignals() as signals:  # first of all: what follows takes a second
+        from server.config import load_settings
+
+        settings = load_settings(
+            config,
+            options={
+                "models.directory": models,
+                "server.host": host,
+                "server.port": port,
+                "server.metrics_port": metrics_port,
+                "logging.level": log_level,
+            },
+            overrides=overrides or (),
+        )
+        from server.app import serve as serve_until_stopped
+
+        # Whoever collects a log in JSON expects the error to be a part of it.
+        raise_errors = settings.logging.format != "json"
+        code = serve_until_stopped(settings, signals, raise_errors=raise_errors)
+    raise typer.Exit(code)

@@ -215,7 +215,7 @@ async def test_versions_are_numbers_not_words(tmp_path: Path) -> None:
 
 async def test_two_servers_do_not_share_a_port(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the early check gRPC itself must refuse: SO_REUSEPORT would hand out connections by chance."""
-    monkeypatch.setattr("server.app._check_free", lambda host, port: None)
+    monkeypatch.setattr("server.app.check_free", lambda host, port: None)
     second = Server(settings_of(BUNDLES, **{"server.port": served.server.port}))
     try:
         with pytest.raises(AddressError, match=f"127.0.0.1:{served.server.port}"):

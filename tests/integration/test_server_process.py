@@ -1,13 +1,9 @@
 """`python -m server` as an operator runs it: signals, exit codes, one line for each mistake."""
 
-import contextlib
-import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +11,8 @@ import grpc
 import pytest
 from dragoman.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
 
-from tests.integration.serving import BUNDLES, PATIENCE_S, http_get, one_version
-
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")])}
-
-
-class Process:
-    """A server process and the events it logged."""
-
-    def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "server", "--log-format", "json", *arguments]
-        self.process = subprocess.Popen(
-            command, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        self.events: list[dict[str, Any]] = []
-
-    def wait_for(self, event: str) -> dict[str, Any]:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.events.append(json.loads(line))
-            if self.events[-1]["event"] == event:
-                return self.events[-1]
-        raise AssertionError(f"the server ended without {event!r}: {self.events}")
-
-    def wait_for_end(self) -> int:
-        assert self.process.stderr is not None
-        self.events += [json.loads(line) for line in self.process.stderr]
-        return self.process.wait(PATIENCE_S)
-
-
-@contextlib.contextmanager
-def running(*arguments: str) -> Iterator[Process]:
-    server = Process(*arguments)
-    try:
-        yield server
-    finally:
-        server.process.kill()
-        server.process.communicate()
-
-
-def ports(models: Path = BUNDLES) -> Sequence[str]:
-    return ("--models", str(models), "--host", "127.0.0.1", "--port", "0", "--metrics-port", "0")
+from tests.integration.child_server import ENVIRONMENT, ROOT, ports, running
+from tests.integration.serving import PATIENCE_S, http_get, one_version
 
 
 def translate(stub: translation_pb2_grpc.TranslationServiceStub, num_inputs: int, num_tokens: int) -> Any:

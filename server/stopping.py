@@ -1,0 +1,166 @@
+"""Signals that stop the server, and the end of its process.
+
+Python's own handlers run in the main thread, between two lines of whatever it does, and not at all while it is
+inside a native library. So they do nothing here. The interpreter also writes each signal's number to a socket,
+at once and from whichever thread got the signal; a thread of this module reads it and acts.
+
+    first signal      the server drains; a watchdog ends the process when the drain outlasts its time
+    second signal     the process ends at once, with exit code 128 + the signal's number
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import NoReturn, Self
+
+__all__ = ["EXIT_BROKEN", "EXIT_OVERDUE", "StopSignals", "leaving_on_dead_threads", "open_closed_streams"]
+
+EXIT_OVERDUE = 1
+"""The server had to stop and did not within its time."""
+EXIT_BROKEN = 1
+"""The process could not go on: short of memory, or one of its threads died."""
+
+START_LIMIT_S = 10.0
+"""Within this time the process ends when the first signal comes before the drain's time is known."""
+
+
+class StopSignals:
+    """Waits for SIGTERM, SIGINT and SIGHUP, from its making to the end of its `with` block.
+
+    Make it in the main thread.
+
+    SIGHUP stays ignored where it is ignored when the process starts (`nohup`). SIGQUIT, SIGUSR1 and SIGUSR2
+    keep their defaults: they end the process at once.
+
+    Attributes:
+        limit_s: How long after the first signal the process may live.
+        before_leaving: Called before the process ends at once, with why; must return soon.
+    """
+
+    def __init__(self) -> None:
+        self.limit_s = START_LIMIT_S
+        self.before_leaving: Callable[[str], None] = _say_nothing
+        self.first: signal.Signals | None = None
+        self._on_stop: Callable[[], object] | None = None
+        self._lock = threading.Lock()
+        self._is_closing = False
+        self._receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
+        # Nothing else writes to this socket, so it never is too full for a signal.
+        self._wakeup_before = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+        self._handlers_before = {
+            number: signal.signal(number, _do_nothing)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+        }
+        self._thread = threading.Thread(target=self._run, name="signals", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop waiting; signals do again what they did before."""
+        self._is_closing = True
+        for number, handler in self._handlers_before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        self._sender.shutdown(socket.SHUT_WR)
+        self._thread.join()
+        self._sender.close()
+        self._receiver.close()
+
+    def call_on_stop(self, on_stop: Callable[[], object]) -> None:
+        """Have `on_stop` called at the first signal, from another thread; at once if that has come."""
+        with self._lock:
+            self._on_stop = on_stop
+            has_come = self.first is not None
+        if has_come:
+            on_stop()
+
+    def leave(self, code: int, reason: str) -> NoReturn:
+        """End the process at once. Nothing is torn down that a native thread may still use."""
+        try:
+            self.before_leaving(reason)
+        finally:
+            os._exit(code)
+
+    def _run(self) -> None:
+        try:
+            first = self._wait()
+            if first is None:
+                return
+            with self._lock:
+                self.first = first
+                on_stop = self._on_stop
+            if on_stop is not None:
+                on_stop()
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+            second = self._wait()
+            if second is None:
+                return
+            self.leave(128 + second, f"{second.name} came as the second signal")
+        except BaseException:  # noqa: BLE001  without this thread nothing could stop the process any more
+            os._exit(EXIT_BROKEN)
+
+    def _wait(self) -> signal.Signals | None:
+        """The next of the signals; None when there will be no other."""
+        while byte := self._receiver.recv(1):
+            if byte[0] in self._handlers_before:  # other handlers' numbers come here as well
+                return signal.Signals(byte[0])
+        return None
+
+    def _watch(self) -> None:
+        begin_s = time.monotonic()
+        while (remaining_s := begin_s + self.limit_s - time.monotonic()) > 0:
+            time.sleep(min(remaining_s, 1.0))  # `limit_s` may be set meanwhile
+            if self._is_closing:
+                return
+        self.leave(EXIT_OVERDUE, f"the server did not stop within {self.limit_s:g} s of {self._name}")
+
+    @property
+    def _name(self) -> str:
+        return "the signal" if self.first is None else self.first.name
+
+
+@contextlib.contextmanager
+def leaving_on_dead_threads(signals: StopSignals) -> Iterator[None]:
+    """End the process when a thread dies of an exception: callers would wait for ever for what it did."""
+    before = threading.excepthook
+
+    def leave(dead: threading.ExceptHookArgs) -> None:
+        try:
+            before(dead)
+        finally:
+            name = dead.thread.name if dead.thread else "?"
+            signals.leave(EXIT_BROKEN, f"the thread {name} died of {dead.exc_type.__name__}")
+
+    threading.excepthook = leave
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def open_closed_streams() -> None:
+    """Open the null device in the place of standard streams that are closed (`<&-`, `2>&-`).
+
+    Otherwise the next socket gets the stream's number, and what a native library writes to standard error
+    goes to a client.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """In the place of the default, which would end the process."""
+
+
+def _say_nothing(reason: str) -> None:
+    """Before there is a log."""

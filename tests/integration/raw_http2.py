@@ -1,0 +1,54 @@
+"""A gRPC client at the level of HTTP/2 frames, to do what no gRPC library does."""
+
+import socket
+from typing import Self
+
+import h2.config
+import h2.connection
+import h2.settings
+
+
+class RawClient:
+    """One connection whose flow-control window the test chooses."""
+
+    def __init__(self, port: int, *, window: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self.http2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        self.http2.initiate_connection()
+        self.http2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
+        self.send()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self) -> None:
+        self.socket.sendall(self.http2.data_to_send())
+
+    def call(self, path: str, message: bytes) -> int:
+        """Send a unary request and its end; returns the stream's number."""
+        stream: int = self.http2.get_next_available_stream_id()
+        headers = [
+            (":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "localhost"),
+            ("content-type", "application/grpc"), ("te", "trailers"),
+        ]  # fmt: skip
+        self.http2.send_headers(stream, headers)
+        self.http2.send_data(stream, b"\0" + len(message).to_bytes(4, "big") + message, end_stream=True)
+        self.send()
+        return stream
+
+    def read_to_end(self) -> None:
+        """Read until the server closes the connection."""
+        while self.socket.recv(1 << 16):
+            pass
+
+    def read_until(self, event_type: type, stream: int) -> None:
+        """Read until an event of this type comes on `stream`."""
+        while data := self.socket.recv(1 << 16):
+            events = self.http2.receive_data(data)
+            self.send()
+            if any(isinstance(event, event_type) and event.stream_id == stream for event in events):  # type: ignore[attr-defined]
+                return
+        raise AssertionError(f"the server closed the connection without {event_type.__name__}")

@@ -1,0 +1,208 @@
+"""How the server ends: at every signal, whatever its clients and its own threads do."""
+
+import asyncio
+import collections
+import json
+import signal
+import time
+from typing import Any
+
+import grpc
+import grpc.aio
+import h2.events
+import pytest
+from dragoman.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from client.channel import ChannelSettings
+from tests.integration.child_server import Process, ports, running
+from tests.integration.raw_http2 import RawClient
+from tests.integration.serving import PATIENCE_S, http_get
+
+Request = translation_pb2.TranslateRequest
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+IGNORE_SIGHUP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+
+ENDLESS_LOADING = """
+import structlog, threading
+from server.bundle import Bundle
+
+def read(folder):
+    structlog.get_logger().info("reading")
+    threading.Event().wait()
+
+Bundle.read = read
+"""
+
+SLOW_STEPS = """
+import structlog, threading, time
+from server.rows import Rows
+
+decode = Rows.decode
+
+def decode_slowly(*arguments, **options):
+    if threading.current_thread().name.startswith("lane"):  # golden examples are checked elsewhere
+        structlog.get_logger().info("step")
+        time.sleep(600)
+    return decode(*arguments, **options)
+
+Rows.decode = decode_slowly
+"""
+
+STUCK_LOOP = """
+import time
+import server.app, structlog
+from server.app import Server
+
+async def start(self, stop=None):
+    structlog.get_logger().info("stuck")
+    time.sleep(600)
+
+Server.start = start
+server.app.END_S = 0.5
+"""
+
+
+def test_sighup_drains_like_sigterm() -> None:
+    with running(*ports()) as server:
+        server.wait_for("serving")
+        server.process.send_signal(signal.SIGHUP)
+        assert server.wait_for_end() == 0
+        assert [event["event"] for event in server.events[-3:]] == ["stopping", "draining", "stopped"]
+        assert server.events[-3]["signal"] == "SIGHUP"
+
+
+def test_under_nohup_sighup_changes_nothing() -> None:
+    with running(*ports(), program=IGNORE_SIGHUP) as server:
+        serving = server.wait_for("serving")
+        server.process.send_signal(signal.SIGHUP)
+        assert http_get(serving["metrics_port"], "/readyz") == (200, "serving\n")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait_for("stopping")["signal"] == "SIGTERM"
+        assert server.wait_for_end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2])
+def test_other_signals_keep_their_defaults(number: signal.Signals) -> None:
+    with running(*ports(), program=ENDLESS_LOADING) as server:
+        server.wait_for("reading")
+        server.process.send_signal(number)
+        assert server.wait_for_end() == -number
+
+
+def test_a_signal_while_a_model_loads_does_not_wait_for_it() -> None:
+    with running(*ports(), program=ENDLESS_LOADING) as server:
+        server.wait_for("reading")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait_for_end() == 0
+        assert "stopped" in [event["event"] for event in server.events]
+
+
+def test_a_second_signal_ends_a_server_whose_event_loop_is_stuck() -> None:
+    with running(*ports(), program=STUCK_LOOP) as server:
+        server.wait_for("stuck")
+        server.process.send_signal(signal.SIGINT)
+        server.process.send_signal(signal.SIGTERM)  # another one: two equal ones at once are one
+        assert server.wait_for_end() in {128 + signal.SIGINT, 128 + signal.SIGTERM}
+        assert server.events[-1]["event"] == "exiting_at_once"
+
+
+def test_one_signal_ends_it_too_when_its_time_is_over() -> None:
+    with running(*ports(), "--set", "server.drain_timeout_s=0.1", program=STUCK_LOOP) as server:
+        server.wait_for("stuck")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait_for_end() == 1
+        assert server.events[-1]["reason"] == "the server did not stop within 0.6 s of SIGTERM"
+
+
+async def keep_calling(port: int, signalled: Process, num_callers: int, *, retries: bool) -> dict[str, int]:
+    """Call without a pause until the server has gone; SIGTERM comes after a while. Returns counts by code."""
+    codes: collections.Counter[str] = collections.Counter()
+    options: Any = ChannelSettings().arguments() if retries else [("grpc.enable_retries", 0)]
+
+    async def call_on(stub: Any) -> None:
+        while signalled.process.poll() is None:
+            try:
+                await stub.Translate(Request(model="spell", inputs=["12"]), timeout=PATIENCE_S)
+            except grpc.aio.AioRpcError as error:
+                codes[error.code().name] += 1
+                if "failed to connect" in (error.details() or "") or "backends" in (error.details() or ""):
+                    return  # it listens no more
+            else:
+                codes["OK"] += 1
+                if codes["OK"] == 10 * num_callers:
+                    signalled.process.send_signal(signal.SIGTERM)
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        stub = translation_pb2_grpc.TranslationServiceStub(channel)
+        await asyncio.gather(*(call_on(stub) for _ in range(num_callers)))
+    return codes
+
+
+@pytest.mark.parametrize("retries", [False, True])
+def test_a_signal_under_load_loses_no_call(*, retries: bool) -> None:
+    """Callers without a pause: some call is always on its way into the server."""
+    with running(*ports()) as server:
+        port = server.wait_for("serving")["port"]
+        codes = asyncio.run(keep_calling(port, server, 64, retries=retries))
+        assert server.wait_for_end() == 0
+    # UNAVAILABLE: a call that found nobody who listens, and so was never begun.
+    assert set(codes) <= {"OK", "UNAVAILABLE"}
+    assert codes["OK"] >= 10 * 64
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_client_that_never_takes_its_health_does_not_hold_up_the_end(*, reads: bool) -> None:
+    """Its flow-control window is 0, so what it watches can never be sent to it."""
+    with running(*ports(), "--set", "server.drain_timeout_s=5") as server:
+        port = server.wait_for("serving")["port"]
+        with RawClient(port, window=0) as stuck, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            message = health_pb2.HealthCheckRequest().SerializeToString()
+            stream = stuck.call("/grpc.health.v1.Health/Watch", message)
+            stuck.read_until(h2.events.ResponseReceived, stream)  # headers are not under flow control
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            watch = health.Watch(health_pb2.HealthCheckRequest())
+            assert next(watch).status == SERVING
+            begin_s = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert next(watch).status == NOT_SERVING  # the other watcher hears at once
+            if reads:
+                stuck.read_to_end()
+            assert server.wait_for_end() == 0
+            assert time.monotonic() - begin_s < 5, "no call was running"
+        assert server.events[-1]["event"] == "stopped"
+
+
+@pytest.mark.parametrize("program", ["", SLOW_STEPS])
+def test_calls_that_outlive_the_drain_are_cut_off_without_a_crash(program: str) -> None:
+    """Also where a thread is still in the middle of a step."""
+    with running(*ports(), "--set", "server.drain_timeout_s=0.2", program=program) as server:
+        port = server.wait_for("serving")["port"]
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = translation_pb2_grpc.TranslationServiceStub(channel)
+            options = decoding_pb2.DecodingOptions(min_tokens=80)
+            calls = [
+                stub.Translate.future(Request(model="spell", inputs=["12"] * 128, options=options))
+                for _ in range(8)
+            ]
+            if program:
+                server.wait_for("step")
+            else:
+                wait_until_rows_run(server)
+            server.process.send_signal(signal.SIGTERM)
+            codes = {call.code() for call in calls}
+            assert server.wait_for_end() == 0, json.dumps(server.events)
+    events = [event["event"] for event in server.events]
+    assert "drain_timeout" in events
+    assert "stopped" in events
+    # Some may have ended in time.
+    assert codes - {grpc.StatusCode.OK} <= {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
+    assert codes != {grpc.StatusCode.OK}
+
+
+def wait_until_rows_run(server: Process) -> None:
+    [serving] = [event for event in server.events if event["event"] == "serving"]
+    while 'dragoman_requests_running{model="spell"} 0.0' in http_get(serving["metrics_port"], "/metrics")[1]:
+        pass
