@@ -43,7 +43,7 @@ class DecodingOptions(TypedDict, total=False):
         patience: Beam search ends with beam_size * patience finished hypotheses (Kasai et al. 2022).
         repetition_penalty: Above 1, tokens that are there already become less probable (Keskar et al. 2019).
         no_repeat_ngram_size: No run of so many tokens comes a second time; 0 is no limit.
-        suppressed_texts: Texts that the output does not hold as the tokens that they are made of.
+        suppressed_texts: Texts that the output does not hold anywhere, within words or across tokens.
         suppressed_token_ids: Tokens that are never produced.
         num_alternatives: Tell each output token with its log-probability, and so many of the most probable
             tokens at its place; 0 tells the tokens alone.

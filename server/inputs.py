@@ -7,9 +7,12 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from common.text import clean_text, is_blank
 from server.calls import Call, ScoringCall
 from server.decoding.parameters import DecodingParameters
+from server.decoding.suppression import SuppressedTexts
 from server.errors import FieldViolation, InvalidRequest
+from server.output_texts import check_option_texts, check_prefixes, suppressed_texts
 from server.registry import ServedModel
 from server.tokenising import Tokenising
 from server.validation import MAX_ALTERNATIVES, Abilities, Options, Room, check_options
@@ -54,11 +57,15 @@ async def prepare(model: ServedModel, call: Call, max_inputs: int, tokenising: T
         if len(token_ids) > (limit := model.max_input_tokens)
     ]
     longest = min(max(len(token_ids) for token_ids in encoded), model.max_input_tokens)
-    violations += check_options(call.options, _room(model, longest), abilities)
+    broken_options = check_options(call.options, _room(model, longest), abilities)
+    violations += broken_options
     violations += _check_prefixes(prefixes, _most_tokens(call.options, _room(model, longest)))
+    if not broken_options:  # or there may be any number of texts, of any length
+        violations += check_option_texts(model, call.options)
+        violations += check_prefixes(model, call.options, call.prefixes, prefixes[: len(call.prefixes)])
     if violations:
         raise InvalidRequest(violations)
-    suppressed = await _suppressed(model, call, tokenising)
+    suppressed = await suppressed_texts(model, call.options)
     prepared = [
         Prepared(
             token_ids,
@@ -66,7 +73,7 @@ async def prepare(model: ServedModel, call: Call, max_inputs: int, tokenising: T
                 call.options,
                 _room(model, len(token_ids)),
                 index,
-                suppressed=suppressed,
+                suppressed_texts=suppressed,
                 prefix=tuple(prefixes[index]),
             ),
         )
@@ -130,7 +137,7 @@ def decoding_parameters(
     room: Room,
     index: int,
     *,
-    suppressed: tuple[tuple[int, ...], ...] = (),
+    suppressed_texts: SuppressedTexts | None = None,
     prefix: tuple[int, ...] = (),
 ) -> tuple[DecodingParameters, ...]:
     """What the engine gets for input number `index`, one for each sequence; `options` break no rule.
@@ -163,7 +170,8 @@ def decoding_parameters(
             seed=seed,
             stream=stream,
             num_hypotheses=1 if options.is_sampled else options.num_hypotheses or 1,
-            suppressed=suppressed,
+            suppressed_token_ids=tuple(options.suppressed_token_ids),
+            suppressed_texts=suppressed_texts,
             prefix=prefix,
             num_alternatives=_num_alternatives(options),
             align=options.alignment,
@@ -180,17 +188,6 @@ def _num_alternatives(options: Options) -> int | None:
 
 def _most_tokens(options: Options, room: Room) -> int:
     return min(room.limit if options.max_tokens is None else options.max_tokens, room.left)
-
-
-async def _suppressed(model: ServedModel, call: Call, tokenising: Tokenising) -> tuple[tuple[int, ...], ...]:
-    """Runs of tokens that may not be produced: a text's tokens with a space before it and without."""
-    options = call.options
-    runs: dict[tuple[int, ...], None] = {(token_id,): None for token_id in options.suppressed_token_ids}
-    spellings = [spelling for text in options.suppressed_texts for spelling in (text, f" {text}")]
-    if spellings:
-        encoded = await tokenising.encode(model.tokenizer, spellings, bare=True, deadline_s=call.deadline_s)
-        runs |= {tuple(token_ids): None for token_ids in encoded if token_ids}
-    return tuple(runs)
 
 
 def _check_task(model: ServedModel, task: str) -> None:
@@ -237,7 +234,7 @@ def _check_text(
     if len(text) > (most := max_tokens * model.max_characters_per_token):
         what = f"{len(text)} characters are more than {most}: the model's limit is {max_tokens} tokens"
         yield FieldViolation(path, what)
-    elif not may_be_empty and not (text if may_be_blank else text.strip()):
+    elif not may_be_empty and is_blank(text) and not (may_be_blank and clean_text(text)):
         yield FieldViolation(path, "is empty")
 
 
@@ -273,7 +270,8 @@ def _check_scored_texts(model: ServedModel, call: ScoringCall, max_inputs: int) 
         (call.text_field, call.texts, limits.max_output_tokens + (call.task == "generation")),
     ):
         for index, text in enumerate(texts):
-            violations += _check_text(model, name.format(index), text, limit)
+            path = name.format(index)
+            violations += _check_text(model, path, text, limit, may_be_blank=call.task == "generation")
     if call.num_alternatives > MAX_ALTERNATIVES:
         what = f"{call.num_alternatives} is more than {MAX_ALTERNATIVES}"
         violations.append(FieldViolation("num_alternatives", what))

@@ -1,5 +1,6 @@
 """Which models this server has: <models>/<name>/<version>/ on disk, engines in memory."""
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer
 
 from server.bundle import Bundle, Manifest
 from server.config import EngineSettings
+from server.decoding.suppression import Vocabulary
 from server.engine import Engine
 from server.errors import ModelNotFound, ModelsError
 from server.metrics import Metrics, ModelMetrics
@@ -29,6 +31,7 @@ class ServedModel:
 
     Attributes:
         max_characters_per_token: longest stretch of a text that one token may stand for.
+        vocabulary: what each token adds to a text; laid out when it is first asked for.
     """
 
     name: str
@@ -37,6 +40,7 @@ class ServedModel:
     manifest: Manifest
     tokenizer: Tokenizer
     max_characters_per_token: int
+    vocabulary: Callable[[], Vocabulary]
     engine: Engine
     metrics: ModelMetrics
 
@@ -181,6 +185,7 @@ def load_model(folder: Path, settings: EngineSettings, metrics: Metrics) -> Serv
         manifest=manifest,
         tokenizer=tokenizer,
         max_characters_per_token=_MAX_SHRINKING * longest_token(tokenizer),
+        vocabulary=functools.cache(functools.partial(Vocabulary.of, tokenizer)),
         engine=engine,
         metrics=model_metrics,
     )

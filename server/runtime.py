@@ -15,6 +15,7 @@ from server.decoding.hypothesis import Finished
 from server.errors import DeadlineExceeded, Draining
 from server.inputs import Prepared, prepare, prepare_scoring
 from server.lifecycle import Lifecycle
+from server.output_texts import stop_strings
 from server.registry import Registry, ServedModel
 from server.text import StopStrings
 from server.tokenising import Tokenising
@@ -125,7 +126,7 @@ def _submit(
     if _expired(call):
         model.metrics.observe_rejected("deadline")
         raise DeadlineExceeded("the deadline passed before the call could be queued")
-    stop = tuple(call.options.stop) if isinstance(call, Call) else ()
+    stop = stop_strings(model, call.options) if isinstance(call, Call) else ()
     for each in prepared:
         submitted = Submitted(model, each.token_ids, stop, [])
         inputs.append(submitted)

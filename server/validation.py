@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from server.errors import FieldViolation
 
 __all__ = ["MAX_STOP_STRINGS", "Abilities", "Options", "Room", "check_options"]
@@ -204,5 +206,5 @@ def _within(value: float, least: float, most: float) -> bool:
 
 
 def _number(value: float) -> str:
-    # A float32 of the wire as its sender wrote it: 0.9, not 0.8999999761581421.
-    return str(value) if isinstance(value, int) else f"{value:g}"
+    # The shortest number that is this float32 of the wire: 0.9, not 0.8999999761581421, nor 1 for 1.0000001.
+    return str(value) if isinstance(value, int) else str(np.float32(value)).removesuffix(".0")

@@ -45,13 +45,13 @@ class Search:
             raise UsageError(f"--beam-size {beam_size} is less than 1")
         if length_penalty is not None and (beam_size or 1) == 1:
             raise UsageError(
-                f"--length-penalty {length_penalty:g} has no meaning without a --beam-size above 1"
+                f"--length-penalty {length_penalty} has no meaning without a --beam-size above 1"
             )
         if (
             length_penalty is not None and not -MAX_PENALTY <= length_penalty <= MAX_PENALTY
         ):  # NaN is not either
             raise UsageError(
-                f"--length-penalty {length_penalty:g} is not between -{MAX_PENALTY:g} and {MAX_PENALTY:g}"
+                f"--length-penalty {length_penalty} is not between -{MAX_PENALTY:g} and {MAX_PENALTY:g}"
             )
         return cls(beam_size or 1, 1.0 if length_penalty is None else length_penalty)
 

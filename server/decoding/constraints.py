@@ -21,7 +21,8 @@ class Constraints:
       probability is never positive, so that p > 1 always makes a token less likely. transformers does the same in
       beam search.
     - `no_repeat_ngram_size` n: no run of n tokens comes a second time.
-    - `suppressed`: no such run of tokens is completed.
+    - `suppressed_token_ids`: none of these.
+    - `suppressed_texts`: nothing that would complete such a text, however it is cut into tokens.
     """
 
     def __init__(
@@ -40,11 +41,14 @@ class Constraints:
             context: is read before the output and counts as repeated.
             never: tokens that nothing makes possible.
         """
-        self._never = list(never)
+        self._never = [*never, *parameters.suppressed_token_ids]
         self._min_tokens = parameters.min_tokens
         self._repetition_penalty = parameters.repetition_penalty
         self._ngram_size = parameters.no_repeat_ngram_size
-        self._suppressed = parameters.suppressed
+        self._suppressed_texts = parameters.suppressed_texts
+        self._limits_choice = bool(
+            self._ngram_size or parameters.suppressed_token_ids or parameters.suppressed_texts
+        )
         self._end = end
         self._context = tuple(context)
 
@@ -59,7 +63,8 @@ class Constraints:
         return (
             parameters.repetition_penalty != 1.0
             or parameters.no_repeat_ngram_size > 0
-            or bool(parameters.suppressed)
+            or bool(parameters.suppressed_token_ids)
+            or parameters.suppressed_texts is not None
         )
 
     def adjusted(self, log_probabilities: FloatRow, token_ids: Sequence[int]) -> FloatRow:
@@ -80,12 +85,11 @@ class Constraints:
             row[np.unique(history)] *= np.float32(self._repetition_penalty)
         if self._ngram_size:
             row[_completions(history, self._ngram_size)] = -np.inf
-        for sequence in self._suppressed:
-            if _ends_with(token_ids, sequence[:-1]):
-                row[sequence[-1]] = -np.inf
+        if self._suppressed_texts is not None:
+            self._suppressed_texts.forbid(row, token_ids, continues=bool(self._context))
         if len(token_ids) < self._min_tokens:
             row[self._end] = -np.inf
-        if (self._ngram_size or self._suppressed) and row.max() == -np.inf:
+        if self._limits_choice and row.max() == -np.inf:
             row[self._end] = end_log_probability
 
 
@@ -99,7 +103,3 @@ def _completions(history: Sequence[int], size: int) -> list[int]:
         for start in range(len(history) - size + 1)
         if tuple(history[start : start + size - 1]) == beginning
     ]
-
-
-def _ends_with(token_ids: Sequence[int], run: Sequence[int]) -> bool:
-    return len(token_ids) >= len(run) and tuple(token_ids[len(token_ids) - len(run) :]) == tuple(run)

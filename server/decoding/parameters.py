@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from server.decoding.suppression import SuppressedTexts
+
 __all__ = ["DecodingParameters"]
 
 
@@ -24,7 +26,8 @@ class DecodingParameters:
         patience: the search ends with round(beam_size * patience) finished hypotheses (Kasai et al. 2022).
         repetition_penalty: 1 is none.
         no_repeat_ngram_size: 0 is none.
-        suppressed: sequences of tokens that are never produced.
+        suppressed_token_ids: tokens that are never produced.
+        suppressed_texts: texts that the output does not hold; None: none.
         prefix: tokens that the output begins with; an end of sequence may be the last of them.
         num_alternatives: how many of the most probable tokens to tell beside each chosen one; None tells
             nothing of single tokens.
@@ -45,7 +48,8 @@ class DecodingParameters:
     patience: float = 1.0
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
-    suppressed: tuple[tuple[int, ...], ...] = ()
+    suppressed_token_ids: tuple[int, ...] = ()
+    suppressed_texts: SuppressedTexts | None = None
     prefix: tuple[int, ...] = ()
     num_alternatives: int | None = None
     align: bool = False

@@ -55,7 +55,7 @@ def random_parameters(rng: random.Random, seed: int) -> DecodingParameters:
         min_tokens=rng.choice([0, 0, 5]),
         repetition_penalty=rng.choice([1.0, 1.0, 1.3]),
         no_repeat_ngram_size=rng.choice([0, 0, 3]),
-        suppressed=rng.choice([(), ((7,), (5, 9))]),
+        suppressed_token_ids=rng.choice([(), (7,)]),
         prefix=prefix,
         length_penalty=rng.choice([0.0, 1.0, 0.6]),
         num_alternatives=rng.choice([None, 0, 4]),

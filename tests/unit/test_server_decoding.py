@@ -85,16 +85,13 @@ def test_no_ngram_comes_twice(token_ids: list[int], size: int) -> None:
     assert set(banned) == expected
 
 
-def test_suppressed_runs_are_never_completed() -> None:
-    runs = ((4,), (5, 6), (5, 5, 7))
-    assert forbidden(adjusted([], suppressed=runs)) == [4]
-    assert forbidden(adjusted([5], suppressed=runs)) == [4, 6]
-    assert forbidden(adjusted([5, 5], suppressed=runs)) == [4, 6, 7]
-    assert forbidden(adjusted([5, 2], suppressed=runs)) == [4]
+def test_suppressed_tokens_are_never_chosen() -> None:
+    assert forbidden(adjusted([], suppressed_token_ids=(4, 6))) == [4, 6]
+    assert forbidden(adjusted([5, 4], suppressed_token_ids=(4,))) == [4]
 
 
 def test_where_nothing_may_be_chosen_the_sequence_may_end() -> None:
-    row = adjusted([], suppressed=tuple((token,) for token in range(8)))
+    row = adjusted([], suppressed_token_ids=tuple(range(8)))
     assert forbidden(row) == [0, 1, 2, 4, 5, 6, 7]
     assert row[END] == -2.0
 

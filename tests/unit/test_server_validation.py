@@ -36,6 +36,17 @@ def float32(value: float) -> float:
         (Options(temperature=1.0, top_p=0.0), "top_p", "0 is not above 0 and at most 1"),
         (Options(temperature=1.0, top_p=1.5), "top_p", "1.5 is not"),
         (Options(temperature=1.0, top_p=math.nan), "top_p", "nan is not"),
+        (
+            Options(temperature=1.0, top_p=float32(1.0000001)),
+            "top_p",
+            "1.0000001 is not above 0 and at most 1",
+        ),
+        (Options(temperature=float32(100.00001)), "temperature", "100.00001 is not between 0 and 100"),
+        (
+            Options(length_penalty=float32(-10.000001)),
+            "length_penalty",
+            "-10.000001 is not between -10 and 10",
+        ),
         (Options(stop=("a",) * 17), "stop", "17 strings are more than 16"),
         (Options(stop=("a", "")), "stop[1]", "is empty"),
         (Options(stop=("x" * 257,)), "stop[0]", "257 characters are more than 256"),

@@ -121,12 +121,15 @@ class DecodingOptions(_message.Message):
     """
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The output ends before the first of these strings. At most 16, each of 1 to 256 characters."""
+        """The output ends before the first of these strings. At most 16, each of 1 to 256 characters. They are cleaned and
+        normalised as the model's texts are: a model that was trained on lower case stops at "end" for "END".
+        """
 
     @_builtins.property
     def suppressed_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Texts that the output does not hold as the tokens that they are made of, at the beginning of a word or
-        within one. At most 64, each of 1 to 256 characters.
+        """Texts that the output does not hold anywhere: not within a word, and not across tokens either. They are cleaned
+        and normalised as the model's texts are. At most 64, each of 1 to 256 characters. A text is refused where it
+        cannot be kept out: U+FFFD with a model whose tokens are bytes. A target prefix that holds one is refused.
         """
 
     @_builtins.property

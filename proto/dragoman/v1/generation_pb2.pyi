@@ -32,6 +32,7 @@ class GenerateRequest(_message.Message):
     version: _builtins.str
     """Left empty: the highest version there is."""
     prompt: _builtins.str
+    """Control characters and byte order marks are removed; special spaces become plain ones; line feeds and tabs stay."""
     @_builtins.property
     def options(self) -> _decoding_pb2.DecodingOptions: ...
     def __init__(
@@ -140,7 +141,9 @@ class ScoreTextsRequest(_message.Message):
     num_alternatives: _builtins.int
     """Tell so many of the most probable tokens at each place, at most 20."""
     @_builtins.property
-    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Cleaned as GenerateRequest.prompt is. White space alone is a text."""
+
     def __init__(
         self,
         *,

@@ -34,13 +34,18 @@ class TranslateRequest(_message.Message):
     """Left empty: the highest version there is."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The texts to translate, each on its own."""
+        """The texts to translate, each on its own. Control characters and byte order marks are removed, no-break and other
+        special spaces become plain ones, as in the model's training. A character that the vocabulary lacks is read as
+        the unknown token.
+        """
 
     @_builtins.property
     def options(self) -> _decoding_pb2.DecodingOptions: ...
     @_builtins.property
     def target_prefixes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Texts that the translations begin with, one for each input, or none at all; "" forces nothing."""
+        """Texts that the translations begin with, one for each input, or none at all; "" forces nothing. A text with a
+        character that the vocabulary lacks is refused, because the translation could not hold it.
+        """
 
     def __init__(
         self,
@@ -175,6 +180,10 @@ Global___StreamTranslateResponse: _TypeAlias = StreamTranslateResponse  # noqa: 
 
 @_typing.final
 class ScoredPair(_message.Message):
+    """Both texts are cleaned as TranslateRequest.inputs are. A character that the vocabulary lacks is scored as the unknown
+    token, which OutputToken.token shows.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SOURCE_FIELD_NUMBER: _builtins.int

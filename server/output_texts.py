@@ -1,0 +1,84 @@
+"""Texts of a call that decide on its output: stop strings, suppressed texts and the beginnings of translations.
+
+The tokenizer's normalizer changes them as it changed all that the model was trained on, or they would never be found.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+from common.text import normalize
+from server.decoding.suppression import SuppressedTexts, UnknownDecoderError
+from server.errors import FieldViolation
+from server.registry import ServedModel
+from server.validation import Options
+
+__all__ = ["check_option_texts", "check_prefixes", "stop_strings", "suppressed_texts"]
+
+_SHOWN_CHARACTERS = 40
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def check_option_texts(model: ServedModel, options: Options) -> Iterator[FieldViolation]:
+    """What is wrong with the texts of options that break no other rule."""
+    for field, texts in (("stop", options.stop), ("suppressed_texts", options.suppressed_texts)):
+        for index, text in enumerate(texts):
+            if not normalize(model.tokenizer, text):
+                what = f"{_shown(text)} holds only characters that are removed from every text"
+                yield FieldViolation(f"options.{field}[{index}]", what)
+    if not options.suppressed_texts:
+        return
+    try:
+        vocabulary = model.vocabulary()
+    except UnknownDecoderError as error:
+        yield FieldViolation("options.suppressed_texts", f"cannot be had from {model.name!r}: {error}")
+        return
+    for index, text in enumerate(options.suppressed_texts):
+        if vocabulary.holds_bytes and _REPLACEMENT in text:
+            what = f"{_shown(text)} holds U+FFFD, which stands for any bytes that are no character"
+            yield FieldViolation(f"options.suppressed_texts[{index}]", what)
+
+
+def stop_strings(model: ServedModel, options: Options) -> tuple[str, ...]:
+    """The stop strings as an output may hold them."""
+    return tuple(normalize(model.tokenizer, text) for text in options.stop)
+
+
+async def suppressed_texts(model: ServedModel, options: Options) -> SuppressedTexts | None:
+    """What keeps the suppressed texts out of an output; None where there are none."""
+    if not options.suppressed_texts:
+        return None
+    vocabulary = await asyncio.to_thread(model.vocabulary)  # the first call lays it out: 2 us a token
+    return SuppressedTexts(
+        vocabulary, [normalize(model.tokenizer, each) for each in options.suppressed_texts]
+    )
+
+
+def check_prefixes(
+    model: ServedModel, options: Options, prefixes: Sequence[str], encoded: Sequence[Sequence[int]]
+) -> Iterator[FieldViolation]:
+    """What is wrong with the beginnings of translations: they are kept whole, or refused."""
+    suppressed = [normalize(model.tokenizer, text) for text in options.suppressed_texts]
+    for index, (prefix, token_ids) in enumerate(zip(prefixes, encoded, strict=True)):
+        field = f"target_prefixes[{index}]"
+        if model.manifest.special_tokens.unknown in token_ids:
+            named = ", ".join(f"{each!r} (U+{ord(each):04X})" for each in _unknown_characters(model, prefix))
+            yield FieldViolation(field, f"{_shown(prefix)} holds what the model's vocabulary lacks: {named}")
+            continue
+        text = model.tokenizer.decode(list(token_ids))
+        for each in suppressed:
+            if each and each in text:
+                yield FieldViolation(
+                    field, f"{_shown(prefix)} holds {each!r}, which options.suppressed_texts forbid"
+                )
+
+
+def _unknown_characters(model: ServedModel, text: str) -> list[str]:
+    unknown = model.manifest.special_tokens.unknown
+    characters = dict.fromkeys(normalize(model.tokenizer, text))
+    return [
+        each for each in characters if unknown in model.tokenizer.encode(each, add_special_tokens=False).ids
+    ]
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}...")
