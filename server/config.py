@@ -113,7 +113,8 @@ class EngineSettings(Settings):
     threads_per_lane: ThreadsOrAuto = "auto"
     """Threads of one lane. `auto`: the cores shared out evenly."""
     slots_per_lane: Rows = 32
-    """Sequences that one lane decodes together. It bounds the lane's memory."""
+    """Sequences that one lane decodes together. It bounds the lane's memory. A lane has room for a sixth more, which
+    calls with few running sequences may use."""
     max_waiting: Waiting = 1024
     """Sequences that may wait for a slot. Further ones are refused with RESOURCE_EXHAUSTED."""
     max_start_tokens: Waiting = 2048

@@ -37,6 +37,9 @@ __all__ = ["Engine", "Occupancy", "Ticket", "lane_layout", "load_backend"]
 RETRY_DELAY_S = 1.0
 """What a refused caller is told to wait."""
 
+_ROWS_A_RESERVED_ONE = 6
+"""Beside so many rows a lane has one more, which a call with many leaves to others: with 32 a search of five beams."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -144,8 +147,14 @@ class Engine:
         backend = backend.with_prefix_cache(settings.prefix_cache_bytes)
         self.prefix_cache = backend.prefix_cache
         self.kernels = backend.kernels
+        num_reserved = settings.slots_per_lane // _ROWS_A_RESERVED_ONE
         lanes = [
-            Lane(backend, settings.slots_per_lane, observer, multi_step_rows=settings.multi_step_rows)
+            Lane(
+                backend,
+                settings.slots_per_lane + num_reserved,
+                observer,
+                multi_step_rows=settings.multi_step_rows,
+            )
             for _ in range(num_lanes)
         ]
         # Prompts are read one by one, so nothing is gained by starting several at once.
@@ -158,6 +167,7 @@ class Engine:
             rows_before_spread=settings.rows_before_spread,
             max_start_interval=settings.max_start_interval if reads_together else 1,
             read_together=settings.read_together if lanes[0].rows.reads_ahead else 1,
+            reserved_rows=num_reserved,
         )
         self._tickets: dict[Scheduled, Ticket] = {}
         self._work = threading.Condition()
@@ -203,21 +213,37 @@ class Engine:
             Overloaded: too many sequences wait already.
             EngineError: the engine is closed.
         """
-        sequence = RunningSequence.create(
-            input_ids, parameters, deadline_s=deadline_s, stop=stop, stream=stream
+        [ticket] = self.submit_all(
+            [RunningSequence.create(input_ids, parameters, deadline_s=deadline_s, stop=stop, stream=stream)]
         )
-        ticket = Ticket(sequence, self._cancel)
+        return ticket
+
+    def submit_all(self, sequences: Sequence[RunningSequence]) -> list[Ticket]:
+        """Queue the sequences of one call, all of them or none. Call from a running event loop.
+
+        Raises:
+            Overloaded: too many sequences wait already.
+        """
+        tickets = [Ticket(sequence, self.cancel) for sequence in sequences]
         with self._work:
             if self._closing:
                 raise EngineError("the engine is closed")
             try:
-                self._scheduler.submit(sequence)
+                self._scheduler.submit(*sequences)
             except QueueFullError:
                 num_waiting = self._scheduler.num_waiting
                 raise Overloaded(f"{num_waiting} inputs are waiting already", RETRY_DELAY_S) from None
-            self._tickets[sequence] = ticket
+            self._tickets |= zip(sequences, tickets, strict=True)
             self._wake_lane()
-        return ticket
+        return tickets
+
+    def cancel(self, *tickets: Ticket) -> None:
+        """Free the rows of those that are not over before their lane's next step."""
+        with self._work:
+            for ticket in tickets:
+                if ticket.sequence in self._tickets and self._scheduler.cancel(ticket.sequence):
+                    del self._tickets[ticket.sequence]
+                    ticket.wake(Cancelled())
 
     def occupancy(self) -> Occupancy:
         """Slots and queue at this moment."""
@@ -249,12 +275,6 @@ class Engine:
             wakes = [(ticket, EngineError(reason)) for ticket in self._tickets.values()]
             self._tickets.clear()
         _wake_all(wakes)
-
-    def _cancel(self, ticket: Ticket) -> None:
-        with self._work:
-            if ticket.sequence in self._tickets and self._scheduler.cancel(ticket.sequence):
-                del self._tickets[ticket.sequence]
-                ticket.wake(Cancelled())
 
     def _wake_lane(self) -> None:
         """Have an idle lane look for work, if there is some for it; it wakes the next one if there is more.

@@ -17,7 +17,8 @@ def decode_offline(
     backend: Backend, inputs: Iterable[tuple[Sequence[int], DecodingParameters]], *, num_slots: int
 ) -> list[Finished]:
     """Decode all inputs through one lane of `num_slots` rows, refilled as rows end; results in input order."""
-    sequences = [RunningSequence.create(input_ids, parameters) for input_ids, parameters in inputs]
+    call = scheduler.Call()
+    sequences = [RunningSequence.create(input_ids, parameters, call=call) for input_ids, parameters in inputs]
     return decode_sequences(Lane(backend, num_slots), sequences)
 
 
@@ -31,8 +32,7 @@ def decode_sequences(lane: Lane, sequences: Sequence[RunningSequence]) -> list[F
         max_start_tokens=4096,
         read_together=READ_TOGETHER if lane.rows.reads_ahead else 1,
     )
-    for sequence in sequences:
-        plans.submit(sequence)
+    plans.submit(*sequences)
     while plans.has_work(0):
         plan = plans.plan(0, now_s=0.0)
         for sequence in lane.execute(plan):

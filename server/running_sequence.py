@@ -58,8 +58,18 @@ class RunningSequence(scheduler.Sequence):
         deadline_s: float | None = None,
         stop: StopCondition | None = None,
         stream: bool = False,
+        call: scheduler.Call | None = None,
     ) -> "RunningSequence":
-        """A sequence ready to be submitted; `deadline_s` is on the clock that plans are made with."""
+        """A sequence ready to be submitted.
+
+        Args:
+            input_ids: its input.
+            parameters: how to decode it.
+            deadline_s: on the clock that plans are made with.
+            stop: may end it early.
+            stream: whether somebody reads `token_ids` while they grow.
+            call: whose others take turns with those of other calls; None: it is a call of its own.
+        """
         is_greedy = (
             parameters.num_alternatives is None
             and parameters.min_tokens == 0
@@ -69,6 +79,7 @@ class RunningSequence(scheduler.Sequence):
         return cls(
             num_input_tokens=len(input_ids),
             num_rows=parameters.beam_size,
+            call=call or scheduler.Call(),
             deadline_s=deadline_s,
             source=Source(input_ids),
             parameters=parameters,

@@ -5,10 +5,12 @@ tokens into text (`server.answers`), and free whatever is still running when the
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from server import scheduler
 from server.answers import Submitted, scored, settled
 from server.calls import Answer, Call, Delta, Scored, ScoringCall
 from server.decoding.hypothesis import Finished
@@ -17,6 +19,7 @@ from server.inputs import Prepared, prepare, prepare_scoring
 from server.lifecycle import Lifecycle
 from server.output_texts import stop_strings
 from server.registry import Registry, ServedModel
+from server.running_sequence import RunningSequence
 from server.text import StopStrings
 from server.tokenising import Tokenising
 
@@ -102,46 +105,45 @@ async def _submitted(
     model: ServedModel, call: Call | ScoringCall, prepared: list[Prepared], *, stream: bool = False
 ) -> AsyncIterator[list[Submitted]]:
     """Submit every input; on the way out, free those that still run."""
-    inputs: list[Submitted] = []
+    inputs = _submit(model, call, prepared, stream=stream)
     try:
-        _submit(model, call, prepared, inputs, stream=stream)
         yield inputs
     finally:
         tickets = [ticket for each in inputs for ticket in each.tickets]
+        if open_tickets := [ticket for ticket in tickets if ticket.finished_s is None]:
+            model.engine.cancel(*open_tickets)
         for ticket in tickets:
-            ticket.cancel()
             model.metrics.observe_times(ticket.submitted_s, ticket.admitted_s, ticket.first_token_s)
         if _expired(call) and any(ticket.admitted_s is None for ticket in tickets):
             model.metrics.observe_rejected("deadline")
 
 
 def _submit(
-    model: ServedModel,
-    call: Call | ScoringCall,
-    prepared: list[Prepared],
-    inputs: list[Submitted],
-    *,
-    stream: bool,
-) -> None:
+    model: ServedModel, call: Call | ScoringCall, prepared: list[Prepared], *, stream: bool
+) -> list[Submitted]:
     if _expired(call):
         model.metrics.observe_rejected("deadline")
         raise DeadlineExceeded("the deadline passed before the call could be queued")
     stop = stop_strings(model, call.options) if isinstance(call, Call) else ()
-    for each in prepared:
-        submitted = Submitted(model, each.token_ids, stop, [])
-        inputs.append(submitted)
-        for parameters in each.parameters:
-            ticket = model.engine.submit(
-                each.token_ids,
-                parameters,
-                deadline_s=call.deadline_s,
-                stop=StopStrings(model.tokenizer, context_ids=submitted.context_ids, stop=stop)
-                if stop
-                else None,
-                stream=stream,
-            )
-            submitted.tickets.append(ticket)
+    inputs = [Submitted(model, each.token_ids, stop, []) for each in prepared]
+    together = scheduler.Call()
+    sequences = [
+        RunningSequence.create(
+            each.token_ids,
+            parameters,
+            deadline_s=call.deadline_s,
+            stop=StopStrings(model.tokenizer, context_ids=submitted.context_ids, stop=stop) if stop else None,
+            stream=stream,
+            call=together,
+        )
+        for submitted, each in zip(inputs, prepared, strict=True)
+        for parameters in each.parameters
+    ]
+    tickets = iter(model.engine.submit_all(sequences))
+    for submitted, each in zip(inputs, prepared, strict=True):
+        submitted.tickets.extend(itertools.islice(tickets, len(each.parameters)))
         model.metrics.observe_accepted(len(each.token_ids))
+    return inputs
 
 
 async def _all_results(submitted: Submitted) -> list[Finished]:

@@ -3,24 +3,30 @@
 A lane owns the rows 0 .. n-1 of its arena, without gaps: a row that ends is filled by a waiting sequence or,
 when none waits, by the last row, so that a step never computes for nobody (iteration-level scheduling, Orca,
 Yu et al. 2022). A sequence has one row, or with beam search one for each hypothesis, all of one lane and in no
-particular places. Waiting sequences are shared by all lanes, first come first served. A few run on one lane while
-the others rest: a step of four rows costs little more than one of a single row. Beyond those a lane takes no more
-than its even share of all the work there is, so that a burst spreads over the cores.
+particular places. Waiting sequences are shared by all lanes, and calls take turns (`server/queue.py`). A few run on one
+lane while the others rest: a step of four rows costs little more than one of a single row. Beyond those a lane takes no
+more than its even share of all the work there is, so that a burst spreads over the cores.
+
+However much one call has, another need not wait for its end: some rows of each lane and a part of the queue are
+reserved for calls that have little there.
 
 The caller hands in the time and holds a lock if it uses threads.
 """
 
 import heapq
 import itertools
-from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-__all__ = ["Departure", "Move", "Plan", "QueueFullError", "Scheduler", "Sequence"]
+from server.queue import Call, Queue, Sequence
+
+__all__ = ["Call", "Departure", "Move", "Plan", "QueueFullError", "Scheduler", "Sequence"]
 
 
 _MAX_SHORT_TOKENS = 64
 """A longer input is worth a lane of its own: reading it takes as long as many steps, for which others would wait."""
+_MAX_LOOKED_AT = 64
+"""Calls among which one is looked for that may start while the first may not."""
 
 
 class Departure(Enum):
@@ -32,24 +38,6 @@ class Departure(Enum):
 
 class QueueFullError(Exception):
     """As many sequences wait as are allowed to."""
-
-
-@dataclass(eq=False, slots=True)
-class Sequence:
-    """One input as the scheduler sees it: its length, its rows, its deadline, its place.
-
-    While it waits `is_claimed` says that a lane reads it, and then `is_read` that one has.
-    """
-
-    num_input_tokens: int
-    deadline_s: float | None = None
-    num_rows: int = 1
-    cancelled: bool = False
-    waiting: bool = True
-    finished: bool = False
-    is_claimed: bool = False
-    is_read: bool = False
-    lane: int = -1  # where it runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +55,7 @@ class _LaneRows:
 
     rows: list[Sequence | None] = field(default_factory=list)
     num_used: int = 0  # rows of sequences that have not ended
+    num_reserved: int = 0  # those of them that are reserved
     num_sequences: int = 0  # that have not
     num_long: int = 0  # those of them whose inputs are long
     num_steps_since_reading: int = 0
@@ -92,7 +81,8 @@ class Scheduler:
     Args:
         num_lanes: arenas that step on their own.
         slots_per_lane: rows of each arena.
-        max_waiting: rows that may be waited for; a sequence that needs one more is refused.
+        max_waiting: rows that may be waited for; a call that needs one more is refused, unless it is a small one: a
+            quarter more may be waited for by calls that need no more than a sixteenth.
         max_start_tokens: input tokens a lane may read before one step, so that rows already running are
             not held up for long. One sequence is always allowed, however long.
         rows_before_spread: rows up to which a lane that runs is filled before an idle one starts. 1: all lanes
@@ -101,6 +91,8 @@ class Scheduler:
             read together and not one by one. 1: it starts what there is before each step.
         read_together: inputs that a lane reads when it reads one, if so many searches wait. 1: none before it has a
             row.
+        reserved_rows: rows that each lane has beside its `slots_per_lane`. While those are taken, a call that has no
+            more than `reserved_rows` on all lanes may start there.
     """
 
     def __init__(
@@ -113,6 +105,7 @@ class Scheduler:
         rows_before_spread: int = 1,
         max_start_interval: int = 1,
         read_together: int = 1,
+        reserved_rows: int = 0,
     ) -> None:
         self.slots_per_lane = slots_per_lane
         self.max_waiting = max_waiting
@@ -120,39 +113,44 @@ class Scheduler:
         self.rows_before_spread = rows_before_spread
         self.max_start_interval = max_start_interval
         self.read_together = read_together
+        self.reserved_rows = reserved_rows
         self._lanes = [_LaneRows() for _ in range(num_lanes)]
-        self._waiting: deque[Sequence] = deque()
+        self._queue = Queue()
         self._deadlines: list[tuple[float, int, Sequence]] = []  # a heap over the waiting
         self._order = itertools.count()
-        self._num_waiting_rows = 0
         self.num_running = 0
         self.num_used_slots = 0
 
     @property
     def num_slots(self) -> int:
-        """Rows of all lanes."""
-        return self.slots_per_lane * len(self._lanes)
+        """Rows of all lanes, the reserved ones included."""
+        return (self.slots_per_lane + self.reserved_rows) * len(self._lanes)
 
     @property
     def num_waiting(self) -> int:
         """Sequences in the queue."""
-        return len(self._waiting)
+        return len(self._queue)
 
-    def submit(self, sequence: Sequence) -> None:
-        """Queue a sequence, of at most `slots_per_lane` rows.
+    def submit(self, *sequences: Sequence) -> None:
+        """Queue sequences of one call, each of at most `slots_per_lane` rows: all of them or none.
 
         Raises:
-            QueueFullError: more than `max_waiting` rows would wait, those not counted that are free for them.
+            QueueFullError: more rows would wait than may, those not counted that are free for them.
         """
-        assert 1 <= sequence.num_rows <= self.slots_per_lane, "it could never start"
-        num_free = self.num_slots - self.num_used_slots
-        if self._num_waiting_rows + sequence.num_rows > self.max_waiting + num_free:
+        assert all(1 <= each.num_rows <= self.slots_per_lane for each in sequences), "it could never start"
+        if not sequences:
+            return
+        num_rows = sum(each.num_rows for each in sequences)
+        most = self.max_waiting
+        if sequences[0].call.num_waiting_rows + num_rows <= self.max_waiting // 16:
+            most += self.max_waiting // 4
+        if self._queue.num_rows + num_rows > most + sum(map(self._num_free, self._lanes)):
             raise QueueFullError
-        self._waiting.append(sequence)
-        self._num_waiting_rows += sequence.num_rows
-        if sequence.deadline_s is not None:
-            self._forget_stale_deadlines()
-            heapq.heappush(self._deadlines, (sequence.deadline_s, next(self._order), sequence))
+        for sequence in sequences:
+            self._queue.add(sequence)
+            if sequence.deadline_s is not None:
+                self._forget_stale_deadlines()
+                heapq.heappush(self._deadlines, (sequence.deadline_s, next(self._order), sequence))
 
     def cancel(self, sequence: Sequence) -> bool:
         """Take a sequence out: at once if it waits (True), before its lane's next step if it runs (False)."""
@@ -173,8 +171,10 @@ class Scheduler:
         sequence.finished = True
         self.num_running -= 1
         self.num_used_slots -= sequence.num_rows
+        sequence.call.num_running_rows -= sequence.num_rows
         lane = self._lanes[sequence.lane]
         lane.num_used -= sequence.num_rows
+        lane.num_reserved -= sequence.is_reserved * sequence.num_rows
         lane.num_sequences -= 1
         lane.num_long -= _is_long(sequence) * sequence.num_rows
 
@@ -207,7 +207,7 @@ class Scheduler:
         self._drop_expired_waiting(plan, now_s)
         holes = self._free_rows(mine.rows, plan, now_s)
         mine.num_steps_since_reading += num_steps
-        if self._waiting:
+        if self._queue:
             self._start_waiting(lane, plan, holes)
         if holes:
             self._close_holes(mine.rows, plan, holes)
@@ -223,13 +223,12 @@ class Scheduler:
 
     def _forget_stale_deadlines(self) -> None:
         """Keep the heap in proportion to the queue: far deadlines of answered sequences would pile up in it."""
-        if len(self._deadlines) > 2 * len(self._waiting) + 64:
+        if len(self._deadlines) > 2 * len(self._queue) + 64:
             self._deadlines = [entry for entry in self._deadlines if entry[2].waiting]
             heapq.heapify(self._deadlines)
 
     def _leave_queue(self, sequence: Sequence) -> None:
-        self._waiting.remove(sequence)
-        self._num_waiting_rows -= sequence.num_rows
+        self._queue.remove(sequence)
         sequence.waiting = False
         sequence.finished = True
 
@@ -253,54 +252,79 @@ class Scheduler:
 
     def _is_spread(self) -> bool:
         """Whether more waits than the lanes that run will take at their next starts."""
-        if not self._waiting:
+        if not self._queue:
             return False
-        if self.rows_before_spread == 1 or _is_long(self._waiting[0]):
+        if self.rows_before_spread == 1 or _is_long(self._queue.first()):
             return True
         limit = min(self.rows_before_spread, self.slots_per_lane)
-        return self._num_waiting_rows > sum(
+        return self._queue.num_rows > sum(
             max(0, limit - lane.num_used) for lane in self._lanes if lane.rows and not lane.num_long
         )
 
-    def _may_start(self, lane: _LaneRows) -> bool:
-        """Whether the first in line fits into the lane and the lane has not its share of all rows.
+    def _num_free(self, lane: _LaneRows) -> int:
+        """Rows of a lane that are free for any call."""
+        return self.slots_per_lane - lane.num_used + lane.num_reserved
+
+    def _next(self, lane: _LaneRows) -> Sequence | None:
+        """Who may start in the lane next: whose turn it is, or while it has no rows for it who may have reserved ones.
 
         One that another lane reads at this moment is left to wait by a lane that has others to go on with.
         """
-        if not self._waiting:
-            return False
-        first = self._waiting[0]
+        if not self._queue:
+            return None
+        first = self._queue.first()
         if first.is_claimed and lane.num_used:
-            return False
-        share = -(-(self.num_used_slots + self._num_waiting_rows) // len(self._lanes))
+            return None
+        share = -(-(self.num_used_slots + self._queue.num_rows) // len(self._lanes))
         if not lane.num_long and not _is_long(first):
             share = max(share, self.rows_before_spread)
-        return lane.num_used < share and lane.num_used + first.num_rows <= self.slots_per_lane
+        if lane.num_used >= share:
+            return None
+        if first.num_rows <= self._num_free(lane):
+            return first
+        return self._next_reserved(lane)
+
+    def _next_reserved(self, lane: _LaneRows) -> Sequence | None:
+        num_free = self.reserved_rows - lane.num_reserved
+        if num_free < 1:
+            return None
+        for sequence in self._queue.firsts(_MAX_LOOKED_AT):
+            num_rows = sequence.num_rows
+            may_have = sequence.call.num_running_rows + num_rows <= self.reserved_rows
+            if may_have and num_rows <= num_free and not sequence.is_claimed:
+                return sequence
+        return None
 
     def _start_waiting(self, lane: int, plan: Plan, holes: list[int]) -> None:
         mine = self._lanes[lane]
         # The fuller the lane, the more a reading holds up, and the sooner another can share it.
         may_read = mine.num_steps_since_reading >= min(self.max_start_interval, mine.num_sequences // 2)
         num_read = num_tokens = 0
-        while self._may_start(mine) and (may_read or self._waiting[0].is_read):
-            sequence = self._waiting[0]
+        while (sequence := self._next(mine)) is not None and (may_read or sequence.is_read):
             num_tokens += 0 if sequence.is_read else sequence.num_input_tokens
             if plan.starts and num_tokens > self.max_start_tokens:
                 break
-            self._waiting.popleft()
-            sequence.waiting = False
-            sequence.lane = lane
-            self._num_waiting_rows -= sequence.num_rows
-            self.num_running += 1
-            self.num_used_slots += sequence.num_rows
-            mine.num_used += sequence.num_rows
-            mine.num_sequences += 1
-            mine.num_long += _is_long(sequence) * sequence.num_rows
             num_read += not sequence.is_read
-            plan.starts.append((sequence, self._take_rows(mine.rows, holes, sequence)))
+            plan.starts.append((sequence, self._start(sequence, lane, holes)))
         if num_read:
             mine.num_steps_since_reading = 0
             self._read_ahead(lane, plan, self.read_together - num_read, num_tokens)
+
+    def _start(self, sequence: Sequence, lane: int, holes: list[int]) -> list[int]:
+        """Take a sequence from the queue into a lane; returns its rows."""
+        self._queue.take(sequence)
+        sequence.waiting = False
+        sequence.lane = lane
+        self.num_running += 1
+        self.num_used_slots += sequence.num_rows
+        sequence.call.num_running_rows += sequence.num_rows
+        mine = self._lanes[lane]
+        sequence.is_reserved = sequence.num_rows > self._num_free(mine)
+        mine.num_used += sequence.num_rows
+        mine.num_reserved += sequence.is_reserved * sequence.num_rows
+        mine.num_sequences += 1
+        mine.num_long += _is_long(sequence) * sequence.num_rows
+        return self._take_rows(mine.rows, holes, sequence)
 
     def _read_ahead(self, lane: int, plan: Plan, most: int, num_tokens: int) -> None:
         """Claim who is read with those that start, but for who may start elsewhere at any moment.
@@ -310,8 +334,9 @@ class Scheduler:
         """
         if most < 1:
             return
-        num_free = self.num_slots - self.num_used_slots - self.slots_per_lane + self._lanes[lane].num_used
-        for sequence in self._waiting:
+        mine = self._lanes[lane]
+        num_free = sum(self._num_free(other) for other in self._lanes if other is not mine)
+        for sequence in self._queue:
             num_free -= sequence.num_rows
             if num_free >= 0 or sequence.is_read or sequence.is_claimed:
                 continue

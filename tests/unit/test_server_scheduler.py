@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.scheduler import Departure, Plan, QueueFullError, Scheduler, Sequence
+from server.scheduler import Call, Departure, Plan, QueueFullError, Scheduler, Sequence
 
 
 class Rows:
@@ -43,7 +43,9 @@ def test_every_sequence_gets_one_outcome_and_rows_stay_dense(
         rows_before_spread=data.draw(st.integers(1, 6)),
         max_start_interval=data.draw(st.integers(1, 4)),
         read_together=data.draw(st.integers(1, 4)),
+        reserved_rows=data.draw(st.integers(0, 2)),
     )
+    calls = [Call() for _ in range(3)]
     lanes = [Rows() for _ in range(num_lanes)]
     accepted: list[Sequence] = []
     outcomes: dict[int, str] = {}
@@ -61,20 +63,24 @@ def test_every_sequence_gets_one_outcome_and_rows_stay_dense(
         assert not plan.ahead or plan.starts
         for sequence in plan.ahead:
             scheduler.end_reading(sequence, is_read=True)
-        assert len(lanes[lane].rows) <= num_slots
+        assert len(lanes[lane].rows) <= num_slots + scheduler.reserved_rows
+        for sequence, _ in plan.starts:
+            earlier = accepted[: accepted.index(sequence)]
+            assert not any(each.waiting and each.call is sequence.call for each in earlier), "out of order"
 
     for now in range(data.draw(st.integers(1, 40))):
         match data.draw(st.sampled_from(["submit", "submit", "cancel", "step", "step", "finish"])):
             case "submit":
                 deadline = data.draw(st.none() | st.integers(now + 1, now + 10))
                 num_rows = data.draw(st.integers(1, num_slots))
-                sequence = Sequence(data.draw(st.integers(1, 30)), deadline, num_rows)
+                call = data.draw(st.sampled_from([*calls, Call()]))
+                sequence = Sequence(data.draw(st.integers(1, 30)), deadline, num_rows, call)
                 open_rows = sum(s.num_rows for s in accepted if id(s) not in outcomes)
                 try:
                     scheduler.submit(sequence)
                     accepted.append(sequence)
                 except QueueFullError:
-                    assert open_rows + num_rows > max_waiting + scheduler.num_slots
+                    assert open_rows + num_rows > max_waiting + num_lanes * num_slots
             case "cancel":
                 open_ones = [s for s in accepted if id(s) not in outcomes and not s.cancelled]
                 if open_ones and scheduler.cancel(victim := data.draw(st.sampled_from(open_ones))):
@@ -89,6 +95,11 @@ def test_every_sequence_gets_one_outcome_and_rows_stay_dense(
                 step(data.draw(st.integers(0, num_lanes - 1)), now)
         in_rows = [s for lane in lanes for s in lane.rows if not s.finished]
         assert scheduler.num_used_slots == len(in_rows)
+        for call in calls:
+            assert call.num_running_rows == sum(sequence.call is call for sequence in in_rows)
+        for rows in lanes:
+            shared = [s for s in rows.rows if not (s.finished or s.is_reserved)]
+            assert len(shared) <= num_slots, "reserved rows are taken where there are no others"
         assert scheduler.num_running == len(set(in_rows))
         if scheduler.num_waiting:
             assert any(lane.rows for lane in lanes) or scheduler.wants_idle_lane(), "nobody comes for it"
