@@ -62,7 +62,8 @@ class Interrupter:
 
 sys.meta_path.insert(0, Interrupter())
 code = main()
-time.sleep(30)  # the command may be over when the interrupt is repeated
+if code == 0:
+    time.sleep(30)  # the command was over before the interrupt was repeated
 sys.exit(code)
 """)
     assert (done.returncode, done.stderr) == (130, b"")
