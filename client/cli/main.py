@@ -14,6 +14,10 @@ from types import FrameType
 
 from client.cli.exit_codes import EXIT_INTERRUPTED
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 __all__ = ["main"]
 
 _MOMENT_S = 0.01
@@ -31,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return run(arguments)
     _open_closed_streams()
+    _lose_what_stderr_refuses()
     can_be_interrupted = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not under nohup
     try:
         if can_be_interrupted:
@@ -84,12 +89,35 @@ def _open_closed_streams() -> None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  a descriptor, for good
     if sys.stdout is None:
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(
             errors="backslashreplace"
         )  # as standard error: a table is never worth a failure
+
+
+class _LossyFile(io.FileIO):
+    """A file that takes everything and loses what it cannot write."""
+
+    def write(self, data: "Buffer", /) -> int:
+        """Write `data`, or not."""
+        num_bytes = memoryview(data).nbytes
+        try:
+            return super().write(data) or num_bytes  # None: a terminal that is not to be waited for
+        except OSError:
+            return num_bytes
+
+
+def _lose_what_stderr_refuses() -> None:
+    """Make standard error a stream that never fails.
+
+    What is said there is not worth a result: a training goes on when the disk of its log is full, or when the
+    terminal that watched it is gone.
+    """
+    encoding = sys.stderr.encoding if sys.stderr is not None else "utf-8"
+    lossy = _LossyFile(2, "w", closefd=False)
+    sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(lossy), encoding=encoding, errors="backslashreplace", line_buffering=True
+    )
 
 
 if __name__ == "__main__":

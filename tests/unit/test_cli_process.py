@@ -1,10 +1,12 @@
 """From the process's first line to its last: interrupts, closed streams, arguments that are not UTF-8."""
 
+import functools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import typer.main
@@ -112,11 +114,57 @@ def test_a_full_disk_is_one_line() -> None:
     assert (done.returncode, done.stderr) == (1, b"error: No space left on device: standard output\n")
 
 
-def test_standard_error_that_nobody_takes_costs_no_result() -> None:
-    with Path("/dev/full").open("wb") as full:
-        done = run(COMMAND, stderr=full)
-    assert done.returncode == 0
-    assert b"[server]" in done.stdout
+def broken_pipe() -> BinaryIO:
+    reader, writer = os.pipe()
+    os.close(reader)
+    return open(writer, "wb")  # noqa: PTH123
+
+
+@pytest.mark.parametrize(
+    "stderr",
+    [
+        functools.partial(Path("/dev/full").open, "wb"),  # the disk of its log is full
+        functools.partial(
+            Path("/dev/null").open, "rb"
+        ),  # a shell script leaves it in the place of a closed one
+        broken_pipe,
+    ],
+    ids=["full", "closed", "broken"],
+)
+def test_standard_error_that_cannot_be_written_costs_no_result(stderr: Callable[[], BinaryIO]) -> None:
+    program = """
+import logging, sys
+import client.cli.app
+from client.cli.main import main
+from client.cli.output import note, report_console
+
+def run(arguments):
+    note("said")
+    print("said" * 10_000, file=sys.stderr, flush=True)
+    report_console(stderr=True).print("said")
+    logging.error("said")
+    print("a result")
+    return 0
+
+client.cli.app.run = run
+sys.exit(main())
+"""
+    with stderr() as stream:
+        done = run(program, stderr=stream)
+    assert (done.returncode, done.stdout) == (0, b"a result\n")
+
+
+def test_what_is_said_on_standard_error_is_said() -> None:
+    done = run(r"""
+import sys
+sys.argv[1:] = ["config", "\udcff"]
+from client.cli.main import main
+code = main()
+print("ä\udcff", end="", file=sys.stderr)
+sys.exit(code)
+""")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[1:] == ["ä\\udcff".encode()]
 
 
 @pytest.mark.parametrize("command", commands)
