@@ -9,7 +9,9 @@ Sources: cgroup v2 `cpu.max` (kernel documentation, admin-guide/cgroup-v2), cgro
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from common.cgroups import group_and_ancestors, memberships, read_text
 
 __all__ = ["cpu_limit_cores", "usable_cores"]
 
@@ -39,50 +41,26 @@ def _affinity_cores() -> int:
 def _quotas(root: Path) -> Iterator[float]:
     """The quota of each cgroup this process is in, ancestors included: the tightest one binds."""
     mounts = root / "sys/fs/cgroup"
-    for controllers, group in _memberships(root / "proc/self/cgroup"):
+    for controllers, group in memberships(root / "proc/self/cgroup"):
         if controllers == "":  # the one hierarchy of v2
-            for folder in _group_and_ancestors(mounts, group):
+            for folder in group_and_ancestors(mounts, group):
                 yield from _read_v2(folder / "cpu.max")
         elif "cpu" in controllers.split(","):
             for mount in _V1_CONTROLLER_FOLDERS:
-                for folder in _group_and_ancestors(mounts / mount, group):
+                for folder in group_and_ancestors(mounts / mount, group):
                     yield from _read_v1(folder)
-
-
-def _memberships(path: Path) -> Iterator[tuple[str, str]]:
-    """Lines of /proc/self/cgroup, `hierarchy:controllers:path`, as (controllers, path)."""
-    for line in _read(path).splitlines():
-        _, _, rest = line.partition(":")
-        controllers, colon, group = rest.partition(":")
-        if colon:
-            yield controllers, group
-
-
-def _group_and_ancestors(mount: Path, group: str) -> Iterator[Path]:
-    # In a container without its own cgroup namespace `group` is the host's path while the mount shows only
-    # the container's part: folders that are not there are passed by, and the mount itself is the container's.
-    parts = [part for part in PurePosixPath(group).parts if part not in ("/", "..")]
-    for length in range(len(parts), -1, -1):
-        yield mount.joinpath(*parts[:length])
 
 
 def _read_v2(path: Path) -> Iterator[float]:
     """`cpu.max` holds "<quota> <period>" in microseconds, or "max <period>" for no limit."""
-    match _read(path).split():
+    match read_text(path).split():
         case [quota, period] if quota.isdecimal() and period.isdecimal() and int(period) > 0:
             yield int(quota) / int(period)
 
 
 def _read_v1(folder: Path) -> Iterator[float]:
     """A quota of -1 is no limit."""
-    quota = _read(folder / "cpu.cfs_quota_us").strip()
-    period = _read(folder / "cpu.cfs_period_us").strip()
+    quota = read_text(folder / "cpu.cfs_quota_us").strip()
+    period = read_text(folder / "cpu.cfs_period_us").strip()
     if quota.isdecimal() and period.isdecimal() and int(period) > 0:
         yield int(quota) / int(period)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii")
-    except OSError:  # no such hierarchy here: nothing limits us through it
-        return ""

@@ -27,6 +27,7 @@ from server import bundle as bundle_format
 from server.backend import Backend
 from server.golden import check_golden_examples
 from server.kernels import NO_KERNELS
+from server.trial import check_answers
 
 __all__ = ["ExportReport", "Progress", "export_run", "write_graphs"]
 
@@ -105,7 +106,7 @@ def export_run(
         )
         atomic_write(folder / bundle_format.MANIFEST_NAME, sealed.model_dump_json(indent=2) + "\n")
         written = bundle_format.Bundle.read(folder)
-        check_golden_examples(Backend(written, backend.sessions))
+        check_answers(Backend(written, backend.sessions))
         _check_without_kernels(written, backend.kernels)
     num_bytes = sum(record.num_bytes for record in manifest.files.values())
     return ExportReport(bundle_folder, precision, num_bytes, agreement, quality, fp32_quality)

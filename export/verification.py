@@ -26,9 +26,9 @@ from server.backend import Backend
 from server.bundle import Bundle
 from server.decoding.hypothesis import Hypothesis as Answer
 from server.decoding.parameters import DecodingParameters
-from server.golden import check_golden_examples
 from server.offline import decode_offline
 from server.scoring import forced_steps
+from server.trial import check_answers
 
 __all__ = [
     "TIE",
@@ -117,7 +117,7 @@ def verify_bundle(
     """
     bundle = Bundle.read(bundle_folder)
     backend = Backend.load(bundle, provider="cpu", num_threads=1)
-    check_golden_examples(backend)
+    check_answers(backend)
     num_golden = len(bundle.manifest.golden_examples)
     if run_folder is None:
         return VerificationReport(bundle_folder, num_golden, None)

@@ -8,6 +8,7 @@ operators append to them in place.
 caches on an accelerator.
 """
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from server.bundle import GraphRecord, Manifest
 from server.kernels import Arrays, copy_rows
 from server.prefix_cache import PrefixCache
 
-__all__ = ["LAST", "SMALL_INPUTS", "Arena", "Buffer", "HostArena"]
+__all__ = ["LAST", "SMALL_INPUTS", "Arena", "Buffer", "HostArena", "row_bytes"]
 
 LAST = "last_cross_"
 """Kind of caches with a source's last token alone."""
@@ -58,6 +59,23 @@ class Buffer:
         return self.device, 0, self.dtype, (last - first, *self.shape[1:]), self.address + first * row_bytes
 
 
+def row_bytes(manifest: Manifest, dtype: np.dtype[np.floating]) -> int:
+    """Bytes of one row's keys and values in precision `dtype`."""
+    return dtype.itemsize * sum(math.prod(shape) for _, shape in _caches(manifest).values())
+
+
+def _caches(manifest: Manifest) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Kind and shape of each cache of a row, by the name of the step's input."""
+    dims, limits = manifest.dimensions, manifest.limits
+    shapes = {
+        "": (dims.num_kv_heads, limits.max_context_tokens, dims.head_size),
+        "cross_": (dims.num_kv_heads, limits.max_source_tokens, dims.head_size),
+        LAST: (1, dims.num_kv_heads * dims.head_size),
+    }
+    matches = map(_CACHE_INPUT.fullmatch, manifest.graphs["decode"].inputs)
+    return {match[0]: (match["kind"], shapes[match["kind"]]) for match in matches if match}
+
+
 class Arena(ABC):
     """The state of `num_rows` rows.
 
@@ -75,20 +93,13 @@ class Arena(ABC):
         self.token_ids: NDArray[np.int64] = np.zeros(num_rows, np.int64)
         self.lengths: NDArray[np.int32] = np.zeros(num_rows, np.int32)
         self.source_lengths: NDArray[np.int32] = np.ones(num_rows, np.int32)
-        dims, limits = manifest.dimensions, manifest.limits
-        shapes = {
-            "": (dims.num_kv_heads, limits.max_context_tokens, dims.head_size),
-            "cross_": (dims.num_kv_heads, limits.max_source_tokens, dims.head_size),
-            LAST: (1, dims.num_kv_heads * dims.head_size),
-        }
         self._kinds: dict[str, str] = {}
         self._names: dict[str, list[str]] = {}  # by kind
         self._shapes: dict[str, tuple[int, ...]] = {}
-        for name in manifest.graphs["decode"].inputs:
-            if cache := _CACHE_INPUT.fullmatch(name):
-                self._kinds[name] = cache["kind"]
-                self._names.setdefault(cache["kind"], []).append(name)
-                self._shapes[name] = (num_rows, *shapes[cache["kind"]])
+        for name, (kind, shape) in _caches(manifest).items():
+            self._kinds[name] = kind
+            self._names.setdefault(kind, []).append(name)
+            self._shapes[name] = (num_rows, *shape)
 
     def bind_step(self, binding: ort.IOBinding, graph: GraphRecord, num_rows: int) -> None:
         """Bind the first `num_rows` rows of all that a step takes, caches as outputs too."""

@@ -1,22 +1,27 @@
 """ONNX Runtime under the engine: a bundle's sessions, shared by all lanes, for the execution provider asked for."""
 
 import contextlib
+import os
 from typing import Self
 
 import numpy as np
 import onnxruntime as ort
 
-from server.arena import HostArena
-from server.bundle import Bundle
+from common.memory import readable_bytes
+from server.arena import HostArena, row_bytes
+from server.bundle import Bundle, one_line
 from server.device_arena import DEVICE_TURN, ROW_GRAPHS, DeviceArena
 from server.device_rows import CAPTURED_GRAPH, DeviceRows
-from server.errors import BundleError, ProviderUnavailable
+from server.errors import BundleError, ProviderUnavailable, ResourceUnavailable
+from server.graph_interfaces import check_interface
 from server.kernels import NO_KERNELS, register_kernels, select_kernels
 from server.prefix_cache import BLOCK_TOKENS, PrefixCache
 from server.rows import Rows
 
 __all__ = ["Backend", "load_sessions"]
 
+_NOWHERE = os.devnull
+"""No folder, so no file is found in it."""
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _GRAPHS = ("encode", "prefill", "extend", "decode", "decode_steps", "align")
 _DTYPES: dict[str, np.dtype[np.floating]] = {
@@ -94,14 +99,25 @@ class Backend:
         )
 
     def rows(self, num_rows: int) -> Rows:
-        """A fresh arena of `num_rows` rows bound to these graphs, for the use of one thread at a time."""
+        """A fresh arena of `num_rows` rows bound to these graphs, for the use of one thread at a time.
+
+        Raises:
+            ResourceUnavailable: there is no memory for it.
+        """
         manifest = self.bundle.manifest
-        if self.device is None:
-            host_arena = HostArena(manifest, num_rows, self.cache_dtype)
-            return Rows(manifest, self.sessions, host_arena, self.prefix_cache)
-        with DEVICE_TURN:
-            arena = DeviceArena(manifest, num_rows, self.cache_dtype, self.device, self.sessions)
-        return DeviceRows(manifest, self.sessions, arena, self.prefix_cache)
+        try:
+            if self.device is None:
+                host_arena = HostArena(manifest, num_rows, self.cache_dtype)
+                return Rows(manifest, self.sessions, host_arena, self.prefix_cache)
+            with DEVICE_TURN:
+                arena = DeviceArena(manifest, num_rows, self.cache_dtype, self.device, self.sessions)
+            return DeviceRows(manifest, self.sessions, arena, self.prefix_cache)
+        except Exception as error:  # of numpy, or one of onnxruntime's own
+            size = readable_bytes(num_rows * row_bytes(manifest, self.cache_dtype))
+            raise ResourceUnavailable(
+                f"{self.bundle.path}: no memory on the {self.device or 'cpu'} for {num_rows:,} rows of keys and values "
+                f"({size}): {one_line(error)}; lower engine.slots_per_lane"
+            ) from error
 
 
 def load_sessions(
@@ -140,13 +156,24 @@ def load_sessions(
         try:
             captures = {"enable_cuda_graph": "1"} if (provider, name) == ("cuda", CAPTURED_GRAPH) else {}
             with DEVICE_TURN if on_device else contextlib.nullcontext():
-                sessions[name] = ort.InferenceSession(str(path), options, providers=[(wanted, captures)])
+                sessions[name] = ort.InferenceSession(
+                    bundle.graph_bytes(name), options, providers=[(wanted, captures)]
+                )
+        except BundleError:
+            raise
         except Exception as error:  # onnxruntime raises bare exceptions of its own
-            raise BundleError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
+            raise BundleError(f"{path} cannot be loaded: {_reason(error)}") from error
         # Where CUDA cannot start, ONNX Runtime says so in its log and goes on with the CPU.
         if wanted not in sessions[name].get_providers():
             raise ProviderUnavailable(f"provider {provider!r}: {wanted} could not be started here")
+        check_interface(bundle, name, sessions[name])
     return sessions
+
+
+def _reason(error: Exception) -> str:
+    if _NOWHERE in str(error) or "external data" in str(error).lower():
+        return "weights lie in another file (external data); a bundle's graphs hold all of their weights"
+    return one_line(error)
 
 
 def _graphs_run(bundle: Bundle, *, on_device: bool) -> list[str]:
@@ -163,6 +190,10 @@ def _session_options(provider: str, num_threads: int) -> ort.SessionOptions:
     options.log_severity_level = 3
     # A lane that waits for requests must not burn the core that another lane computes on.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Only bytes that were hashed are loaded: no weights from files beside a graph, which ONNX Runtime would look for
+    # in the process's own folder.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
     if provider == "cpu":
         # The fused kernel takes four times as long as Add and LayerNormalization on CPUs.
         options.add_session_config_entry("optimization.disable_specified_optimizers", "SkipLayerNormFusion")

@@ -1,26 +1,48 @@
 """The bundle: the contract between export and server. The reader defines it.
 
     <models>/<name>/<version>/
-        bundle.json      what this module describes
+        bundle.json      what `server.manifest` describes
         tokenizer.json   a Hugging Face `tokenizers` file whose post-processor yields the model's input
-        *.onnx           the graphs named in bundle.json
+        *.onnx           the graphs named in bundle.json, each with all of its weights
 
-A bundle is believed only after every file's SHA-256 agrees.
+A bundle is believed only after every file's SHA-256 agrees. Graphs and tokenizer are made of bytes that were hashed
+after they were read, so nothing can change a file between the check and its use. A file is a regular file in the
+bundle's folder: a link out of the folder, a pipe or a device is refused before a byte of it is read.
 """
 
 import functools
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import BinaryIO, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 from tokenizers import Tokenizer
 
-from common.files import sha256_of
 from common.text import prepare_tokenizer
 from server.errors import BundleError
+from server.manifest import (
+    Dimensions,
+    FileRecord,
+    GoldenExample,
+    GraphRecord,
+    Limits,
+    Manifest,
+    Precision,
+    QualityFigure,
+    SpecialTokens,
+    check_provenance,
+    first_problem,
+)
 
 __all__ = [
+    "MANIFEST_NAME",
     "SCHEMA_VERSION",
+    "TOKENIZER_NAME",
     "Bundle",
     "Dimensions",
     "FileRecord",
@@ -28,8 +50,10 @@ __all__ = [
     "GraphRecord",
     "Limits",
     "Manifest",
+    "Precision",
     "QualityFigure",
     "SpecialTokens",
+    "one_line",
 ]
 
 SCHEMA_VERSION = 2
@@ -38,103 +62,10 @@ _READABLE = (1, SCHEMA_VERSION)
 MANIFEST_NAME = "bundle.json"
 TOKENIZER_NAME = "tokenizer.json"
 
-Task = Literal["translation", "generation"]
-Precision = Literal["fp32", "fp16", "int8"]
-
-
-class _Record(BaseModel):
-    # Newer writers may add keys; an older reader of the same schema version passes them by.
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-
-class Dimensions(_Record):
-    """Sizes of the network. Caches are (rows, num_kv_heads, tokens, head_size) for each decoder layer."""
-
-    vocabulary_size: int
-    width: int
-    num_heads: int
-    num_kv_heads: int
-    head_size: int
-    feed_forward_width: int
-    num_encoder_layers: int
-    num_decoder_layers: int
-    num_parameters: int
-
-
-class Limits(_Record):
-    """Token counts, special tokens included.
-
-    Translation: a source up to `max_source_tokens`, an answer up to `max_output_tokens`. Generation: a prompt up
-    to `max_source_tokens`, and prompt plus answer up to `max_context_tokens`.
-    """
-
-    max_source_tokens: int
-    max_output_tokens: int
-    max_context_tokens: int
-
-
-class SpecialTokens(_Record):
-    """Ids with a meaning to the engine."""
-
-    padding: int
-    unknown: int
-    begin: int
-    end: int
-
-    @property
-    def without_text(self) -> tuple[int, ...]:
-        """Those that stand for no text. No answer holds them: two answers could read the same."""
-        return self.padding, self.unknown, self.begin
-
-
-class GraphRecord(_Record):
-    """One ONNX graph: its file and the names it takes and gives, in order."""
-
-    file: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-
-class FileRecord(_Record):
-    """What a file must be, byte for byte."""
-
-    sha256: str
-    num_bytes: int
-
-
-class QualityFigure(_Record):
-    """A figure measured at export through the serving backend."""
-
-    metric: str
-    value: float
-    num_examples: int
-    data: str
-
-
-class GoldenExample(_Record):
-    """A greedy answer that this bundle must give again wherever it is loaded."""
-
-    text: str
-    max_tokens: int
-    token_ids: tuple[int, ...]
-    log_probability: float
-
-
-class Manifest(_Record):
-    """The content of bundle.json."""
-
-    schema_version: int
-    task: Task
-    precision: Precision
-    dimensions: Dimensions
-    limits: Limits
-    special_tokens: SpecialTokens
-    graphs: dict[str, GraphRecord]
-    files: dict[str, FileRecord]
-    provenance: dict[str, Any]
-    quality: tuple[QualityFigure, ...] = ()
-    verification: dict[str, Any] = {}
-    golden_examples: tuple[GoldenExample, ...]
+MAX_MANIFEST_BYTES = 1 << 20
+"""A manifest takes some 10 kB. `ListModels` sends the provenance of all models in one message of 4 MiB at most."""
+_CHUNK_BYTES = 1 << 20
+_ONNXRUNTIME_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 
 
 class Bundle:
@@ -158,23 +89,35 @@ class Bundle:
         """Where the graph called `name` lies."""
         return self.path / self.manifest.graphs[name].file
 
-    @property
-    def tokenizer_path(self) -> Path:
-        """Where the tokenizer lies."""
-        return self.path / TOKENIZER_NAME
+    def graph_bytes(self, name: str) -> bytes:
+        """The graph called `name`, serialised.
+
+        Raises:
+            BundleError: the file is not what the manifest says.
+        """
+        return self._content(self.manifest.graphs[name].file)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The bundle's tokenizer, read once, ready to use.
 
         Raises:
-            BundleError: the file is no tokenizer.
+            BundleError: the file is no tokenizer, or one of another vocabulary.
         """
+        path, dims = self.path / TOKENIZER_NAME, self.manifest.dimensions
+        content = self._content(TOKENIZER_NAME)
         try:
-            tokenizer = Tokenizer.from_file(str(self.tokenizer_path))
-        except Exception as error:  # the library raises bare exceptions
-            raise BundleError(f"{self.tokenizer_path} is not a tokenizer: {error}") from error
-        prepare_tokenizer(tokenizer)
+            tokenizer = Tokenizer.from_buffer(content)
+            prepare_tokenizer(tokenizer)
+            ids = {*tokenizer.get_vocab().values(), *tokenizer.encode("").ids}
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library's own; a panic is no Exception
+            raise BundleError(f"{path} is not a tokenizer: {one_line(error)}") from error
+        if ids and max(ids) >= dims.vocabulary_size:
+            raise BundleError(
+                f"{path} has token id {max(ids)}; the manifest says vocabulary_size = {dims.vocabulary_size}"
+            )
         return tokenizer
 
     @classmethod
@@ -185,55 +128,105 @@ class Bundle:
             BundleError: it is missing, has another schema version, misses a file, or a file's bytes differ
                 from what the manifest promises; the message names the file.
         """
-        manifest = _read_manifest(folder / MANIFEST_NAME)
+        manifest = _read_manifest(folder)
+        path = folder / MANIFEST_NAME
         for name, record in manifest.files.items():
             _check_file(folder, name, record)
         needed = {TOKENIZER_NAME, *(graph.file for graph in manifest.graphs.values())}
         for name in sorted(needed - manifest.files.keys()):
-            raise BundleError(f"{folder / MANIFEST_NAME}: {name} is used but has no entry under files")
+            raise BundleError(f"{path}: {name} is used but has no entry under files")
         # Version 1 reads prompts by `prefill`, perhaps by `extend` as well.
         first = {"encode"} if manifest.task == "translation" else {"extend", "prefill"}
         for names in (first, {"decode"}):
             if not names & manifest.graphs.keys():
-                raise BundleError(
-                    f"{folder / MANIFEST_NAME}: a {manifest.task} bundle needs a graph {min(names)!r}"
-                )
+                raise BundleError(f"{path}: a {manifest.task} bundle needs a graph {min(names)!r}")
+        if not manifest.golden_examples:
+            raise BundleError(
+                f"{path}: golden_examples is empty, so nothing shows that the bundle answers as it did when it was "
+                "exported: export it again"
+            )
         return cls(folder, manifest)
 
+    def _content(self, name: str) -> bytes:
+        """All bytes of a file, which are those that the manifest promises."""
+        record = self.manifest.files.get(name)
+        if record is None:
+            raise BundleError(f"{self.path / MANIFEST_NAME}: {name} is used but has no entry under files")
+        with _opened(self.path, name) as file:
+            _check_size(self.path / name, file, record)
+            content = file.read(record.num_bytes + 1)
+        _check_digest(self.path / name, hashlib.sha256(content).hexdigest(), record)
+        return content
 
-def _read_manifest(path: Path) -> Manifest:
+
+def one_line(error: BaseException) -> str:
+    """The first line of a library's message, without ONNX Runtime's prefix."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return _ONNXRUNTIME_PREFIX.sub("", lines[0])
+
+
+class _Version(BaseModel):
+    schema_version: int
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST_NAME
+    with _opened(
+        folder, MANIFEST_NAME, missing=f"no bundle in {folder}: cannot read {MANIFEST_NAME}"
+    ) as file:
+        text = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path} has more than {MAX_MANIFEST_BYTES} bytes: it is not a bundle manifest")
     try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"no bundle in {path.parent}: cannot read {path.name}: {error.strerror}") from error
-    try:
+        version = _Version.model_validate_json(text).schema_version
+        if version not in _READABLE:
+            readable = " and ".join(map(str, _READABLE))
+            raise BundleError(f"{path} has schema version {version}; this server reads versions {readable}")
         manifest = Manifest.model_validate_json(text)
+        check_provenance(manifest.provenance)
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise BundleError(
-            f"{path} is not a bundle manifest: {where + ': ' if where else ''}{problem['msg']}"
-        ) from error
-    if manifest.schema_version not in _READABLE:
-        readable = " and ".join(map(str, _READABLE))
-        raise BundleError(
-            f"{path} has schema version {manifest.schema_version}; this server reads versions {readable}"
-        )
+        raise BundleError(f"{path} is not a bundle manifest: {first_problem(error)}") from error
+    except ValueError as error:
+        raise BundleError(f"{path} is not a bundle manifest: {error}") from error
     return manifest
+
+
+@contextmanager
+def _opened(folder: Path, name: str, *, missing: str = "") -> Iterator[BinaryIO]:
+    """A regular file of the folder, open for reading; a BundleError for anything else and for what reading raises."""
+    path = folder / name
+    try:
+        # Links within the folder are how Kubernetes mounts a volume of configuration.
+        real, inside = os.path.realpath(path, strict=True), os.path.realpath(folder, strict=True)
+        if not Path(real).is_relative_to(inside):
+            raise BundleError(f"{path} is a link out of its folder, to {real}")
+        # Not blocking: the opening of a pipe would wait for a writer.
+        descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise BundleError(f"{path} is no regular file")
+        with os.fdopen(descriptor, "rb") as file:
+            yield file
+    except OSError as error:
+        raise BundleError(f"{missing or f'cannot read {path}'}: {error.strerror}") from error
 
 
 def _check_file(folder: Path, name: str, record: FileRecord) -> None:
     path = folder / name
-    if Path(name).name != name:
-        raise BundleError(f"{folder / MANIFEST_NAME}: {name!r} is not a plain file name")
-    try:
-        num_bytes = path.stat().st_size
-        if num_bytes != record.num_bytes:
-            raise BundleError(
-                f"{path} is corrupt: {num_bytes} bytes where the manifest says {record.num_bytes}"
-            )
-        digest = sha256_of(path)
-    except OSError as error:
-        raise BundleError(f"cannot read {path}: {error.strerror}") from error
+    with _opened(folder, name) as file:
+        _check_size(path, file, record)
+        digest = hashlib.sha256()
+        for _ in range(0, record.num_bytes + 1, _CHUNK_BYTES):  # no further, should it grow meanwhile
+            digest.update(file.read(_CHUNK_BYTES))
+    _check_digest(path, digest.hexdigest(), record)
+
+
+def _check_size(path: Path, file: BinaryIO, record: FileRecord) -> None:
+    num_bytes = os.fstat(file.fileno()).st_size
+    if num_bytes != record.num_bytes:
+        raise BundleError(f"{path} is corrupt: {num_bytes} bytes where the manifest says {record.num_bytes}")
+
+
+def _check_digest(path: Path, digest: str, record: FileRecord) -> None:
     if digest != record.sha256:
         raise BundleError(f"{path} is corrupt: its SHA-256 is {digest}, the manifest says {record.sha256}")

@@ -25,12 +25,20 @@ from server.config import EngineSettings
 from server.decoding.hypothesis import Finished
 from server.decoding.parameters import DecodingParameters
 from server.decoding.stopping import StopCondition
-from server.errors import Cancelled, DeadlineExceeded, EngineError, Overloaded, RequestError
-from server.golden import check_golden_examples
+from server.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    EngineError,
+    Overloaded,
+    RequestError,
+    ResourceUnavailable,
+)
 from server.lane import EngineObserver, Lane
+from server.memory import MemoryBudget, engine_bytes
 from server.running_sequence import RunningSequence
 from server.scheduler import Departure, Plan, QueueFullError, Scheduler
 from server.scheduler import Sequence as Scheduled
+from server.trial import check_answers
 
 __all__ = ["Engine", "Occupancy", "Ticket", "lane_layout", "load_backend"]
 
@@ -147,7 +155,7 @@ class Engine:
         backend = backend.with_prefix_cache(settings.prefix_cache_bytes)
         self.prefix_cache = backend.prefix_cache
         self.kernels = backend.kernels
-        num_reserved = settings.slots_per_lane // _ROWS_A_RESERVED_ONE
+        num_reserved = _num_reserved(settings)
         lanes = [
             Lane(
                 backend,
@@ -176,19 +184,47 @@ class Engine:
             threading.Thread(target=self._run_lane, args=(index, lane), name=f"lane-{index}", daemon=True)
             for index, lane in enumerate(lanes)
         ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError as error:  # the system has no thread left for this process
+            self.close()
+            raise ResourceUnavailable(f"engine.lanes = {num_lanes}: {error}; lower it") from error
 
     @classmethod
-    def load(cls, bundle: Bundle, settings: EngineSettings, observer: EngineObserver | None = None) -> Self:
-        """Load a bundle's graphs, check its golden examples through them and start the lanes.
+    def load(
+        cls,
+        bundle: Bundle,
+        settings: EngineSettings,
+        observer: EngineObserver | None = None,
+        budget: MemoryBudget | None = None,
+    ) -> Self:
+        """Load a bundle's graphs, run them at their limits, check its golden examples and start the lanes.
+
+        Args:
+            bundle: what is loaded.
+            settings: how it runs.
+            observer: told of every graph that ran.
+            budget: what other engines of this process have reserved; None: there are none.
 
         Raises:
-            BundleError: a graph cannot be loaded, or a golden example gets another answer.
+            BundleError: a graph cannot be loaded or run, or a golden example gets another answer.
             ProviderUnavailable: the provider asked for cannot be had.
+            ResourceUnavailable: there is no memory, or no thread, for the lanes.
         """
         backend = load_backend(bundle, settings)
-        check_golden_examples(backend)
+        num_lanes, _ = lane_layout(settings)
+        (budget or MemoryBudget()).grant(
+            engine_bytes(
+                backend,
+                num_lanes=num_lanes,
+                rows_per_lane=settings.slots_per_lane + _num_reserved(settings),
+                prefix_cache_bytes=settings.prefix_cache_bytes,
+            ),
+            f"{bundle.path}: engine.lanes = {num_lanes} of engine.slots_per_lane = {settings.slots_per_lane}",
+            "lower one of them or engine.prefix_cache_bytes",
+        )
+        check_answers(backend, num_rows=settings.slots_per_lane)
         return cls(backend, settings, observer)
 
     def submit(
@@ -266,7 +302,8 @@ class Engine:
         self.begin_close()
         end_s = None if timeout_s is None else time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join(None if end_s is None else max(0.0, end_s - time.monotonic()))
+            if thread.ident is not None:  # it was started
+                thread.join(None if end_s is None else max(0.0, end_s - time.monotonic()))
         self._fail_all("the engine was closed")
         return not any(thread.is_alive() for thread in self._threads)
 
@@ -334,6 +371,11 @@ class Engine:
             elif sequence.stream:
                 wakes.append((self._tickets[sequence], None))
         return wakes
+
+
+def _num_reserved(settings: EngineSettings) -> int:
+    """Rows of a lane beside its slots."""
+    return settings.slots_per_lane // _ROWS_A_RESERVED_ONE
 
 
 def lane_layout(settings: EngineSettings) -> tuple[int, int]:

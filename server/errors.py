@@ -6,7 +6,8 @@ DragomanError
 │   └── ModelsError       the models folder is missing or holds no model
 ├── OperationError
 │   ├── AddressError      an address cannot be listened on (port in use)
-│   └── ProviderUnavailable  the execution provider asked for cannot be had, or not for this bundle
+│   ├── ProviderUnavailable  the execution provider asked for cannot be had, or not for this bundle
+│   └── ResourceUnavailable  memory or threads that the settings ask for cannot be had
 └── RequestError          one request goes wrong, the server lives on
     ├── InvalidRequest    a field breaks a rule: INVALID_ARGUMENT
     ├── ModelNotFound     no such model or version: NOT_FOUND
@@ -36,6 +37,8 @@ __all__ = [
     "Overloaded",
     "ProviderUnavailable",
     "RequestError",
+    "ResourceUnavailable",
+    "shown",
 ]
 
 MAX_LISTED = 20
@@ -59,6 +62,10 @@ class AddressError(OperationError):
 
 class ProviderUnavailable(OperationError):
     """The execution provider asked for cannot be had here, or not for a bundle; nothing falls back silently."""
+
+
+class ResourceUnavailable(OperationError):
+    """Memory or threads that the settings ask for cannot be had here; the message says which setting to lower."""
 
 
 class RequestError(DragomanError):

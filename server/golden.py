@@ -4,11 +4,14 @@ Another onnxruntime, another CPU or a graph optimiser's bug shows here, before t
 """
 
 from server.backend import Backend
+from server.bundle import Bundle, GoldenExample
 from server.decoding.parameters import DecodingParameters
-from server.errors import BundleError
+from server.errors import BundleError, shown
 from server.offline import decode_offline
 
 __all__ = ["check_golden_examples"]
+
+_MAX_ROWS = 32
 
 _MAX_LOG_PROBABILITY_ERROR = {"fp32": 1e-3, "fp16": 2e-2, "int8": 2e-2}
 """Per token. Integer products are exact everywhere, but a rounding of their inputs may fall the other way. A logit of
@@ -24,21 +27,37 @@ def check_golden_examples(backend: Backend) -> None:
     bundle = backend.bundle
     tokenizer = bundle.tokenizer
     examples = bundle.manifest.golden_examples
+    if not examples:  # of a bundle in the making: `Bundle.read` wants some
+        return
     inputs = [
-        (tokenizer.encode(example.text).ids, DecodingParameters(max_tokens=example.max_tokens))
+        (_token_ids(bundle, example), DecodingParameters(max_tokens=example.max_tokens))
         for example in examples
     ]
     allowed = _MAX_LOG_PROBABILITY_ERROR[bundle.manifest.precision]
-    finished = decode_offline(backend, inputs, num_slots=len(inputs))
+    finished = decode_offline(backend, inputs, num_slots=min(len(inputs), _MAX_ROWS))
     for example, result in zip(examples, (each.best for each in finished), strict=True):
         if result.token_ids != example.token_ids:
+            now, before = (shown(tokenizer.decode(ids)) for ids in (result.token_ids, example.token_ids))
             raise BundleError(
-                f"{bundle.path}: golden example {example.text!r} now gives {tokenizer.decode(result.token_ids)!r}, "
-                f"not {tokenizer.decode(example.token_ids)!r}"
+                f"{bundle.path}: golden example {shown(example.text)} now gives {now}, not {before}"
             )
         error = abs(result.log_probability - example.log_probability)
-        if error > allowed * result.num_output_tokens:
+        if not error <= allowed * result.num_output_tokens:  # nor where it is NaN
             raise BundleError(
-                f"{bundle.path}: golden example {example.text!r} now has log-probability "
+                f"{bundle.path}: golden example {shown(example.text)} now has log-probability "
                 f"{result.log_probability:.4f}, not {example.log_probability:.4f}"
             )
+
+
+def _token_ids(bundle: Bundle, example: GoldenExample) -> list[int]:
+    token_ids: list[int] = bundle.tokenizer.encode(example.text).ids
+    limits = bundle.manifest.limits
+    room = limits.max_source_tokens
+    if bundle.manifest.task == "generation":
+        room = min(room, limits.max_context_tokens - example.max_tokens)
+    if not 0 < len(token_ids) <= room:
+        raise BundleError(
+            f"{bundle.path}: golden example {shown(example.text)} has {len(token_ids)} tokens; "
+            f"by the manifest's limits it may have 1 to {room}"
+        )
+    return token_ids

@@ -41,12 +41,13 @@ class PromptReader:
         num_reused = self._arena.load_prefix(self._prefix_cache, row, token_ids)
         for start in range(num_reused, len(token_ids), BLOCK_TOKENS):
             block = token_ids[start : start + BLOCK_TOKENS]
-            self._extend(row, start, block)
+            self.extend(row, start, block)
             if len(block) == BLOCK_TOKENS:
                 self._arena.store_prefix(self._prefix_cache, row, token_ids[: start + BLOCK_TOKENS])
         return num_reused
 
-    def _extend(self, row: int, length: int, block: Sequence[int]) -> None:
+    def extend(self, row: int, length: int, block: Sequence[int]) -> None:
+        """Append the keys and values of at most `BLOCK_TOKENS` tokens to `row`, which holds `length` tokens."""
         token_ids = self._token_ids[:, : len(block)]
         token_ids[0] = block
         self._lengths[0] = length

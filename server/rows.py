@@ -155,9 +155,10 @@ class Rows:
         Each output has a run of its own, so that none depends on the length of another.
 
         Returns:
-            For each output (T + 1, S), the end of sequence last; each row sums to 1.
+            For each output (T + 1, S), the end of sequence last, which an output of full length lacks; each row
+            sums to 1.
         """
-        special = self._manifest.special_tokens
+        special, longest = self._manifest.special_tokens, self._manifest.limits.max_output_tokens
         source, length = _padded([source_ids], special.padding)
         return [
             self._run(
@@ -165,7 +166,8 @@ class Rows:
                 {
                     "source_ids": source,
                     "source_lengths": length,
-                    "target_ids": np.array([[special.begin, *output]], np.int64),
+                    # Behind an answer of full length no end of sequence comes, and no position.
+                    "target_ids": np.array([[special.begin, *output][:longest]], np.int64),
                 },
             )["attention"][0]
             for output in outputs

@@ -5,7 +5,7 @@ from dragoman.v1 import model_pb2, model_pb2_grpc
 
 from server.registry import Registry, ServedModel
 
-__all__ = ["ModelServicer"]
+__all__ = ["ModelServicer", "model_message"]
 
 ListContext = grpc.aio.ServicerContext[model_pb2.ListModelsRequest, model_pb2.ListModelsResponse]
 GetContext = grpc.aio.ServicerContext[model_pb2.GetModelRequest, model_pb2.Model]
@@ -23,14 +23,15 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self, request: model_pb2.ListModelsRequest, context: ListContext
     ) -> model_pb2.ListModelsResponse:
         """All models, sorted by name."""
-        return model_pb2.ListModelsResponse(models=[_message(model) for model in self._registry.models])
+        return model_pb2.ListModelsResponse(models=[model_message(model) for model in self._registry.models])
 
     async def GetModel(self, request: model_pb2.GetModelRequest, context: GetContext) -> model_pb2.Model:
         """One model."""
-        return _message(self._registry.find(request.model, request.version))
+        return model_message(self._registry.find(request.model, request.version))
 
 
-def _message(model: ServedModel) -> model_pb2.Model:
+def model_message(model: ServedModel) -> model_pb2.Model:
+    """What a caller is told of a model."""
     manifest = model.manifest
     message = model_pb2.Model(
         name=model.name,

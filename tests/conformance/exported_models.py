@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 import torch
 
+from common.files import sha256_of
 from export.graph import Graph
 from export.graphs import generation_graphs, translation_graphs
 from export.halves import halved
@@ -101,7 +102,10 @@ def export(
                 }
                 for stem, graph in exported.items()
             },
-            "files": {},
+            "files": {
+                path.name: {"sha256": sha256_of(path), "num_bytes": path.stat().st_size}
+                for path in folder.iterdir()
+            },
             "provenance": {},
             "golden_examples": (),
         }

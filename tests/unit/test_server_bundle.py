@@ -61,10 +61,13 @@ def test_a_missing_bundle_is_one_line(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"schema_version": 99}, "schema version 99; this server reads versions 1 and 2"),
-        ({"task": "singing"}, "task: Input should be 'translation' or 'generation'"),
+        ({"task": "singing"}, "task = 'singing': Input should be 'translation' or 'generation'"),
         ({"graphs": {}}, "a translation bundle needs a graph 'encode'"),
         ({"files": {}}, r"decode\.onnx is used but has no entry under files"),
-        ({"files": {"../../secret": {"sha256": "", "num_bytes": 0}}}, "is not a plain file name"),
+        (
+            {"files": {"../../secret": {"sha256": "0" * 64, "num_bytes": 0}}},
+            r"files\.\.\./\.\./secret = .*: it is not a plain file name",
+        ),
     ],
 )
 def test_a_manifest_that_does_not_fit_says_where(folder: Path, changes: dict[str, Any], message: str) -> None:

@@ -1,0 +1,98 @@
+"""Memory and threads that cannot be had: one line with the numbers and what to lower, before anything is reserved."""
+
+import re
+import threading
+
+import pytest
+
+from common.memory import AvailableMemory
+from server.arena import HostArena, row_bytes
+from server.backend import Backend
+from server.bundle import Bundle
+from server.config import EngineSettings
+from server.engine import Engine
+from server.errors import ResourceUnavailable
+from server.memory import MemoryBudget, engine_bytes
+from tests.unit.damaged_bundles import FIXTURES, GENERATION, TRANSLATION
+
+MIB = 2**20
+
+
+@pytest.fixture
+def backend() -> Backend:
+    return Backend.load(Bundle.read(FIXTURES / GENERATION), provider="cpu", num_threads=1)
+
+
+def available(monkeypatch: pytest.MonkeyPatch, num_bytes: int) -> None:
+    monkeypatch.setattr("server.memory.available_memory", lambda: AvailableMemory(num_bytes, "MemAvailable"))
+
+
+@pytest.mark.parametrize("fixture", [TRANSLATION, GENERATION, "halves/spell/1"])
+def test_a_row_takes_what_its_caches_take(fixture: str) -> None:
+    backend = Backend.load(Bundle.read(FIXTURES / fixture), provider="cpu", num_threads=1)
+    arena = backend.rows(3).arena
+    assert isinstance(arena, HostArena)
+    manifest = backend.bundle.manifest
+    assert sum(cache.nbytes for cache in arena.caches.values()) == 3 * row_bytes(
+        manifest, backend.cache_dtype
+    )
+
+
+def test_the_prefix_cache_counts_where_there_is_one(backend: Backend) -> None:
+    def needed(backend: Backend, prefix_cache_bytes: int) -> int:
+        return engine_bytes(backend, num_lanes=2, rows_per_lane=4, prefix_cache_bytes=prefix_cache_bytes)
+
+    assert needed(backend, MIB) - needed(backend, 0) == MIB
+    translating = Backend.load(Bundle.read(FIXTURES / TRANSLATION), provider="cpu", num_threads=1)
+    assert needed(translating, MIB) == needed(translating, 0)
+
+
+def test_what_was_granted_before_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    available(monkeypatch, 100 * MIB)
+    budget = MemoryBudget()
+    budget.grant(60 * MIB, "a", "lower it")
+    with pytest.raises(ResourceUnavailable) as caught:
+        budget.grant(60 * MIB, "b", "lower it")
+    assert str(caught.value) == (
+        "b takes 60.0 MiB of memory; 100.0 MiB are available (MemAvailable), 60.0 MiB of it granted: lower it"
+    )
+    budget.grant(40 * MIB, "c", "lower it")
+
+
+def test_too_many_rows_are_one_line_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    available(monkeypatch, 100 * MIB)
+    bundle = Bundle.read(FIXTURES / GENERATION)
+    with pytest.raises(ResourceUnavailable) as caught:
+        Engine.load(bundle, EngineSettings(lanes=4, slots_per_lane=65_536))
+    assert re.fullmatch(
+        r".*/extending/count/3: engine\.lanes = 4 of engine\.slots_per_lane = 65536 takes [\d,.]+ GiB of memory; "
+        r"100\.0 MiB are available \(MemAvailable\): lower one of them or engine\.prefix_cache_bytes",
+        str(caught.value),
+    )
+
+
+def test_memory_that_the_system_refuses_is_one_line(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> HostArena:
+        raise MemoryError("Unable to allocate 9.99 TiB for an array")
+
+    monkeypatch.setattr("server.backend.HostArena", refuse)
+    with pytest.raises(ResourceUnavailable, match=r"for 7 rows .*9\.99 TiB.*lower engine\.slots_per_lane"):
+        backend.rows(7)
+
+
+def test_threads_that_the_system_refuses_are_one_line(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "lane-2":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(ResourceUnavailable, match=r"engine\.lanes = 3: can't start new thread"):
+        Engine(backend, EngineSettings(lanes=3, slots_per_lane=2))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lane-")]
