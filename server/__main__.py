@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.errors import UsageError
 from server.config import load_settings
+from server.logs import quiet_grpc_core
 from server.stopping import StopSignals, open_closed_streams
 
 
@@ -35,6 +36,7 @@ def _serve(options: argparse.Namespace, signals: StopSignals) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    quiet_grpc_core()
     from server.app import serve  # noqa: PLC0415 a wrong option is answered before the heavy imports
 
     return serve(settings, signals)

@@ -7,6 +7,7 @@ Start: metrics over HTTP, models, golden examples, gRPC, health. End: readiness 
 import asyncio
 import gc
 import os
+import threading
 import time
 from functools import partial
 from typing import Any
@@ -35,7 +36,7 @@ from server.interceptors import CallInterceptor
 from server.lifecycle import Lifecycle, Phase
 from server.listening import bind, channel_options, check_free
 from server.log_writer import DroppedLinesCollector
-from server.logs import ServerLog, queued_logs, quiet_grpc_core
+from server.logs import ServerLog, queued_logs
 from server.metrics import Metrics
 from server.registry import Registry, load_models
 from server.runtime import Runtime
@@ -81,11 +82,10 @@ def serve(settings: ServerSettings, signals: StopSignals, *, raise_errors: bool 
         UsageError: there is no model to serve, or a bundle cannot be believed.
         OperationError: a port is in use.
     """
-    quiet_grpc_core()
     # Texts are tokenised in one thread: a pool of `tokenizers` would take the cores from the lanes.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of all series, of use to nobody here
-    with queued_logs(settings.logging) as log, leaving_on_dead_threads(signals):
+    with queued_logs(settings.logging) as log, leaving_on_dead_threads(signals, _log_death):
         signals.before_leaving = partial(_say_last, log)
         runner = asyncio.Runner()
         try:
@@ -144,6 +144,10 @@ async def _report_losses(log: ServerLog) -> None:
 def _say_last(log: ServerLog, reason: str) -> None:
     _log.warning("exiting_at_once", reason=reason)
     log.flush()
+
+
+def _log_death(dead: threading.ExceptHookArgs) -> None:
+    _log.error("thread_died", thread=dead.thread and dead.thread.name, exc_info=dead.exc_value)
 
 
 def _on_loop_error(signals: StopSignals, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Around every call of our services: its status, its metrics, its line in the log, its place in the count."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -17,7 +18,7 @@ from structlog.typing import FilteringBoundLogger
 from server.draining import CallsInFlight
 from server.errors import EngineError, FieldViolation, InvalidRequest, RequestError
 from server.metrics import Metrics
-from server.status import internal_status, rejection_reason, status_code, to_status
+from server.status import CallStatus, internal_status, rejection_reason, status_code, to_status
 
 __all__ = ["CallInterceptor"]
 
@@ -117,7 +118,7 @@ class _CallRecord:
         except RequestError as error:
             self.error, self.code = error, status_code(error)
             self._log.warning("request", **self._fields(), error=str(error))
-            await context.abort_with_status(to_status(error))
+            await _abort(context, to_status(error))
         except asyncio.CancelledError:
             # gRPC cancels a call whose deadline passed just as it does when the caller left.
             remaining = context.time_remaining()
@@ -129,7 +130,9 @@ class _CallRecord:
             self.code = grpc.StatusCode.CANCELLED
             self._log_end()
             raise
-        except Exception:  # noqa: BLE001 a bug of ours ends this call, logged with its traceback, and no other
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException:  # noqa: BLE001 a bug of ours, or a panic of native code, ends this call and no other
             await self._fail(context)
         else:
             self._log_end()
@@ -138,7 +141,7 @@ class _CallRecord:
         self.code = grpc.StatusCode.INTERNAL
         request_id = secrets.token_hex(8)
         self._log.exception("request", **self._fields(), request_id=request_id)
-        await context.abort_with_status(internal_status(request_id))
+        await _abort(context, internal_status(request_id))
 
     def _log_end(self) -> None:
         if self._log.is_enabled_for(logging.DEBUG):  # every call comes by here
@@ -152,6 +155,12 @@ class _CallRecord:
             "code": self.code.name,
             "seconds": round(seconds, 6),
         }
+
+
+async def _abort(context: Context, status: CallStatus) -> None:
+    # gRPC may have ended the call first: its deadline passed, or its client has gone.
+    with contextlib.suppress(grpc.aio.InternalError):
+        await context.abort_with_status(status)
 
 
 def _parse(parse: Any, message: bytes) -> Any:

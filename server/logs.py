@@ -55,7 +55,8 @@ class ServerLog:
 def quiet_grpc_core() -> None:
     """Switch gRPC core's own log off, unless the environment asks for it (`GRPC_VERBOSITY`).
 
-    It repeats on standard error what clients send. Call this before gRPC makes its first object.
+    It repeats on standard error what clients send. Call this before the first import of grpc, which reads the
+    variable.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
@@ -95,6 +96,7 @@ def configure_logs(settings: LoggingSettings, stream: TextIO | None = None) -> L
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(target)
+    handler.addFilter(lambda record: not _is_of_a_lost_call(record))
     handler.addFilter(lambda record: limiter.admit(f"{record.name}:{record.lineno}"))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -119,6 +121,12 @@ def _limit(limiter: LogLimiter) -> Processor:
         return event
 
     return limit
+
+
+def _is_of_a_lost_call(record: logging.LogRecord) -> bool:
+    """Whether gRPC says with a traceback that it could not send to a client that has gone."""
+    error = record.exc_info and record.exc_info[1]
+    return record.name.startswith("grpc.") and type(error).__name__ == "ExecuteBatchError"
 
 
 def _descriptor(stream: TextIO) -> int:

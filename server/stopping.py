@@ -12,6 +12,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -129,13 +130,18 @@ class StopSignals:
 
 
 @contextlib.contextmanager
-def leaving_on_dead_threads(signals: StopSignals) -> Iterator[None]:
-    """End the process when a thread dies of an exception: callers would wait for ever for what it did."""
+def leaving_on_dead_threads(
+    signals: StopSignals, report: Callable[[threading.ExceptHookArgs], object]
+) -> Iterator[None]:
+    """End the process when a thread dies of an exception: callers would wait for ever for what it did.
+
+    `report` is called first, with the exception.
+    """
     before = threading.excepthook
 
     def leave(dead: threading.ExceptHookArgs) -> None:
         try:
-            before(dead)
+            report(dead)
         finally:
             name = dead.thread.name if dead.thread else "?"
             signals.leave(EXIT_BROKEN, f"the thread {name} died of {dead.exc_type.__name__}")
@@ -156,6 +162,8 @@ def open_closed_streams() -> None:
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  a descriptor, for good
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:

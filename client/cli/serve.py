@@ -94,6 +94,9 @@ def serve(
             },
             overrides=overrides or (),
         )
+        from server.logs import quiet_grpc_core
+
+        quiet_grpc_core()
         from server.app import serve as serve_until_stopped
 
         # Whoever collects a log in JSON expects the error to be a part of it.

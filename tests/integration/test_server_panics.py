@@ -1,0 +1,111 @@
+"""Native code that panics, threads that die, memory that runs out: one call ends, or the process does.
+
+A panic of Rust code reaches Python as an exception that is no `Exception`.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from dragoman.v1 import translation_pb2, translation_pb2_grpc
+
+from server.lane import Lane
+from server.rows import Rows
+from tests.integration.child_server import ports, running
+from tests.integration.serving import PATIENCE_S, error_of, eventually, one_version, serving
+
+Request = translation_pb2.TranslateRequest
+
+
+class PanicException(BaseException):
+    """Stands for pyo3's."""
+
+
+def panic(*arguments: Any, **options: Any) -> None:
+    raise PanicException("memory allocation of 123 bytes failed")
+
+
+@pytest.mark.parametrize("method", ["Translate", "StreamTranslate", "ScoreTranslations"])
+async def test_a_panic_in_the_tokenizer_ends_one_call(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(one_version(tmp_path, "spell/1")) as served:
+        call = getattr(served.translation, method)
+        request: Any = Request(model="spell", inputs=["12"])
+        if method == "ScoreTranslations":
+            request = translation_pb2.ScoreTranslationsRequest(model="spell")
+        with monkeypatch.context() as patched:
+            patched.setattr("server.runtime.prepare", panic)
+            patched.setattr("server.runtime.prepare_scoring", panic)
+            error = await error_of(call(request))
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert "123 bytes" not in (error.details() or "")
+        await eventually(lambda: served.codes() == {("spell", method, "INTERNAL"): 1.0})
+        assert (await served.translation.Translate(Request(model="spell", inputs=["12"]))).translations
+
+
+async def test_a_panic_in_a_step_ends_the_calls_of_its_lane(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(one_version(tmp_path, "spell/1")) as served:
+        with monkeypatch.context() as patched:
+            patched.setattr(Rows, "decode", panic)
+            error = await error_of(served.translation.Translate(Request(model="spell", inputs=["12"])))
+        assert error.code() is grpc.StatusCode.INTERNAL
+        await eventually(lambda: served.codes() == {("spell", "Translate", "INTERNAL"): 1.0})
+        assert (await served.translation.Translate(Request(model="spell", inputs=["12"]))).translations
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_an_engine_whose_lane_died_answers_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(one_version(tmp_path, "spell/1")) as served:
+        with monkeypatch.context() as patched:
+            patched.setattr(Lane, "hand_over", panic)
+            call = served.translation.Translate(Request(model="spell", inputs=["12"]))
+            error = await asyncio.wait_for(error_of(call), PATIENCE_S)
+        assert error.code() is grpc.StatusCode.INTERNAL
+        error = await error_of(served.translation.Translate(Request(model="spell", inputs=["12"])))
+        assert error.code() is grpc.StatusCode.INTERNAL
+
+
+DYING_LANE = """
+import threading
+from server.lane import Lane
+hand_over = Lane.hand_over
+
+def hand_over_once(lane, plan, scheduler):
+    if threading.current_thread().name.startswith("lane") and plan.num_rows:
+        raise MemoryError
+    return hand_over(lane, plan, scheduler)
+
+Lane.hand_over = hand_over_once
+"""
+
+NO_MEMORY_IN_THE_LOOP = """
+import server.engine
+
+def fail(group):
+    raise MemoryError
+
+server.engine._wake_group = fail
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [(DYING_LANE, "died of MemoryError"), (NO_MEMORY_IN_THE_LOOP, "MemoryError in the event loop")],
+)
+def test_a_process_that_cannot_go_on_ends(program: str, reason: str) -> None:
+    with running(*ports(), program=program) as server:
+        port = server.wait_for("serving")["port"]
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = translation_pb2_grpc.TranslationServiceStub(channel)
+            call = stub.Translate.future(Request(model="spell", inputs=["12"]), timeout=PATIENCE_S)
+            assert server.wait_for_end() == 1
+            assert call.code() in {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE}
+    assert server.events[-1]["event"] == "exiting_at_once"
+    assert reason in server.events[-1]["reason"]
