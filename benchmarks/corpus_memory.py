@@ -21,6 +21,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from benchmarks.report import add_plot_option, write_plot
+
 _PHASES: Final = ("reading", "tokenizing", "encoding", "training")
 _INTERVAL_S: Final = 0.25
 _MIB: Final = 2**20
@@ -195,7 +197,7 @@ def plot(samples: list[Sample], path: Path) -> None:
     axes.set_xlabel("seconds")
     axes.set_ylabel("resident memory, MiB")
     axes.legend(loc="lower right")
-    drawing.savefig(path, dpi=120)
+    write_plot(path, drawing)
 
 
 def main() -> None:
@@ -204,7 +206,7 @@ def main() -> None:
     )
     parser.add_argument("--gigabytes", type=float, default=3.0, help="size of the corpus")
     parser.add_argument("--steps", type=int, default=300, help="of training")
-    parser.add_argument("--plot", type=Path, help="a PNG of memory over time")
+    add_plot_option(parser, "memory over time")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="dragoman-corpus-memory-") as name:
         corpus = Path(name) / "pairs.jsonl"

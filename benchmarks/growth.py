@@ -31,7 +31,7 @@ from typing import Final, Literal, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.report import add_json_option, argument_parser
+from benchmarks.report import add_json_option, add_plot_option, argument_parser
 from benchmarks.serving.contest import Pace, Standing, compete
 from benchmarks.serving.ctranslate2_system import CTranslate2, convert
 from benchmarks.serving.dragoman_systems import DragomanEngine
@@ -159,9 +159,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("int8", "fp32"), default="int8", help="of both systems")
     parser.add_argument("--seed", type=int, default=1, help="of weights and inputs")
     parser.add_argument("--quick", action="store_true", help="a little of everything: does it run?")
-    parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="a PNG of time and memory along each series"
-    )
+    add_plot_option(parser, "time and memory along each series")
     add_peers_option(parser)
     add_json_option(parser)
     options = parser.parse_args()

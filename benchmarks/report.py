@@ -5,7 +5,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -14,8 +14,22 @@ from rich.console import Console
 from rich.table import Table
 
 from common.cpu import usable_cores
+from common.errors import UsageError
+from common.files import Destination
 
-__all__ = ["add_json_option", "argument_parser", "describe_machine", "positive", "print_table", "write_json"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "add_json_option",
+    "add_plot_option",
+    "argument_parser",
+    "describe_machine",
+    "positive",
+    "print_table",
+    "write_json",
+    "write_plot",
+]
 
 _WIDTH = 140  # a table in a file or a pipe is not cut
 
@@ -38,8 +52,23 @@ def positive(text: str) -> int:
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
-    """`--json FILE`, for `write_json`."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there as well")
+    """`--json FILE`, for `write_json`. What is there and is not figures of a benchmark is refused at once."""
+    parser.add_argument(
+        "--json",
+        type=lambda text: _checked(_figures_at(Path(text))),
+        metavar="FILE",
+        help="write every figure there as well, over those of an earlier run",
+    )
+
+
+def add_plot_option(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--plot FILE`, for `write_plot`. What is there and is not a plot is refused at once."""
+    parser.add_argument(
+        "--plot",
+        type=lambda text: _checked(_plot_at(Path(text))),
+        metavar="FILE",
+        help=f"a PNG of {what}, over that of an earlier run",
+    )
 
 
 def describe_machine() -> dict[str, Any]:
@@ -79,8 +108,48 @@ def print_table(
 def write_json(path: Path | None, figures: Mapping[str, Any]) -> None:
     """Write `figures` where `--json` says, if it was given."""
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        with _figures_at(path).file() as file:
+            file.write((json.dumps(figures, indent=2) + "\n").encode())
+
+
+def write_plot(path: Path, drawing: "Figure") -> None:
+    """Write a drawing where `--plot` says, as a PNG."""
+    with _plot_at(path).file() as file:
+        drawing.savefig(file, dpi=120, format="png")
+
+
+def _figures_at(path: Path) -> Destination:
+    return Destination(path=path, kind="figures of a benchmark", flaw=_figures_flaw, replaces=True)
+
+
+def _plot_at(path: Path) -> Destination:
+    return Destination(path=path, kind="a plot", flaw=_plot_flaw, replaces=True)
+
+
+def _checked(destination: Destination) -> Path:
+    try:
+        destination.check()
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return destination.path
+
+
+def _figures_flaw(path: Path) -> str | None:
+    if not path.is_file():
+        return "it is no file"
+    try:
+        figures = json.loads(path.read_bytes())
+    except ValueError:
+        return "it is not JSON"
+    return None if isinstance(figures, dict) and "machine" in figures else "it names no machine"
+
+
+def _plot_flaw(path: Path) -> str | None:
+    if not path.is_file():
+        return "it is no file"
+    with path.open("rb") as file:
+        start = file.read(1 << 10)
+    return None if start.startswith(b"\x89PNG") and b"Matplotlib" in start else "it is no plot by Matplotlib"
 
 
 def _cpu_model() -> str:

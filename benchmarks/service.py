@@ -26,7 +26,7 @@ from typing import Final, NamedTuple
 
 from rich.console import Console
 
-from benchmarks.report import add_json_option, argument_parser, positive
+from benchmarks.report import add_json_option, add_plot_option, argument_parser, positive
 from benchmarks.serving.ctranslate2_system import convert
 from benchmarks.serving.load import Service, answers_of, open_loop, unloaded_latency
 from benchmarks.serving.peers import add_peers_option, peers_python
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=positive, metavar="N", help="turns at each rate, in place of 3")
     parser.add_argument("--duration", type=positive, metavar="SECONDS", help="of each turn, in place of 5")
     parser.add_argument("--quick", action="store_true", help="a little of everything: does it run?")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="a PNG of latency over rate")
+    add_plot_option(parser, "latency over rate")
     add_peers_option(parser)
     add_json_option(parser)
     options = parser.parse_args()

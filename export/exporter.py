@@ -45,6 +45,7 @@ class ExportReport:
 
     Attributes:
         fp32_quality: the figures of `quality` as PyTorch reaches them in fp32; empty where the bundle is fp32 too.
+        corpus_changes: as `HeldOut.changes`.
     """
 
     bundle: Path
@@ -53,6 +54,7 @@ class ExportReport:
     agreement: Agreement
     quality: tuple[bundle_format.QualityFigure, ...]
     fp32_quality: tuple[bundle_format.QualityFigure, ...]
+    corpus_changes: tuple[str, ...] = ()
 
 
 def export_run(
@@ -98,6 +100,7 @@ def export_run(
             **dataclasses.asdict(agreement),
             "token_agreement": agreement.token_agreement,
             "data": examples.data,
+            "corpus_changes": examples.changes,
             "fp32_quality": {figure.metric: figure.value for figure in fp32_quality or quality},
         }
         golden_examples = _golden_examples(examples, reference, decoded)
@@ -109,7 +112,9 @@ def export_run(
         check_answers(Backend(written, backend.sessions))
         _check_without_kernels(written, backend.kernels)
     num_bytes = sum(record.num_bytes for record in manifest.files.values())
-    return ExportReport(bundle_folder, precision, num_bytes, agreement, quality, fp32_quality)
+    return ExportReport(
+        bundle_folder, precision, num_bytes, agreement, quality, fp32_quality, tuple(examples.changes)
+    )
 
 
 def write_graphs(

@@ -9,6 +9,7 @@ from model.corpora.corpus import Pair
 from model.corpora.load import load_corpus
 from model.errors import CorpusError
 from model.run import Run
+from model.training.corpus_record import changes_since_training
 from server.prefix_cache import BLOCK_TOKENS
 
 __all__ = ["HeldOut", "calibration_inputs", "held_out"]
@@ -33,6 +34,8 @@ class HeldOut:
         inputs: token ids, special tokens included.
         max_tokens: most tokens to decode.
         documents: what prompts were cut from; empty for translation.
+        changes: each file of the corpus that is not as it was when the run was trained. The run may have learned
+            from what is held out of such a corpus.
     """
 
     data: str
@@ -41,6 +44,7 @@ class HeldOut:
     inputs: list[list[int]]
     max_tokens: int
     documents: list[str] = dataclasses.field(default_factory=list)
+    changes: list[str] = dataclasses.field(default_factory=list)
 
 
 def held_out(run: Run, num_inputs: int, data: Path | None = None) -> HeldOut:
@@ -51,6 +55,7 @@ def held_out(run: Run, num_inputs: int, data: Path | None = None) -> HeldOut:
     """
     corpus = load_corpus(run.recipe.without_synthetic_pairs(), data)
     split = f"{corpus.name} {'test' if corpus.test else 'validation'} split"
+    changes = changes_since_training(run.path, corpus.files)
     dims = run.model.dims
     if dims.task == "translation":
         pairs = [example for example in corpus.held_out if isinstance(example, Pair)]
@@ -67,6 +72,7 @@ def held_out(run: Run, num_inputs: int, data: Path | None = None) -> HeldOut:
             references=[pair.target for pair, _ in fitting],
             inputs=[ids for _, ids in fitting],
             max_tokens=dims.max_target_tokens + 1,
+            changes=changes,
         )
     documents = [example for example in corpus.held_out if isinstance(example, str)]
     prompts = _prompts(run, documents, num_inputs)
@@ -83,6 +89,7 @@ def held_out(run: Run, num_inputs: int, data: Path | None = None) -> HeldOut:
         inputs=[ids for _, ids in prompts],
         max_tokens=min(_MAX_CONTINUATION_TOKENS, dims.max_target_tokens - longest),
         documents=documents,
+        changes=changes,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import onnxruntime as ort
 
-from benchmarks.report import describe_machine, print_table, write_json
+from benchmarks.report import describe_machine, print_table, write_json, write_plot
 from benchmarks.serving.contest import Ratio, Standing, ratio
 from benchmarks.serving.dragoman_systems import DragomanEngine
 from benchmarks.serving.engine_report import reference_of
@@ -120,7 +120,7 @@ def plot(growths: Sequence[Growth], precision: str, path: Path) -> None:
     first_time.set_ylabel("ms a token")
     first_memory.set_ylabel("MiB, most while decoding")
     drawing.legend(*first_memory.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    drawing.savefig(path, dpi=120)
+    write_plot(path, drawing)
 
 
 def report_growth(growths: Sequence[Growth], precision: str, json_path: Path | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.report import describe_machine, print_table, write_json
+from benchmarks.report import describe_machine, print_table, write_json, write_plot
 from benchmarks.serving.load import Load, Service
 from benchmarks.serving.served_share import ServedShare
 
@@ -127,7 +127,7 @@ def plot(races: Sequence[Race], path: Path) -> None:
     axes.set(xscale="log", yscale="log", xlabel="requests a second", ylabel="latency, ms")
     axes.set_title(f"dotted: {LATENCY_FACTOR:g} times the latency without load")
     axes.legend()
-    drawing.savefig(path, dpi=120)
+    write_plot(path, drawing)
 
 
 def share_rows(shares: Sequence[ServedShare]) -> Iterator[list[str]]:

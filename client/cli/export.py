@@ -76,6 +76,11 @@ def export(
             run, bundle, precision=precision.value, data=data, replaces=force, progress=progress
         )
     write_text("".join(f"{line}\n" for line in export_lines(report)))
+    if report.corpus_changes:
+        note(
+            f"note: since {run} was trained, {'; '.join(report.corpus_changes)}: it may have learned from what is held "
+            "out now, so its quality may be lower than measured"
+        )
     note(f"next: dragoman serve --models {shlex.quote(str(served_folder(bundle)))}")
 
 

@@ -258,3 +258,21 @@ def test_the_command_takes_the_next_version_and_says_what_it_wrote(
     assert "models/run/2 is a bundle already: give --force" in capsys.readouterr().err
     assert main(["export", str(run), "--out", "models/run/2", "--force", "--precision", "int8"]) == 0
     assert Bundle.read(Path("models/run/2")).manifest.precision == "int8"
+
+
+def test_a_corpus_that_changed_since_training_is_told_of(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    shutil.copyfile(run.parent / "pairs.tsv", data / "pairs.tsv")
+    command = ["export", str(run), "--data", str(data), "--out", str(tmp_path / "shout")]
+    assert main(command) == 0
+    assert "since" not in capsys.readouterr().err, "the same content, in another place"
+    with (data / "pairs.tsv").open("a") as file:
+        file.write("zzz\tZZZ\n")
+    assert main(command) == 0
+    assert f"note: since {run} was trained, pairs.tsv has changed (" in capsys.readouterr().err
+    manifest = json.loads((tmp_path / "shout" / "2" / "bundle.json").read_text())
+    [change] = manifest["verification"]["corpus_changes"]
+    assert change.startswith("pairs.tsv has changed (")
