@@ -174,7 +174,7 @@ def atomic_file(path: Path, *, before_rename: Callable[[], None] = lambda: None)
         OperationError: the disk is full or the place cannot be written.
     """
     target = path.resolve() if path.is_symlink() else path
-    with _named(path), unwound_by_signals(), _parents_of(target):
+    with _named(target), unwound_by_signals(), _parents_of(target):
         if target.exists() and not target.is_file():
             raise OperationError(f"cannot write {path}: it is there and is no regular file")
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
@@ -241,7 +241,12 @@ def _parents_of(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
+    """Name what could not be written; an error of another file, which the block reads, keeps its own name."""
     try:
         yield
     except OSError as error:
+        if isinstance(error.filename, str):
+            met, folder = Path(error.filename), path.parent
+            if not met.is_relative_to(folder) and not folder.is_relative_to(met):
+                raise
         raise OperationError(f"cannot write {path}: {error.strerror or error}") from error

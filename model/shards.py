@@ -8,7 +8,6 @@ import functools
 import hashlib
 import io
 import itertools
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -21,7 +20,7 @@ from common.errors import OperationError
 from common.files import atomic_write
 from common.settings import Settings
 
-__all__ = ["MIXED_SHARDS", "SHARD_TOKENS", "Shard", "ShardWriter", "Shards"]
+__all__ = ["MIXED_SHARDS", "SHARD_TOKENS", "Shard", "ShardWriter", "Shards", "remove_shards"]
 
 SHARD_TOKENS: Final = 1 << 24  # 32 MiB where the vocabulary fits 16 bits
 MIXED_SHARDS: Final = 4  # so many are open, and shuffled together, at a time
@@ -141,11 +140,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, vocabulary_size: int, shard_tokens: int = SHARD_TOKENS) -> None:
         """A shard ends with the call of `add` by which it reaches `shard_tokens`."""
-        try:
-            if folder.exists():
-                shutil.rmtree(folder)
-        except OSError as error:
-            raise OperationError(f"cannot replace {folder}: {error.strerror}") from error
+        remove_shards(folder)
         self._folder, self.shard_tokens = folder, shard_tokens
         self._dtype = np.dtype(np.uint16 if vocabulary_size <= 1 << 16 else np.uint32)
         self._entries: list[_ShardEntry] = []
@@ -189,6 +184,22 @@ class ShardWriter:
                 sha256=_digest(shard),
             )
         )
+
+
+def remove_shards(folder: Path) -> None:
+    """Remove the shards and the index in a folder and, if nothing else is in it, the folder.
+
+    Raises:
+        OperationError: they cannot be removed.
+    """
+    try:
+        for pattern in (_INDEX_FILE, "*.npy", f".{_INDEX_FILE}.*", ".*.npy.*"):  # the hidden ones a kill left
+            for path in folder.glob(pattern):
+                path.unlink()
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    except OSError as error:
+        raise OperationError(f"cannot remove the shards in {folder}: {error.strerror}") from error
 
 
 def _files(folder: Path, name: str) -> tuple[Path, Path]:

@@ -1,13 +1,13 @@
 """One sitting of a training: from reading the corpus to a finished run folder, or to where it is stopped."""
 
+import contextlib
 import dataclasses
-import shutil
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 
-from common.errors import UsageError
+from common.errors import OperationError, UsageError
 from common.files import atomic_write
 from model.corpora.corpus import Corpus, Pair
 from model.corpora.load import load_corpus
@@ -22,6 +22,7 @@ from model.run import (
     Run,
     save_run,
 )
+from model.shards import remove_shards
 from model.tokenizer import load_tokenizer, train_tokenizer
 from model.training.checkpoints import CheckpointKeeper, load_best_weights
 from model.training.corpus_record import changes_since_training, record_files
@@ -231,7 +232,8 @@ class Session:
         )
         save_run(Run(self.out, model.cpu(), learned.tokenizer, self.recipe, outcome.num_steps, metrics))
         keeper.tidy()
-        shutil.rmtree(self.out / CORPUS_FOLDER, ignore_errors=True)  # a finished run needs no training data
+        with contextlib.suppress(OperationError):  # the run is whole: it only takes more room than it needs
+            remove_shards(self.out / CORPUS_FOLDER)
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         summary = TrainingSummary(self.out, num_parameters, outcome, encoded.num_too_long, metrics)
         reporter.event(outcome.num_steps, "ended", outcome_facts(summary))

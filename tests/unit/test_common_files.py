@@ -117,6 +117,17 @@ def test_a_place_under_a_file_is_refused(tmp_path: Path) -> None:
         notebook(tmp_path / "file" / "mine").check()
 
 
+def test_an_error_of_a_file_that_the_work_reads_is_not_one_of_the_place(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"read me"), notebook(tmp_path / "out" / "mine").folder():
+        (tmp_path / "in" / "read me").read_text()
+    with (
+        pytest.raises(OperationError, match=r"cannot write .*mine: File name too long"),
+        notebook(tmp_path / "out" / "mine").folder() as scratch,
+    ):
+        (scratch / ("page" * 100)).touch()
+    assert tree(tmp_path) == {}
+
+
 class Taken:
     """Has something take a place right after the folder that was there stepped aside."""
 

@@ -10,8 +10,9 @@ import torch
 
 from common.errors import OperationError
 from model.batching import Examples, Pairs, ShardedPairs, ShardedStream, Stream
-from model.shards import MIXED_SHARDS, Shards, ShardWriter
+from model.shards import MIXED_SHARDS, Shards, ShardWriter, remove_shards
 from model.tokenizer import END_ID, PADDING_ID
+from tests.trees import tree
 
 Sequences = list[list[int]]
 
@@ -222,3 +223,19 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     writer.add([[4], [5]])
     with pytest.raises(OperationError, match=r"cannot write .*corpus"):
         writer.finish("x", 0)
+
+
+def test_only_shards_are_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    writer = ShardWriter(folder, vocabulary_size=10, shard_tokens=1)
+    for _ in range(2):
+        writer.add([[5, 6], [7]])
+    writer.finish("this", 0)
+    (folder / ".00002.tokens.npy.k1ll3d").touch()
+    (folder / "train.tsv").write_text("years of work")
+    ShardWriter(folder, vocabulary_size=10)
+    assert tree(folder) == {"train.tsv": b"years of work"}
+    (folder / "train.tsv").unlink()
+    remove_shards(folder)
+    remove_shards(folder)
+    assert tree(tmp_path) == {}
