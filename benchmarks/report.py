@@ -119,11 +119,13 @@ def write_plot(path: Path, drawing: "Figure") -> None:
 
 
 def _figures_at(path: Path) -> Destination:
-    return Destination(path=path, kind="figures of a benchmark", flaw=_figures_flaw, replaces=True)
+    return Destination(
+        path=path, kind="figures of a benchmark", is_folder=False, flaw=_figures_flaw, replaces=True
+    )
 
 
 def _plot_at(path: Path) -> Destination:
-    return Destination(path=path, kind="a plot", flaw=_plot_flaw, replaces=True)
+    return Destination(path=path, kind="a plot", is_folder=False, flaw=_plot_flaw, replaces=True)
 
 
 def _checked(destination: Destination) -> Path:

@@ -27,12 +27,14 @@ __all__ = ["Destination", "atomic_file", "atomic_write", "check_writable", "sha2
 class Destination:
     """The place that a command writes to, a file or a folder, and what the command may replace there.
 
-    An empty file and an empty folder count as new. A link at `path` is refused: the command would replace either
-    the link or what it leads to, and only the user knows which is meant. Links above `path` are followed.
+    An empty folder counts as new for a folder, an empty file for a file. A link at `path` is refused: the command
+    would replace either the link or what it leads to, and only the user knows which is meant. Links above `path` are
+    followed.
 
     Attributes:
         path: The place.
         kind: What the command writes, in words, such as "a bundle".
+        is_folder: Whether that is a folder, and not a file.
         flaw: Returns why the thing at a path is not of this kind, None where it is.
         inputs: Files and folders that the command reads.
         replaces: Whether the command was told to replace a thing of its kind.
@@ -41,6 +43,7 @@ class Destination:
 
     path: Path
     kind: str
+    is_folder: bool
     flaw: Callable[[Path], str | None]
     inputs: tuple[Path, ...] = ()
     replaces: bool = False
@@ -137,8 +140,8 @@ class Destination:
     def _is_new(self) -> bool:
         if not os.path.lexists(self.path):
             return True
-        if self.path.is_dir():
-            return not any(self.path.iterdir())
+        if self.is_folder:
+            return self.path.is_dir() and not any(self.path.iterdir())
         return self.path.is_file() and self.path.stat().st_size == 0
 
     def _check_apart(self, given: Path) -> None:

@@ -45,7 +45,9 @@ def choose_bundle_folder(out: Path) -> Path:
 
 def bundle_destination(folder: Path, run: Path, *, replaces: bool) -> Destination:
     """The place for the bundle of `run`; only another bundle is ever replaced, where `replaces` says so."""
-    return Destination(path=folder, kind="a bundle", flaw=bundle_flaw, inputs=(run,), replaces=replaces)
+    return Destination(
+        path=folder, kind="a bundle", is_folder=True, flaw=bundle_flaw, inputs=(run,), replaces=replaces
+    )
 
 
 def bundle_flaw(folder: Path) -> str | None:

@@ -136,6 +136,7 @@ def back_translate_texts(
     destination = Destination(
         path=out,
         kind="a file of pairs",
+        is_folder=False,
         flaw=pairs_flaw,
         inputs=(folder,) if text in {None, STANDARD_INPUT} else (folder, SourceFiles(Path()).file(text).path),
         replaces=replaces,

@@ -94,7 +94,9 @@ def write_report(folder: Path) -> Path:
         tensorboard=TENSORBOARD_FOLDER,
     )
     path = folder / REPORT_FILE
-    with Destination(path=path, kind="a report", flaw=report_flaw, replaces=True).file() as file:
+    with Destination(
+        path=path, kind="a report", is_folder=False, flaw=report_flaw, replaces=True
+    ).file() as file:
         file.write(page.encode())
     return path
 

@@ -82,6 +82,7 @@ def make_room(out: Path, *, restarts: bool, reads: Sequence[Path] = ()) -> None:
     Destination(
         path=out.resolve() if out.is_symlink() else out,
         kind="a run",
+        is_folder=True,
         flaw=run_flaw,
         inputs=tuple(reads),
         replaces=restarts or found is None,

@@ -95,8 +95,9 @@ def test_a_recipe_learns_from_what_was_made(make: Make, tmp_path: Path) -> None:
 
 
 def test_a_folder_to_write_to_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["back-translate", SPELL, "--text", _numbers(tmp_path), "--out", str(tmp_path)]) == 2
-    assert f"{tmp_path} is not a file of pairs, and nothing else is ever replaced" in capsys.readouterr().err
+    (folder := tmp_path / "folder").mkdir()
+    assert main(["back-translate", SPELL, "--text", _numbers(tmp_path), "--out", str(folder)]) == 2
+    assert f"{folder} is not a file of pairs, and nothing else is ever replaced" in capsys.readouterr().err
 
 
 def test_pairs_that_were_made_are_replaced_when_told_to(

@@ -21,7 +21,9 @@ def notebook_flaw(path: Path) -> str | None:
 
 
 def notebook(path: Path, *, replaces: bool = False, inputs: tuple[Path, ...] = ()) -> Destination:
-    return Destination(path=path, kind="a notebook", flaw=notebook_flaw, inputs=inputs, replaces=replaces)
+    return Destination(
+        path=path, kind="a notebook", is_folder=True, flaw=notebook_flaw, inputs=inputs, replaces=replaces
+    )
 
 
 def write(destination: Destination, page: str) -> None:
@@ -205,7 +207,7 @@ _WAITING = """
 import pathlib, signal, sys
 from common.files import Destination, atomic_file
 path = pathlib.Path(sys.argv[1])
-place = Destination(path=path, kind="it", flaw=lambda _: None)
+place = Destination(path=path, kind="it", is_folder=True, flaw=lambda _: None)
 with place.folder() if sys.argv[2] == "folder" else atomic_file(path):
     print("writing", flush=True)
     signal.pause()
