@@ -11,7 +11,9 @@ This is the one module of the library that loads the server's packages.
 import asyncio
 import contextlib
 import math
+import os
 import threading
+import weakref
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -27,7 +29,7 @@ from client.blocking_streams import Generation, TranslationStream
 from client.results import DecodingOptions, ModelInfo, Task, TextScore, Translation
 from common.errors import UsageError
 from server.config import EngineSettings
-from server.in_process import InProcessChannel, InProcessServer
+from server.in_process import InProcessServer
 
 __all__ = ["Generator", "Translator", "local_async_client", "local_client"]
 
@@ -51,9 +53,10 @@ class _LocalModel:
             BundleError: the folder holds no sound bundle.
             UsageError: the bundle does something else, or a setting does not fit.
         """
-        self._open = contextlib.ExitStack()
         settings = EngineSettings.load(dict(engine or {}), source="engine")
-        self._client = self._open.enter_context(local_client(Path(bundle), settings))
+        self._engine = _RunningEngine(Path(bundle), settings)
+        channel = cast("grpc.Channel", _BlockingChannel(self._engine))
+        self._client = Client.over(channel, target=str(bundle), timeout_s=math.inf)
         self.model: ModelInfo = self._client.model("")
         if self.model.task is not self._task:
             self.close()
@@ -61,7 +64,8 @@ class _LocalModel:
 
     def close(self) -> None:
         """Stop the engine; calls that still run fail."""
-        self._open.close()
+        self._client.close()
+        self._engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -177,23 +181,39 @@ def local_client(
     Raises:
         BundleError: the folder holds no sound bundle.
     """
-    with contextlib.ExitStack() as stack:
-        server = InProcessServer(bundle, settings or EngineSettings())
-        stack.callback(server.close)
-        loop = stack.enter_context(_EventLoop())
-        channel = cast("grpc.Channel", _BlockingChannel(server.channel(), loop))
-        yield stack.enter_context(Client.over(channel, target=str(bundle), timeout_s=timeout_s))
+    engine = _RunningEngine(bundle, settings or EngineSettings())
+    try:
+        channel = cast("grpc.Channel", _BlockingChannel(engine))
+        with Client.over(channel, target=str(bundle), timeout_s=timeout_s) as client:
+            yield client
+    finally:
+        engine.close()
 
 
-class _EventLoop:
-    """An event loop on a thread of its own, for callers that wait."""
+class _RunningEngine:
+    """A bundle's engine with an event loop on a thread of its own, for callers that wait.
 
-    def __init__(self) -> None:
+    It is closed when nobody has it any more: a notebook that makes one after the other does not collect threads.
+    """
+
+    def __init__(self, bundle: Path, settings: EngineSettings) -> None:
+        server = InProcessServer(bundle, settings)
+        self.channel = server.channel()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="local-model", daemon=True)
+        self._process_id = os.getpid()
+        thread = threading.Thread(target=self._loop.run_forever, name="local-model", daemon=True)
+        thread.start()
+        self.close = weakref.finalize(self, _shut_down, self._loop, thread, server)
 
     def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """What `work` gives; it is cancelled when the caller is interrupted."""
+        """What `work` gives; it is cancelled when the caller is interrupted.
+
+        Raises:
+            RuntimeError: this is a fork of the process that loaded the bundle.
+        """
+        if os.getpid() != self._process_id:
+            work.close()
+            raise RuntimeError("this bundle was loaded before the process forked; load it in this process")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -201,51 +221,52 @@ class _EventLoop:
             future.cancel()
             raise
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.run(self._cancel_all())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+def _shut_down(loop: asyncio.AbstractEventLoop, thread: threading.Thread, server: InProcessServer) -> None:
+    """End all calls, the event loop and the engine."""
 
-    async def _cancel_all(self) -> None:
+    async def cancel_all() -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    asyncio.run_coroutine_threadsafe(cancel_all(), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+    server.close()
+
 
 class _BlockingChannel:
     """What the stubs of a `grpc.Channel` need: the channel in this process, for callers that wait."""
 
-    def __init__(self, channel: InProcessChannel, loop: _EventLoop) -> None:
-        self._channel = channel
-        self._loop = loop
+    def __init__(self, engine: _RunningEngine) -> None:
+        self._engine = engine
 
     def unary_unary(self, path: str, *_: Any, **__: Any) -> Any:
         """A method that answers with one message."""
-        method = self._channel.unary_unary(path)
+        method = self._engine.channel.unary_unary(path)
 
         async def ask(request: Any, settings: dict[str, Any]) -> Any:
             return await method(request, **settings)
 
         def call(request: Any, **settings: Any) -> Any:
             with _cancelled_as_grpc():
-                return self._loop.run(ask(request, settings))
+                return self._engine.run(ask(request, settings))
 
         return call
 
     def unary_stream(self, path: str, *_: Any, **__: Any) -> Any:
         """A method that answers with several messages."""
-        method = self._channel.unary_stream(path)
+        method = self._engine.channel.unary_stream(path)
 
         async def begin(request: Any, settings: dict[str, Any]) -> Any:
             return method(request, **settings)
 
-        return lambda request, **settings: _BlockingCall(self._loop.run(begin(request, settings)), self._loop)
+        return lambda request, **settings: _BlockingCall(
+            self._engine.run(begin(request, settings)), self._engine
+        )
 
     def close(self) -> None:
         """Nothing: `local_client` closes what there is."""
@@ -254,16 +275,16 @@ class _BlockingChannel:
 class _BlockingCall:
     """The messages of a call, for a caller that waits for each."""
 
-    def __init__(self, call: Any, loop: _EventLoop) -> None:
+    def __init__(self, call: Any, engine: _RunningEngine) -> None:
         self._call = call
-        self._loop = loop
+        self._engine = engine  # it lives as long as the call
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Any:
         with _cancelled_as_grpc():
-            message = self._loop.run(self._next_or_none())
+            message = self._engine.run(self._next_or_none())
         if message is None:
             raise StopIteration
         return message

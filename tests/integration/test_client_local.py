@@ -1,5 +1,8 @@
 """`Translator` and `Generator`: a bundle in the caller's process."""
 
+import gc
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -105,6 +108,33 @@ def test_what_is_closed_says_so_and_leaves_no_thread() -> None:
     translator.close()
     assert threading.active_count() == before
     with pytest.raises(ValueError, match=f"^the client of {SPELL} is closed; make a new one$"):
+        translator.translate("12")
+
+
+def test_what_is_dropped_leaves_no_thread_and_a_call_keeps_what_it_needs() -> None:
+    before = threading.active_count()
+    pieces = Translator(SPELL).stream_translate(["12", "907"])
+    texts = {piece.index: piece.translation.text for piece in pieces if piece.translation}
+    assert texts == {0: "one two", 1: "nine zero seven"}
+    del pieces
+    gc.collect()
+    assert threading.active_count() == before
+
+
+def test_an_interrupted_caller_frees_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    with Translator(SPELL, engine={"lanes": 1}) as translator:
+        with gate.closed():
+            threading.Timer(0.1, signal.raise_signal, (signal.SIGINT,)).start()
+            with pytest.raises(KeyboardInterrupt):
+                translator.translate("12")
+        assert translator.translate("12")[0].text == "one two"
+
+
+def test_a_fork_is_told_to_load_its_own(translator: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
+    process_id = os.getpid()
+    monkeypatch.setattr("os.getpid", lambda: process_id + 1)
+    with pytest.raises(RuntimeError, match="loaded before the process forked; load it in this process"):
         translator.translate("12")
 
 
