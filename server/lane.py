@@ -17,10 +17,10 @@ from server.config import MULTI_STEP_ROWS
 from server.decoding.beam import BeamSearch, advance_all
 from server.decoding.candidates import Predictions
 from server.decoding.constraints import Constraints
-from server.decoding.hypothesis import Finished, FinishReason, Hypothesis
+from server.decoding.hypothesis import Finished, FinishReason, Hypothesis, TokenScore
 from server.decoding.ranking import ranked
-from server.decoding.sampling import TokenChooser
-from server.decoding.scores import token_score
+from server.decoding.sampling import Choice, TokenChooser, choose_all
+from server.decoding.scores import alternatives
 from server.rows import Reading, Rows, Source
 from server.running_sequence import RunningSequence
 
@@ -177,7 +177,8 @@ class Lane:
                 self._constraints(sequence) if Constraints.are_more_than_length(parameters) else None
             )
             search = BeamSearch(parameters, self._end, list(rows), constraints, sequence.stop)
-            sequence.search, sequence.num_best, sequence.needs_all = search, search.num_best, search.needs_all
+            sequence.search, sequence.needs_all = search, search.needs_all
+            sequence.num_best = max(sequence.num_best, search.num_best)
         elif TokenChooser.is_needed(parameters):
             sequence.chooser = TokenChooser(parameters, self._constraints(sequence))
 
@@ -193,31 +194,40 @@ class Lane:
         """
         if all(sequence.search is not None for sequence in self._sequences):
             return list(dict.fromkeys(self._sequences))
-        log_probabilities = predictions.log_probabilities
         chosen: list[int] = predictions.token_ids[:, 0].tolist()
         scores: list[float] = predictions.best[:, 0].tolist()
+        if not all(sequence.is_plain for sequence in self._sequences):
+            self._choose_otherwise(predictions.log_probabilities, chosen, scores)
+        self.rows.arena.token_ids[: len(chosen)] = chosen
         searching: dict[RunningSequence, None] = {}
         for row, sequence in enumerate(self._sequences):
-            if sequence.is_plain:
-                continue
             if sequence.search is not None:
                 searching[sequence] = None
-            elif sequence.chooser is not None:
-                chosen[row] = sequence.chooser.choose(log_probabilities[row], sequence.token_ids)
-                scores[row] = float(log_probabilities[row, chosen[row]])
-            elif chosen[row] == self._end and len(sequence.token_ids) < sequence.parameters.min_tokens:
-                chosen[row] = _best_but((self._end, *self._without_text), log_probabilities[row])
-                scores[row] = float(log_probabilities[row, chosen[row]])
-        self.rows.arena.token_ids[: len(chosen)] = chosen
-        for row, sequence in enumerate(self._sequences):
-            if sequence.search is not None:
                 continue
             if not sequence.is_plain and sequence.parameters.num_alternatives is not None:
-                sequence.tokens.append(
-                    token_score(log_probabilities[row], chosen[row], sequence.parameters.num_alternatives)
-                )
+                told = alternatives(predictions, row, sequence.parameters.num_alternatives)
+                sequence.tokens.append(TokenScore(chosen[row], scores[row], told))
             self._accept(sequence, chosen[row], scores[row])
         return list(searching)
+
+    def _choose_otherwise(
+        self, log_probabilities: NDArray[np.float32], chosen: list[int], scores: list[float]
+    ) -> None:
+        """Change what is chosen where that is not the most probable token."""
+        choices: list[Choice] = []
+        for row, sequence in enumerate(self._sequences):
+            if sequence.chooser is not None:
+                choices.append(Choice(row, sequence.chooser, sequence.token_ids))
+            elif (
+                chosen[row] == self._end
+                and sequence.search is None
+                and len(sequence.token_ids) < sequence.parameters.min_tokens
+            ):
+                chosen[row] = _best_but((self._end, *self._without_text), log_probabilities[row])
+                scores[row] = float(log_probabilities[row, chosen[row]])
+        for choice, token_id in zip(choices, choose_all(choices, log_probabilities), strict=True):
+            chosen[choice.row] = token_id
+            scores[choice.row] = float(log_probabilities[choice.row, token_id])
 
     def _accept(self, sequence: RunningSequence, token_id: int, score: float) -> None:
         """One more token of a sequence without beam search, which may be its last."""

@@ -87,6 +87,7 @@ class RunningSequence(scheduler.Sequence):
             stream=stream,
             is_greedy=is_greedy,
             is_plain=is_greedy and stop is None,
+            num_best=max(1, parameters.num_alternatives or 0),
             needs_all=not is_greedy,
         )
 

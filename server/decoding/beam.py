@@ -23,7 +23,7 @@ from server.decoding.candidates import Predictions, best_of_groups
 from server.decoding.constraints import Constraints
 from server.decoding.hypothesis import FinishReason, Hypothesis, TokenScore
 from server.decoding.parameters import DecodingParameters
-from server.decoding.scores import token_score
+from server.decoding.scores import Alternatives, alternatives
 from server.decoding.stopping import StopCondition
 
 __all__ = ["BeamSearch", "Fork", "advance_all"]
@@ -120,18 +120,20 @@ class BeamSearch:
                 self.constraints.adjust(row, beam.token_ids)
 
     def advance(
-        self, log_probabilities: FloatRows, best: Sequence[Candidate] | None
+        self, predictions: Predictions, best: Sequence[Candidate] | None
     ) -> tuple[list[Fork], tuple[Hypothesis, ...] | None]:
         """Take one step.
 
         Args:
-            log_probabilities: (B, V) of all rows of the lane; each beam reads its own.
+            predictions: of all rows of the lane; each beam reads its own.
             best: the `num_best` best continuations of all beams, best first. None where the next token is forced.
 
         Returns:
             Copies to make before the next step, and, when the search is over, the answers, best first.
         """
+        log_probabilities = predictions.log_probabilities
         candidates = self._forced(log_probabilities) if best is None else best
+        told = self._alternatives(predictions)
         beam_size, parents = self.parameters.beam_size, self.beams
         parent_rows = []
         self.beams = []
@@ -139,11 +141,11 @@ class BeamSearch:
         for rank, (total, place, token_id) in enumerate(candidates):
             if token_id == self.end:
                 if rank < beam_size:
-                    grown = self._grown(parents[place], token_id, total, log_probabilities)
+                    grown = self._grown(parents[place], token_id, total, log_probabilities, told)
                     self._finish(grown, FinishReason.END_OF_SEQUENCE)
             elif num_going_on < beam_size:
                 num_going_on += 1
-                beam = self._grown(parents[place], token_id, total, log_probabilities)
+                beam = self._grown(parents[place], token_id, total, log_probabilities, told)
                 if beam.stop is None or not self._stops(beam):
                     self.beams.append(beam)
                     parent_rows.append(parents[place].row)
@@ -158,14 +160,28 @@ class BeamSearch:
             for place, beam in enumerate(self.beams)
         ]
 
-    def _grown(self, parent: _Beam, token_id: int, total: float, log_probabilities: FloatRows) -> _Beam:
+    def _alternatives(self, predictions: Predictions) -> dict[int, Alternatives]:
+        """What each beam's row might go on with, if somebody wants to know."""
+        num_alternatives = self.parameters.num_alternatives
+        if num_alternatives is None:
+            return {}
+        return {beam.row: alternatives(predictions, beam.row, num_alternatives) for beam in self.beams}
+
+    def _grown(
+        self,
+        parent: _Beam,
+        token_id: int,
+        total: float,
+        log_probabilities: FloatRows,
+        told: dict[int, Alternatives],
+    ) -> _Beam:
         token_ids = (*parent.token_ids, token_id)
         if self._is_plain:
             return _Beam(parent.row, token_ids, total, total)
         row = log_probabilities[parent.row]
         tokens = parent.tokens
         if self.parameters.num_alternatives is not None:
-            tokens = (*tokens, token_score(row, token_id, self.parameters.num_alternatives))
+            tokens = (*tokens, TokenScore(token_id, float(row[token_id]), told[parent.row]))
         return _Beam(
             row=parent.row,
             token_ids=token_ids,
@@ -241,7 +257,7 @@ def advance_all(
     constrained = [search for search in choosing if search.constraints is not None]
     best = dict(zip(map(id, free), _best_told(free, predictions), strict=True))
     best |= zip(map(id, constrained), _best_found(constrained, predictions.log_probabilities), strict=True)
-    return [search.advance(predictions.log_probabilities, best.get(id(search))) for search in searches]
+    return [search.advance(predictions, best.get(id(search))) for search in searches]
 
 
 def _best_told(searches: Sequence[BeamSearch], predictions: Predictions) -> list[list[Candidate]]:

@@ -1,5 +1,6 @@
 """What may not be chosen next, and what is made less likely. One row at a time, so that neighbours do not matter."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,7 +42,7 @@ class Constraints:
             context: is read before the output and counts as repeated.
             never: tokens that nothing makes possible.
         """
-        self._never = [*never, *parameters.suppressed_token_ids]
+        self._never = _array((*never, *parameters.suppressed_token_ids))
         self._min_tokens = parameters.min_tokens
         self._repetition_penalty = parameters.repetition_penalty
         self._ngram_size = parameters.no_repeat_ngram_size
@@ -80,9 +81,9 @@ class Constraints:
         """
         end_log_probability = row[self._end]
         row[self._never] = -np.inf
-        history = (*self._context, *token_ids)
+        history = [*self._context, *token_ids]
         if self._repetition_penalty != 1.0 and history:
-            row[np.unique(history)] *= np.float32(self._repetition_penalty)
+            row[list(set(history))] *= np.float32(self._repetition_penalty)
         if self._ngram_size:
             row[_completions(history, self._ngram_size)] = -np.inf
         if self._suppressed_texts is not None:
@@ -93,13 +94,24 @@ class Constraints:
             row[self._end] = end_log_probability
 
 
-def _completions(history: Sequence[int], size: int) -> list[int]:
+@functools.lru_cache(maxsize=64)
+def _array(token_ids: tuple[int, ...]) -> NDArray[np.int64]:
+    """Those of one call are the same for all its sequences."""
+    return np.array(token_ids, np.int64)
+
+
+def _completions(history: list[int], size: int) -> list[int]:
     """Tokens that would complete a run of `size` tokens that is in `history` already."""
-    beginning = tuple(history[len(history) - size + 1 :])
-    if len(beginning) < size - 1:
+    if size == 1:
+        return history
+    beginning = history[len(history) - size + 1 :]
+    if len(history) < size:
         return []
-    return [
-        history[start + size - 1]
-        for start in range(len(history) - size + 1)
-        if tuple(history[start : start + size - 1]) == beginning
-    ]
+    found = []
+    place, end = size - 2, len(history) - 1
+    while beginning[-1] in history[place:end]:
+        place = history.index(beginning[-1], place, end)
+        if history[place - size + 2 : place + 1] == beginning:
+            found.append(history[place + 1])
+        place += 1
+    return found

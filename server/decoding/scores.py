@@ -1,20 +1,16 @@
-"""What the model thought of a token, for callers who ask."""
+"""What the model thought of tokens, for callers who ask."""
 
-import numpy as np
-from numpy.typing import NDArray
+from server.decoding.candidates import Predictions
 
-from server.decoding.candidates import best_of_groups
-from server.decoding.hypothesis import TokenScore
+__all__ = ["Alternatives", "alternatives"]
 
-__all__ = ["token_score"]
+Alternatives = tuple[tuple[int, float], ...]
+"""Tokens and their log-probabilities, best first."""
 
 
-def token_score(log_probabilities: NDArray[np.float32], token_id: int, num_alternatives: int) -> TokenScore:
-    """The chosen token of a row (V,), with the `num_alternatives` most probable ones."""
-    alternatives: tuple[tuple[int, float], ...] = ()
-    if num_alternatives:
-        best = best_of_groups(log_probabilities[None], [0.0], [1], num_alternatives)
-        alternatives = tuple(zip(best.token_ids.tolist(), best.totals.tolist(), strict=True))[
-            :num_alternatives
-        ]
-    return TokenScore(token_id, float(log_probabilities[token_id]), alternatives)
+def alternatives(predictions: Predictions, row: int, num_alternatives: int) -> Alternatives:
+    """The most probable tokens of a row, of which the step has told at least so many."""
+    if not num_alternatives:
+        return ()
+    token_ids = predictions.token_ids[row, :num_alternatives].tolist()
+    return tuple(zip(token_ids, predictions.best[row, :num_alternatives].tolist(), strict=True))

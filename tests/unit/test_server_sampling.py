@@ -16,7 +16,7 @@ def distribution(logits: np.ndarray, **options: float) -> np.ndarray:
     """Share of an even grid of uniforms that lands on each token: the distribution, to 1/4000 or so."""
     parameters = DecodingParameters(max_tokens=1, **{"temperature": 1.0, **options})  # type: ignore[arg-type]
     log_probabilities = torch.from_numpy(logits).log_softmax(-1).numpy()
-    drawn = [sample(log_probabilities, parameters, uniform) for uniform in GRID]
+    drawn = sample(np.repeat(log_probabilities[None], len(GRID), axis=0), parameters, GRID)
     return np.bincount(drawn, minlength=logits.size) / GRID.size
 
 
@@ -45,7 +45,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p() -> None:
 def test_forbidden_tokens_are_never_drawn() -> None:
     row = np.array([-np.inf, -0.1, -np.inf, -5.0], np.float32)
     parameters = DecodingParameters(max_tokens=1, temperature=5.0)
-    assert {sample(row, parameters, uniform) for uniform in GRID} == {1, 3}
+    assert {*sample(np.repeat(row[None], len(GRID), axis=0), parameters, GRID).tolist()} == {1, 3}
 
 
 def test_the_same_seed_gives_the_same_stream_and_another_does_not() -> None:
@@ -68,6 +68,42 @@ def test_a_draw_is_always_one_of_the_top_k(
     logits: list[float], temperature: float, top_k: int, top_p: float, uniform: float
 ) -> None:
     row = torch.tensor(logits).log_softmax(-1).numpy()
-    token = sample(row, DecodingParameters(1, 0, temperature, top_k, top_p), uniform)
+    [token] = sample(row[None], DecodingParameters(1, 0, temperature, top_k, top_p), np.array([uniform]))
     kept = np.sort(row)[::-1][: top_k or None]
     assert row[token] >= kept[-1]
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([-np.inf, -7.5, -3.25, -3.0, -0.5, 0.0]), min_size=6, max_size=6),
+        min_size=1,
+        max_size=4,
+    ),
+    st.sampled_from([0.3, 1.0, 2.5]),
+    st.integers(0, 7),
+    st.sampled_from([0.2, 0.9, 1.0]),
+    st.integers(0, 2**32),
+)
+def test_rows_drawn_together_are_drawn_as_alone(
+    values: list[list[float]], temperature: float, top_k: int, top_p: float, seed: int
+) -> None:
+    rows = np.array(values, np.float32)
+    rows[:, 3] = -1.0  # something is possible
+    uniforms = np.random.default_rng(seed).random(len(rows))
+    parameters = DecodingParameters(1, 0, temperature, top_k, top_p)
+    alone = [int(sample(row[None], parameters, uniforms[[place]])[0]) for place, row in enumerate(rows)]
+    assert sample(rows, parameters, uniforms).tolist() == alone
+
+
+@given(
+    st.lists(st.sampled_from([-np.inf, -3.25, -3.0, -0.0, 0.0, 1e-9]), min_size=1, max_size=9),
+    st.integers(1, 9),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_equal_ones_are_taken_in_the_order_of_their_tokens(
+    values: list[float], top_k: int, uniform: float
+) -> None:
+    row = np.array([*values, -1.0], np.float32)
+    kept = np.argsort(-row, kind="stable")[:top_k]
+    parameters = DecodingParameters(1, 0, 1.0, top_k, 0.999999)
+    assert sample(row[None], parameters, np.array([uniform]))[0] in {*kept.tolist(), int(row.argmax())}
