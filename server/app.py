@@ -45,6 +45,7 @@ from server.services.health import HealthServicer
 from server.services.model import ModelServicer
 from server.services.translation import TranslationServicer
 from server.stopping import EXIT_BROKEN, StopSignals, leaving_on_dead_threads
+from server.unix_sockets import SocketFile
 
 __all__ = ["SERVICE_NAMES", "Server", "run", "serve"]
 
@@ -181,9 +182,8 @@ class Server:
         self.metrics = Metrics(cpu_limit_cores())
         self.port = 0
         check_free(listen.host, listen.port)
-        metrics_host = listen.host if listen.metrics_host is None else listen.metrics_host
         self._operations = OperationsServer(
-            metrics_host, listen.metrics_port, self.metrics.registry, self.lifecycle
+            listen.http_host, listen.metrics_port, self.metrics.registry, self.lifecycle
         )
         self.metrics_port = self._operations.port
         self._registry = Registry([])
@@ -191,6 +191,7 @@ class Server:
         self._calls = CallsInFlight()
         self._loading: asyncio.Task[Registry] | None = None
         self._stop: GrpcStop | None = None
+        self._socket_file: SocketFile | None = None
 
     async def start(self, stop: asyncio.Event | None = None) -> None:
         """Load the models and listen; returns when calls are answered, or early when `stop` is set.
@@ -205,6 +206,7 @@ class Server:
         server = self._build_grpc()
         listen = self._settings.server
         self.port = bind(server, listen.host, listen.port)
+        self._socket_file = SocketFile.of(listen.host)
         self._health.set_serving(serving=True)
         await server.start()
         self._stop = GrpcStop(server, self._calls)
@@ -236,6 +238,8 @@ class Server:
         """Stop whatever still runs, within seconds; returns whether everything has ended."""
         self.lifecycle.phase = Phase.STOPPING
         is_over = self._stop is None or await self._stop.end()
+        if self._socket_file is not None:
+            self._socket_file.remove()
         if self._loading is not None:
             await asyncio.wait([self._loading], timeout=LOADING_LIMIT_S)
             is_over &= self._loading.done()

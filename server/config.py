@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from common.settings import Settings, parse_overrides, read_toml
+from server.unix_sockets import is_unix
 
 __all__ = [
     "MULTI_STEP_ROWS",
@@ -62,11 +63,12 @@ class ListenSettings(Settings):
     """Where to listen, what to accept, how to stop."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. 0.0.0.0 listens on all."""
+    """Address to listen on. 0.0.0.0 listens on all. `unix:PATH` is a Unix domain socket for gRPC; `port` has no
+    meaning then."""
     port: Port = 8500
     """Port for gRPC. 0: any free port; the log event `serving` names it."""
     metrics_host: str | None = None
-    """Address for HTTP. Left out: the same as `host`."""
+    """Address for HTTP. Left out: the same as `host`; 127.0.0.1 where `host` is a Unix domain socket."""
     metrics_port: Port = 8002
     """Port for /metrics, /healthz and /readyz over HTTP. 0: any free port."""
 
@@ -91,6 +93,21 @@ class ListenSettings(Settings):
     """Seconds that a client has to answer a ping."""
     min_ping_interval_s: SecondsFromOneMillisecond = 5.0
     """Clients may ping this often. gRPC's own default, 300 s, answers keepalive pings with GOAWAY."""
+
+    @property
+    def http_host(self) -> str:
+        """The address for HTTP."""
+        if self.metrics_host is not None:
+            return self.metrics_host
+        return "127.0.0.1" if is_unix(self.host) else self.host
+
+    @model_validator(mode="after")
+    def _check_one_port_each(self) -> Self:
+        hosts = {self.host, self.http_host}
+        same_host = len(hosts) == 1 or hosts & {"0.0.0.0", "::"}  # noqa: S104  compared, not bound
+        if self.port and self.port == self.metrics_port and same_host:
+            raise ValueError(f"port and metrics_port are both {self.port}: gRPC and HTTP need a port each")
+        return self
 
 
 class ModelsSettings(Settings):

@@ -6,6 +6,7 @@ import grpc.aio
 
 from server.config import ListenSettings
 from server.errors import AddressError
+from server.unix_sockets import check_socket_free, is_unix
 
 __all__ = ["bind", "channel_options", "check_free"]
 
@@ -32,6 +33,9 @@ def check_free(host: str, port: int) -> None:
     Raises:
         AddressError: the system refuses the address.
     """
+    if is_unix(host):
+        check_socket_free(host)
+        return
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -44,14 +48,23 @@ def check_free(host: str, port: int) -> None:
 def bind(server: grpc.aio.Server, host: str, port: int) -> int:
     """Add the address to `server` and return the bound port, also when `port` is 0.
 
+    A Unix domain socket has no port: 0 is returned.
+
     Raises:
         AddressError: the address was taken since `check_free`.
     """
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    address = _address(host, port)
     try:
-        return server.add_insecure_port(address)
+        bound = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise AddressError(f"cannot serve gRPC on {address}: the port was taken meanwhile") from error
+        raise AddressError(f"cannot serve gRPC on {address}: the address was taken meanwhile") from error
+    return 0 if is_unix(host) else bound
+
+
+def _address(host: str, port: int) -> str:
+    if is_unix(host):
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _milliseconds(seconds: float) -> int:

@@ -31,7 +31,10 @@ def serve(
     host: Annotated[
         str | None,
         typer.Option(
-            metavar="HOST", help="Address to listen on.", show_default="127.0.0.1", rich_help_panel=_PANEL
+            metavar="HOST",
+            help="Address to listen on; unix:PATH is a Unix domain socket.",
+            show_default="127.0.0.1",
+            rich_help_panel=_PANEL,
         ),
     ] = None,
     port: Annotated[

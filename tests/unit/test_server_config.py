@@ -38,6 +38,7 @@ def test_options_win_over_the_file_and_overrides_over_both(tmp_path: Path) -> No
         ("server.drain_timeout_s=inf", "server.drain_timeout_s = inf"),
         ("engine.lanes=0", 'engine.lanes = 0: must be a whole number from 1 to 1,024, or "auto"'),
         ("engine.lanes=many", "engine.lanes = 'many': must be a whole number from 1 to 1,024, or \"auto\""),
+        ("server.port=8002", "port and metrics_port are both 8002: gRPC and HTTP need a port each"),
         ("logging.format=xml", "logging.format = 'xml'"),
         ("engine.max_waiting=5", "server.max_inputs = 128 is more than engine.max_waiting = 5"),
     ],
@@ -52,3 +53,25 @@ def test_a_mistake_is_one_line_with_the_value(override: str, said: str) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"cannot read .*nope\.toml: No such file"):
         load_settings(tmp_path / "nope.toml")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["server.port=0", "server.metrics_port=0"],  # any free ones
+        ["server.port=8002", "server.metrics_host=127.0.0.2"],
+        ["server.port=8002", "server.host=unix:/run/dragoman.sock"],
+    ],
+)
+def test_equal_ports_that_are_not_one_address(overrides: list[str]) -> None:
+    load_settings(overrides=overrides)
+
+
+def test_equal_ports_on_all_addresses_and_on_one() -> None:
+    with pytest.raises(SettingsError, match="are both 8002"):
+        load_settings(overrides=["server.port=8002", "server.metrics_host=0.0.0.0"])
+
+
+def test_beside_a_unix_domain_socket_http_is_on_the_loopback() -> None:
+    assert load_settings(overrides=["server.host=unix:/run/dragoman.sock"]).server.http_host == "127.0.0.1"
+    assert load_settings(overrides=["server.host=0.0.0.0"]).server.http_host == "0.0.0.0"
