@@ -27,9 +27,17 @@ def translation_quality(
 ) -> tuple[QualityFigure, ...]:
     """What the training measured too, of answers that are given as token ids, in percent."""
     texts = [run.tokenizer.decode(answer) for answer in answers]
-    values = quality.translation_figures(texts, examples.references, quality.Comparison.of(run.recipe))
+    comparison = quality.Comparison.of(run.recipe)
+    values = quality.translation_figures(texts, examples.references, comparison)
+    signatures = quality.signatures(comparison)
     return tuple(
-        QualityFigure(metric=name, value=value, num_examples=len(texts), data=examples.data)
+        QualityFigure(
+            metric=name,
+            value=value,
+            num_examples=len(texts),
+            data=examples.data,
+            signature=signatures.get(name, ""),
+        )
         for name, value in values.items()
     )
 

@@ -67,7 +67,7 @@ def headline(task: Literal["translation", "generation"], references: Sequence[st
 def translation_figures(
     hypotheses: Sequence[str], references: Sequence[str], comparison: Comparison | None = None
 ) -> dict[str, float]:
-    """Exact match, BLEU and chrF in percent, by name.
+    """Exact match, BLEU and chrF in percent, by name, those of the headline first.
 
     BLEU is left out where it is 0 by definition: no reference has the four words that it counts runs of.
 
@@ -79,7 +79,9 @@ def translation_figures(
     figures = {"exact_match": exact_match(hypotheses, references, **case)}
     if _has_bleu(references, comparison.bleu_tokenization):
         figures["bleu"] = bleu(hypotheses, references, comparison.bleu_tokenization, **case)
-    return figures | {"chrf": chrf(hypotheses, references, **case)}
+    figures["chrf"] = chrf(hypotheses, references, **case)
+    first = headline("translation", references)
+    return dict(sorted(figures.items(), key=lambda figure: figure[0] not in first))
 
 
 def signatures(comparison: Comparison) -> dict[str, str]:

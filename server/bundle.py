@@ -104,11 +104,29 @@ class Bundle:
         Raises:
             BundleError: the file is no tokenizer, or one of another vocabulary.
         """
+        return self._tokenizer(cleans=True)
+
+    def golden_inputs(self) -> list[list[int]]:
+        """Token ids of the golden examples' texts, as the file itself reads them.
+
+        They were recorded with it, perhaps before cleaning became a part of it.
+
+        Raises:
+            BundleError: as `tokenizer`.
+        """
+        texts = [example.text for example in self.manifest.golden_examples]
+        cleaning_matters = not all(text.isascii() and text.isprintable() for text in texts)
+        tokenizer = self._tokenizer(cleans=False) if cleaning_matters else self.tokenizer
+        return [tokenizer.encode(text).ids for text in texts]
+
+    def _tokenizer(self, *, cleans: bool) -> Tokenizer:
         path, dims = self.path / TOKENIZER_NAME, self.manifest.dimensions
         content = self._content(TOKENIZER_NAME)
         try:
             tokenizer = Tokenizer.from_buffer(content)
-            prepare_tokenizer(tokenizer)
+            tokenizer.encode_special_tokens = True
+            if cleans:
+                prepare_tokenizer(tokenizer)
             ids = {*tokenizer.get_vocab().values(), *tokenizer.encode("").ids}
         except (KeyboardInterrupt, SystemExit):
             raise

@@ -133,12 +133,17 @@ class FileRecord(_Record):
 
 
 class QualityFigure(_Record):
-    """A figure measured at export through the serving backend."""
+    """A figure measured at export through the serving backend.
+
+    Attributes:
+        signature: by which sacreBLEU names what exactly was measured, of BLEU and chrF.
+    """
 
     metric: str
     value: Finite
     num_examples: Unsigned32
     data: str
+    signature: str = ""
 
 
 class GoldenExample(_Record):

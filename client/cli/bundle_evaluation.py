@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 from client.cli.evaluation import (
     Evaluation,
@@ -10,10 +11,11 @@ from client.cli.evaluation import (
     corpus_of,
     split_name,
     test_pairs,
-    translation_metrics,
+    translation_quality,
 )
 from common.errors import UsageError
 from export.quality import generation_quality
+from model.quality import headline
 from server.backend import Backend
 from server.bundle import Bundle
 from server.decoding.parameters import DecodingParameters
@@ -70,9 +72,9 @@ def _translation(
         for index, answer in zip(chosen, finished, strict=True):
             answers[index] = tokenizer.decode(answer.best.token_ids)
     seconds = time.perf_counter() - begin_s
-    metrics = translation_metrics(answers, pairs)
+    quality = translation_quality(bundle.manifest.provenance, answers, pairs, source=str(bundle.path))
     return _evaluation(
-        bundle, data_name, len(pairs), metrics, seconds, num_refused=answers.count(None), search=search
+        bundle, data_name, len(pairs), quality, seconds, num_refused=answers.count(None), search=search
     )
 
 
@@ -83,9 +85,13 @@ def _generation(backend: Backend, data: Path | None, limit: int | None, progress
     progress("scoring", 0, 1)
     begin_s = time.perf_counter()
     figures = generation_quality(backend, bundle.tokenizer, documents, split_name(corpus))
-    metrics = {figure.metric: figure.value for figure in figures}
+    quality = {
+        "headline": headline("generation", ()),
+        "metrics": {figure.metric: figure.value for figure in figures},
+        "signatures": {},
+    }
     return _evaluation(
-        bundle, figures[0].data, figures[0].num_examples, metrics, time.perf_counter() - begin_s
+        bundle, figures[0].data, figures[0].num_examples, quality, time.perf_counter() - begin_s
     )
 
 
@@ -93,7 +99,7 @@ def _evaluation(
     bundle: Bundle,
     data: str,
     num_examples: int,
-    metrics: dict[str, float],
+    quality: dict[str, Any],
     seconds: float,
     *,
     num_refused: int = 0,
@@ -109,6 +115,6 @@ def _evaluation(
         num_examples=num_examples,
         num_refused=num_refused,
         search=search,
-        metrics=metrics,
         seconds=round(seconds, 3),
+        **quality,
     )

@@ -152,7 +152,7 @@ Suppress = Annotated[
     typer.Option(
         "--suppress",
         metavar="TEXT",
-        help="Keep this text out of the output, as the tokens that it is made of. May be repeated.",
+        help="Keep this text out of the output, within words too. May be repeated.",
         show_default=False,
         rich_help_panel=_CONSTRAINTS,
     ),

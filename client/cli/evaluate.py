@@ -50,8 +50,9 @@ def evaluate(
 ) -> None:
     """Measure a model on test examples that training never saw, and print the figures as JSON.
 
-    Translation: exact match, BLEU and chrF, over gRPC or from a bundle's folder. Generation: bits per byte,
-    from a bundle's folder only, because its documents are longer than what a server takes (`dragoman score`).
+    Translation: exact match, BLEU and chrF as the recipe says, over gRPC or from a bundle's folder. `headline`
+    names the figures that fit the task best. Generation: bits per byte, from a bundle's folder only, because its
+    documents are longer than what a server takes (`dragoman score`).
     """
     folder = Path(subject)
     is_folder = folder.is_dir()

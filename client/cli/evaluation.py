@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 from common.errors import UsageError
 from model.corpora.corpus import Corpus, Pair
 from model.corpora.load import load_corpus
-from model.quality import bleu, chrf, exact_match
+from model.quality import Comparison, headline, signatures, translation_figures
 from model.recipe import Recipe
 from server.validation import MAX_PENALTY
 
@@ -18,9 +18,10 @@ __all__ = [
     "Progress",
     "Search",
     "corpus_of",
+    "recipe_of",
     "split_name",
     "test_pairs",
-    "translation_metrics",
+    "translation_quality",
 ]
 
 Progress = Callable[[str, float, float], None]
@@ -45,13 +46,13 @@ class Search:
             raise UsageError(f"--beam-size {beam_size} is less than 1")
         if length_penalty is not None and (beam_size or 1) == 1:
             raise UsageError(
-                f"--length-penalty {length_penalty} has no meaning without a --beam-size above 1"
+                f"--length-penalty {_number(length_penalty)} has no meaning without a --beam-size above 1"
             )
         if (
             length_penalty is not None and not -MAX_PENALTY <= length_penalty <= MAX_PENALTY
         ):  # NaN is not either
             raise UsageError(
-                f"--length-penalty {length_penalty} is not between -{MAX_PENALTY:g} and {MAX_PENALTY:g}"
+                f"--length-penalty {_number(length_penalty)} is not between -{MAX_PENALTY:g} and {MAX_PENALTY:g}"
             )
         return cls(beam_size or 1, 1.0 if length_penalty is None else length_penalty)
 
@@ -73,7 +74,10 @@ class Evaluation:
         num_examples: Examples of the split that were used.
         num_refused: Inputs among them that are longer than the model's limit; they count as wrong.
         search: How translations were looked for; None where texts were scored.
-        metrics: By name: exact_match, bleu and chrf in percent, bits_per_byte.
+        headline: Names of the metrics that fit the task best, the most telling one first.
+        metrics: By name: exact_match, bleu and chrf in percent, bits_per_byte. BLEU is left out where no reference has
+            the four words that it counts runs of.
+        signatures: Of bleu and chrf, by which sacreBLEU names what exactly was measured: as the recipe says.
         seconds: How long the answers took.
     """
 
@@ -86,7 +90,9 @@ class Evaluation:
     num_examples: int
     num_refused: int
     search: Search | None
+    headline: tuple[str, ...]
     metrics: dict[str, float]
+    signatures: dict[str, str]
     seconds: float
 
 
@@ -102,10 +108,15 @@ def corpus_of(provenance: Mapping[str, Any], data: Path | None, *, source: str) 
         UsageError: the provenance holds no recipe.
         CorpusError: the corpus cannot be read.
     """
+    return load_corpus(recipe_of(provenance, source=source).without_synthetic_pairs(), data)
+
+
+def recipe_of(provenance: Mapping[str, Any], *, source: str) -> Recipe:
+    """The recipe that a model's provenance holds; arguments and errors as `corpus_of`."""
     recipe = provenance.get("recipe")
     if not isinstance(recipe, dict):
         raise UsageError(f"{source} does not say which recipe it was trained with")
-    return load_corpus(Recipe.load(recipe, source=source).without_synthetic_pairs(), data)
+    return Recipe.load(recipe, source=source)
 
 
 def split_name(corpus: Corpus[Pair] | Corpus[str]) -> str:
@@ -121,11 +132,19 @@ def test_pairs(
     return split_name(corpus), [pair for pair in corpus.held_out[:limit] if isinstance(pair, Pair)]
 
 
-def translation_metrics(answers: Sequence[str | None], pairs: Sequence[Pair]) -> dict[str, float]:
-    """Exact match, BLEU and chrF in percent; no answer counts as an empty one."""
+def translation_quality(
+    provenance: Mapping[str, Any], answers: Sequence[str | None], pairs: Sequence[Pair], *, source: str
+) -> dict[str, Any]:
+    """`headline`, `metrics` and `signatures` of an evaluation, measured as the model's recipe says.
+
+    No answer counts as an empty one. Arguments and errors otherwise as `corpus_of`.
+    """
+    comparison = Comparison.of(recipe_of(provenance, source=source))
     hypotheses, references = [answer or "" for answer in answers], [pair.target for pair in pairs]
-    return {
-        "exact_match": exact_match(hypotheses, references),
-        "bleu": bleu(hypotheses, references),
-        "chrf": chrf(hypotheses, references),
-    }
+    metrics = translation_figures(hypotheses, references, comparison)
+    signed = {name: signature for name, signature in signatures(comparison).items() if name in metrics}
+    return {"headline": headline("translation", references), "metrics": metrics, "signatures": signed}
+
+
+def _number(value: float) -> str:
+    return str(value).removesuffix(".0")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from client.asynchronous import AsyncClient
 from client.blocking import Client
-from client.cli.evaluation import GREEDY, Evaluation, Progress, Search, test_pairs, translation_metrics
+from client.cli.evaluation import GREEDY, Evaluation, Progress, Search, test_pairs, translation_quality
 from client.errors import InvalidRequestError
 from client.messages import refused_inputs
 from client.pipeline import map_in_order, until_accepted
@@ -65,8 +65,8 @@ def evaluate_served(
         num_examples=len(pairs),
         num_refused=answers.count(None),
         search=search,
-        metrics=translation_metrics(answers, pairs),
         seconds=round(time.perf_counter() - begin_s, 3),
+        **translation_quality(info.provenance, answers, pairs, source=f"{target}: model {info.name}"),
     )
 
 

@@ -10,8 +10,10 @@ import model.beam_search
 import model.decoding
 from model.transformer import LanguageModel, TranslationModel
 from server.backend import Backend
-from server.bundle import Bundle, SpecialTokens
+from server.bundle import Bundle, GoldenExample, SpecialTokens
 from server.decoding.parameters import DecodingParameters
+from server.errors import BundleError
+from server.golden import check_golden_examples
 from server.lane import Lane
 from server.offline import decode_offline, decode_sequences
 from server.running_sequence import RunningSequence
@@ -19,6 +21,7 @@ from tests.conformance.backends import ON_DEVICE, load
 from tests.conformance.exported_models import export
 
 BEGIN, END = 2, 3
+TOKENS_OF_21 = [7, 6]  # to the fixtures that spell
 MAX_TOKENS = 10
 
 
@@ -131,3 +134,29 @@ def test_a_neighbour_that_meets_one_changes_no_answer(name: str, beam_size: int)
     alone = [decode_offline(backend, [case], num_slots=beam_size)[0] for case in cases]
     assert [each.best.token_ids for each in together] == [each.best.token_ids for each in alone]
     assert not {token for each in together for token in each.best.token_ids} & set(special.without_text)
+
+
+def test_golden_examples_of_before_still_come_out() -> None:
+    """Old releases read a no-break space as the unknown token, and chose that token too."""
+    backend = load("bundles/spell/2")
+    manifest = backend.bundle.manifest
+    unknown = manifest.special_tokens.unknown
+    as_recorded = [*TOKENS_OF_21, unknown, END]
+    assert unknown not in backend.bundle.tokenizer.encode("21\u00a0").ids
+
+    forced = DecodingParameters(max_tokens=20, prefix=(9, unknown, 9))
+    inputs = [(as_recorded, DecodingParameters(max_tokens=20)), ([*TOKENS_OF_21, END], forced)]
+    answers = [each.best for each in decode_offline(backend, inputs, num_slots=2)]
+    assert unknown in answers[1].token_ids
+    examples = tuple(
+        GoldenExample(
+            text=text, max_tokens=20, token_ids=answer.token_ids, log_probability=answer.log_probability
+        )
+        for text, answer in zip(("21\u00a0", "21"), answers, strict=True)
+    )
+    recorded = Bundle(backend.bundle.path, manifest.model_copy(update={"golden_examples": examples}))
+    check_golden_examples(Backend(recorded, backend.sessions, kernels=backend.kernels))
+    wrong = examples[1].model_copy(update={"log_probability": answers[1].log_probability - 1.0})
+    broken = Bundle(backend.bundle.path, manifest.model_copy(update={"golden_examples": (wrong,)}))
+    with pytest.raises(BundleError, match="now has log-probability"):
+        check_golden_examples(Backend(broken, backend.sessions, kernels=backend.kernels))

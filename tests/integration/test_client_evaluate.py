@@ -74,6 +74,34 @@ def test_a_server_and_a_folder_have_the_same_figures(
     }
 
 
+def test_figures_are_those_of_the_recipe_and_say_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = TRANSLATION + '[quality]\nbleu_tokenization = "char"\nignore_case = true\n'
+    bundle = bundle_with_recipe(tmp_path, "spell", recipe)
+    right = golden_pairs(bundle)
+    (tmp_path / "train.tsv").write_text("1\tone\n")
+    (tmp_path / "test.tsv").write_text("".join(f"{source}\t{target.upper()}\n" for source, target in right))
+    from_folder = evaluated(capsys, str(bundle))
+    with running_server(tmp_path / "models") as server:
+        from_server = evaluated(capsys, server.target)
+    for result in (from_folder, from_server):
+        assert result["metrics"] == {"exact_match": 100, "bleu": 100, "chrf": 100}
+        assert {"tok:char", "case:lc"} <= set(result["signatures"]["bleu"].split("|"))
+        assert "case:lc" in result["signatures"]["chrf"]
+
+
+def test_a_headline_fits_single_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = bundle_with_recipe(tmp_path, "spell", TRANSLATION)
+    (tmp_path / "train.tsv").write_text("1\tone\n")
+    (tmp_path / "test.tsv").write_text("1\tone\n2\ttwo\n3\tdrei\n")
+    result = evaluated(capsys, str(bundle))
+    assert result["headline"] == ["exact_match", "chrf"]
+    assert set(result["metrics"]) == {"exact_match", "chrf"}
+    assert set(result["signatures"]) == {"chrf"}
+    assert result["metrics"]["exact_match"] == pytest.approx(100 * 2 / 3)
+
+
 def test_what_a_model_knows_takes_fewer_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = bundle_with_recipe(tmp_path, "count", GENERATION)
     (tmp_path / "train.txt").write_text("one two three\n")
@@ -82,6 +110,7 @@ def test_what_a_model_knows_takes_fewer_bits(tmp_path: Path, capsys: pytest.Capt
         (tmp_path / "test.txt").write_text(text)
         result = evaluated(capsys, str(bundle))
         assert result["task"] == "generation"
+        assert result["headline"] == ["bits_per_byte"]
         figures[name] = result["metrics"]["bits_per_byte"]
         assert math.isfinite(figures[name])
     assert 0 < figures["known"] < 1 < figures["strange"]
