@@ -20,7 +20,7 @@ from dragoman.v1 import generation_pb2_grpc, model_pb2_grpc, translation_pb2_grp
 
 from common.cpu import cpu_limit_cores
 from server.config import EngineSettings, ListenSettings
-from server.errors import EngineError, RequestError
+from server.errors import EngineError, Overloaded, RequestError
 from server.lifecycle import Lifecycle, Phase
 from server.metrics import Metrics
 from server.registry import Registry, ServedModel, load_model
@@ -34,6 +34,8 @@ __all__ = ["InProcessChannel", "InProcessServer"]
 
 _FOREVER_S = 1e9
 """A timeout of at least this long (30 years) is none."""
+
+_ROOM_PAUSE_S = 0.02
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 
@@ -85,7 +87,7 @@ class InProcessChannel:
 
         async def call(request: Any, *, timeout: float | None = None, wait_for_ready: bool = False) -> Any:  # noqa: ASYNC109, ARG001  as gRPC has them
             async with _errors_of_grpc(timeout):
-                return await behaviour(request, _Context(timeout, None))
+                return await _once_there_is_room(behaviour, request, _Context(timeout, None))
 
         return call
 
@@ -149,7 +151,7 @@ async def _run(
 
     try:
         async with _errors_of_grpc(timeout_s):
-            await behaviour(request, _Context(timeout_s, write))
+            await _once_there_is_room(behaviour, request, _Context(timeout_s, write))
     except asyncio.CancelledError as error:
         messages.put_nowait((None, error))
         raise
@@ -157,6 +159,18 @@ async def _run(
         messages.put_nowait((None, error))
     else:
         messages.put_nowait((None, StopAsyncIteration()))
+
+
+async def _once_there_is_room(behaviour: Behaviour, request: Any, context: "_Context") -> Any:
+    """Make the call again while there is no room for it: whoever waits here is the one who filled the queue.
+
+    A server refuses in its place, so that another one may answer.
+    """
+    while True:
+        try:
+            return await behaviour(request, context)
+        except Overloaded:
+            await asyncio.sleep(_ROOM_PAUSE_S)
 
 
 class _Context:

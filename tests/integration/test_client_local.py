@@ -62,6 +62,18 @@ def test_many_threads_share_a_translator(translator: Translator) -> None:
     assert [answer.text for answer in answers] == [answer.text for answer in alone]
 
 
+def test_what_finds_no_room_waits() -> None:
+    numbers = [str(number) for number in range(12)]
+    with Translator(SPELL, engine={"lanes": 1, "slots_per_lane": 2, "max_waiting": 12}) as translator:
+        expected = [answer.text for answer in translator.translate(numbers)]
+        with ThreadPoolExecutor(8) as threads:
+            answers = list(threads.map(lambda _: translator.translate(numbers), range(16)))
+        assert [[answer.text for answer in each] for each in answers] == [expected] * 16
+        streams = [translator.stream_translate(numbers) for _ in range(4)]
+        for stream in streams:
+            assert len([piece for piece in stream if piece.translation]) == 12
+
+
 def test_mistakes_are_those_of_the_client(translator: Translator) -> None:
     with pytest.raises(InvalidRequestError, match=r"^inputs\[1\]: 101 tokens are more than 32") as caught:
         translator.translate(["12", "9" * 100])
@@ -125,7 +137,8 @@ def test_an_interrupted_caller_frees_its_rows(monkeypatch: pytest.MonkeyPatch) -
     gate = Gate(monkeypatch)
     with Translator(SPELL, engine={"lanes": 1}) as translator:
         with gate.closed():
-            threading.Timer(0.1, signal.raise_signal, (signal.SIGINT,)).start()
+            main_thread = threading.main_thread().ident
+            threading.Timer(0.1, signal.pthread_kill, (main_thread, signal.SIGINT)).start()
             with pytest.raises(KeyboardInterrupt):
                 translator.translate("12")
         assert translator.translate("12")[0].text == "one two"
