@@ -34,7 +34,7 @@ from server.draining import CallsInFlight, GrpcStop
 from server.http import OperationsServer
 from server.interceptors import CallInterceptor
 from server.lifecycle import Lifecycle, Phase
-from server.listening import bind, channel_options, check_free
+from server.listening import bind, channel_options, check_free, count_of_started_calls
 from server.log_writer import DroppedLinesCollector
 from server.logs import ServerLog, queued_logs
 from server.metrics import Metrics
@@ -267,8 +267,12 @@ class Server:
 
     def _build_grpc(self) -> grpc.aio.Server:
         listen = self._settings.server
-        interceptor = CallInterceptor(self.metrics, self._registry, self._calls)
+        slots = {model.name: model.engine.occupancy().slots_total for model in self._registry.models}
+        interceptor = CallInterceptor(self.metrics, slots, self._calls, max_calls=listen.max_concurrent_calls)
         server = grpc.aio.server(interceptors=[interceptor], options=channel_options(listen))
+        count_started = count_of_started_calls()
+        interceptor.watch_backlog(count_started)
+        self.metrics.watch_arrivals(count_started, lambda: interceptor.num_taken_up)
         runtime = Runtime(self._registry, self.lifecycle, max_inputs=listen.max_inputs)
         translation_pb2_grpc.add_TranslationServiceServicer_to_server(TranslationServicer(runtime), server)
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationServicer(runtime), server)

@@ -3,7 +3,7 @@
 import itertools
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol
 
 from prometheus_client.metrics_core import (
@@ -18,6 +18,7 @@ from prometheus_client.utils import floatToGoString
 __all__ = [
     "METRIC_PREFIX",
     "PROMPT_SOURCES",
+    "ArrivalCollector",
     "CountingPrefixCache",
     "OccupancyCollector",
     "OccupiedEngine",
@@ -116,6 +117,30 @@ class PrefixCacheCollector(Collector):
             held.add_metric([model], cache.num_bytes)
         yield tokens
         yield held
+
+
+class ArrivalCollector(Collector):
+    """Calls as gRPC's core counts them beside those that reached the server's own code.
+
+    The difference waits in gRPC's core, or was dropped there without a status of ours.
+    """
+
+    def __init__(self) -> None:
+        self.count_started: Callable[[], int | None] = lambda: 0
+        self.count_taken_up: Callable[[], int] = lambda: 0
+        self._last = 0
+
+    def collect(self) -> Iterator[Metric]:
+        """Two counters of all calls, those of the health and reflection services included."""
+        # Taken up is read first: a call that comes meanwhile may not make it the larger of the two.
+        taken_up, started = self.count_taken_up(), self.count_started()
+        self._last = self._last if started is None else started
+        yield CounterMetricFamily(
+            f"{METRIC_PREFIX}_calls_started", "Calls whose headers gRPC has received.", self._last
+        )
+        yield CounterMetricFamily(
+            f"{METRIC_PREFIX}_calls_taken_up", "Calls that gRPC handed to the server's handlers.", taken_up
+        )
 
 
 class Tally:

@@ -35,6 +35,8 @@ _MAX_ROWS = 65_536
 """Rows of one step. A step of a tenth of them keeps every row waiting for seconds."""
 _MAX_WAITING = 1_000_000
 """A waiting sequence takes some kilobytes of Python's memory: a million take gigabytes."""
+_MAX_STREAMS = 65_536
+"""Open calls of one connection. HTTP/2 allows more, but no server's memory does."""
 _MAX_CACHE_BYTES = 2**40
 """1 TiB. What the machine has is checked at start; no machine has more."""
 
@@ -74,6 +76,11 @@ class ListenSettings(Settings):
 
     max_inputs: Waiting = 128
     """Most inputs in one call."""
+    max_concurrent_calls: Waiting = 2048
+    """Most calls at one time, of all clients together. Further calls are refused with RESOURCE_EXHAUSTED and a delay
+    after which clients try again."""
+    max_streams_per_connection: Annotated[int, Field(ge=1, le=_MAX_STREAMS)] = 128
+    """Most calls at one time on one connection. A client keeps further calls back until one ends."""
     max_message_bytes: Annotated[int, Field(ge=1, le=_MAX_MESSAGE_BYTES)] = 4 * 1024 * 1024
     """Longest message, in either direction."""
 

@@ -1,11 +1,12 @@
-"""Around every call of our services: its status, its metrics, its line in the log, its place in the count."""
+"""Around every call of our services: its admission, status, metrics, line in the log and place in the count."""
 
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -15,16 +16,33 @@ import structlog
 from google.protobuf.message import DecodeError
 from structlog.typing import FilteringBoundLogger
 
+from server.admission import Backlog, Load
 from server.draining import CallsInFlight
-from server.errors import EngineError, FieldViolation, InvalidRequest, RequestError
-from server.metrics import Metrics
+from server.errors import (
+    DeadlineExceeded,
+    EngineError,
+    FieldViolation,
+    InvalidRequest,
+    Overloaded,
+    RequestError,
+)
+from server.metrics import METHODS, UNKNOWN_MODEL, ArrivalReason, Metrics
 from server.status import CallStatus, internal_status, rejection_reason, status_code, to_status
 
 __all__ = ["CallInterceptor"]
 
 OUR_PACKAGE = "/dragoman."
-UNKNOWN_MODEL = "unknown"
 NO_MODEL = ""
+
+RETRY_DELAY_S = 1.0
+"""What a caller is told to wait when too many calls are in the server."""
+
+ROUNDING = 0.01
+"""gRPC rounds the timeout that it sends up, by a hundredth at most: a client gives up before the server expects it."""
+TRANSIT_S = 0.05
+"""How much earlier on the server's clock a client may give up: its headers took so much longer than its reset."""
+NO_MESSAGE_S = 1.0
+"""How long a call that ended its sending without a message may take to turn out to be cancelled."""
 
 _log = structlog.get_logger(__name__)
 
@@ -36,13 +54,27 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Gives every call of our services exactly one outcome: to the caller, to the metrics, to the log."""
 
-    def __init__(self, metrics: Metrics, models: Container[str], in_flight: CallsInFlight) -> None:
-        """`models` are the names that may be labels; any other is counted as unknown."""
+    def __init__(
+        self, metrics: Metrics, models: Mapping[str, int], in_flight: CallsInFlight, *, max_calls: int
+    ) -> None:
+        """Let `max_calls` calls run at one time.
+
+        `models` says for each model how many sequences it decodes at one time. Its names may be labels; any other is
+        counted as unknown.
+        """
+        self._loads = {name: Load(num_slots) for name, num_slots in models.items()}
+        self._backlog: Backlog | None = None
         self._in_flight = in_flight
+        self.num_taken_up = 0
+        self._max_calls = max_calls
         self._metrics = metrics
         self._models = models
         self._handlers: dict[str, Handler] = {}
         self._log = _log.bind()  # settles on a logger once, not for every line
+
+    def watch_backlog(self, count_started: Callable[[], int | None]) -> None:
+        """Refuse calls that waited too long in gRPC, which `count_started` calls have reached so far."""
+        self._backlog = Backlog(count_started)
 
     async def intercept_service(
         self,
@@ -50,6 +82,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
         """Wrap the handler of a method of ours, once; leave health, reflection and unknown methods alone."""
+        self.num_taken_up += 1
         path = handler_call_details.method
         wrapped = self._handlers.get(path)
         if wrapped is None:
@@ -59,28 +92,74 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return wrapped
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
+        needs_slot = any(method in methods for methods in METHODS.values())
         assert not handler.request_streaming, "no service of ours takes a stream"
         parse = handler.request_deserializer
         behaviour: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
 
-        async def answer(message: bytes, context: Context) -> Any:
-            call = _CallRecord(method, self._log)
+        async def answer(_: Any, context: Context) -> Any:
+            call = _CallRecord(method, self._log, context.time_remaining())
             self._in_flight.begin()
             # Runs when the status has been sent, which is later than when this function returns.
             context.add_done_callback(self._end)  # type: ignore[arg-type]  # the stubs want a class
             try:
                 async with call.outcome(context):
                     await self._in_flight.wait_while_held()
-                    # Parsing is ours to do, so that a message that is none has an outcome too.
-                    request = _parse(parse, message)
+                    self._admit(call)
+                    # Reading and parsing are ours to do, so that a message that is none has an outcome too.
+                    request = _parse(parse, await _read(context))
+                    call.arrival_reason = None
                     call.model = self._label(request)
+                    if needs_slot:
+                        self._begin(call)
                     return await behaviour(request, context)
             finally:
                 self._record(call)
 
+        # gRPC calls the handler of a method that takes a stream at once, that of any other when the message is there.
+        # On the wire they are the same. So a call is judged before its message is waited for.
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(answer, None, handler.response_serializer)
-        return grpc.unary_unary_rpc_method_handler(answer, None, handler.response_serializer)
+            return grpc.stream_stream_rpc_method_handler(answer, None, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(answer, None, handler.response_serializer)
+
+    def _admit(self, call: "_CallRecord") -> None:
+        """Refuse a call that is late already, or one too many.
+
+        Raises:
+            DeadlineExceeded: the deadline passed before the call was taken up.
+            Overloaded: `max_calls` others are in the server, or it waited too long in gRPC.
+        """
+        if call.remaining_s <= 0:
+            call.arrival_reason = "late"
+            raise DeadlineExceeded("the deadline passed before the server could take the call up")
+        if self._in_flight.count > self._max_calls:
+            call.arrival_reason = "too_many_calls"
+            raise Overloaded(f"{self._max_calls} calls are being answered already", RETRY_DELAY_S)
+        if self._backlog is not None:
+            is_alone = self._in_flight.count == 1
+            delay_s = self._backlog.delay(
+                self.num_taken_up, call.remaining_s, call.started, is_alone=is_alone
+            )
+            if delay_s is not None:
+                call.arrival_reason = "no_time"
+                raise Overloaded("calls wait too long to be taken up for this call's deadline", delay_s)
+
+    def _begin(self, call: "_CallRecord") -> None:
+        """Count a call as one of its model's, unless it would wait too long for a slot.
+
+        Raises:
+            Overloaded: it would.
+        """
+        load = self._loads.get(call.model)
+        if load is None:
+            return
+        now_s = time.perf_counter()
+        delay_s = load.delay(call.remaining_s, now_s)
+        if delay_s is not None:
+            call.arrival_reason = "no_time"
+            raise Overloaded("more calls wait than can be answered before this call's deadline", delay_s)
+        load.begin(now_s)
+        call.load = load
 
     def _end(self, _: Context) -> None:
         self._in_flight.end()
@@ -92,22 +171,48 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _record(self, call: "_CallRecord") -> None:
         seconds = time.perf_counter() - call.started
+        if call.load is not None:
+            call.load.end(call.started + seconds, answered=call.code is grpc.StatusCode.OK)
         self._metrics.requests.labels(call.model, call.method, call.code.name).inc()
         self._metrics.request_duration.labels(call.model, call.method).observe(seconds)
-        if call.error is not None and (reason := rejection_reason(call.error)):
+        reason = call.arrival_reason or (call.error and rejection_reason(call.error))
+        if reason is not None:
             self._metrics.rejected.labels(call.model, reason).inc()
 
 
 class _CallRecord:
-    """One call from its begin to its outcome."""
+    """One call from its begin to its outcome.
 
-    def __init__(self, method: str, log: FilteringBoundLogger) -> None:
+    Attributes:
+        arrival_reason: why the call ends, should it end before its message has been read.
+        load: what counts the call as one of its model's, once it has been taken.
+    """
+
+    def __init__(self, method: str, log: FilteringBoundLogger, remaining_s: float | None) -> None:
+        """Begin the record of a call that has `remaining_s` until its deadline; None: it has no deadline."""
         self.method = method
         self._log = log
         self.model = UNKNOWN_MODEL
         self.started = time.perf_counter()
+        self.arrival_reason: ArrivalReason | None = "no_message"
+        self.load: Load | None = None
+        # gRPC cancels a call whose deadline passed just as it does when the caller left. So the deadline is kept.
+        self._deadline_s = None if remaining_s is None else self.started + remaining_s
+        self._tolerance_s = (
+            0.0 if remaining_s is None else ROUNDING * remaining_s + min(TRANSIT_S, remaining_s / 4)
+        )
         self.code = grpc.StatusCode.OK
         self.error: RequestError | None = None
+
+    @property
+    def remaining_s(self) -> float:
+        """Time until the deadline; infinite where there is none."""
+        return math.inf if self._deadline_s is None else self._deadline_s - time.perf_counter()
+
+    def _ended_early(self) -> grpc.StatusCode:
+        """Why gRPC ended the call: the deadline passed, also on the client's clock, or the caller left."""
+        expired = self._deadline_s is not None and time.perf_counter() >= self._deadline_s - self._tolerance_s
+        return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
 
     @asynccontextmanager
     async def outcome(self, context: Context) -> Any:
@@ -120,14 +225,11 @@ class _CallRecord:
             self._log.warning("request", **self._fields(), error=str(error))
             await _abort(context, to_status(error))
         except asyncio.CancelledError:
-            # gRPC cancels a call whose deadline passed just as it does when the caller left.
-            remaining = context.time_remaining()
-            expired = remaining is not None and remaining <= 0
-            self.code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+            self.code = self._ended_early()
             self._log_end()
             raise
         except grpc.aio.InternalError:  # the connection broke under a message
-            self.code = grpc.StatusCode.CANCELLED
+            self.code = self._ended_early()
             self._log_end()
             raise
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -161,6 +263,20 @@ async def _abort(context: Context, status: CallStatus) -> None:
     # gRPC may have ended the call first: its deadline passed, or its client has gone.
     with contextlib.suppress(grpc.aio.InternalError):
         await context.abort_with_status(status)
+
+
+async def _read(context: Context) -> bytes:
+    """Return the call's message.
+
+    Raises:
+        InvalidRequest: the client ended its sending without a message.
+    """
+    message = await context.read()
+    if message is grpc.aio.EOF:
+        # gRPC reads the same from a call that was cancelled or whose message is too long, and cancels its task next.
+        await asyncio.sleep(NO_MESSAGE_S)
+        raise InvalidRequest([FieldViolation("", "the call came without a message")])
+    return message  # type: ignore[no-any-return]
 
 
 def _parse(parse: Any, message: bytes) -> Any:

@@ -1,14 +1,26 @@
-"""Where gRPC listens and how: the address, and gRPC's channel arguments."""
+"""Where gRPC listens and how: the address, gRPC's channel arguments, and gRPC's own count of calls.
+
+Three queues stand before a call's handler. The client keeps back what exceeds `max_streams_per_connection`. gRPC's core
+keeps the calls that have arrived but were not taken up yet. The handler refuses what exceeds `max_concurrent_calls`.
+Only the last queue can say why it refuses and when to try again, so the first two are sized never to refuse before it.
+"""
 
 import socket
+from collections.abc import Callable
 
 import grpc.aio
+from grpc_channelz.v1 import channelz_pb2
+from grpc_channelz.v1.channelz import ChannelzServicer
 
 from server.config import ListenSettings
 from server.errors import AddressError
 from server.unix_sockets import check_socket_free, is_unix
 
-__all__ = ["bind", "channel_options", "check_free"]
+__all__ = ["bind", "channel_options", "check_free", "count_of_started_calls"]
+
+MAX_PENDING_CALLS = 10_000
+"""Calls that gRPC's core keeps until they are taken up. It ends further ones with CANCELLED, without a reason or a
+count, and does so from 1,000 on by default: hence a number that many connections reach only together."""
 
 
 def channel_options(listen: ListenSettings) -> list[tuple[str, int]]:
@@ -16,6 +28,16 @@ def channel_options(listen: ListenSettings) -> list[tuple[str, int]]:
     return [
         # Two servers on one port would share its connections by chance.
         ("grpc.so_reuseport", 0),
+        ("grpc.max_concurrent_streams", listen.max_streams_per_connection),
+        # gRPC's core counts a stream until its memory is freed, which clients cannot see. Without this allowance a
+        # client that keeps to the limit is refused when it opens a stream as soon as another has ended. The sum still
+        # bounds what a client can hold that opens streams and resets them at once.
+        ("grpc.http2.max_deallocating_streams", listen.max_streams_per_connection),
+        ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
+        # Counts of calls, read by `count_of_started_calls`; no traces of single events.
+        ("grpc.enable_channelz", 1),
+        ("grpc.max_channel_trace_event_memory_per_node", 0),
         ("grpc.max_receive_message_length", listen.max_message_bytes),
         ("grpc.max_send_message_length", listen.max_message_bytes),
         ("grpc.max_connection_age_ms", _milliseconds(listen.max_connection_age_s)),
@@ -25,6 +47,29 @@ def channel_options(listen: ListenSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(listen.min_ping_interval_s)),
     ]
+
+
+def count_of_started_calls() -> Callable[[], int | None]:
+    """Return a function that gives how many calls have reached the gRPC server that was made last.
+
+    gRPC's core counts a call when its headers have come, before it waits to be taken up or is dropped. The function may
+    be called from any thread. It returns None once the server has been destroyed.
+    """
+    server_id = max(server.ref.server_id for server in _servers_from(0))
+
+    def count() -> int | None:
+        for server in _servers_from(server_id):
+            if server.ref.server_id == server_id:
+                return int(server.data.calls_started)
+        return None
+
+    return count
+
+
+def _servers_from(server_id: int) -> list[channelz_pb2.Server]:
+    """The gRPC servers of this process with this id or a higher one."""
+    request = channelz_pb2.GetServersRequest(start_server_id=server_id)
+    return list(ChannelzServicer.GetServers(request, None).server)
 
 
 def check_free(host: str, port: int) -> None:

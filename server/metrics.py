@@ -1,6 +1,6 @@
 """What Prometheus is told. Labels come from closed sets: models, methods, status codes, graphs, reasons."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -10,6 +10,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from server.collectors import (
     METRIC_PREFIX,
+    ArrivalCollector,
     CountingPrefixCache,
     OccupancyCollector,
     OccupiedEngine,
@@ -17,10 +18,15 @@ from server.collectors import (
     StepCollector,
 )
 
-__all__ = ["METRIC_PREFIX", "Metrics", "ModelMetrics", "RejectionReason"]
+__all__ = ["METRIC_PREFIX", "UNKNOWN_MODEL", "ArrivalReason", "Metrics", "ModelMetrics", "RejectionReason"]
 
 RejectionReason = Literal["queue_full", "draining", "invalid", "deadline"]
 REJECTION_REASONS: tuple[RejectionReason, ...] = ("queue_full", "draining", "invalid", "deadline")
+ArrivalReason = Literal["too_many_calls", "no_time", "late", "no_message"]
+ARRIVAL_REASONS: tuple[ArrivalReason, ...] = ("too_many_calls", "no_time", "late", "no_message")
+"""Of calls that ended before their message was read. Their model is not known."""
+UNKNOWN_MODEL = "unknown"
+"""Label of calls for a model that is not served, and of calls whose message was not read."""
 GRAPHS = {
     "translation": ("encode", "decode", "decode_steps", "align"),
     "generation": ("prefill", "decode", "decode_steps"),
@@ -96,6 +102,10 @@ class Metrics:
         self.threads = self._gauge("threads", "Threads that compute, over all models.")
         self._gauge("cpu_limit_cores", "Cores this process may use.").set(cpu_limit_cores)
 
+        for reason in ARRIVAL_REASONS:
+            self.rejected.labels(UNKNOWN_MODEL, reason)
+        self._arrivals = ArrivalCollector()
+        self.registry.register(self._arrivals)
         self._occupancy = OccupancyCollector()
         self.registry.register(self._occupancy)
         self._prefix_caches = PrefixCacheCollector()
@@ -108,6 +118,12 @@ class Metrics:
     def watch(self, name: str, engine: OccupiedEngine) -> None:
         """Read the engine's occupancy at every scrape."""
         self._occupancy.engines[name] = engine
+
+    def watch_arrivals(
+        self, count_started: Callable[[], int | None], count_taken_up: Callable[[], int]
+    ) -> None:
+        """Read both counts of calls at every scrape, from the thread that scrapes."""
+        self._arrivals.count_started, self._arrivals.count_taken_up = count_started, count_taken_up
 
     def watch_prefix_cache(self, name: str, cache: CountingPrefixCache) -> None:
         """Read a generation model's prefix cache at every scrape."""

@@ -5,6 +5,7 @@ from typing import Self
 
 import h2.config
 import h2.connection
+import h2.errors
 import h2.settings
 
 
@@ -27,15 +28,26 @@ class RawClient:
     def send(self) -> None:
         self.socket.sendall(self.http2.data_to_send())
 
-    def call(self, path: str, message: bytes) -> int:
-        """Send a unary request and its end; returns the stream's number."""
+    def call(
+        self, path: str, message: bytes | None, *, timeout: str | None = None, reset: bool = False
+    ) -> int:
+        """Send a unary request and its end, or with `reset` at once that nobody waits; returns the stream's number.
+
+        `timeout` is in gRPC's own form, such as "100m". A `message` of None: the call ends without one.
+        """
         stream: int = self.http2.get_next_available_stream_id()
         headers = [
             (":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "localhost"),
             ("content-type", "application/grpc"), ("te", "trailers"),
         ]  # fmt: skip
-        self.http2.send_headers(stream, headers)
-        self.http2.send_data(stream, b"\0" + len(message).to_bytes(4, "big") + message, end_stream=True)
+        if timeout is not None:
+            headers.append(("grpc-timeout", timeout))
+        self.http2.send_headers(stream, headers, end_stream=message is None)
+        if message is not None:
+            frame = b"\0" + len(message).to_bytes(4, "big") + message
+            self.http2.send_data(stream, frame, end_stream=not reset)
+        if reset:
+            self.http2.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
         self.send()
         return stream
 
@@ -43,6 +55,15 @@ class RawClient:
         """Read until the server closes the connection."""
         while self.socket.recv(1 << 16):
             pass
+
+    def read_until_event(self, *event_types: type) -> None:
+        """Read until an event of one of these types comes."""
+        while data := self.socket.recv(1 << 16):
+            events = self.http2.receive_data(data)
+            self.send()
+            if any(isinstance(event, event_types) for event in events):
+                return
+        raise AssertionError("the server closed the connection")
 
     def read_until(self, event_type: type, stream: int) -> None:
         """Read until an event of this type comes on `stream`."""

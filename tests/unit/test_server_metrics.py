@@ -31,6 +31,8 @@ LABELS = {
     "dragoman_model_load_duration_seconds": {"model"},
     "dragoman_prompt_tokens": {"model", "source"},
     "dragoman_prefix_cache_bytes": {"model"},
+    "dragoman_calls_started": set(),
+    "dragoman_calls_taken_up": set(),
 }
 
 
@@ -137,6 +139,15 @@ def test_the_prefix_cache_is_read_at_the_scrape() -> None:
     assert value(metrics, "prompt_tokens_total", model="toy", source="reused") == 96
     assert value(metrics, "prompt_tokens_total", model="toy", source="computed") == 36
     assert value(metrics, "prefix_cache_bytes", model="toy") == 4096
+
+
+def test_calls_in_grpc_are_read_at_the_scrape_and_kept_when_the_server_has_gone() -> None:
+    metrics, started = Metrics(1.0), [7]
+    metrics.watch_arrivals(lambda: started[0] if started else None, lambda: 6)
+    assert value(metrics, "calls_started_total") == 7
+    started.clear()
+    assert value(metrics, "calls_started_total") == 7
+    assert value(metrics, "calls_taken_up_total") == 6
 
 
 def test_tokens_that_came_together_first_have_no_time_between_them() -> None:
