@@ -37,8 +37,8 @@ def choose_bundle_folder(out: Path) -> Path:
     _check_model(out, place)
     if foreign := next((path for path in _shown(place) if not _VERSION.fullmatch(path.name)), None):
         raise UsageError(
-            f"{out} is not a model's folder, which holds versions only: it holds {foreign.name!r}. "
-            f"Write {out}/NAME for a model in it, or {out}/1 for a version"
+            f"{out} is not a model's folder, which holds versions only: it holds {foreign.name!r}; "
+            "name a new folder, as MODELS/NAME or MODELS/NAME/VERSION"
         )
     return place / str(_next_version(place))
 
