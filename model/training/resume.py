@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,13 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     ]
 
 
-def make_room(out: Path, *, restarts: bool, reads: Sequence[Path] = ()) -> None:
+def make_room(
+    out: Path,
+    *,
+    restarts: bool,
+    reads: Sequence[Path] = (),
+    before_removal: Callable[[], object] = lambda: None,
+) -> None:
     """Make `out` an empty run folder. Only what is known to be a run is ever removed, and when it is told to.
 
     A link to a folder is followed, for a run is written in its place.
@@ -73,6 +79,7 @@ def make_room(out: Path, *, restarts: bool, reads: Sequence[Path] = ()) -> None:
         out: the folder; it is made if it is missing.
         restarts: whether a run in it that training has got somewhere with, finished or not, may be removed.
         reads: folders that training reads, which `out` must be apart from.
+        before_removal: is called before a run is removed that would be a loss; where it raises, nothing is touched.
 
     Raises:
         UsageError: it holds something else, or a run and `restarts` is not given.
@@ -88,6 +95,8 @@ def make_room(out: Path, *, restarts: bool, reads: Sequence[Path] = ()) -> None:
         replaces=restarts or found is None,
         advice=found or "",
     ).check()
+    if found is not None:
+        before_removal()
     check_writable(out)
     try:
         for name in RUN_FILES:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from common.errors import UsageError
 from common.files import atomic_write
+from model.corpora.load import load_corpus
 from model.corpora.sources import STANDARD_INPUT
 from model.errors import TrainingStopped
 from model.recipe import Recipe
@@ -77,7 +78,7 @@ def train(
     start = load_run(beginning.init) if beginning.init else None
     stop = StopRequest()
     with joined_world(recipe.training.device) as world, stop.listening():
-        if world.size > 1 and STANDARD_INPUT in dict(flat_settings(recipe.corpus.model_dump())).values():
+        if world.size > 1 and _reads_standard_input(recipe):
             raise UsageError(
                 f"{world.size} processes cannot share the standard input: "
                 "write the corpus to a file, or train in one process"
@@ -121,6 +122,13 @@ def train(
         return summary
 
 
+def _reads_standard_input(recipe: Recipe) -> bool:
+    values = dict(flat_settings(recipe.corpus.model_dump())).values()
+    return any(
+        value == STANDARD_INPUT or (isinstance(value, tuple) and STANDARD_INPUT in value) for value in values
+    )
+
+
 def _open_folder(
     recipe: Recipe, out: Path, beginning: Beginning, world: World
 ) -> tuple[list[str], State | None]:
@@ -132,7 +140,13 @@ def _open_folder(
         world.sum(0)  # nobody writes the recipe before all have read the one that was there
     if world.is_main:
         if not beginning.resume:
-            make_room(out, restarts=beginning.restart, reads=[beginning.init] if beginning.init else [])
+            make_room(
+                out,
+                restarts=beginning.restart,
+                reads=[beginning.init] if beginning.init else [],
+                # A wrong path must not cost the run that is there. Standard input can be read once only.
+                before_removal=lambda: None if _reads_standard_input(recipe) else load_corpus(recipe),
+            )
         atomic_write(out / RECIPE_FILE, recipe.model_dump_json(indent=2) + "\n")
     world.sum(0)  # nobody goes on before the folder is as it should be
     return notes, resumed

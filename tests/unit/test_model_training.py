@@ -13,9 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 from common.errors import UsageError
 from model.decoding import greedy_decode
 from model.errors import CorpusError, TrainingError
-from model.recipe import Recipe
+from model.recipe import Recipe, load_recipe
 from model.run import load_run
-from model.training.train import Beginning, train
+from model.training.train import Beginning, _reads_standard_input, train
 from tests.trees import tree
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -229,6 +229,15 @@ def test_an_earlier_run_is_replaced_when_told_to_and_nothing_else_ever(numbers: 
     assert (out / "notes.txt").read_text() == "what I learned"
 
 
+def test_a_run_is_not_removed_for_one_whose_corpus_cannot_be_read(numbers: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(translation(numbers, max_steps=2), out, show_progress=False)
+    before = tree(out)
+    with pytest.raises(CorpusError, match="there is no folder"):
+        train(translation(tmp_path / "nowhere"), out, beginning=Beginning(restart=True), show_progress=False)
+    assert tree(out) == before
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -310,3 +319,11 @@ def test_the_summary_says_what_happened(
     ):
         assert part in said
     assert str(tmp_path / "run/metrics.jsonl") in "".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("settings", "reads"),
+    [([], False), (["corpus.synthetic_pairs=['-']"], True), (["corpus.synthetic_pairs=['x']"], False)],
+)
+def test_standard_input_is_found_among_all_files_of_a_corpus(settings: list[str], reads: bool) -> None:
+    assert _reads_standard_input(load_recipe("multi30k", settings)) == reads
