@@ -22,6 +22,7 @@ from common.cpu import usable_cores
 from server.backend import Backend
 from server.bundle import Bundle
 from server.config import EngineSettings
+from server.decoding.cost import max_step_cost, step_cost
 from server.decoding.hypothesis import Finished
 from server.decoding.parameters import DecodingParameters
 from server.decoding.stopping import StopCondition
@@ -165,6 +166,8 @@ class Engine:
             )
             for _ in range(num_lanes)
         ]
+        dimensions = backend.bundle.manifest.dimensions
+        self._vocabulary_size = dimensions.vocabulary_size
         # Prompts are read one by one, so nothing is gained by starting several at once.
         reads_together = backend.bundle.manifest.task == "translation"
         self._scheduler = Scheduler(
@@ -176,6 +179,7 @@ class Engine:
             max_start_interval=settings.max_start_interval if reads_together else 1,
             read_together=settings.read_together if lanes[0].rows.reads_ahead else 1,
             reserved_rows=num_reserved,
+            max_step_cost=max_step_cost(dimensions.num_parameters, settings.slots_per_lane, num_lanes),
         )
         self._tickets: dict[Scheduled, Ticket] = {}
         self._work = threading.Condition()
@@ -260,6 +264,9 @@ class Engine:
         Raises:
             Overloaded: too many sequences wait already.
         """
+        for sequence in sequences:
+            has_stop = sequence.stop is not None
+            sequence.cost = step_cost(sequence.parameters, self._vocabulary_size, has_stop=has_stop)
         tickets = [Ticket(sequence, self.cancel) for sequence in sequences]
         with self._work:
             if self._closing:

@@ -32,7 +32,7 @@ class Call:
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """One input as the scheduler sees it: its length, its rows, its deadline, its place.
+    """One input as the scheduler sees it: its length, its rows, what they cost a step, its deadline, its place.
 
     While it waits `is_claimed` says that a lane reads it, and then `is_read` that one has.
     """
@@ -41,6 +41,7 @@ class Sequence:
     deadline_s: float | None = None
     num_rows: int = 1
     call: Call = field(default_factory=Call)
+    cost: int = 0
     cancelled: bool = False
     waiting: bool = True
     finished: bool = False

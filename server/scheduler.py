@@ -15,16 +15,15 @@ The caller hands in the time and holds a lock if it uses threads.
 
 import heapq
 import itertools
+import sys
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from server.lane_rows import LaneRows, Move, is_long
 from server.queue import Call, Queue, Sequence
 
 __all__ = ["Call", "Departure", "Move", "Plan", "QueueFullError", "Scheduler", "Sequence"]
 
-
-_MAX_SHORT_TOKENS = 64
-"""A longer input is worth a lane of its own: reading it takes as long as many steps, for which others would wait."""
 _MAX_LOOKED_AT = 64
 """Calls among which one is looked for that may start while the first may not."""
 
@@ -38,27 +37,6 @@ class Departure(Enum):
 
 class QueueFullError(Exception):
     """As many sequences wait as are allowed to."""
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """Copy a row's state to a lower row."""
-
-    sequence: Sequence
-    source: int
-    target: int
-
-
-@dataclass(slots=True)
-class _LaneRows:
-    """Who is in which row of a lane, as of its last plan."""
-
-    rows: list[Sequence | None] = field(default_factory=list)
-    num_used: int = 0  # rows of sequences that have not ended
-    num_reserved: int = 0  # those of them that are reserved
-    num_sequences: int = 0  # that have not
-    num_long: int = 0  # those of them whose inputs are long
-    num_steps_since_reading: int = 0
 
 
 @dataclass(slots=True)
@@ -93,6 +71,8 @@ class Scheduler:
             row.
         reserved_rows: rows that each lane has beside its `slots_per_lane`. While those are taken, a call that has no
             more than `reserved_rows` on all lanes may start there.
+        max_step_cost: of sequences that run together on a lane, so that its steps stay short. One sequence is always
+            allowed, whatever it costs; the reserved rows may cost a quarter more.
     """
 
     def __init__(
@@ -106,6 +86,7 @@ class Scheduler:
         max_start_interval: int = 1,
         read_together: int = 1,
         reserved_rows: int = 0,
+        max_step_cost: int = sys.maxsize,
     ) -> None:
         self.slots_per_lane = slots_per_lane
         self.max_waiting = max_waiting
@@ -114,7 +95,7 @@ class Scheduler:
         self.max_start_interval = max_start_interval
         self.read_together = read_together
         self.reserved_rows = reserved_rows
-        self._lanes = [_LaneRows() for _ in range(num_lanes)]
+        self._lanes = [LaneRows(slots_per_lane, reserved_rows, max_step_cost) for _ in range(num_lanes)]
         self._queue = Queue()
         self._deadlines: list[tuple[float, int, Sequence]] = []  # a heap over the waiting
         self._order = itertools.count()
@@ -144,7 +125,7 @@ class Scheduler:
         most = self.max_waiting
         if sequences[0].call.num_waiting_rows + num_rows <= self.max_waiting // 16:
             most += self.max_waiting // 4
-        if self._queue.num_rows + num_rows > most + sum(map(self._num_free, self._lanes)):
+        if self._queue.num_rows + num_rows > most + sum(lane.num_free for lane in self._lanes):
             raise QueueFullError
         for sequence in sequences:
             self._queue.add(sequence)
@@ -171,12 +152,7 @@ class Scheduler:
         sequence.finished = True
         self.num_running -= 1
         self.num_used_slots -= sequence.num_rows
-        sequence.call.num_running_rows -= sequence.num_rows
-        lane = self._lanes[sequence.lane]
-        lane.num_used -= sequence.num_rows
-        lane.num_reserved -= sequence.is_reserved * sequence.num_rows
-        lane.num_sequences -= 1
-        lane.num_long -= _is_long(sequence) * sequence.num_rows
+        self._lanes[sequence.lane].end(sequence)
 
     def has_work(self, lane: int) -> bool:
         """Whether `plan(lane)` has anything to do, apart from deadlines of the waiting."""
@@ -210,7 +186,7 @@ class Scheduler:
         if self._queue:
             self._start_waiting(lane, plan, holes)
         if holes:
-            self._close_holes(mine.rows, plan, holes)
+            plan.moves = mine.close_holes(holes)
         plan.num_rows = len(mine.rows)
         return plan
 
@@ -254,19 +230,15 @@ class Scheduler:
         """Whether more waits than the lanes that run will take at their next starts."""
         if not self._queue:
             return False
-        if self.rows_before_spread == 1 or _is_long(self._queue.first()):
+        if self.rows_before_spread == 1 or is_long(self._queue.first()):
             return True
         limit = min(self.rows_before_spread, self.slots_per_lane)
         return self._queue.num_rows > sum(
             max(0, limit - lane.num_used) for lane in self._lanes if lane.rows and not lane.num_long
         )
 
-    def _num_free(self, lane: _LaneRows) -> int:
-        """Rows of a lane that are free for any call."""
-        return self.slots_per_lane - lane.num_used + lane.num_reserved
-
-    def _next(self, lane: _LaneRows) -> Sequence | None:
-        """Who may start in the lane next: whose turn it is, or while it has no rows for it who may have reserved ones.
+    def _next(self, lane: LaneRows) -> Sequence | None:
+        """Who may start in the lane next: whose turn it is, or another while the lane has no room for it.
 
         One that another lane reads at this moment is left to wait by a lane that has others to go on with.
         """
@@ -276,22 +248,23 @@ class Scheduler:
         if first.is_claimed and lane.num_used:
             return None
         share = -(-(self.num_used_slots + self._queue.num_rows) // len(self._lanes))
-        if not lane.num_long and not _is_long(first):
+        if not lane.num_long and not is_long(first):
             share = max(share, self.rows_before_spread)
         if lane.num_used >= share:
             return None
-        if first.num_rows <= self._num_free(lane):
-            return first
-        return self._next_reserved(lane)
+        return first if lane.fits(first) else self._next_other(lane, first)
 
-    def _next_reserved(self, lane: _LaneRows) -> Sequence | None:
-        num_free = self.reserved_rows - lane.num_reserved
-        if num_free < 1:
+    def _next_other(self, lane: LaneRows, first: Sequence) -> Sequence | None:
+        """Who may start although `first` does not fit: in reserved rows, or at no cost where only its cost does not."""
+        waits_for_rows = first.num_rows > lane.num_free
+        if waits_for_rows and lane.num_used >= lane.num_shared + lane.num_reserved:
             return None
         for sequence in self._queue.firsts(_MAX_LOOKED_AT):
-            num_rows = sequence.num_rows
-            may_have = sequence.call.num_running_rows + num_rows <= self.reserved_rows
-            if may_have and num_rows <= num_free and not sequence.is_claimed:
+            if sequence.is_claimed:
+                continue
+            if lane.fits_reserved(sequence):
+                return sequence
+            if not waits_for_rows and not sequence.cost and lane.fits(sequence):
                 return sequence
         return None
 
@@ -317,14 +290,7 @@ class Scheduler:
         sequence.lane = lane
         self.num_running += 1
         self.num_used_slots += sequence.num_rows
-        sequence.call.num_running_rows += sequence.num_rows
-        mine = self._lanes[lane]
-        sequence.is_reserved = sequence.num_rows > self._num_free(mine)
-        mine.num_used += sequence.num_rows
-        mine.num_reserved += sequence.is_reserved * sequence.num_rows
-        mine.num_sequences += 1
-        mine.num_long += _is_long(sequence) * sequence.num_rows
-        return self._take_rows(mine.rows, holes, sequence)
+        return self._lanes[lane].start(sequence, holes)
 
     def _read_ahead(self, lane: int, plan: Plan, most: int, num_tokens: int) -> None:
         """Claim who is read with those that start, but for who may start elsewhere at any moment.
@@ -335,7 +301,7 @@ class Scheduler:
         if most < 1:
             return
         mine = self._lanes[lane]
-        num_free = sum(self._num_free(other) for other in self._lanes if other is not mine)
+        num_free = sum(other.num_free for other in self._lanes if other is not mine)
         for sequence in self._queue:
             num_free -= sequence.num_rows
             if num_free >= 0 or sequence.is_read or sequence.is_claimed:
@@ -345,32 +311,3 @@ class Scheduler:
                 return
             sequence.is_claimed = True
             plan.ahead.append(sequence)
-
-    @staticmethod
-    def _take_rows(rows: list[Sequence | None], holes: list[int], sequence: Sequence) -> list[int]:
-        taken = holes[: sequence.num_rows]
-        del holes[: len(taken)]
-        for row in taken:
-            rows[row] = sequence
-        for _ in range(sequence.num_rows - len(taken)):
-            taken.append(len(rows))
-            rows.append(sequence)
-        return taken
-
-    @staticmethod
-    def _close_holes(rows: list[Sequence | None], plan: Plan, holes: list[int]) -> None:
-        for hole in holes:
-            while rows and rows[-1] is None:
-                rows.pop()
-            if hole >= len(rows):
-                return
-            last = rows.pop()
-            assert last is not None
-            rows[hole] = last
-            plan.moves.append(Move(last, len(rows), hole))
-        while rows and rows[-1] is None:
-            rows.pop()
-
-
-def _is_long(sequence: Sequence) -> bool:
-    return sequence.num_input_tokens > _MAX_SHORT_TOKENS

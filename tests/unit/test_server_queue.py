@@ -138,3 +138,34 @@ def test_a_call_is_queued_whole_or_not_at_all() -> None:
     with pytest.raises(QueueFullError):  # two may run and three wait
         scheduler.submit(*(Sequence(1, call=call) for _ in range(6)))
     assert (scheduler.num_waiting, call.num_waiting_rows) == (0, 0)
+
+
+def test_a_lane_runs_as_many_as_its_steps_may_cost_and_lets_others_pass() -> None:
+    scheduler = Scheduler(1, 8, max_waiting=200, max_start_tokens=100, reserved_rows=2, max_step_cost=40)
+    heavy = Call()
+    costly = [Sequence(1, cost=10, call=heavy) for _ in range(20)]
+    scheduler.submit(*costly)
+    assert [sequence for sequence, _ in scheduler.plan(0, 0.0).starts] == costly[:4]
+    plain, dear, light = Sequence(1), Sequence(1, cost=9), Sequence(1, cost=1)
+    scheduler.submit(plain)
+    scheduler.submit(dear)
+    scheduler.submit(light)
+    assert [sequence for sequence, _ in scheduler.plan(0, 0.0).starts] == [plain, dear, light], (
+        "plain ones cost nothing, a small call has a quarter more"
+    )
+    scheduler.submit(late := Sequence(1, cost=10))
+    assert not scheduler.plan(0, 0.0).starts
+    scheduler.finish(costly[0])
+    assert [sequence for sequence, _ in scheduler.plan(0, 0.0).starts] == [costly[4]]
+    scheduler.finish(costly[1])
+    assert [sequence for sequence, _ in scheduler.plan(0, 0.0).starts] == [late]
+
+
+def test_what_costs_more_than_a_step_may_runs_alone_among_costly_ones() -> None:
+    scheduler = Scheduler(1, 8, max_waiting=200, max_start_tokens=100, max_step_cost=40)
+    call = Call()
+    dear = [Sequence(1, num_rows=4, cost=100, call=call) for _ in range(2)]
+    scheduler.submit(*dear)
+    assert [sequence for sequence, _ in scheduler.plan(0, 0.0).starts] == dear[:1]
+    scheduler.finish(dear[0])
+    assert [sequence for sequence, _ in scheduler.plan(0, 0.0).starts] == dear[1:]

@@ -44,6 +44,7 @@ def test_every_sequence_gets_one_outcome_and_rows_stay_dense(
         max_start_interval=data.draw(st.integers(1, 4)),
         read_together=data.draw(st.integers(1, 4)),
         reserved_rows=data.draw(st.integers(0, 2)),
+        max_step_cost=8,
     )
     calls = [Call() for _ in range(3)]
     lanes = [Rows() for _ in range(num_lanes)]
@@ -74,7 +75,8 @@ def test_every_sequence_gets_one_outcome_and_rows_stay_dense(
                 deadline = data.draw(st.none() | st.integers(now + 1, now + 10))
                 num_rows = data.draw(st.integers(1, num_slots))
                 call = data.draw(st.sampled_from([*calls, Call()]))
-                sequence = Sequence(data.draw(st.integers(1, 30)), deadline, num_rows, call)
+                cost = data.draw(st.sampled_from([0, 0, 1, 3, 9]))
+                sequence = Sequence(data.draw(st.integers(1, 30)), deadline, num_rows, call, cost)
                 open_rows = sum(s.num_rows for s in accepted if id(s) not in outcomes)
                 try:
                     scheduler.submit(sequence)
@@ -100,6 +102,9 @@ def test_every_sequence_gets_one_outcome_and_rows_stay_dense(
         for rows in lanes:
             shared = [s for s in rows.rows if not (s.finished or s.is_reserved)]
             assert len(shared) <= num_slots, "reserved rows are taken where there are no others"
+            for most, is_reserved in ((8, False), (2, True)):
+                costs = [s.cost for s in set(rows.rows) if s.is_reserved is is_reserved and not s.finished]
+                assert sum(costs) <= most or sum(cost > 0 for cost in costs) == 1
         assert scheduler.num_running == len(set(in_rows))
         if scheduler.num_waiting:
             assert any(lane.rows for lane in lanes) or scheduler.wants_idle_lane(), "nobody comes for it"

@@ -1,0 +1,50 @@
+"""What a sequence adds to the steps that it takes part in, beside the graph: roughly, and in advance.
+
+The scheduler keeps the sum small for each lane, so that whatever one caller asks for, a step of the others stays short.
+"""
+
+from server.decoding.parameters import DecodingParameters
+from server.decoding.sampling import TokenChooser
+
+__all__ = ["max_step_cost", "step_cost"]
+
+# Microseconds a row on one core of 2024 (AMD EPYC, Zen 4), rounded up; a thousand tokens of the vocabulary more.
+_STOP = 25
+_ALTERNATIVES = 4
+_CONSTRAINED, _CONSTRAINED_PER_THOUSAND = 12, 1
+_SUPPRESSED_TEXTS = 20
+_SAMPLED, _SAMPLED_PER_THOUSAND = 10, 10
+_SORTED_PER_THOUSAND = 40
+
+_ALL_LANES = 3_000
+"""Microseconds a step that all lanes together may take so, where the model's own step takes less. They take turns at
+Python's lock, so that each waits for all of them."""
+_ONE_LANE = 500
+"""A lane may take so many however many lanes there are, or it would be left with a row or two."""
+_WEIGHTS_PER_US = 200_000
+"""Weights that a core multiplies a row with in a microsecond, at the least: int8, many rows."""
+
+
+def step_cost(parameters: DecodingParameters, vocabulary_size: int, *, has_stop: bool = False) -> int:
+    """Microseconds a step of all rows of a sequence; 0 for one that is decoded plainly, greedily or by a search."""
+    thousands = -(-vocabulary_size // 1000)
+    cost = 0
+    if has_stop:
+        cost += _STOP
+    if parameters.num_alternatives:
+        cost += _ALTERNATIVES
+    if TokenChooser.is_needed(parameters):
+        cost += _CONSTRAINED + _CONSTRAINED_PER_THOUSAND * thousands
+    if parameters.suppressed_texts is not None:
+        cost += _SUPPRESSED_TEXTS
+    if parameters.temperature > 0:
+        cost += _SAMPLED + _SAMPLED_PER_THOUSAND * thousands
+        if parameters.top_p < 1.0 or parameters.top_k:
+            cost += _SORTED_PER_THOUSAND * thousands
+    return cost * parameters.beam_size
+
+
+def max_step_cost(num_parameters: int, slots_per_lane: int, num_lanes: int) -> int:
+    """What sequences may cost each lane: together as much as a full step of the model takes, or a little."""
+    full_step = num_parameters * slots_per_lane // _WEIGHTS_PER_US
+    return max(_ONE_LANE, max(_ALL_LANES, full_step) // num_lanes)

@@ -1,0 +1,74 @@
+"""What sequences are taken to cost, and that an engine keeps the sum of its lanes small."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from server.backend import Backend
+from server.bundle import Bundle
+from server.config import EngineSettings
+from server.decoding.cost import max_step_cost, step_cost
+from server.decoding.parameters import DecodingParameters
+from server.engine import Engine
+from server.lane import Lane
+from server.running_sequence import RunningSequence
+from server.scheduler import Call, Plan
+
+BUNDLE = Bundle.read(Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1")
+
+
+def test_plain_decoding_costs_nothing() -> None:
+    for parameters in (
+        DecodingParameters(max_tokens=9),
+        DecodingParameters(max_tokens=9, min_tokens=5),
+        DecodingParameters(max_tokens=9, beam_size=32, num_hypotheses=32),
+    ):
+        assert step_cost(parameters, 32_000) == 0
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"top_k": 5, "temperature": 1.0},
+        {"num_alternatives": 20, "temperature": 1.0},
+        {"repetition_penalty": 1.2, "num_alternatives": 1},
+    ],
+)
+def test_what_is_asked_for_more_costs_more(more: dict[str, object]) -> None:
+    one, *others = more
+    less = DecodingParameters(max_tokens=9, **{name: more[name] for name in others})  # type: ignore[arg-type]
+    both = DecodingParameters(max_tokens=9, **more)  # type: ignore[arg-type]
+    assert 0 < step_cost(less, 1000) < step_cost(both, 1000) < step_cost(both, 1000, has_stop=True), one
+    assert step_cost(both, 1000) <= step_cost(both, 32_000)
+
+
+def test_a_large_model_may_take_longer_and_lanes_share() -> None:
+    assert max_step_cost(10**5, 32, 2) * 2 == max_step_cost(10**5, 32, 1)
+    assert max_step_cost(10**9, 32, 2) > 10 * max_step_cost(10**5, 32, 2)
+    assert max_step_cost(10**5, 32, 64) == max_step_cost(10**5, 32, 32), "a few rows are always had"
+
+
+async def test_a_call_of_costly_samples_has_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    num_costly = []
+    execute = Lane.execute
+
+    def recorded(lane: Lane, plan: Plan) -> list[RunningSequence]:
+        result = execute(lane, plan)
+        num_costly.append(sum(sequence.cost > 0 for sequence in lane._sequences))
+        return result
+
+    monkeypatch.setattr(Lane, "execute", recorded)
+    parameters = DecodingParameters(max_tokens=6, temperature=1.0, num_alternatives=3)
+    each = step_cost(parameters, BUNDLE.manifest.dimensions.vocabulary_size)
+    monkeypatch.setattr("server.engine.max_step_cost", lambda *_: 4 * each)
+    settings = EngineSettings(lanes=1, slots_per_lane=12)
+    engine = Engine(Backend.load(BUNDLE, provider="cpu", num_threads=1), settings)
+    try:
+        source, call = list(BUNDLE.tokenizer.encode("12").ids), Call()
+        sequences = [RunningSequence.create(source, parameters, call=call) for _ in range(20)]
+        tickets = engine.submit_all(sequences)
+        await asyncio.gather(*(ticket.result() for ticket in tickets))
+    finally:
+        engine.close()
+    assert max(num_costly) == 4
