@@ -65,6 +65,7 @@ def export(
     """
     from export.destination import bundle_destination, choose_bundle_folder, served_folder
     from export.exporter import export_run
+    from model.training.corpus_record import in_words
 
     wanted = out or Path("models", run.resolve().name)
     bundle = choose_bundle_folder(wanted)
@@ -78,7 +79,7 @@ def export(
     write_text("".join(f"{line}\n" for line in export_lines(report)))
     if report.corpus_changes:
         note(
-            f"note: since {run} was trained, {'; '.join(report.corpus_changes)}: it may have learned from what is held "
+            f"note: since {run} was trained, {in_words(report.corpus_changes)}: it may have learned from what is held "
             "out now, so its quality may be lower than measured"
         )
     note(f"next: dragoman serve --models {shlex.quote(str(served_folder(bundle)))}")

@@ -15,7 +15,9 @@ from model.corpora.sources import SourceFile
 from model.errors import CorpusError
 from model.run import CORPUS_RECORD_FILE, read_settings
 
-__all__ = ["CorpusRecord", "changes_since_training", "record_files"]
+__all__ = ["CorpusRecord", "changes_since_training", "in_words", "record_files"]
+
+_MAX_TOLD = 5
 
 
 class FileRecord(Settings):
@@ -91,6 +93,12 @@ class CorpusRecord(Settings):
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
+def in_words(changes: Sequence[str]) -> str:
+    """Changes as part of a sentence, the first few of many."""
+    others = len(changes) - _MAX_TOLD
+    return "; ".join(changes[:_MAX_TOLD]) + (f"; and {others:,} other files" if others > 0 else "")
+
+
 def record_files(
     run: Path, files: Sequence[SourceFile], *, resumes: bool, accepts_changes: bool
 ) -> tuple[str, list[str]]:
@@ -112,7 +120,7 @@ def record_files(
     changes = before.changes(now) if before else []
     if changes and not accepts_changes:
         raise UsageError(
-            f"the corpus is not as it was when the run in {run} began: {'; '.join(changes)}; bring back what was "
+            f"the corpus is not as it was when the run in {run} began: {in_words(changes)}; bring back what was "
             "there, or give --accept-changes to go on with what is there now"
         )
     atomic_write(path, now.model_dump_json(indent=2) + "\n")

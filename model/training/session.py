@@ -25,7 +25,7 @@ from model.run import (
 from model.shards import remove_shards
 from model.tokenizer import load_tokenizer, train_tokenizer
 from model.training.checkpoints import CheckpointKeeper, load_best_weights
-from model.training.corpus_record import changes_since_training, record_files
+from model.training.corpus_record import changes_since_training, in_words, record_files
 from model.training.data import EncodedCorpus, encode_corpus
 from model.training.distributed import World
 from model.training.hardware import choose_precision, keep_freed_memory
@@ -66,8 +66,8 @@ class Session:
             for line in corpus.report.lines():
                 reporter.say(line)
             files_digest, changes = self._record_files(corpus)
-            for change in changes:
-                reporter.say(f"changed: {change}")
+            if changes:
+                reporter.say(f"changed: {in_words(changes)}")
             reporter.phase("training the tokenizer")
             tokenizer = self._tokenizer(corpus)
             reporter.phase("encoding the corpus")
@@ -135,7 +135,7 @@ class Session:
         if self.world.is_main:
             encoded = encode()
             if changes := changes_since_training(self.out, corpus.files):
-                raise CorpusError(f"while it was read, {'; '.join(changes)}: begin again once it is whole")
+                raise CorpusError(f"while it was read, {in_words(changes)}: begin again once it is whole")
         self.world.sum(0)
         return encoded if self.world.is_main else encode()
 

@@ -17,7 +17,7 @@ from model.errors import CorpusError
 from model.recipe import Recipe
 from model.run import load_run
 from model.training import corpus_record, session
-from model.training.corpus_record import CorpusRecord, changes_since_training
+from model.training.corpus_record import CorpusRecord, changes_since_training, in_words
 from model.training.data import encode_corpus
 from model.training.state import StateStore
 from model.training.train import Beginning, train
@@ -247,3 +247,9 @@ def test_a_run_of_an_earlier_release_has_no_record(
     change(tmp_path / "pairs.tsv")
     with pytest.raises(UsageError, match=r"the corpus is not the one that the run in .* was begun with"):
         train(recipe(settings), tmp_path / "run", beginning=RESUME, show_progress=False)
+
+
+def test_of_many_changes_a_few_are_told() -> None:
+    changes = [f"{number}.py is new" for number in range(9)]
+    assert in_words(changes[:2]) == "0.py is new; 1.py is new"
+    assert in_words(changes).endswith("4.py is new; and 4 other files")
