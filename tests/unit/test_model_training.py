@@ -118,6 +118,7 @@ def test_a_translation_is_learned_and_leaves_a_run(numbers: Path, tmp_path: Path
     names = {path.name for path in out.iterdir()}
     assert names == {
         "checkpoints",
+        "corpus.json",
         "metrics.jsonl",
         "model.safetensors",
         "recipe.json",
