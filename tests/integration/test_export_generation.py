@@ -1,5 +1,6 @@
 """A language model's bundle: prompts longer than a block are verified, and so is what older servers run."""
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -13,9 +14,11 @@ from export.graph import Graph
 from export.held_out import held_out
 from export.onnx_graphs import to_onnx
 from export.quality import reference_quality
+from model.errors import CorpusError
 from model.recipe import load_recipe
 from model.run import load_run
 from model.training.train import train
+from model.transformer import build_model
 from server.backend import Backend
 from server.bundle import Bundle
 from server.errors import BundleError
@@ -106,3 +109,10 @@ def test_a_model_of_short_documents_is_verified_on_short_prompts(tmp_path: Path)
     [figure] = reference_quality(run, examples, answers=())
     assert figure.value == pytest.approx(run.metrics["test_bits_per_byte"])
     assert run.tokenizer.encode(examples.texts[0]).ids == examples.inputs[0]
+
+
+def test_a_model_without_room_for_a_prompt_is_refused_in_one_line(run: Path) -> None:
+    learned = load_run(run)
+    cramped = build_model(dataclasses.replace(learned.model.dims, max_target_tokens=2))
+    with pytest.raises(CorpusError, match="no document gives a prompt of at most 1 tokens"):
+        held_out(dataclasses.replace(learned, model=cramped), 10)
