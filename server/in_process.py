@@ -7,9 +7,11 @@ same answers. Only the transport is missing: messages are handed over as they ar
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -55,7 +57,8 @@ class InProcessServer:
             ProviderUnavailable: the execution provider cannot be had here.
         """
         _quieten_logs()
-        self.model = load_model(bundle, settings, Metrics(cpu_limit_cores()))
+        model = load_model(bundle, settings, Metrics(cpu_limit_cores()))
+        self.model = replace(model, name=_as_text(model.name), version=_as_text(model.version))
         self._registry = _OneModel([self.model])
         lifecycle = Lifecycle()
         lifecycle.phase = Phase.SERVING
@@ -234,6 +237,11 @@ def _rpc_error(code: grpc.StatusCode, details: str, *trailing: tuple[str, Any]) 
 
 async def _unimplemented(*_: Any) -> Any:
     raise _rpc_error(grpc.StatusCode.UNIMPLEMENTED, "a bundle in this process has no such method")
+
+
+def _as_text(folder: str) -> str:
+    """A folder's name as a message can hold it: its bytes need not be UTF-8."""
+    return os.fsencode(folder).decode(errors="replace")
 
 
 def _quieten_logs() -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -93,6 +94,13 @@ def test_what_is_no_such_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="unknown key 'lane'; did you mean 'lanes'"):
         Translator(SPELL, engine={"lane": 1})
     assert threading.active_count() == before
+
+
+def test_a_folders_name_need_not_be_text(tmp_path: Path) -> None:
+    bundle = shutil.copytree(SPELL, tmp_path / os.fsdecode(b"caf\xe9") / "1")
+    with Translator(bundle, engine={"lanes": 1}) as translator:
+        assert translator.model.name == "caf\ufffd"
+        assert translator.translate("12")[0].text == "one two"
 
 
 def test_a_deadline_holds_and_leaves_nothing_running(monkeypatch: pytest.MonkeyPatch) -> None:
