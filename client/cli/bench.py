@@ -140,13 +140,13 @@ def bench(
         console.print(report_table(plan, report))
         for code, message in report.error_messages.items():
             console.print(f"  first {code}: {message}", markup=False)
-    for remark in remarks(plan, report):
-        note(f"note: {remark}")
+    if not report.num_requests:
+        raise OperationError(f"no request was due within the {duration_s:g} s that were measured")
     if report.num_errors == report.num_requests:
         told = [f"{count:,} {code} ({report.error_messages[code]})" for code, count in report.errors.items()]
-        raise OperationError(
-            f"{target} answered none of {report.num_requests} requests: {'; '.join(told) or 'none ended'}"
-        )
+        raise OperationError(f"{target} answered none of {report.num_requests:,} requests: {'; '.join(told)}")
+    for remark in remarks(plan, report):
+        note(f"note: {remark}")
 
 
 def remarks(plan: "LoadPlan", report: "LoadReport") -> list[str]:

@@ -90,9 +90,8 @@ def _open_closed_streams() -> None:
     if sys.stdout is None:
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # as standard error: a table is never worth a failure
+        # As standard error does: a table is not worth a failure.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class _LossyFile(io.FileIO):

@@ -72,8 +72,10 @@ class LoadPlan:
             raise UsageError(f"concurrency = {self.concurrency}: must be at least 1")
         if self.rate is not None and not 0 < self.rate < float("inf"):
             raise UsageError(f"rate = {self.rate:g}: must be above 0")
-        if self.duration_s <= 0:
-            raise UsageError(f"duration = {self.duration_s:g} s: must be above 0")
+        if not 0 < self.duration_s < float("inf"):
+            raise UsageError(f"duration = {self.duration_s:g} s: must be above 0 and end")
+        if not 0 <= self.warm_up_s < float("inf"):
+            raise UsageError(f"warm-up = {self.warm_up_s:g} s: must be at least 0 and end")
         if not self.inputs:
             raise UsageError("there are no inputs to send")
 

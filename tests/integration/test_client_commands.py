@@ -192,7 +192,9 @@ def test_a_load_that_gets_no_answer_fails(scripted: ScriptedServer, dragoman: Ru
     scripted.script.refuse = lambda request: overloaded(1.0) if hasattr(request, "inputs") else None
     (tmp_path / "inputs").write_text("un\n")
     load = ("--warm-up", "0", "--duration", "0.2", "--inputs", str(tmp_path / "inputs"))
-    assert main(["bench", "--target", scripted.target, "--model", "dates", *load]) == 1
+    where = ("bench", "--target", scripted.target, "--model", "dates")
+    dragoman(*where, *load, code=1, error=" RESOURCE_EXHAUSTED (the queue is full)")
+    dragoman(*where, *load, "--rate", "1e-6", code=1, error="no request was due within the 0.2 s that were")
 
 
 def test_bits_per_byte_of_a_server_are_not_offered(server: ServerProcess, dragoman: Run) -> None:

@@ -78,6 +78,9 @@ def test_latency_counts_from_the_intended_time_and_only_within_the_window() -> N
         ({"rate": float("inf")}, "rate = inf: must be above 0"),
         ({"rate": float("nan")}, "rate = nan: must be above 0"),
         ({"concurrency": 1, "duration_s": 0.0}, "duration = 0 s"),
+        ({"concurrency": 1, "duration_s": float("inf")}, "duration = inf s"),
+        ({"concurrency": 1, "duration_s": float("nan")}, "duration = nan s"),
+        ({"concurrency": 1, "warm_up_s": float("nan")}, "warm-up = nan s"),
         ({"concurrency": 1, "inputs": ()}, "no inputs"),
     ],
 )
