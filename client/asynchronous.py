@@ -55,9 +55,8 @@ class AsyncClient:
         settings: ChannelSettings | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        timeout_s = messages.checked_seconds(timeout_s, "timeout_s")
         name = resolve_target(messages.checked_text(target, "target"))
-        arguments = (settings or ChannelSettings()).arguments()
+        arguments = (settings or ChannelSettings()).arguments(name)
         channel = (
             grpc.aio.secure_channel(name, credentials, arguments)
             if credentials
@@ -74,7 +73,7 @@ class AsyncClient:
 
     def _use(self, channel: grpc.aio.Channel, target: str, *, timeout_s: float, wait_for_ready: bool) -> None:
         self.target = target
-        self._timeout_s = timeout_s
+        self._timeout_s = messages.checked_seconds(timeout_s, "timeout_s")
         self._wait_for_ready = wait_for_ready
         self._known_sizes: KnownSizes = {}
         self._is_closed = False

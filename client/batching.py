@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from dragoman.v1 import generation_pb2, translation_pb2
 
 from client import messages
-from client.errors import InvalidRequestError
+from client.errors import InvalidRequestError, MessageTooLargeError
 from client.results import DecodingOptions
 from common.errors import UsageError
 
@@ -100,7 +100,10 @@ class Batches(Generic[_Request_co]):
         Raises:
             InvalidRequestError: half of it would be refused as well; places are those among all texts.
         """
-        if self._size < 2 or not error.violations or not all(map(messages.names_list, error.violations)):
+        is_size = isinstance(error, MessageTooLargeError) or (
+            error.violations and all(map(messages.names_list, error.violations))
+        )
+        if self._size < 2 or not is_size:
             raise (messages.with_places_from(error, self.first) if self.first else error) from error
         self._known[self._key] = self._size // 2
 

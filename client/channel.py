@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from client.proxies import is_loopback
 from common.errors import UsageError
 
 __all__ = ["DEFAULT_TIMEOUT_S", "WATCH_PAUSE_S", "ChannelSettings", "resolve_target"]
@@ -32,9 +33,10 @@ class ChannelSettings:
     Attributes:
         max_attempts: Tries of one call, the first included, 1 to 5 (gRPC's own limit); 1 turns retries
             off. A call is tried again when nobody answers (UNAVAILABLE), the server stops before it has
-            taken the call up (CANCELLED) or its queue is full (RESOURCE_EXHAUSTED), never once a first part
-            of the answer has come. Between tries it waits as long as the server asks
-            (`grpc-retry-pushback-ms`), else 0.1 s doubling up to 2 s.
+            taken the call up (CANCELLED) or has too much to do (RESOURCE_EXHAUSTED). It is not tried again
+            once a first part of the answer has come, nor where the server says that it would be in vain
+            (`grpc-retry-pushback-ms` below 0). Between tries it waits as long as the server asks
+            (the same key), else 0.1 s doubling up to 2 s.
         keepalive_time_s: A ping goes out after so much silence while calls run, so that a dead peer is
             noticed.
         keepalive_timeout_s: The connection is given up when the ping stays unanswered for so long.
@@ -75,9 +77,11 @@ class ChannelSettings:
             "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.5},
         }
 
-    def arguments(self) -> list[tuple[str, int | str]]:
-        """Channel arguments for `grpc.insecure_channel` and its siblings."""
+    def arguments(self, target: str) -> list[tuple[str, int | str]]:
+        """Channel arguments for `grpc.insecure_channel` and its siblings, for a channel to `target`."""
         return [
+            # gRPC would send even calls to this machine through the proxy of the environment.
+            ("grpc.enable_http_proxy", int(not is_loopback(target))),
             ("grpc.service_config", json.dumps(self.service_config())),
             ("grpc.service_config_disable_resolution", 1),  # a DNS TXT record must not override it
             ("grpc.enable_retries", int(self.max_attempts > 1)),

@@ -3,18 +3,21 @@
     common.errors.DragomanError
     └── CallError                      .code .target .message .violations .retry_delay_s
         ├── InvalidRequestError        also a UsageError: INVALID_ARGUMENT, OUT_OF_RANGE, FAILED_PRECONDITION
+        │   └── MessageTooLargeError   RESOURCE_EXHAUSTED, a request or an answer has too many bytes
         ├── NotFoundError              also a UsageError: NOT_FOUND, no such model or version
-        ├── OverloadedError            also an OperationError: RESOURCE_EXHAUSTED, try again later
+        ├── OverloadedError            also an OperationError: RESOURCE_EXHAUSTED with a delay, try again later
         ├── UnavailableError           also an OperationError: UNAVAILABLE, nobody answers there
         ├── DeadlineExceededError      also an OperationError: DEADLINE_EXCEEDED
         ├── CallCancelledError         also an OperationError: CANCELLED
         └── ServerError                also an OperationError: every other status
 
 The server's details (`google.rpc.BadRequest`, `google.rpc.RetryInfo`) travel in the trailing metadata
-as a `google.rpc.Status`: https://google.aip.dev/193.
+as a `google.rpc.Status`: https://google.aip.dev/193. RESOURCE_EXHAUSTED is an overload only where the server says when
+to try again; gRPC itself has the same code for messages that are too long.
 """
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,6 +25,7 @@ from typing import Any, cast
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from client.proxies import proxy_in_use
 from common.errors import DragomanError, OperationError, UsageError
 
 __all__ = [
@@ -30,6 +34,7 @@ __all__ = [
     "DeadlineExceededError",
     "FieldViolation",
     "InvalidRequestError",
+    "MessageTooLargeError",
     "NotFoundError",
     "OverloadedError",
     "ServerError",
@@ -39,6 +44,11 @@ __all__ = [
 ]
 
 _DETAILS_KEY = "grpc-status-details-bin"
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
+_TOO_LARGE = re.compile(
+    r"(?:(?P<side>SERVER|CLIENT): )?(?P<way>Received|Sent) message larger than max "
+    r"\((?P<size>\d+) vs\. (?P<limit>\d+)\)"
+)
 
 
 @dataclass(frozen=True)
@@ -88,12 +98,16 @@ class InvalidRequestError(CallError, UsageError):
         return "; ".join([self.message, *(f"{v.field}: {v.description}" for v in told)])
 
 
+class MessageTooLargeError(InvalidRequestError):
+    """The request or its answer has more bytes than the server or this client takes. Fewer texts a call have fewer."""
+
+
 class NotFoundError(CallError, UsageError):
     """The server has no such model or version; the message lists what it has."""
 
 
 class OverloadedError(CallError, OperationError):
-    """The server's queue is full, and still was after the channel's own retries."""
+    """The server has too much to do, also after the channel's own retries; `retry_delay_s` tells when to ask."""
 
 
 class UnavailableError(CallError, OperationError):
@@ -128,12 +142,13 @@ class ServerError(CallError, OperationError):
         return f"{self.target} failed with {self.code.name}: {self.message}"
 
 
+_UNANSWERED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+
 _ERROR_OF_CODE: dict[grpc.StatusCode, type[CallError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
     grpc.StatusCode.OUT_OF_RANGE: InvalidRequestError,
     grpc.StatusCode.FAILED_PRECONDITION: InvalidRequestError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
     grpc.StatusCode.CANCELLED: CallCancelledError,
@@ -153,13 +168,32 @@ def error_from_call(error: grpc.RpcError, *, target: str, timeout_s: float | Non
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout_s is not None:
         message = f"the timeout was {timeout_s:g} s"
     violations, retry_delay_s = _details_of(error)
-    return _ERROR_OF_CODE.get(code, ServerError)(
+    kind = _ERROR_OF_CODE.get(code, ServerError)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        too_large = _TOO_LARGE.search(message)
+        if too_large:
+            kind, message = MessageTooLargeError, _sizes(too_large)
+        elif retry_delay_s is not None:
+            kind = OverloadedError
+    elif code in _UNANSWERED and (proxy := proxy_in_use(target)):
+        message += f" (through the proxy of {proxy}; set no_proxy to do without)"
+    return kind(
         " ".join(message.split()),
         code=code,
         target=target,
         violations=violations,
         retry_delay_s=retry_delay_s,
     )
+
+
+def _sizes(too_large: re.Match[str]) -> str:
+    """A sentence of what gRPC reports as `SERVER: Sent message larger than max (5242880 vs. 4194304)`."""
+    size, limit = int(too_large["size"]), int(too_large["limit"])
+    is_request = (too_large["side"], too_large["way"]) in {("SERVER", "Received"), ("CLIENT", "Sent")}
+    what = "request" if is_request else "answer"
+    whose = "this client" if too_large["side"] == "CLIENT" else "the server"
+    verb = "sends" if too_large["way"] == "Sent" else "takes"
+    return f"the {what} has {size:,} bytes, but {whose} {verb} at most {limit:,}: ask for less in one call"
 
 
 @contextlib.contextmanager
@@ -182,14 +216,25 @@ def _details_of(error: grpc.RpcError) -> tuple[tuple[FieldViolation, ...], float
         retry_info = error_details_pb2.RetryInfo()
         if detail.Unpack(retry_info):
             retry_delay_s = retry_info.retry_delay.ToTimedelta().total_seconds()
-    return tuple(violations), retry_delay_s
+    return tuple(violations), _pushback_s(error) if retry_delay_s is None else retry_delay_s
+
+
+def _pushback_s(error: grpc.RpcError) -> float | None:
+    """The delay that the server asks gRPC's own retries to keep; None where it asks for none, or for no retry."""
+    for key, value in _trailers(error):
+        if key == _PUSHBACK_KEY and isinstance(value, str) and value.isdecimal():
+            return int(value) / 1000
+    return None
 
 
 def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
     # grpc_status.rpc_status.from_call does the same but raises where a proxy has reworded the message.
-    # The metadata's type differs between blocking and asyncio calls; both are iterables of pairs.
-    metadata: Iterable[tuple[str, str | bytes]] = cast("Any", error.trailing_metadata()) or ()
-    for key, value in metadata:
+    for key, value in _trailers(error):
         if key == _DETAILS_KEY and isinstance(value, bytes):
             return status_pb2.Status.FromString(value)
     return None
+
+
+def _trailers(error: grpc.RpcError) -> Iterable[tuple[str, str | bytes]]:
+    # Their type differs between blocking and asyncio calls; both are iterables of pairs.
+    return cast("Any", error.trailing_metadata()) or ()

@@ -29,6 +29,7 @@ _INPUT_FIELD = re.compile(r"(?:inputs|texts|pairs)\[(\d+)\](?:\.(source|target))
 _PLACE = re.compile(r"\b(inputs|target_prefixes|texts|pairs)\[(\d+)\]")
 _LISTS = frozenset({"inputs", "texts", "pairs"})
 _MAX_SHOWN = 60
+_MAX_SECONDS = 365 * 24 * 3600.0
 
 
 def translate_request(
@@ -175,14 +176,19 @@ def checked_texts(texts: str | Iterable[str], name: str) -> list[str]:
 
 
 def checked_seconds(seconds: float, name: str) -> float:
-    """The number of seconds; `name` is the argument's.
+    """The number of seconds, at most a year: gRPC takes a much longer time for one that has passed.
+
+    `name` is the argument's. Infinity is a year.
 
     Raises:
         TypeError: it is no number.
+        UsageError: it is negative, or NaN.
     """
     if not isinstance(seconds, int | float) or isinstance(seconds, bool):
         raise TypeError(f"{name} must be a number of seconds, not {_shown(seconds)}")
-    return seconds
+    if not seconds >= 0:
+        raise UsageError(f"{name} must be a number of seconds from 0, not {seconds}")
+    return min(seconds, _MAX_SECONDS)
 
 
 def checked_text(text: str, name: str) -> str:

@@ -125,7 +125,7 @@ async def test_a_rolling_restart_loses_no_call(tmp_path: Path) -> None:
     models = one_version(tmp_path, "spell/1")
     async with serving(models) as leaving, serving(models) as staying:
         target = f"ipv4:127.0.0.1:{leaving.server.port},127.0.0.1:{staying.server.port}"
-        async with grpc.aio.insecure_channel(target, options=ChannelSettings().arguments()) as channel:
+        async with grpc.aio.insecure_channel(target, options=ChannelSettings().arguments("")) as channel:
             stub = translation_pb2_grpc.TranslationServiceStub(channel)
             over = asyncio.Event()
 

@@ -120,7 +120,7 @@ def test_one_signal_ends_it_too_when_its_time_is_over() -> None:
 async def keep_calling(port: int, signalled: Process, num_callers: int, *, retries: bool) -> dict[str, int]:
     """Call without a pause until the server has gone; SIGTERM comes after a while. Returns counts by code."""
     codes: collections.Counter[str] = collections.Counter()
-    options: Any = ChannelSettings().arguments() if retries else [("grpc.enable_retries", 0)]
+    options: Any = ChannelSettings().arguments("") if retries else [("grpc.enable_retries", 0)]
 
     async def call_on(stub: Any) -> None:
         while signalled.process.poll() is None:

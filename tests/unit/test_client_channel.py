@@ -32,7 +32,7 @@ def test_a_target_that_is_none_is_refused_with_its_value(target: str) -> None:
 
 
 def test_the_service_config_balances_and_retries() -> None:
-    arguments = dict(ChannelSettings(max_attempts=3).arguments())
+    arguments = dict(ChannelSettings(max_attempts=3).arguments(""))
     config = json.loads(str(arguments["grpc.service_config"]))
     assert config["loadBalancingConfig"] == [{"round_robin": {}}]
     [method] = config["methodConfig"]
@@ -47,7 +47,7 @@ def test_the_service_config_balances_and_retries() -> None:
 def test_one_attempt_means_no_retries() -> None:
     settings = ChannelSettings(max_attempts=1)
     assert "retryPolicy" not in settings.service_config()["methodConfig"][0]
-    assert dict(settings.arguments())["grpc.enable_retries"] == 0
+    assert dict(settings.arguments(""))["grpc.enable_retries"] == 0
 
 
 @pytest.mark.parametrize("attempts", [0, 6])
