@@ -5,16 +5,18 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
+from server.answer_room import AnswerRoom
 from server.calls import Answer, OutputToken, Scored, TextAnswer
 from server.decoding.hypothesis import Finished, FinishReason, Hypothesis, TokenScore
 from server.engine import Ticket
+from server.pace import Pace
 from server.registry import ServedModel
 from server.text import OutputText
 
 __all__ = ["Submitted", "scored", "settled"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Submitted:
     """An input that the engine has.
 
@@ -23,12 +25,14 @@ class Submitted:
         token_ids: the input.
         stop: strings that end its answers.
         tickets: one for each sequence that answers it; there are several when there are to be several samples.
+        room: what its answer may take of a message; None: nobody counts.
     """
 
     model: ServedModel
     token_ids: Sequence[int]
     stop: Sequence[str]
     tickets: list[Ticket]
+    room: AnswerRoom | None = None
 
     @property
     def context_ids(self) -> Sequence[int]:
@@ -40,24 +44,41 @@ class Submitted:
         return OutputText(self.model.tokenizer, context_ids=self.context_ids, stop=self.stop)
 
 
-def settled(submitted: Submitted, finished: Sequence[Finished]) -> Answer:
-    """The answer to an input, from one result for each of its tickets."""
+async def settled(submitted: Submitted, finished: Sequence[Finished], pace: Pace) -> Answer:
+    """The answer to an input, from one result for each of its tickets.
+
+    Raises:
+        AnswerTooLarge: it cannot be sent.
+    """
     hypotheses = [hypothesis for each in finished for hypothesis in each.hypotheses]
     if len(finished) > 1:
         hypotheses.sort(key=lambda hypothesis: -hypothesis.score)
+    texts = []
+    for hypothesis in hypotheses:
+        if submitted.room is not None:
+            submitted.room.check()
+        texts.append(_text_answer(submitted, hypothesis))
+        await pace()
     answer = Answer(
         version=submitted.model.version,
         num_input_tokens=len(submitted.token_ids),
-        texts=tuple(_text_answer(submitted, hypothesis) for hypothesis in hypotheses),
+        texts=tuple(texts),
         source_tokens=_source_tokens(submitted, hypotheses),
     )
     _observe(submitted, answer.num_output_tokens)
     return answer
 
 
-def scored(submitted: Submitted, finished: Sequence[Finished]) -> Scored:
-    """How probable a text is, from the result of forcing it."""
+async def scored(submitted: Submitted, finished: Sequence[Finished], pace: Pace) -> Scored:
+    """How probable a text is, from the result of forcing it.
+
+    Raises:
+        AnswerTooLarge: it cannot be sent.
+    """
     [result] = finished
+    if submitted.room is not None:
+        submitted.room.check()
+    await pace()
     hypothesis = result.best
     _observe(submitted, hypothesis.num_output_tokens)
     return Scored(

@@ -268,12 +268,23 @@ class Server:
     def _build_grpc(self) -> grpc.aio.Server:
         listen = self._settings.server
         slots = {model.name: model.engine.occupancy().slots_total for model in self._registry.models}
-        interceptor = CallInterceptor(self.metrics, slots, self._calls, max_calls=listen.max_concurrent_calls)
+        interceptor = CallInterceptor(
+            self.metrics,
+            slots,
+            self._calls,
+            max_calls=listen.max_concurrent_calls,
+            max_message_bytes=listen.max_message_bytes,
+        )
         server = grpc.aio.server(interceptors=[interceptor], options=channel_options(listen))
         count_started = count_of_started_calls()
         interceptor.watch_backlog(count_started)
         self.metrics.watch_arrivals(count_started, lambda: interceptor.num_taken_up)
-        runtime = Runtime(self._registry, self.lifecycle, max_inputs=listen.max_inputs)
+        runtime = Runtime(
+            self._registry,
+            self.lifecycle,
+            max_inputs=listen.max_inputs,
+            max_message_bytes=listen.max_message_bytes,
+        )
         translation_pb2_grpc.add_TranslationServiceServicer_to_server(TranslationServicer(runtime), server)
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationServicer(runtime), server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._registry), server)

@@ -99,6 +99,15 @@ class Ticket:
         """
         return await asyncio.shield(self._outcome)
 
+    def when_answered(self, tell: Callable[[Finished], None]) -> None:
+        """Have `tell` called with the answer, if there ever is one."""
+
+        def settled(outcome: "asyncio.Future[Finished]") -> None:
+            if not outcome.cancelled() and outcome.exception() is None:
+                tell(outcome.result())
+
+        self._outcome.add_done_callback(settled)
+
     async def __aiter__(self) -> AsyncIterator[list[int]]:
         """New tokens as they come, several at once for a slow reader; raises what `result` raises."""
         assert self.sequence.stream, "submit with stream=True to iterate"

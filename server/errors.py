@@ -10,6 +10,7 @@ DragomanError
 │   └── ResourceUnavailable  memory or threads that the settings ask for cannot be had
 └── RequestError          one request goes wrong, the server lives on
     ├── InvalidRequest    a field breaks a rule: INVALID_ARGUMENT
+    │   └── AnswerTooLarge    what it asks for does not fit into a message: INVALID_ARGUMENT
     ├── ModelNotFound     no such model or version: NOT_FOUND
     ├── Overloaded        the queue is full: RESOURCE_EXHAUSTED
     ├── Draining          the server is shutting down: UNAVAILABLE
@@ -25,6 +26,7 @@ from common.errors import DragomanError, OperationError, UsageError
 
 __all__ = [
     "AddressError",
+    "AnswerTooLarge",
     "BundleError",
     "Cancelled",
     "DeadlineExceeded",
@@ -90,6 +92,20 @@ class InvalidRequest(RequestError):
         if self.num_unlisted:
             lines.append(f"and {self.num_unlisted} more")
         super().__init__("; ".join(lines))
+
+
+class AnswerTooLarge(InvalidRequest):
+    """The answer does not fit into a message, which showed while it was computed.
+
+    An answer is a function of the request and the bundle alone, so that the same request never gets one.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        what = (
+            f"the answer has more than {max_bytes} bytes, the longest message of this server; "
+            "ask for fewer inputs, hypotheses, alternatives or tokens at a time"
+        )
+        super().__init__([FieldViolation("options", what)])
 
 
 class ModelNotFound(RequestError):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from common.text import clean_text, is_blank
+from server.answer_room import least_bytes
 from server.calls import Call, ScoringCall
 from server.decoding.parameters import DecodingParameters
 from server.decoding.suppression import SuppressedTexts
@@ -17,9 +18,17 @@ from server.registry import ServedModel
 from server.tokenising import Tokenising
 from server.validation import MAX_ALTERNATIVES, Abilities, Options, Room, check_options
 
-__all__ = ["Prepared", "decoding_parameters", "prepare", "prepare_scoring"]
+__all__ = ["CallLimits", "Prepared", "decoding_parameters", "prepare", "prepare_scoring"]
 
 _SEED_BITS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """What a call may ask for: so many inputs, and an answer of so many bytes; None: of any size."""
+
+    max_inputs: int
+    max_message_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +39,9 @@ class Prepared:
     parameters: tuple[DecodingParameters, ...]
 
 
-async def prepare(model: ServedModel, call: Call, max_inputs: int, tokenising: Tokenising) -> list[Prepared]:
+async def prepare(
+    model: ServedModel, call: Call, limits: CallLimits, tokenising: Tokenising
+) -> list[Prepared]:
     """Make inputs of a call's texts.
 
     Raises:
@@ -40,7 +51,7 @@ async def prepare(model: ServedModel, call: Call, max_inputs: int, tokenising: T
     """
     _check_task(model, call.task)
     abilities = _abilities(model)
-    violations = _check_texts(model, call, max_inputs)
+    violations = _check_texts(model, call, limits.max_inputs)
     if violations:  # too many, empty or endless texts are not worth tokenising
         raise InvalidRequest([*violations, *check_options(call.options, _room(model, 0), abilities)])
     encoded = await tokenising.encode(model.tokenizer, call.inputs, deadline_s=call.deadline_s)
@@ -80,11 +91,12 @@ async def prepare(model: ServedModel, call: Call, max_inputs: int, tokenising: T
         for index, token_ids in enumerate(encoded)
     ]
     _check_rows(model, call, prepared)
+    _check_size(model, call.input_field, prepared, limits, has_stop=bool(call.options.stop))
     return prepared
 
 
 async def prepare_scoring(
-    model: ServedModel, call: ScoringCall, max_inputs: int, tokenising: Tokenising
+    model: ServedModel, call: ScoringCall, limits: CallLimits, tokenising: Tokenising
 ) -> list[Prepared]:
     """Make inputs whose whole output is given: scoring is decoding with nothing left to choose.
 
@@ -94,7 +106,7 @@ async def prepare_scoring(
         DeadlineExceeded: the deadline passed before they were.
     """
     _check_task(model, call.task)
-    violations = _check_scored_texts(model, call, max_inputs)
+    violations = _check_scored_texts(model, call, limits.max_inputs)
     if violations:
         raise InvalidRequest(violations)
     translates = model.manifest.task == "translation"
@@ -119,7 +131,7 @@ async def prepare_scoring(
                 violations.append(FieldViolation(field.format(index), "holds no token"))
     if violations:
         raise InvalidRequest(violations)
-    return [
+    prepared = [
         Prepared(
             source,
             (
@@ -130,6 +142,8 @@ async def prepare_scoring(
         )
         for source, output in zip(sources, outputs, strict=True)
     ]
+    _check_size(model, call.text_field.split("[", maxsplit=1)[0], prepared, limits, has_stop=False)
+    return prepared
 
 
 def decoding_parameters(
@@ -244,6 +258,29 @@ def _check_rows(model: ServedModel, call: Call, prepared: Sequence[Prepared]) ->
     if num_rows > (most := model.engine.max_rows):
         what = f"{len(prepared)} with {num_rows} hypotheses in all are more than {most}, the server's limit"
         raise InvalidRequest([FieldViolation(call.input_field, what)])
+
+
+def _check_size(
+    model: ServedModel, field: str, prepared: Sequence[Prepared], limits: CallLimits, *, has_stop: bool
+) -> None:
+    """Refuse what is never answered: its answer would be too large, whatever the model makes of it."""
+    if limits.max_message_bytes is None:
+        return
+    vocabulary_size = model.manifest.dimensions.vocabulary_size
+    num_bytes = sum(
+        least_bytes(parameters, vocabulary_size, has_stop=has_stop)
+        for each in prepared
+        for parameters in each.parameters
+    )
+    if num_bytes > limits.max_message_bytes:
+        num_hypotheses = sum(parameters.num_hypotheses for each in prepared for parameters in each.parameters)
+        num_alternatives = prepared[0].parameters[0].num_alternatives or 0
+        what = (
+            f"{len(prepared)} with {num_hypotheses} hypotheses in all and {num_alternatives} alternatives to each "
+            f"token make an answer of at least {num_bytes} bytes, more than {limits.max_message_bytes}, the "
+            "server's limit"
+        )
+        raise InvalidRequest([FieldViolation(field, what)])
 
 
 def _check_prefixes(prefixes: Sequence[Sequence[int]], most_tokens: int) -> list[FieldViolation]:

@@ -19,6 +19,7 @@ from structlog.typing import FilteringBoundLogger
 from server.admission import Backlog, Load
 from server.draining import CallsInFlight
 from server.errors import (
+    AnswerTooLarge,
     DeadlineExceeded,
     EngineError,
     FieldViolation,
@@ -55,9 +56,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """Gives every call of our services exactly one outcome: to the caller, to the metrics, to the log."""
 
     def __init__(
-        self, metrics: Metrics, models: Mapping[str, int], in_flight: CallsInFlight, *, max_calls: int
+        self,
+        metrics: Metrics,
+        models: Mapping[str, int],
+        in_flight: CallsInFlight,
+        *,
+        max_calls: int,
+        max_message_bytes: int,
     ) -> None:
-        """Let `max_calls` calls run at one time.
+        """Let `max_calls` calls run at one time, and answer each in messages of up to `max_message_bytes`.
 
         `models` says for each model how many sequences it decodes at one time. Its names may be labels; any other is
         counted as unknown.
@@ -67,6 +74,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._in_flight = in_flight
         self.num_taken_up = 0
         self._max_calls = max_calls
+        self._max_message_bytes = max_message_bytes
         self._metrics = metrics
         self._models = models
         self._handlers: dict[str, Handler] = {}
@@ -94,7 +102,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _wrap(self, method: str, handler: Handler) -> Handler:
         needs_slot = any(method in methods for methods in METHODS.values())
         assert not handler.request_streaming, "no service of ours takes a stream"
-        parse = handler.request_deserializer
+        parse, serialize = handler.request_deserializer, handler.response_serializer
+        streams = handler.response_streaming
         behaviour: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
 
         async def answer(_: Any, context: Context) -> Any:
@@ -112,7 +121,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     call.model = self._label(request)
                     if needs_slot:
                         self._begin(call)
-                    return await behaviour(request, context)
+                    response = await behaviour(request, context)
+                    return None if streams else self._serialize(serialize, response)
             finally:
                 self._record(call)
 
@@ -120,7 +130,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         # On the wire they are the same. So a call is judged before its message is waited for.
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(answer, None, handler.response_serializer)
-        return grpc.stream_unary_rpc_method_handler(answer, None, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(answer, None, None)
+
+    def _serialize(self, serialize: Any, response: Any) -> bytes:
+        """The message that goes out. gRPC would find out too late for the call's outcome that it is too long.
+
+        Raises:
+            AnswerTooLarge: it is.
+        """
+        message: bytes = serialize(response)
+        if len(message) > self._max_message_bytes:
+            raise AnswerTooLarge(self._max_message_bytes)
+        return message
 
     def _admit(self, call: "_CallRecord") -> None:
         """Refuse a call that is late already, or one too many.

@@ -11,13 +11,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from server import scheduler
+from server.answer_room import AnswerRoom
 from server.answers import Submitted, scored, settled
 from server.calls import Answer, Call, Delta, Scored, ScoringCall
 from server.decoding.hypothesis import Finished
-from server.errors import DeadlineExceeded, Draining
-from server.inputs import Prepared, prepare, prepare_scoring
+from server.errors import Cancelled, DeadlineExceeded, Draining
+from server.inputs import CallLimits, Prepared, prepare, prepare_scoring
 from server.lifecycle import Lifecycle
 from server.output_texts import stop_strings
+from server.pace import Pace
 from server.registry import Registry, ServedModel
 from server.running_sequence import RunningSequence
 from server.text import StopStrings
@@ -29,10 +31,19 @@ __all__ = ["Runtime"]
 class Runtime:
     """Answers calls with the models of a registry."""
 
-    def __init__(self, registry: Registry, lifecycle: Lifecycle, *, max_inputs: int) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        lifecycle: Lifecycle,
+        *,
+        max_inputs: int,
+        max_message_bytes: int | None = None,
+    ) -> None:
+        """Answer calls of up to `max_inputs` inputs, in messages of up to `max_message_bytes`; None: any size."""
         self.registry = registry
+        self.max_message_bytes = max_message_bytes
         self._lifecycle = lifecycle
-        self._max_inputs = max_inputs
+        self._limits = CallLimits(max_inputs, max_message_bytes)
         self._tokenising = Tokenising()
 
     async def answer(self, call: Call) -> list[Answer]:
@@ -43,8 +54,9 @@ class Runtime:
         """
         model = self._find(call)
         prepared = await self._prepare(model, call)
-        async with _submitted(model, call, prepared) as inputs:
-            return [settled(each, await _all_results(each)) for each in inputs]
+        pace = Pace()
+        async with self._submitted(model, call, prepared) as inputs:
+            return [await settled(each, await _all_results(each), pace) for each in inputs]
 
     async def score(self, call: ScoringCall) -> list[Scored]:
         """Tell how probable all texts are, in their order.
@@ -54,8 +66,9 @@ class Runtime:
         """
         model = self._find(call)
         prepared = await self._prepare(model, call)
-        async with _submitted(model, call, prepared) as inputs:
-            return [scored(each, await _all_results(each)) for each in inputs]
+        pace = Pace()
+        async with self._submitted(model, call, prepared) as inputs:
+            return [await scored(each, await _all_results(each), pace) for each in inputs]
 
     async def stream(self, call: Call, emit: Callable[[Delta], Awaitable[None]]) -> None:
         """Answer all inputs side by side, handing text to `emit`, one delta at a time, as it comes.
@@ -66,8 +79,8 @@ class Runtime:
             RequestError: as `answer` does.
         """
         model = self._find(call)
-        prepared = await self._prepare(model, call)
-        async with _submitted(model, call, prepared, stream=True) as inputs:
+        prepared = await self._prepare(model, call, stream=True)
+        async with self._submitted(model, call, prepared, stream=True) as inputs:
             if len(inputs) == 1:
                 await _follow(0, inputs[0], emit)
                 return
@@ -84,38 +97,52 @@ class Runtime:
             except ExceptionGroup as errors:
                 raise _first(errors) from None
 
-    async def _prepare(self, model: ServedModel, call: Call | ScoringCall) -> list[Prepared]:
+    async def _prepare(
+        self, model: ServedModel, call: Call | ScoringCall, *, stream: bool = False
+    ) -> list[Prepared]:
+        # Each answer of a stream is a message of its own.
+        limits = CallLimits(self._limits.max_inputs, None) if stream else self._limits
         try:
             if isinstance(call, ScoringCall):
-                return await prepare_scoring(model, call, self._max_inputs, self._tokenising)
-            return await prepare(model, call, self._max_inputs, self._tokenising)
+                return await prepare_scoring(model, call, limits, self._tokenising)
+            return await prepare(model, call, limits, self._tokenising)
         except (DeadlineExceeded, asyncio.CancelledError):
             if _expired(call):
                 model.metrics.observe_rejected("deadline")
             raise
 
+    @asynccontextmanager
+    async def _submitted(
+        self, model: ServedModel, call: Call | ScoringCall, prepared: list[Prepared], *, stream: bool = False
+    ) -> AsyncIterator[list[Submitted]]:
+        """Submit every input; on the way out, free those that still run."""
+        inputs = _submit(model, call, prepared, stream=stream)
+        tickets = [ticket for each in inputs for ticket in each.tickets]
+
+        def cancel() -> None:
+            if open_tickets := [ticket for ticket in tickets if ticket.finished_s is None]:
+                model.engine.cancel(*open_tickets)
+
+        try:
+            if self.max_message_bytes is not None and prepared[0].parameters[0].num_alternatives is not None:
+                _watch(inputs, self.max_message_bytes, cancel, are_one_message=not stream)
+            yield inputs
+        except Cancelled:
+            for each in inputs:
+                if each.room is not None:
+                    each.room.check()
+            raise
+        finally:
+            cancel()
+            for ticket in tickets:
+                model.metrics.observe_times(ticket.submitted_s, ticket.admitted_s, ticket.first_token_s)
+            if _expired(call) and any(ticket.admitted_s is None for ticket in tickets):
+                model.metrics.observe_rejected("deadline")
+
     def _find(self, call: Call | ScoringCall) -> ServedModel:
         if not self._lifecycle.accepts_calls:
             raise Draining
         return self.registry.find(call.model, call.version)
-
-
-@asynccontextmanager
-async def _submitted(
-    model: ServedModel, call: Call | ScoringCall, prepared: list[Prepared], *, stream: bool = False
-) -> AsyncIterator[list[Submitted]]:
-    """Submit every input; on the way out, free those that still run."""
-    inputs = _submit(model, call, prepared, stream=stream)
-    try:
-        yield inputs
-    finally:
-        tickets = [ticket for each in inputs for ticket in each.tickets]
-        if open_tickets := [ticket for ticket in tickets if ticket.finished_s is None]:
-            model.engine.cancel(*open_tickets)
-        for ticket in tickets:
-            model.metrics.observe_times(ticket.submitted_s, ticket.admitted_s, ticket.first_token_s)
-        if _expired(call) and any(ticket.admitted_s is None for ticket in tickets):
-            model.metrics.observe_rejected("deadline")
 
 
 def _submit(
@@ -146,6 +173,17 @@ def _submit(
     return inputs
 
 
+def _watch(
+    inputs: list[Submitted], max_bytes: int, cancel: Callable[[], None], *, are_one_message: bool
+) -> None:
+    """Count the bytes of answers as they come, and `cancel` when there are too many."""
+    room = AnswerRoom(max_bytes, cancel)
+    for each in inputs:
+        each.room = room if are_one_message else AnswerRoom(max_bytes, cancel)
+        for ticket in each.tickets:
+            ticket.when_answered(each.room.take)
+
+
 async def _all_results(submitted: Submitted) -> list[Finished]:
     return [await ticket.result() for ticket in submitted.tickets]
 
@@ -153,7 +191,7 @@ async def _all_results(submitted: Submitted) -> list[Finished]:
 async def _follow(index: int, submitted: Submitted, emit: Callable[[Delta], Awaitable[None]]) -> None:
     """Emit one input's text as it comes; of several answers, the best one's when it is known."""
     if len(submitted.tickets) > 1:
-        answer = settled(submitted, await _all_results(submitted))
+        answer = await settled(submitted, await _all_results(submitted), Pace())
         await emit(Delta(index, answer.best.text, answer))
         return
     [ticket] = submitted.tickets
@@ -162,7 +200,7 @@ async def _follow(index: int, submitted: Submitted, emit: Callable[[Delta], Awai
         if piece := text.push(token_ids):
             await emit(Delta(index, piece, None))
     finished = await ticket.result()
-    await emit(Delta(index, text.finish(), settled(submitted, [finished])))
+    await emit(Delta(index, text.finish(), await settled(submitted, [finished], Pace())))
 
 
 def _expired(call: Call | ScoringCall) -> bool:

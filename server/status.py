@@ -9,6 +9,7 @@ from grpc import Status, StatusCode
 from grpc_status import rpc_status
 
 from server.errors import (
+    AnswerTooLarge,
     Cancelled,
     DeadlineExceeded,
     Draining,
@@ -24,6 +25,7 @@ __all__ = ["STATUS_CODES", "CallStatus", "internal_status", "rejection_reason", 
 
 STATUS_CODES: dict[type[RequestError], StatusCode] = {
     InvalidRequest: StatusCode.INVALID_ARGUMENT,
+    AnswerTooLarge: StatusCode.INVALID_ARGUMENT,
     ModelNotFound: StatusCode.NOT_FOUND,
     Overloaded: StatusCode.RESOURCE_EXHAUSTED,
     Draining: StatusCode.UNAVAILABLE,

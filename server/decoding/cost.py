@@ -9,12 +9,12 @@ from server.decoding.sampling import TokenChooser
 __all__ = ["max_step_cost", "step_cost"]
 
 # Microseconds a row on one core of 2024 (AMD EPYC, Zen 4), rounded up; a thousand tokens of the vocabulary more.
-_STOP = 25
-_ALTERNATIVES = 4
+_STOP = 20
+_ALTERNATIVES = 10
 _CONSTRAINED, _CONSTRAINED_PER_THOUSAND = 12, 1
 _SUPPRESSED_TEXTS = 20
-_SAMPLED, _SAMPLED_PER_THOUSAND = 10, 10
-_SORTED_PER_THOUSAND = 40
+_SAMPLED, _SAMPLED_PER_THOUSAND = 10, 5
+_SORTED_PER_THOUSAND = 20
 
 _ALL_LANES = 3_000
 """Microseconds a step that all lanes together may take so, where the model's own step takes less. They take turns at

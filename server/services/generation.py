@@ -4,6 +4,7 @@ import grpc.aio
 from dragoman.v1 import generation_pb2, generation_pb2_grpc
 
 from server.calls import Call, Delta, ScoringCall
+from server.pace import Pace
 from server.runtime import Runtime
 from server.services import messages
 
@@ -30,7 +31,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         async def send(delta: Delta) -> None:
             response = generation_pb2.GenerateResponse(text_delta=delta.text)
             if answer := delta.answer:
-                response.summary.CopyFrom(messages.summary(answer))
+                await messages.fill_summary(response.summary, answer)
+                messages.check_size(response, self._runtime.max_message_bytes)
             await context.write(response)
 
         call = Call(
@@ -61,6 +63,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 deadline_s=messages.deadline_s(context.time_remaining()),
             )
         )
-        return generation_pb2.ScoreTextsResponse(
-            version=scores[0].version, scores=[messages.text_score(score) for score in scores]
-        )
+        response = generation_pb2.ScoreTextsResponse(version=scores[0].version)
+        pace = Pace()
+        for score in scores:
+            messages.fill_text_score(response.scores.add(), score)
+            await pace()
+        return response

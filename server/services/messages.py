@@ -7,11 +7,21 @@ from typing import Any, overload
 from dragoman.v1 import decoding_pb2, generation_pb2, translation_pb2
 from google.protobuf.message import Message
 
-from server.calls import Answer, OutputToken, Scored, TextAnswer
+from server.calls import Answer, OutputToken, Scored
 from server.decoding.hypothesis import FinishReason
+from server.errors import AnswerTooLarge
+from server.pace import Pace
 from server.validation import Options
 
-__all__ = ["FieldOfEach", "deadline_s", "options", "summary", "text_score", "translation"]
+__all__ = [
+    "FieldOfEach",
+    "check_size",
+    "deadline_s",
+    "fill_summary",
+    "fill_text_score",
+    "fill_translation",
+    "options",
+]
 
 _FINISH_REASONS = {
     FinishReason.END_OF_SEQUENCE: decoding_pb2.FINISH_REASON_END_OF_SEQUENCE,
@@ -54,76 +64,75 @@ def deadline_s(time_remaining_s: float | None) -> float | None:
     return None if time_remaining_s is None else time.monotonic() + time_remaining_s
 
 
-def translation(answer: Answer) -> translation_pb2.Translation:
-    """One input's answer."""
+async def fill_translation(message: translation_pb2.Translation, answer: Answer) -> None:
+    """Write one input's answer into `message`, in place: a large one is not copied."""
+    pace = Pace()
+    _fill_best(message, answer)
+    message.source_tokens.extend(answer.source_tokens)
+    await _fill_hypotheses(message.hypotheses, answer, pace)
+
+
+async def fill_summary(message: generation_pb2.GenerationSummary, answer: Answer) -> None:
+    """Write what is to be said of a generated text at its end into `message`."""
+    pace = Pace()
+    message.version = answer.version
+    _fill_best(message, answer)
+    await _fill_hypotheses(message.hypotheses, answer, pace)
+
+
+def fill_text_score(message: decoding_pb2.TextScore, scored: Scored) -> None:
+    """Write how probable a text is into `message`."""
+    message.log_probability = scored.log_probability
+    message.perplexity = scored.perplexity
+    _fill_tokens(message.tokens, scored.tokens)
+
+
+def check_size(message: Message, max_bytes: int | None) -> None:
+    """Refuse to send a message that is too long.
+
+    Raises:
+        AnswerTooLarge: it is.
+    """
+    if max_bytes is not None and message.ByteSize() > max_bytes:
+        raise AnswerTooLarge(max_bytes)
+
+
+def _fill_best(
+    message: translation_pb2.Translation | generation_pb2.GenerationSummary, answer: Answer
+) -> None:
     best = answer.best
-    return translation_pb2.Translation(
-        text=best.text,
-        finish_reason=_FINISH_REASONS[best.finish_reason],
-        usage=_usage(answer),
-        log_probability=best.log_probability,
-        score=best.score,
-        tokens=_tokens(best.tokens),
-        hypotheses=_hypotheses(answer),
-        source_tokens=answer.source_tokens,
-    )
+    if isinstance(message, translation_pb2.Translation):
+        message.text = best.text
+    message.finish_reason = _FINISH_REASONS[best.finish_reason]
+    message.usage.input_tokens = answer.num_input_tokens
+    message.usage.output_tokens = answer.num_output_tokens
+    message.log_probability = best.log_probability
+    message.score = best.score
+    _fill_tokens(message.tokens, best.tokens)
 
 
-def summary(answer: Answer) -> generation_pb2.GenerationSummary:
-    """What is to be said of a generated text at its end."""
-    best = answer.best
-    return generation_pb2.GenerationSummary(
-        version=answer.version,
-        finish_reason=_FINISH_REASONS[best.finish_reason],
-        usage=_usage(answer),
-        log_probability=best.log_probability,
-        score=best.score,
-        tokens=_tokens(best.tokens),
-        hypotheses=_hypotheses(answer),
-    )
+async def _fill_hypotheses(messages: Any, answer: Answer, pace: Pace) -> None:
+    if len(answer.texts) < 2:
+        return
+    for text in answer.texts:
+        message = messages.add(
+            text=text.text,
+            finish_reason=_FINISH_REASONS[text.finish_reason],
+            output_tokens=text.num_output_tokens,
+            log_probability=text.log_probability,
+            score=text.score,
+        )
+        _fill_tokens(message.tokens, text.tokens)
+        await pace()
 
 
-def text_score(scored: Scored) -> decoding_pb2.TextScore:
-    """How probable a text is."""
-    return decoding_pb2.TextScore(
-        log_probability=scored.log_probability,
-        perplexity=scored.perplexity,
-        tokens=_tokens(scored.tokens),
-    )
-
-
-def _usage(answer: Answer) -> decoding_pb2.TokenUsage:
-    return decoding_pb2.TokenUsage(
-        input_tokens=answer.num_input_tokens, output_tokens=answer.num_output_tokens
-    )
-
-
-def _hypotheses(answer: Answer) -> list[decoding_pb2.Hypothesis]:
-    return [_hypothesis(text) for text in answer.texts] if len(answer.texts) > 1 else []
-
-
-def _hypothesis(text: TextAnswer) -> decoding_pb2.Hypothesis:
-    return decoding_pb2.Hypothesis(
-        text=text.text,
-        finish_reason=_FINISH_REASONS[text.finish_reason],
-        output_tokens=text.num_output_tokens,
-        log_probability=text.log_probability,
-        score=text.score,
-        tokens=_tokens(text.tokens),
-    )
-
-
-def _tokens(tokens: Iterable[OutputToken]) -> list[decoding_pb2.OutputToken]:
-    return [
-        decoding_pb2.OutputToken(
+def _fill_tokens(messages: Any, tokens: Iterable[OutputToken]) -> None:
+    for token in tokens:
+        message = messages.add(
             id=token.token_id,
             token=token.token,
             log_probability=token.log_probability,
-            alternatives=[
-                decoding_pb2.TokenAlternative(id=token_id, token=spelling, log_probability=log_probability)
-                for token_id, spelling, log_probability in token.alternatives
-            ],
             source_index=token.source_index,
         )
-        for token in tokens
-    ]
+        for token_id, spelling, log_probability in token.alternatives:
+            message.alternatives.add(id=token_id, token=spelling, log_probability=log_probability)

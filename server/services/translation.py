@@ -4,6 +4,7 @@ import grpc.aio
 from dragoman.v1 import translation_pb2, translation_pb2_grpc
 
 from server.calls import Call, Delta, ScoringCall
+from server.pace import Pace
 from server.runtime import Runtime
 from server.services import messages
 
@@ -25,9 +26,12 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
     async def Translate(self, request: Request, context: Context) -> translation_pb2.TranslateResponse:
         """Translate every input and answer when all are done."""
         answers = await self._runtime.answer(_call(request, context.time_remaining()))
-        return translation_pb2.TranslateResponse(
-            version=answers[0].version, translations=[messages.translation(answer) for answer in answers]
-        )
+        response = translation_pb2.TranslateResponse(version=answers[0].version)
+        pace = Pace()
+        for answer in answers:
+            await messages.fill_translation(response.translations.add(), answer)
+            await pace()
+        return response
 
     # grpc.aio takes a coroutine that writes just as well as the generator that the stubs know; cancelling
     # the call reaches a coroutine wherever it waits.
@@ -39,7 +43,8 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
         async def send(delta: Delta) -> None:
             response = translation_pb2.StreamTranslateResponse(index=delta.index, text_delta=delta.text)
             if delta.answer:
-                response.translation.CopyFrom(messages.translation(delta.answer))
+                await messages.fill_translation(response.translation, delta.answer)
+                messages.check_size(response, self._runtime.max_message_bytes)
                 response.version = delta.answer.version
             await context.write(response)
 
@@ -62,9 +67,12 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
                 deadline_s=messages.deadline_s(context.time_remaining()),
             )
         )
-        return translation_pb2.ScoreTranslationsResponse(
-            version=scores[0].version, scores=[messages.text_score(score) for score in scores]
-        )
+        response = translation_pb2.ScoreTranslationsResponse(version=scores[0].version)
+        pace = Pace()
+        for score in scores:
+            messages.fill_text_score(response.scores.add(), score)
+            await pace()
+        return response
 
 
 def _call(request: Request, time_remaining_s: float | None) -> Call:
