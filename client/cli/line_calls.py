@@ -12,6 +12,7 @@ from client.errors import InvalidRequestError
 from client.messages import refused_inputs
 from client.pipeline import map_in_order, until_accepted
 from common.errors import UsageError
+from common.text import is_blank
 
 __all__ = ["LINES_PER_CALL", "LineAnswers", "LineCalls", "lines_from"]
 
@@ -117,10 +118,10 @@ class LineCalls(Generic[_Item, _Answer]):
         return LineAnswers(block, answers)
 
     def _parsed(self, line: str | BadLine) -> tuple[_Item] | BadLine | None:
-        """What is asked, in a tuple of its own; None for an empty line."""
+        """What is asked, in a tuple of its own; None for a line without anything that is seen."""
         if isinstance(line, BadLine):
             return line
-        if not line.strip():
+        if is_blank(line):
             return None
         try:
             return (self.parse(line),)

@@ -96,6 +96,12 @@ async def test_skipped_lines_keep_their_place_and_are_counted(
     assert len(told) == 7
 
 
+async def test_a_line_of_which_nothing_is_seen_is_an_empty_one(tmp_path: Path) -> None:
+    content = "a\n\u200b\n\ufeff\n\x01\n\u00a0\t\nb\n"
+    assert await answers_to(content.encode(), calls(), tmp_path) == ["A", None, None, None, None, "B"]
+    assert asked == [["a"], ["b"]]
+
+
 async def test_many_skipped_lines_are_named_up_to_a_limit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
