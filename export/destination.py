@@ -11,9 +11,7 @@ from server.bundle import MANIFEST_NAME, Manifest
 __all__ = ["bundle_destination", "bundle_flaw", "choose_bundle_folder", "served_folder"]
 
 _VERSION = re.compile(r"0|[1-9][0-9]*")
-_LIKE_A_VERSION = re.compile(
-    r"(v|ver|version|r|rev)?[-_. ]?\d[\d._-]*((a|b|rc|alpha|beta)\d*)?", re.IGNORECASE
-)
+_LIKE_A_VERSION = re.compile(r"(v|ver|version|r|rev)?[-_. ]?\d[\d._-]*((rc|alpha|beta)\d*)?", re.IGNORECASE)
 
 
 def choose_bundle_folder(out: Path) -> Path:
@@ -54,11 +52,12 @@ def bundle_flaw(folder: Path) -> str | None:
     """Why what is at `folder` is not a bundle that an export wrote, with nothing else in it; None where it is one."""
     if not folder.is_dir():
         return "it is a file"
-    try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST_NAME).read_bytes())
-    except OSError:
+    path = folder / MANIFEST_NAME
+    if path.is_symlink() or not path.is_file():
         return f"it holds no {MANIFEST_NAME}"
-    except ValueError:
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
         return f"its {MANIFEST_NAME} is not one of a bundle"
     known = {MANIFEST_NAME, *manifest.files}
     for path in sorted(folder.iterdir()):

@@ -40,7 +40,7 @@ def run_flaw(path: Path) -> str | None:
     if not (path / RECIPE_FILE).exists():
         others = sorted(other.name for other in path.iterdir() if not other.name.startswith("."))
         return f"it holds {others[0]!r} and no {RECIPE_FILE}" if others else None
-    if not _is_recipe(path / RECIPE_FILE):
+    if not (path / RECIPE_FILE).is_file() or not _is_recipe(path / RECIPE_FILE):
         return f"its {RECIPE_FILE} is not that of a run"
     return next(_foreign_things(path), None)
 

@@ -101,6 +101,7 @@ def test_what_would_never_be_served_is_refused_with_what_to_write(out: str, mess
         ("models/nested/1", "it holds 'more' as well"),
         ("models/torn/1", "its bundle.json is not one of a bundle"),
         ("models/none/1", "it holds no bundle.json"),
+        ("models/endless/1", "it holds no bundle.json"),
         ("models/link/1", "is a link to"),
     ],
 )
@@ -108,12 +109,14 @@ def test_only_a_bundle_is_ever_replaced(here: Path, out: str, message: str) -> N
     (here / "file").touch()
     (here / "models" / "file").mkdir()
     (here / "models" / "file" / "1").write_text("thesis")
-    for name in ("foreign", "nested", "torn", "none"):
+    for name in ("foreign", "nested", "torn", "none", "endless"):
         shutil.copytree(SPELL, here / "models" / name / "1")
     (here / "models/foreign/1/notes.txt").touch()
     (here / "models/nested/1/more").mkdir()
     (here / "models/torn/1/bundle.json").write_text('{"schema_version": 2')
     (here / "models/none/1/bundle.json").unlink()
+    (here / "models/endless/1/bundle.json").unlink()
+    (here / "models/endless/1/bundle.json").symlink_to("/dev/zero")
     (here / "models/link").mkdir()
     (here / "models/link/1").symlink_to(here / "models/spell/1")
     before = tree(here)
