@@ -1,20 +1,29 @@
 """What is in a run folder before training: nothing, a finished run, or one to go on with."""
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.errors import OperationError, UsageError
 from common.files import Destination, check_writable
 from model.recipe import Recipe
-from model.run import RECIPE_FILE, RECORD_FILE, RUN_FILES, STATE_FOLDER, WEIGHTS_FILE, read_settings
+from model.run import (
+    CHECKPOINT_FOLDER,
+    RECIPE_FILE,
+    RECORD_FILE,
+    RUN_FILES,
+    STATE_FOLDER,
+    WEIGHTS_FILE,
+    read_settings,
+)
 from model.run_folder import run_flaw
 from model.training.reproduction import flat_settings
 from model.training.state import State, StateStore
 
-__all__ = ["changed_settings", "make_room", "resume_state"]
+__all__ = ["changed_settings", "leaving_nothing_of_a_refusal", "make_room", "resume_state"]
 
 _FIXED = ("task", "model.", "tokenizer.", "training.optimizer")
 """Settings, or beginnings of their names, that weights, token ids and the optimizers' moments in a state depend on."""
@@ -99,11 +108,33 @@ def make_room(
         before_removal()
     check_writable(out)
     try:
-        for name in RUN_FILES:
-            path = out / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        _remove(out, RUN_FILES)
     except OSError as error:
         raise OperationError(f"cannot replace the run in {out}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def leaving_nothing_of_a_refusal(out: Path) -> Iterator[None]:
+    """Where the block makes `out` and is then refused before it learned anything, have it leave nothing.
+
+    Folders above `out` that were made with it go as well, if they are empty.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        yield
+    except UsageError:
+        if made and _found(out) is None and not any((out / CHECKPOINT_FOLDER).glob("*")):
+            with contextlib.suppress(OSError):
+                _remove(out, (*RUN_FILES, RECIPE_FILE))
+                for folder in made:
+                    folder.rmdir()
+        raise
+
+
+def _remove(out: Path, names: Sequence[str]) -> None:
+    for name in names:
+        path = out / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _found(out: Path) -> str | None:

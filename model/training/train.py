@@ -1,5 +1,6 @@
 """Training, from a recipe to a run folder."""
 
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from model.training.hardware import set_threads
 from model.training.progress import Reporter
 from model.training.report import write_report
 from model.training.reproduction import flat_settings
-from model.training.resume import make_room, resume_state
+from model.training.resume import leaving_nothing_of_a_refusal, make_room, resume_state
 from model.training.session import Session
 from model.training.state import State
 from model.training.stopping import StopRequest, StopRequestedError
@@ -77,12 +78,14 @@ def train(
     recipe = recipe.with_data(data)
     start = load_run(beginning.init) if beginning.init else None
     stop = StopRequest()
-    with joined_world(recipe.training.device) as world, stop.listening():
+    with joined_world(recipe.training.device) as world, stop.listening(), contextlib.ExitStack() as ending:
         if world.size > 1 and _reads_standard_input(recipe):
             raise UsageError(
                 f"{world.size} processes cannot share the standard input: "
                 "write the corpus to a file, or train in one process"
             )
+        if world.is_main:
+            ending.enter_context(leaving_nothing_of_a_refusal(out))
         notes, resumed = _open_folder(recipe, out, beginning, world)
         num_threads = set_threads(recipe.training.num_threads, world.num_local)
         width = None if sys.stderr.isatty() else _WIDE

@@ -299,10 +299,18 @@ def test_a_corpus_that_does_not_fit_the_model_is_refused(numbers: Path, tmp_path
         train(narrow, tmp_path / "run", show_progress=False)
 
 
-def test_an_empty_corpus_is_refused(numbers: Path, tmp_path: Path) -> None:
+def test_an_empty_corpus_is_refused_and_leaves_nothing(numbers: Path, tmp_path: Path) -> None:
     (numbers / "train.tsv").write_text("")
+    before = tree(tmp_path)
     with pytest.raises(CorpusError, match="empty"):
-        train(translation(numbers), tmp_path / "run", show_progress=False)
+        train(translation(numbers), tmp_path / "runs" / "run", show_progress=False)
+    assert tree(tmp_path) == before
+
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "notes.txt").touch()
+    with pytest.raises(CorpusError, match="empty"):
+        train(translation(numbers), tmp_path / "runs" / "run", show_progress=False)
+    assert list(tree(tmp_path / "runs")) == ["notes.txt"]
 
 
 def test_the_summary_says_what_happened(
