@@ -1,6 +1,7 @@
 """From what the engine decoded to what callers see: texts, spelled tokens, figures for the metrics."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
@@ -85,7 +86,7 @@ async def scored(submitted: Submitted, finished: Sequence[Finished], pace: Pace)
         version=submitted.model.version,
         log_probability=hypothesis.log_probability,
         perplexity=hypothesis.perplexity,
-        tokens=_output_tokens(submitted.model.tokenizer, hypothesis),
+        tokens=_OutputTokens(submitted.model.tokenizer, hypothesis),
     )
 
 
@@ -111,16 +112,25 @@ def _text_answer(submitted: Submitted, hypothesis: Hypothesis) -> TextAnswer:
         num_output_tokens=hypothesis.num_output_tokens,
         log_probability=hypothesis.log_probability,
         score=hypothesis.score,
-        tokens=_output_tokens(submitted.model.tokenizer, hypothesis),
+        tokens=_OutputTokens(submitted.model.tokenizer, hypothesis),
     )
 
 
-def _output_tokens(tokenizer: Tokenizer, hypothesis: Hypothesis) -> tuple[OutputToken, ...]:
-    # The end of sequence has no place in the alignment.
-    places = (*hypothesis.alignment, *[None] * (len(hypothesis.tokens) - len(hypothesis.alignment)))
-    return tuple(
-        _output_token(tokenizer, token, place) for token, place in zip(hypothesis.tokens, places, strict=True)
-    )
+class _OutputTokens:
+    """Tokens of a hypothesis, spelled when they are read.
+
+    A call may have hundreds of thousands of them: kept, they would make each collection of garbage take 50 ms.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, hypothesis: Hypothesis) -> None:
+        self._tokenizer = tokenizer
+        self._hypothesis = hypothesis
+
+    def __iter__(self) -> Iterator[OutputToken]:
+        tokens, alignment = self._hypothesis.tokens, self._hypothesis.alignment
+        # The end of sequence has no place in the alignment.
+        for token, place in itertools.zip_longest(tokens, alignment[: len(tokens)]):
+            yield _output_token(self._tokenizer, token, place)
 
 
 def _output_token(tokenizer: Tokenizer, token: TokenScore, source_index: int | None) -> OutputToken:

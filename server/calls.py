@@ -1,6 +1,6 @@
 """What callers ask and what they get, free of any transport."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from server.decoding.hypothesis import FinishReason
@@ -82,7 +82,7 @@ class TextAnswer:
     num_output_tokens: int
     log_probability: float
     score: float
-    tokens: tuple[OutputToken, ...]
+    tokens: Iterable[OutputToken]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,4 +121,4 @@ class Scored:
     version: str
     log_probability: float
     perplexity: float
-    tokens: tuple[OutputToken, ...]
+    tokens: Iterable[OutputToken]

@@ -178,13 +178,14 @@ def decoding_parameters(
         )
         if (value := getattr(options, name)) is not None
     }
+    suppressed_token_ids = tuple(options.suppressed_token_ids)
     return tuple(
         DecodingParameters(
             max_tokens=_most_tokens(options, room),
             seed=seed,
             stream=stream,
             num_hypotheses=1 if options.is_sampled else options.num_hypotheses or 1,
-            suppressed_token_ids=tuple(options.suppressed_token_ids),
+            suppressed_token_ids=suppressed_token_ids,
             suppressed_texts=suppressed_texts,
             prefix=prefix,
             num_alternatives=_num_alternatives(options),
