@@ -5,20 +5,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import UsageError
-from server.config import load_settings
-from server.logs import quiet_grpc_core
 from server.stopping import StopSignals, open_closed_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and serve; returns the exit code."""
     open_closed_streams()
-    with StopSignals() as signals:
+    with StopSignals() as signals:  # first of all: the imports that follow take a second
         return _serve(_parser().parse_args(arguments), signals)
 
 
 def _serve(options: argparse.Namespace, signals: StopSignals) -> int:
+    from common.errors import UsageError  # noqa: PLC0415
+    from server.config import load_settings  # noqa: PLC0415
+    from server.logs import quiet_grpc_core  # noqa: PLC0415
+
     try:
         settings = load_settings(
             options.config,

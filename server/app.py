@@ -240,9 +240,7 @@ class Server:
         is_over = self._stop is None or await self._stop.end()
         if self._socket_file is not None:
             self._socket_file.remove()
-        if self._loading is not None:
-            await asyncio.wait([self._loading], timeout=LOADING_LIMIT_S)
-            is_over &= self._loading.done()
+        is_over &= await self._end_loading()
         is_over &= await asyncio.to_thread(self._registry.close, LANES_LIMIT_S)
         await asyncio.to_thread(self._operations.close)
         return is_over
@@ -264,6 +262,15 @@ class Server:
         if self._loading.done():
             self._registry = self._loading.result()
         return not stop.is_set()
+
+    async def _end_loading(self) -> bool:
+        """Wait a little for a loading that the stop has overtaken; returns whether it has ended."""
+        if self._loading is None:
+            return True
+        done, _ = await asyncio.wait([self._loading], timeout=LOADING_LIMIT_S)
+        if done and self._loading.exception() is None:
+            self._registry = self._loading.result()
+        return bool(done)
 
     def _build_grpc(self) -> grpc.aio.Server:
         listen = self._settings.server

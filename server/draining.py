@@ -13,6 +13,7 @@ import grpc.aio
 __all__ = ["CallsInFlight", "GrpcStop"]
 
 QUIET_S = 0.05
+QUIET_DECAY = 0.8
 QUIET_TURNS = 20
 """Between a call's arrival and its begin lie a few turns of the event loop and of gRPC's own threads; a turn
 is long while many streams are being written."""
@@ -64,11 +65,15 @@ class CallsInFlight:
             await self._may_run.wait()
 
     async def wait_until_none_begins(self) -> None:
-        """Return when no call has begun for a while: those that had arrived have been taken up."""
-        num_begun = -1
+        """Return when no call has begun for a while: those that had arrived have been taken up.
+
+        The while gets shorter, so that a gap is found also between calls that come at a steady rate.
+        """
+        num_begun, quiet_s = -1, QUIET_S
         while num_begun != self._num_begun:
             num_begun = self._num_begun
-            await asyncio.sleep(QUIET_S)
+            await asyncio.sleep(quiet_s)
+            quiet_s *= QUIET_DECAY
             for _ in range(QUIET_TURNS):
                 await asyncio.sleep(0)
 
