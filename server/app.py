@@ -132,6 +132,7 @@ async def run(settings: ServerSettings, signals: StopSignals, log: ServerLog) ->
     finally:
         reporting.cancel()
         is_over = await server.close()
+    log.report_losses()
     _log.info("stopped")
     return is_over
 

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # no stubs
 
 from server.config import LoggingSettings
-from server.logs import configure_logs
+from server.interceptors import _abort
+from server.logs import ServerLog, configure_logs
+from server.status import internal_status
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +62,43 @@ def test_a_traceback_shows_no_local_variables(log_format: str) -> None:
     assert "ValueError: 23" in stream.getvalue()
     assert "in fail" in stream.getvalue()
     assert "words of a user" not in stream.getvalue()
+
+
+def test_a_storm_is_some_lines_and_a_count() -> None:
+    stream = io.StringIO()
+    log = ServerLog(configure_logs(LoggingSettings(format="json"), stream))
+    for number in range(500):
+        structlog.get_logger().warning("request", code="INVALID_ARGUMENT", number=number)
+        logging.getLogger("asyncio").error("callback %d failed", number)
+    structlog.get_logger().warning("request", code="NOT_FOUND")  # another kind
+    structlog.get_logger().info("serving")  # what happens once is no kind
+    log.report_losses()
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    num_lines = sum(event["event"] != "log_lines_suppressed" for event in events)
+    assert num_lines < 60
+    counts = {event["kind"]: event["count"] for event in events if event["event"] == "log_lines_suppressed"}
+    assert len(counts) == 2
+    assert num_lines + sum(counts.values()) == 1002
+    assert counts["request INVALID_ARGUMENT"] >= 470
+
+
+def test_a_call_that_its_client_ended_has_no_traceback_of_grpc() -> None:
+    stream = io.StringIO()
+    configure_logs(LoggingSettings(), stream)
+    logger = logging.getLogger("grpc._cython.cygrpc")
+    error = cygrpc.ExecuteBatchError("execute_batch", ())
+    logger.error("ExecuteBatchError raised in core by servicer method [x]", exc_info=error)
+    assert stream.getvalue() == ""
+    try:
+        fail("")
+    except ValueError:
+        logger.exception("Unexpected [ValueError] raised by servicer method [x]")
+    assert "ValueError" in stream.getvalue()
+
+
+async def test_a_status_that_cannot_be_sent_is_no_failure() -> None:
+    class Ended:
+        async def abort_with_status(self, status: object) -> None:
+            raise cygrpc.ExecuteBatchError("execute_batch", ())
+
+    await _abort(Ended(), internal_status("an id"))  # type: ignore[arg-type]  # all that is asked of a context
