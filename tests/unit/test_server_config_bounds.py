@@ -46,6 +46,7 @@ def test_an_impossible_size_is_one_line_with_the_key(key: str, value: str) -> No
 def test_grpc_takes_the_largest_and_the_smallest_that_is_allowed() -> None:
     for bound in ("maximum", "minimum"):
         listening = {key: form[bound] for key, form in NUMERIC.items() if key.startswith("server.")}
+        listening["server.metrics_port"] = 8002  # the two ports differ
         settings = load_settings(options={**listening, "engine.max_waiting": 1_000_000})
         for name, value in channel_options(settings.server):
             assert isinstance(value, int)
