@@ -152,26 +152,29 @@ class Rows:
     def align(self, source_ids: Sequence[int], outputs: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """Where in its source each output token looks, the heads' mean of one decoder layer.
 
-        Each output has a run of its own, so that none depends on the length of another.
+        Outputs of one length share a run: a search may finish hundreds of them in one step. None depends on the length
+        of another.
 
         Returns:
             For each output (T + 1, S), the end of sequence last, which an output of full length lacks; each row
             sums to 1.
         """
         special, longest = self._manifest.special_tokens, self._manifest.limits.max_output_tokens
-        source, length = _padded([source_ids], special.padding)
-        return [
-            self._run(
-                "align",
-                {
-                    "source_ids": source,
-                    "source_lengths": length,
-                    # Behind an answer of full length no end of sequence comes, and no position.
-                    "target_ids": np.array([[special.begin, *output][:longest]], np.int64),
-                },
-            )["attention"][0]
-            for output in outputs
-        ]
+        # Behind an answer of full length no end of sequence comes, and no position.
+        targets = [[special.begin, *output][:longest] for output in outputs]
+        alike: dict[int, list[int]] = {}
+        for place, target in enumerate(targets):
+            alike.setdefault(len(target), []).append(place)
+        found: dict[int, NDArray[np.float32]] = {}
+        for length, places in alike.items():
+            most = max(1, _MAX_RUN_TOKENS // (length + len(source_ids)))
+            for start in range(0, len(places), most):
+                together = places[start : start + most]
+                source, lengths = _padded([source_ids] * len(together), special.padding)
+                target_ids = np.array([targets[place] for place in together], np.int64)
+                run: GraphInputs = {"source_ids": source, "source_lengths": lengths, "target_ids": target_ids}
+                found |= zip(together, self._run("align", run)["attention"], strict=True)
+        return [found[place] for place in range(len(targets))]
 
     def decode(self, num_rows: int, num_best: int = 1, *, needs_all: bool = True) -> Predictions:
         """Feed `arena.token_ids` of the first `num_rows` rows; every row's length grows by one.

@@ -112,6 +112,7 @@ def _fill_best(
 
 
 async def _fill_hypotheses(messages: Any, answer: Answer, pace: Pace) -> None:
+    await pace()  # the best one has its tokens
     if len(answer.texts) < 2:
         return
     for text in answer.texts:

@@ -1,0 +1,37 @@
+"""Outputs of one length are aligned in one run, and each as it is alone."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from server import rows as rows_module
+from server.backend import Backend
+from server.bundle import Bundle
+from server.rows import Rows
+
+ALIGNED = Path(__file__).parents[1] / "fixtures" / "aligned"
+
+
+@pytest.mark.parametrize("max_run_tokens", [16_384, 30])
+def test_outputs_of_one_length_share_a_run(monkeypatch: pytest.MonkeyPatch, max_run_tokens: int) -> None:
+    bundle = Bundle.read(next(ALIGNED.glob("*/*")))
+    rows = Backend.load(bundle, provider="cpu", num_threads=1).rows(2)
+    source = list(bundle.tokenizer.encode("907").ids)
+    outputs = [[5, 6, 7], [8], [9, 5, 6], [7], [], [6, 6, 6], [5]]
+    alone = [rows.align(source, [output])[0] for output in outputs]
+    monkeypatch.setattr(rows_module, "_MAX_RUN_TOKENS", max_run_tokens)
+    num_together, run = [], Rows._run
+
+    def recorded(self: Rows, graph: str, inputs: Any) -> Any:
+        num_together.append(len(inputs["target_ids"]))
+        return run(self, graph, inputs)
+
+    monkeypatch.setattr(Rows, "_run", recorded)
+    together = rows.align(source, outputs)
+    for one, other, output in zip(together, alone, outputs, strict=True):
+        assert one.shape == (len(output) + 1, len(source))
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert sum(num_together) == len(outputs)
+    assert len(num_together) == 3 if max_run_tokens > 30 else len(num_together) > 3
