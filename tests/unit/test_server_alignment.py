@@ -14,7 +14,7 @@ from server.rows import Rows
 ALIGNED = Path(__file__).parents[1] / "fixtures" / "aligned"
 
 
-@pytest.mark.parametrize("max_run_tokens", [16_384, 30])
+@pytest.mark.parametrize("max_run_tokens", [16_384, 16])
 def test_outputs_of_one_length_share_a_run(monkeypatch: pytest.MonkeyPatch, max_run_tokens: int) -> None:
     bundle = Bundle.read(next(ALIGNED.glob("*/*")))
     rows = Backend.load(bundle, provider="cpu", num_threads=1).rows(2)
@@ -34,4 +34,4 @@ def test_outputs_of_one_length_share_a_run(monkeypatch: pytest.MonkeyPatch, max_
         assert one.shape == (len(output) + 1, len(source))
         np.testing.assert_allclose(one, other, atol=1e-6)
     assert sum(num_together) == len(outputs)
-    assert len(num_together) == 3 if max_run_tokens > 30 else len(num_together) > 3
+    assert len(num_together) == 3 if max_run_tokens > 16 else len(num_together) > 3
