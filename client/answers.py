@@ -11,6 +11,8 @@ from client.results import (
     GenerationSummary,
     Hypothesis,
     ModelInfo,
+    ModelList,
+    NotLoadedModel,
     OutputToken,
     QualityFigure,
     Task,
@@ -20,7 +22,7 @@ from client.results import (
     TranslationDelta,
 )
 
-__all__ = ["delta_from", "model_from", "scores_from", "summary_from", "translations_from"]
+__all__ = ["delta_from", "model_from", "models_from", "scores_from", "summary_from", "translations_from"]
 
 _FINISH_REASONS = {
     decoding_pb2.FINISH_REASON_END_OF_SEQUENCE: FinishReason.END_OF_SEQUENCE,
@@ -74,6 +76,22 @@ def scores_from(
         )
         for score in response.scores
     ]
+
+
+def models_from(response: model_pb2.ListModelsResponse) -> ModelList:
+    """The models that the server holds, and what it could not load."""
+    return ModelList(
+        (model_from(model) for model in response.models),
+        (
+            NotLoadedModel(each.name, each.version, _reason_from(each.reason), each.description)
+            for each in response.not_loaded
+        ),
+    )
+
+
+def _reason_from(reason: int) -> str:
+    known = model_pb2.NotLoadedReason.DESCRIPTOR.values_by_number.get(reason)
+    return known.name.removeprefix("NOT_LOADED_REASON_").lower() if known else "unspecified"
 
 
 def model_from(model: model_pb2.Model) -> ModelInfo:

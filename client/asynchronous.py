@@ -28,7 +28,7 @@ from client.batching import (
 )
 from client.channel import DEFAULT_TIMEOUT_S, WATCH_PAUSE_S, ChannelSettings, resolve_target
 from client.errors import InvalidRequestError, call_errors
-from client.results import DecodingOptions, ModelInfo, TextScore, Translation
+from client.results import DecodingOptions, ModelInfo, ModelList, TextScore, Translation
 
 __all__ = ["AsyncClient"]
 
@@ -194,10 +194,10 @@ class AsyncClient:
         )
         return await self._in_batches(self._generation.ScoreTexts, batches, answers.scores_from)
 
-    async def models(self, *, timeout_s: float | None = None) -> list[ModelInfo]:
-        """Every model the server holds, sorted by name, then by version."""
+    async def models(self, *, timeout_s: float | None = None) -> ModelList:
+        """Every model the server holds, sorted by name, then by version; `not_loaded` has what it could not load."""
         response = await self._unary(self._models.ListModels, model_pb2.ListModelsRequest(), timeout_s)
-        return [answers.model_from(model) for model in response.models]
+        return answers.models_from(response)
 
     async def model(self, name: str, version: str = "", *, timeout_s: float | None = None) -> ModelInfo:
         """One model, in its highest version when `version` is left out.

@@ -26,7 +26,7 @@ from client.batching import (
 from client.blocking_streams import Generation, StreamingCall, TranslationStream
 from client.channel import DEFAULT_TIMEOUT_S, WATCH_PAUSE_S, ChannelSettings, resolve_target
 from client.errors import InvalidRequestError, call_errors
-from client.results import DecodingOptions, ModelInfo, TextScore, Translation
+from client.results import DecodingOptions, ModelInfo, ModelList, TextScore, Translation
 
 __all__ = ["Client"]
 
@@ -247,10 +247,10 @@ class Client:
         )
         return self._in_batches(self._generation.ScoreTexts, batches, answers.scores_from)
 
-    def models(self, *, timeout_s: float | None = None) -> list[ModelInfo]:
-        """Every model the server holds, sorted by name, then by version."""
+    def models(self, *, timeout_s: float | None = None) -> ModelList:
+        """Every model the server holds, sorted by name, then by version; `not_loaded` has what it could not load."""
         response = self._unary(self._models.ListModels, model_pb2.ListModelsRequest(), timeout_s)
-        return [answers.model_from(model) for model in response.models]
+        return answers.models_from(response)
 
     def model(self, name: str, version: str = "", *, timeout_s: float | None = None) -> ModelInfo:
         """One model, in its highest version when `version` is left out.

@@ -1,7 +1,7 @@
 """What a server answers, as plain data: no protobuf type reaches the caller."""
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -11,6 +11,8 @@ __all__ = [
     "GenerationSummary",
     "Hypothesis",
     "ModelInfo",
+    "ModelList",
+    "NotLoadedModel",
     "OutputToken",
     "QualityFigure",
     "Task",
@@ -250,3 +252,33 @@ class ModelInfo:
     max_output_tokens: int
     provenance: Mapping[str, Any]
     quality: tuple[QualityFigure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NotLoadedModel:
+    """What lies in a server's models folder and is not served.
+
+    Attributes:
+        name: The model's folder.
+        version: The version's folder; "" where the whole model is meant.
+        reason: "not_a_model", "invalid_name", "unreadable", "duplicate_version", "broken" or "unavailable"; a newer
+            server may have others.
+        description: One line for people.
+    """
+
+    name: str
+    version: str
+    reason: str
+    description: str
+
+
+class ModelList(list[ModelInfo]):
+    """The models that a server holds.
+
+    Attributes:
+        not_loaded: What the server found beside them and does not serve, by name and version.
+    """
+
+    def __init__(self, models: Iterable[ModelInfo], not_loaded: Iterable[NotLoadedModel] = ()) -> None:
+        super().__init__(models)
+        self.not_loaded = tuple(not_loaded)

@@ -41,7 +41,7 @@ from server.scheduler import Departure, Plan, QueueFullError, Scheduler
 from server.scheduler import Sequence as Scheduled
 from server.trial import check_answers
 
-__all__ = ["Engine", "Occupancy", "Ticket", "lane_layout", "load_backend"]
+__all__ = ["Engine", "Occupancy", "Ticket", "lane_layout", "load_backend", "load_checked_backend"]
 
 RETRY_DELAY_S = 1.0
 """What a refused caller is told to wait."""
@@ -225,20 +225,7 @@ class Engine:
             ProviderUnavailable: the provider asked for cannot be had.
             ResourceUnavailable: there is no memory, or no thread, for the lanes.
         """
-        backend = load_backend(bundle, settings)
-        num_lanes, _ = lane_layout(settings)
-        (budget or MemoryBudget()).grant(
-            engine_bytes(
-                backend,
-                num_lanes=num_lanes,
-                rows_per_lane=settings.slots_per_lane + _num_reserved(settings),
-                prefix_cache_bytes=settings.prefix_cache_bytes,
-            ),
-            f"{bundle.path}: engine.lanes = {num_lanes} of engine.slots_per_lane = {settings.slots_per_lane}",
-            "lower one of them or engine.prefix_cache_bytes",
-        )
-        check_answers(backend, num_rows=settings.slots_per_lane)
-        return cls(backend, settings, observer)
+        return cls(load_checked_backend(bundle, settings, budget), settings, observer)
 
     def submit(
         self,
@@ -405,6 +392,25 @@ def lane_layout(settings: EngineSettings) -> tuple[int, int]:
     num_lanes = (1 if on_device else num_cores) if settings.lanes == "auto" else settings.lanes
     num_threads = 1 if on_device else max(1, num_cores // num_lanes)
     return num_lanes, num_threads if settings.threads_per_lane == "auto" else settings.threads_per_lane
+
+
+def load_checked_backend(
+    bundle: Bundle, settings: EngineSettings, budget: MemoryBudget | None = None
+) -> Backend:
+    """A bundle's graphs, which an engine of these settings can serve: see `Engine.load`."""
+    backend = load_backend(bundle, settings)
+    num_lanes, _ = lane_layout(settings)
+    num_bytes = engine_bytes(
+        backend,
+        num_lanes=num_lanes,
+        rows_per_lane=settings.slots_per_lane + _num_reserved(settings),
+        prefix_cache_bytes=settings.prefix_cache_bytes,
+    )
+    what = f"{bundle.path}: engine.lanes = {num_lanes} of engine.slots_per_lane = {settings.slots_per_lane}"
+    remedy = "lower one of them or engine.prefix_cache_bytes"
+    with (budget or MemoryBudget()).granted(num_bytes, what, remedy):
+        check_answers(backend, num_rows=settings.slots_per_lane)
+    return backend
 
 
 def load_backend(bundle: Bundle, settings: EngineSettings) -> Backend:

@@ -40,7 +40,6 @@ __all__ = [
     "ProviderUnavailable",
     "RequestError",
     "ResourceUnavailable",
-    "shown",
 ]
 
 MAX_LISTED = 20
@@ -109,15 +108,16 @@ class AnswerTooLarge(InvalidRequest):
 
 
 class ModelNotFound(RequestError):
-    """No model, or no version of it, is served under the name asked for."""
+    """No model, or no version of it, is served under the name asked for; `why` it is not, if it is there."""
 
-    def __init__(self, requested: str, available: Sequence[str]) -> None:
+    def __init__(self, requested: str, available: Sequence[str], why: str = "") -> None:
         self.requested = requested
         self.available = tuple(available)
         listed = ", ".join(self.available[:MAX_LISTED])
         if len(self.available) > MAX_LISTED:
             listed += f" and {len(self.available) - MAX_LISTED} more"
-        super().__init__(f"no model {shown(requested)}; this server has: {listed}")
+        because = f": {why}" if why else ""
+        super().__init__(f"no model {shown(requested)}{because}; this server has: {listed}")
 
 
 class Overloaded(RequestError):

@@ -1,5 +1,8 @@
 """Is there memory for what the settings ask for? Asked before it is reserved, as the system grants more than it has."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from common.memory import available_memory, readable_bytes
 from server.arena import row_bytes
 from server.backend import Backend
@@ -19,8 +22,9 @@ class MemoryBudget:
     def __init__(self) -> None:
         self._granted_bytes = 0
 
-    def grant(self, num_bytes: int, what: str, remedy: str) -> None:
-        """Count `num_bytes` for `what`.
+    @contextmanager
+    def granted(self, num_bytes: int, what: str, remedy: str) -> Iterator[None]:
+        """Count `num_bytes` for `what`, unless the block fails.
 
         Raises:
             ResourceUnavailable: there is not so much; the message has the numbers and `remedy`.
@@ -33,6 +37,11 @@ class MemoryBudget:
                 f"available ({available.limit}){granted}: {remedy}"
             )
         self._granted_bytes += num_bytes
+        try:
+            yield
+        except BaseException:
+            self._granted_bytes -= num_bytes
+            raise
 
 
 def engine_bytes(backend: Backend, *, num_lanes: int, rows_per_lane: int, prefix_cache_bytes: int) -> int:

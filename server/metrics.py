@@ -17,6 +17,7 @@ from server.collectors import (
     PrefixCacheCollector,
     StepCollector,
 )
+from server.discovery import NOT_LOADED_REASONS
 
 __all__ = ["METRIC_PREFIX", "UNKNOWN_MODEL", "ArrivalReason", "Metrics", "ModelMetrics", "RejectionReason"]
 
@@ -99,6 +100,11 @@ class Metrics:
             "From reading the bundle to its golden examples agreeing.",
             ["model"],
         )
+        self.models_not_loaded = self._gauge(
+            "models_not_loaded", "What lies in the models folder and is not served.", ["reason"]
+        )
+        for not_loaded in NOT_LOADED_REASONS:
+            self.models_not_loaded.labels(not_loaded)
         self.threads = self._gauge("threads", "Threads that compute, over all models.")
         self._gauge("cpu_limit_cores", "Cores this process may use.").set(cpu_limit_cores)
 

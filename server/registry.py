@@ -9,15 +9,18 @@ from pathlib import Path
 import structlog
 from tokenizers import Tokenizer
 
-from server.bundle import Bundle, Manifest
+from common.errors import DragomanError, OperationError
+from server.bundle import Bundle, Manifest, one_line
 from server.config import EngineSettings
 from server.decoding.suppression import Vocabulary
-from server.engine import Engine
-from server.errors import ModelNotFound, ModelsError
+from server.discovery import NotLoaded, NotLoadedReason, discover
+from server.engine import Engine, load_checked_backend
+from server.errors import ModelNotFound
+from server.memory import MemoryBudget
 from server.metrics import Metrics, ModelMetrics
 from server.tokenising import longest_token
 
-__all__ = ["Registry", "ServedModel", "discover", "load_model", "load_models"]
+__all__ = ["Registry", "ServedModel", "load_model", "load_models"]
 
 _MAX_SHRINKING = 4
 """How many characters a tokenizer's normaliser may make one of: a letter may have three accents beside it."""
@@ -54,9 +57,14 @@ class ServedModel:
 
 
 class Registry:
-    """The models being served, one version of each name."""
+    """The models being served, one version of each name.
 
-    def __init__(self, models: Iterable[ServedModel]) -> None:
+    Attributes:
+        not_loaded: what lies in the models folder and is not served, by name and version.
+    """
+
+    def __init__(self, models: Iterable[ServedModel], not_loaded: Iterable[NotLoaded] = ()) -> None:
+        self.not_loaded = tuple(sorted(not_loaded, key=lambda each: (each.name, each.version)))
         self._models = {model.name: model for model in sorted(models, key=lambda model: model.name)}
 
     def find(self, name: str, version: str = "") -> ServedModel:
@@ -68,8 +76,16 @@ class Registry:
         model = self._models.get(name)
         if model is None or version not in {"", model.version}:
             requested = f"{name}/{version}" if version else name
-            raise ModelNotFound(requested, [f"{each.name}/{each.version}" for each in self.models])
+            available = [f"{each.name}/{each.version}" for each in self.models]
+            raise ModelNotFound(requested, available, self._why_not(name, version))
         return model
+
+    def _why_not(self, name: str, version: str) -> str:
+        """What keeps the model from being served, if it is there."""
+        for each in self.not_loaded:
+            if each.name == name and (not version or each.version in {"", version}):
+                return f"{each.description} ({each.reason})"
+        return ""
 
     @property
     def models(self) -> Sequence[ServedModel]:
@@ -89,31 +105,6 @@ class Registry:
         return all(closed)
 
 
-def discover(directory: Path) -> list[Path]:
-    """The folder of the highest version of each model, sorted by name.
-
-    Versions are whole numbers; other folders, and those whose name starts with a dot, are no versions.
-
-    Raises:
-        ModelsError: the folder is missing or holds no model.
-    """
-    found, others = [], []
-    for model in _folders(directory):
-        versions = _versions(model)
-        if versions:
-            found.append(max(versions, key=lambda version: int(version.name)))
-        else:
-            others.append(model)
-    if not found:
-        hint = f"; did you mean {directory.parent}?" if _versions(directory) else ""
-        raise ModelsError(
-            f"no models in {directory}: expected {directory}/<name>/<version>/bundle.json{hint}"
-        )
-    for folder in others:
-        _log.warning("not_a_model", path=str(folder), reason="no folder in it is named by a number")
-    return found
-
-
 def load_models(
     directory: Path,
     settings: EngineSettings,
@@ -121,40 +112,95 @@ def load_models(
     *,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Registry:
-    """Load the highest version of every model in `directory`, check its golden examples, start its lanes.
+    """Load the highest sound version of every model in `directory`.
 
-    `should_stop` is asked between models, so that a server told to stop while loading does not load them all.
+    A version that cannot be served keeps no other from being served: the next lower one of its model is loaded, and
+    the registry, the log and the metric `models_not_loaded` name it. `should_stop` is asked between versions, so that a
+    server told to stop while loading does not load them all.
 
     Raises:
         ModelsError: there is nothing to load.
-        BundleError: a bundle is corrupt, or gives other answers than it did when it was made.
-        ProviderUnavailable: the execution provider cannot be had here.
+        DragomanError: nothing of what is there can be loaded; the error is that of the first version tried.
     """
+    found, not_loaded = discover(directory)
     models: list[ServedModel] = []
+    failures: list[tuple[Path, Exception]] = []
+    load = functools.partial(load_model, settings=settings, metrics=metrics, budget=MemoryBudget())
     try:
-        for folder in discover(directory):
-            if should_stop():
-                break
-            models.append(load_model(folder, settings, metrics))
+        for versions in found:
+            model, failed = _load_highest(versions, load, should_stop)
+            models += [model] if model is not None else []
+            failures += failed
     except BaseException:
         Registry(models).close()
         raise
-    return Registry(models)
+    if not models and len(failures) == 1:
+        raise failures[0][1]  # it says all that the log would say
+    not_loaded += [_not_loaded(directory, folder, error) for folder, error in failures]
+    for each in not_loaded:
+        metrics.models_not_loaded.labels(each.reason).inc()
+        _log.warning(
+            "not_loaded",
+            model=each.name,
+            version=each.version,
+            reason=each.reason,
+            description=each.description,
+        )
+    if failures and not models:
+        error = failures[0][1]
+        error.args = (f"{error}; none of {len(failures)} versions can be served",)
+        raise error
+    return Registry(models, not_loaded)
 
 
-def load_model(folder: Path, settings: EngineSettings, metrics: Metrics) -> ServedModel:
-    """Load the bundle in `folder`, check its golden examples and start its lanes.
+def _load_highest(
+    versions: Sequence[Path], load: Callable[[Path], ServedModel], should_stop: Callable[[], bool]
+) -> tuple[ServedModel | None, list[tuple[Path, Exception]]]:
+    """The first of these versions that can be served, if one can, and those before it with the reason."""
+    failures: list[tuple[Path, Exception]] = []
+    for folder in versions:
+        if should_stop():
+            break
+        try:
+            return load(folder), failures
+        except Exception as error:  # noqa: BLE001 a fault of ours keeps no other model from being served either
+            failures.append((folder, error))
+    return None, failures
+
+
+def _not_loaded(directory: Path, folder: Path, error: Exception) -> NotLoaded:
+    if not isinstance(error, DragomanError):
+        _log.error("load_failed", path=str(folder), exc_info=error)
+        return NotLoaded.of(
+            directory, folder, "broken", f"unexpected {type(error).__name__}: {one_line(error)}"
+        )
+    reason: NotLoadedReason = "unavailable" if isinstance(error, OperationError) else "broken"
+    return NotLoaded.of(directory, folder, reason, str(error))
+
+
+def load_model(
+    folder: Path, settings: EngineSettings, metrics: Metrics, budget: MemoryBudget | None = None
+) -> ServedModel:
+    """Load the bundle in `folder`, run its graphs at their limits, check its golden examples and start its lanes.
+
+    Args:
+        folder: <models>/<name>/<version>.
+        settings: how it runs.
+        metrics: told of it once it is known to be sound.
+        budget: what other models of this process have reserved; None: there are none.
 
     Raises:
         BundleError: it is corrupt, or gives other answers than it did when it was made.
         ProviderUnavailable: the execution provider cannot be had here.
+        ResourceUnavailable: there is no memory, or no thread, for its lanes.
     """
     started = time.perf_counter()
     bundle = Bundle.read(folder)
     manifest = bundle.manifest
-    model_metrics = metrics.for_model(bundle.name, manifest.task)
     tokenizer = bundle.tokenizer
-    engine = Engine.load(bundle, settings, model_metrics)
+    backend = load_checked_backend(bundle, settings, budget)
+    model_metrics = metrics.for_model(bundle.name, manifest.task)
+    engine = Engine(backend, settings, model_metrics)
     seconds = time.perf_counter() - started
     metrics.watch(bundle.name, engine)
     if manifest.task == "generation":
@@ -207,14 +253,3 @@ def _warn_of_halves_on_cpu(bundle: Bundle, settings: EngineSettings) -> None:
     if bundle.manifest.precision == "fp16" and settings.provider == "cpu":
         reason = "no faster than fp32 on a CPU, slower for a small model: export it with --precision int8"
         _log.warning("fp16_on_cpu", model=bundle.name, version=bundle.version, reason=reason)
-
-
-def _versions(model: Path) -> list[Path]:
-    return [folder for folder in _folders(model) if folder.name.isdecimal()]
-
-
-def _folders(directory: Path) -> list[Path]:
-    try:
-        return sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError as error:
-        raise ModelsError(f"cannot read the models folder {directory}: {error.strerror}") from error

@@ -3,6 +3,7 @@
 import grpc.aio
 from dragoman.v1 import model_pb2, model_pb2_grpc
 
+from server.discovery import NOT_LOADED_REASONS
 from server.registry import Registry, ServedModel
 
 __all__ = ["ModelServicer", "model_message"]
@@ -11,6 +12,11 @@ ListContext = grpc.aio.ServicerContext[model_pb2.ListModelsRequest, model_pb2.Li
 GetContext = grpc.aio.ServicerContext[model_pb2.GetModelRequest, model_pb2.Model]
 
 _TASKS = {"translation": model_pb2.TASK_TRANSLATION, "generation": model_pb2.TASK_GENERATION}
+
+_REASONS = {
+    reason: model_pb2.NotLoadedReason.Value(f"NOT_LOADED_REASON_{reason.upper()}")
+    for reason in NOT_LOADED_REASONS
+}
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
@@ -22,8 +28,19 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     async def ListModels(
         self, request: model_pb2.ListModelsRequest, context: ListContext
     ) -> model_pb2.ListModelsResponse:
-        """All models, sorted by name."""
-        return model_pb2.ListModelsResponse(models=[model_message(model) for model in self._registry.models])
+        """All models, sorted by name, and what could not be loaded."""
+        return model_pb2.ListModelsResponse(
+            models=[model_message(model) for model in self._registry.models],
+            not_loaded=[
+                model_pb2.NotLoadedModel(
+                    name=each.name,
+                    version=each.version,
+                    reason=_REASONS[each.reason],
+                    description=each.description,
+                )
+                for each in self._registry.not_loaded
+            ],
+        )
 
     async def GetModel(self, request: model_pb2.GetModelRequest, context: GetContext) -> model_pb2.Model:
         """One model."""

@@ -12,6 +12,7 @@ import yaml
 from dragoman.v1 import generation_pb2, model_pb2, translation_pb2
 
 from server.collectors import PROMPT_SOURCES
+from server.discovery import NOT_LOADED_REASONS
 from server.metrics import ARRIVAL_REASONS, GRAPHS, METRIC_PREFIX, REJECTION_REASONS, Metrics
 
 SUFFIXES = {
@@ -33,7 +34,7 @@ METHODS = {
 }
 CLOSED_SETS: dict[str, set[str]] = {
     "code": {code.name for code in grpc.StatusCode},
-    "reason": {*REJECTION_REASONS, *ARRIVAL_REASONS},
+    "reason": {*REJECTION_REASONS, *ARRIVAL_REASONS, *NOT_LOADED_REASONS},
     "method": METHODS,
     "source": set(PROMPT_SOURCES),
     "graph": {graph for graphs in GRAPHS.values() for graph in graphs},

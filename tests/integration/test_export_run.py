@@ -29,7 +29,7 @@ from model.errors import CorpusError
 from model.recipe import load_recipe
 from model.training.train import train
 from server.bundle import Bundle
-from server.registry import discover
+from server.discovery import discover
 from server.scoring import forced_steps
 
 BUNDLES = Path(__file__).parents[1] / "fixtures" / "bundles"
@@ -253,7 +253,9 @@ def test_the_command_takes_the_next_version_and_says_what_it_wrote(
         "models/run: its next free version is 2",
         "next: dragoman serve --models models",
     ]
-    assert [path.name for path in discover(Path("models"))] == ["2"]
+    [versions], not_loaded = discover(Path("models"))
+    assert [path.name for path in versions] == ["2", "1"]
+    assert not not_loaded
     assert main(["export", str(run), "--out", "models/run/2"]) == 2
     assert "models/run/2 is a bundle already: give --force" in capsys.readouterr().err
     assert main(["export", str(run), "--out", "models/run/2", "--force", "--precision", "int8"]) == 0

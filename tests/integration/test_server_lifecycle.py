@@ -195,13 +195,6 @@ async def test_a_corrupt_bundle_names_the_file(tmp_path: Path) -> None:
         await start(models)
 
 
-async def test_a_half_copied_version_is_not_passed_over(tmp_path: Path) -> None:
-    models = one_version(tmp_path, "spell/1")
-    (models / "spell" / "2").mkdir()
-    with pytest.raises(BundleError, match=r"no bundle in .*spell/2"):
-        await start(models)
-
-
 async def test_versions_are_numbers_not_words(tmp_path: Path) -> None:
     models = one_version(tmp_path, "spell/1", "spell/2")
     (models / "spell" / "1").rename(models / "spell" / "10")

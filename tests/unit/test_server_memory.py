@@ -47,16 +47,29 @@ def test_the_prefix_cache_counts_where_there_is_one(backend: Backend) -> None:
     assert needed(translating, MIB) == needed(translating, 0)
 
 
+def grant(budget: MemoryBudget, num_bytes: int, what: str) -> None:
+    with budget.granted(num_bytes, what, "lower it"):
+        pass
+
+
 def test_what_was_granted_before_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     available(monkeypatch, 100 * MIB)
     budget = MemoryBudget()
-    budget.grant(60 * MIB, "a", "lower it")
+    grant(budget, 60 * MIB, "a")
     with pytest.raises(ResourceUnavailable) as caught:
-        budget.grant(60 * MIB, "b", "lower it")
+        grant(budget, 60 * MIB, "b")
     assert str(caught.value) == (
         "b takes 60.0 MiB of memory; 100.0 MiB are available (MemAvailable), 60.0 MiB of it granted: lower it"
     )
-    budget.grant(40 * MIB, "c", "lower it")
+    grant(budget, 40 * MIB, "c")
+
+
+def test_what_fails_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    available(monkeypatch, 100 * MIB)
+    budget = MemoryBudget()
+    with pytest.raises(ZeroDivisionError), budget.granted(60 * MIB, "a", "lower it"):
+        raise ZeroDivisionError
+    grant(budget, 100 * MIB, "b")
 
 
 def test_too_many_rows_are_one_line_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

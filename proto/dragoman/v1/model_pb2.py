@@ -25,25 +25,29 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64ragoman/v1/model.proto\x12\x0b\x64ragoman.v1\x1a\x1cgoogle/protobuf/struct.proto\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.dragoman.v1.Model\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x8d\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x1f\n\x04task\x18\x03 \x01(\x0e\x32\x11.dragoman.v1.Task\x12\x11\n\tprecision\x18\x04 \x01(\t\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\x16\n\x0enum_parameters\x18\x06 \x01(\x04\x12\x18\n\x10max_input_tokens\x18\x07 \x01(\r\x12\x19\n\x11max_output_tokens\x18\x08 \x01(\r\x12+\n\nprovenance\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12%\n\x07quality\x18\n \x03(\x0b\x32\x14.dragoman.v1.Quality\"L\n\x07Quality\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x14\n\x0cnum_examples\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\t*G\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x14\n\x10TASK_TRANSLATION\x10\x01\x12\x13\n\x0fTASK_GENERATION\x10\x02\x32\x9b\x01\n\x0cModelService\x12M\n\nListModels\x12\x1e.dragoman.v1.ListModelsRequest\x1a\x1f.dragoman.v1.ListModelsResponse\x12<\n\x08GetModel\x12\x1c.dragoman.v1.GetModelRequest\x1a\x12.dragoman.v1.Modelb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64ragoman/v1/model.proto\x12\x0b\x64ragoman.v1\x1a\x1cgoogle/protobuf/struct.proto\"\x13\n\x11ListModelsRequest\"i\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.dragoman.v1.Model\x12/\n\nnot_loaded\x18\x02 \x03(\x0b\x32\x1b.dragoman.v1.NotLoadedModel\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x8d\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x1f\n\x04task\x18\x03 \x01(\x0e\x32\x11.dragoman.v1.Task\x12\x11\n\tprecision\x18\x04 \x01(\t\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\x16\n\x0enum_parameters\x18\x06 \x01(\x04\x12\x18\n\x10max_input_tokens\x18\x07 \x01(\r\x12\x19\n\x11max_output_tokens\x18\x08 \x01(\r\x12+\n\nprovenance\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12%\n\x07quality\x18\n \x03(\x0b\x32\x14.dragoman.v1.Quality\"L\n\x07Quality\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x14\n\x0cnum_examples\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\t\"r\n\x0eNotLoadedModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12,\n\x06reason\x18\x03 \x01(\x0e\x32\x1c.dragoman.v1.NotLoadedReason\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t*G\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x14\n\x10TASK_TRANSLATION\x10\x01\x12\x13\n\x0fTASK_GENERATION\x10\x02*\x87\x02\n\x0fNotLoadedReason\x12!\n\x1dNOT_LOADED_REASON_UNSPECIFIED\x10\x00\x12!\n\x1dNOT_LOADED_REASON_NOT_A_MODEL\x10\x01\x12\"\n\x1eNOT_LOADED_REASON_INVALID_NAME\x10\x02\x12 \n\x1cNOT_LOADED_REASON_UNREADABLE\x10\x03\x12\'\n#NOT_LOADED_REASON_DUPLICATE_VERSION\x10\x04\x12\x1c\n\x18NOT_LOADED_REASON_BROKEN\x10\x05\x12!\n\x1dNOT_LOADED_REASON_UNAVAILABLE\x10\x06\x32\x9b\x01\n\x0cModelService\x12M\n\nListModels\x12\x1e.dragoman.v1.ListModelsRequest\x1a\x1f.dragoman.v1.ListModelsResponse\x12<\n\x08GetModel\x12\x1c.dragoman.v1.GetModelRequest\x1a\x12.dragoman.v1.Modelb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dragoman.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASK']._serialized_start=550
-  _globals['_TASK']._serialized_end=621
+  _globals['_TASK']._serialized_start=715
+  _globals['_TASK']._serialized_end=786
+  _globals['_NOTLOADEDREASON']._serialized_start=789
+  _globals['_NOTLOADEDREASON']._serialized_end=1052
   _globals['_LISTMODELSREQUEST']._serialized_start=70
   _globals['_LISTMODELSREQUEST']._serialized_end=89
   _globals['_LISTMODELSRESPONSE']._serialized_start=91
-  _globals['_LISTMODELSRESPONSE']._serialized_end=147
-  _globals['_GETMODELREQUEST']._serialized_start=149
-  _globals['_GETMODELREQUEST']._serialized_end=198
-  _globals['_MODEL']._serialized_start=201
-  _globals['_MODEL']._serialized_end=470
-  _globals['_QUALITY']._serialized_start=472
-  _globals['_QUALITY']._serialized_end=548
-  _globals['_MODELSERVICE']._serialized_start=624
-  _globals['_MODELSERVICE']._serialized_end=779
+  _globals['_LISTMODELSRESPONSE']._serialized_end=196
+  _globals['_GETMODELREQUEST']._serialized_start=198
+  _globals['_GETMODELREQUEST']._serialized_end=247
+  _globals['_MODEL']._serialized_start=250
+  _globals['_MODEL']._serialized_end=519
+  _globals['_QUALITY']._serialized_start=521
+  _globals['_QUALITY']._serialized_end=597
+  _globals['_NOTLOADEDMODEL']._serialized_start=599
+  _globals['_NOTLOADEDMODEL']._serialized_end=713
+  _globals['_MODELSERVICE']._serialized_start=1055
+  _globals['_MODELSERVICE']._serialized_end=1210
 # @@protoc_insertion_point(module_scope)

@@ -37,6 +37,43 @@ TASK_TRANSLATION: Task.ValueType  # 1
 TASK_GENERATION: Task.ValueType  # 2
 Global___Task: _TypeAlias = Task  # noqa: Y015
 
+class _NotLoadedReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NotLoadedReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NotLoadedReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NOT_LOADED_REASON_UNSPECIFIED: _NotLoadedReason.ValueType  # 0
+    NOT_LOADED_REASON_NOT_A_MODEL: _NotLoadedReason.ValueType  # 1
+    """No folder in it is named by a number."""
+    NOT_LOADED_REASON_INVALID_NAME: _NotLoadedReason.ValueType  # 2
+    """Its name is not UTF-8 or cannot be printed."""
+    NOT_LOADED_REASON_UNREADABLE: _NotLoadedReason.ValueType  # 3
+    """The system refuses to read it."""
+    NOT_LOADED_REASON_DUPLICATE_VERSION: _NotLoadedReason.ValueType  # 4
+    """Its version is the same number as one beside it, as 01 and 1 are."""
+    NOT_LOADED_REASON_BROKEN: _NotLoadedReason.ValueType  # 5
+    """A file is missing or damaged, a graph fails, or a golden example gets another answer."""
+    NOT_LOADED_REASON_UNAVAILABLE: _NotLoadedReason.ValueType  # 6
+    """The bundle may be sound; this server lacks the execution provider, memory or threads for it."""
+
+class NotLoadedReason(_NotLoadedReason, metaclass=_NotLoadedReasonEnumTypeWrapper): ...
+
+NOT_LOADED_REASON_UNSPECIFIED: NotLoadedReason.ValueType  # 0
+NOT_LOADED_REASON_NOT_A_MODEL: NotLoadedReason.ValueType  # 1
+"""No folder in it is named by a number."""
+NOT_LOADED_REASON_INVALID_NAME: NotLoadedReason.ValueType  # 2
+"""Its name is not UTF-8 or cannot be printed."""
+NOT_LOADED_REASON_UNREADABLE: NotLoadedReason.ValueType  # 3
+"""The system refuses to read it."""
+NOT_LOADED_REASON_DUPLICATE_VERSION: NotLoadedReason.ValueType  # 4
+"""Its version is the same number as one beside it, as 01 and 1 are."""
+NOT_LOADED_REASON_BROKEN: NotLoadedReason.ValueType  # 5
+"""A file is missing or damaged, a graph fails, or a golden example gets another answer."""
+NOT_LOADED_REASON_UNAVAILABLE: NotLoadedReason.ValueType  # 6
+"""The bundle may be sound; this server lacks the execution provider, memory or threads for it."""
+Global___NotLoadedReason: _TypeAlias = NotLoadedReason  # noqa: Y015
+
 @_typing.final
 class ListModelsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -57,18 +94,24 @@ class ListModelsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODELS_FIELD_NUMBER: _builtins.int
+    NOT_LOADED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
-        """Sorted by name, then by version."""
+        """Those that are served. Sorted by name, then by version."""
+
+    @_builtins.property
+    def not_loaded(self) -> _containers.RepeatedCompositeFieldContainer[Global___NotLoadedModel]:
+        """What lies in the server's models folder and is not served. Sorted by name, then by version."""
 
     def __init__(
         self,
         *,
         models: _abc.Iterable[Global___Model] | None = ...,
+        not_loaded: _abc.Iterable[Global___NotLoadedModel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "not_loaded", b"not_loaded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -180,3 +223,34 @@ class Quality(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Quality: _TypeAlias = Quality  # noqa: Y015
+
+@_typing.final
+class NotLoadedModel(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The model's folder. Bytes that are not UTF-8 are escaped, as in "caf\\xe9"."""
+    version: _builtins.str
+    """The version's folder. Empty: the whole model is meant."""
+    reason: Global___NotLoadedReason.ValueType
+    description: _builtins.str
+    """One line for people. Paths in it begin at the models folder."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        reason: Global___NotLoadedReason.ValueType = ...,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "reason", b"reason", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NotLoadedModel: _TypeAlias = NotLoadedModel  # noqa: Y015
