@@ -69,6 +69,7 @@ class AsyncTranslationStream(_AsyncStream[Request, Response]):
         self._begin = begin
         self._batches = batches
         self._requests = iter(batches)
+        self._has_begun = False
         super().__init__(begin(next(self._requests), batches.time_left_s), target, batches.timeout_s)
 
     def __aiter__(self) -> AsyncIterator[TranslationDelta]:
@@ -77,11 +78,15 @@ class AsyncTranslationStream(_AsyncStream[Request, Response]):
     async def __anext__(self) -> TranslationDelta:
         while True:
             try:
-                return answers.delta_from(await self._next_message(), self._batches.first)
+                message = await self._next_message()
             except StopAsyncIteration:
                 self._batches.accept()
             except InvalidRequestError as error:
-                self._batches.refuse(error)
+                self._batches.refuse(error, has_begun=self._has_begun)
+            else:
+                self._has_begun = True
+                return answers.delta_from(message, self._batches.first)
+            self._has_begun = False
             request = next(self._requests, None)
             if request is None:
                 raise StopAsyncIteration

@@ -94,8 +94,8 @@ class Batches(Generic[_Request_co]):
         self.first += self._size
         self._is_over = self.first >= len(self._num_bytes)
 
-    def refuse(self, error: InvalidRequestError) -> None:
-        """The batch was refused: half of it comes next.
+    def refuse(self, error: InvalidRequestError, *, has_begun: bool = False) -> None:
+        """The batch was refused: half of it comes next, unless a part of its answer was handed on already.
 
         Raises:
             InvalidRequestError: half of it would be refused as well; places are those among all texts.
@@ -103,7 +103,7 @@ class Batches(Generic[_Request_co]):
         is_size = isinstance(error, MessageTooLargeError) or (
             error.violations and all(map(messages.names_list, error.violations))
         )
-        if self._size < 2 or not is_size:
+        if has_begun or self._size < 2 or not is_size:
             raise (messages.with_places_from(error, self.first) if self.first else error) from error
         self._known[self._key] = self._size // 2
 

@@ -76,6 +76,7 @@ class TranslationStream(_Stream[Response]):
         self._begin = begin
         self._batches = batches
         self._requests = iter(batches)
+        self._has_begun = False
         super().__init__(begin(next(self._requests), batches.time_left_s), target, batches.timeout_s)
 
     def __iter__(self) -> Iterator[TranslationDelta]:
@@ -84,11 +85,15 @@ class TranslationStream(_Stream[Response]):
     def __next__(self) -> TranslationDelta:
         while True:
             try:
-                return answers.delta_from(self._next_message(), self._batches.first)
+                message = self._next_message()
             except StopIteration:
                 self._batches.accept()
             except InvalidRequestError as error:
-                self._batches.refuse(error)
+                self._batches.refuse(error, has_begun=self._has_begun)
+            else:
+                self._has_begun = True
+                return answers.delta_from(message, self._batches.first)
+            self._has_begun = False
             self._call = self._begin(next(self._requests), self._batches.time_left_s)
 
 

@@ -28,6 +28,8 @@ __all__ = [
 _INPUT_FIELD = re.compile(r"(?:inputs|texts|pairs)\[(\d+)\](?:\.(source|target))?")
 _PLACE = re.compile(r"\b(inputs|target_prefixes|texts|pairs)\[(\d+)\]")
 _LISTS = frozenset({"inputs", "texts", "pairs"})
+_ANSWER_SIZE = "options"
+"""The field that is refused when the answers together turn out to be too large for a message."""
 _MAX_SHOWN = 60
 _MAX_SECONDS = 365 * 24 * 3600.0
 
@@ -143,7 +145,7 @@ def refused_inputs(violations: Iterable[FieldViolation]) -> dict[int, str]:
 
 def names_list(violation: FieldViolation) -> bool:
     """Whether a list of texts as a whole was refused: there are too many, or their answers are too much."""
-    return violation.field in _LISTS
+    return violation.field in _LISTS or violation.field == _ANSWER_SIZE
 
 
 def with_places_from(error: InvalidRequestError, first: int) -> InvalidRequestError:

@@ -78,6 +78,8 @@ class Script:
     """One for each of the next calls."""
     refuse: Callable[[Any], Failure | None] = lambda request: None
     """Judges every request."""
+    fail_after: Failure | None = None
+    """How a stream of translations ends after its first message."""
     hold: threading.Event = field(default_factory=threading.Event)
     """Calls wait for it before they answer; set unless a test clears it."""
     requests: list[Any] = field(default_factory=list)
@@ -196,6 +198,8 @@ class _Translations(translation_pb2_grpc.TranslationServiceServicer):
                         translation=_translation(text, request.options) if is_last else None,
                         version="3" if is_last else "",
                     )
+                    if self._script.fail_after:
+                        self._script.fail_after.abort(context)
 
     def ScoreTranslations(self, request: Any, context: Any) -> translation_pb2.ScoreTranslationsResponse:
         self._script.begin(request, context)

@@ -105,6 +105,25 @@ async def test_a_server_that_takes_fewer_gets_fewer(ask: Call, server: ScriptedS
     assert sizes(server) == [100, 50, 50]
 
 
+@pytest.mark.parametrize("call", ["translate", "stream_translate"])
+async def test_answers_that_are_too_large_together_come_in_several_calls(
+    ask: Call, server: ScriptedServer, call: str
+) -> None:
+    server.script.refuse = lambda request: (
+        invalid("options", "the answer has more than 4194304 bytes") if len(request.inputs) > 30 else None
+    )
+    answers = await ask(call, TEXTS[:100], model="dates")
+    assert len([answer for answer in answers if getattr(answer, "translation", True)]) == 100
+    assert sizes(server) == [100, 50, 25, 25, 25, 25]
+
+
+async def test_a_stream_that_has_begun_does_not_begin_again(ask: Call, server: ScriptedServer) -> None:
+    server.script.fail_after = invalid("options", "the answer has more than 4194304 bytes")
+    with pytest.raises(InvalidRequestError, match="4194304"):
+        await ask("stream_translate", TEXTS[:10], model="dates")
+    assert sizes(server) == [10]
+
+
 def test_what_a_server_takes_is_remembered(server: ScriptedServer) -> None:
     server.script.refuse = at_most(40)
     with Client(server.target) as client:
