@@ -4,16 +4,16 @@ Under a CPU limit, threads sized from the host's cores are throttled by the kern
 slower (microsoft/onnxruntime#29510).
 
 Sources: cgroup v2 `cpu.max` (kernel documentation, admin-guide/cgroup-v2), cgroup v1
-`cpu.cfs_quota_us` / `cpu.cfs_period_us` (kernel documentation, scheduler/sched-bwc).
+`cpu.cfs_quota_us` / `cpu.cfs_period_us` (kernel documentation, scheduler/sched-bwc); /proc/stat (proc_stat(5)).
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from common.cgroups import group_and_ancestors, memberships, read_text
 
-__all__ = ["cpu_limit_cores", "usable_cores"]
+__all__ = ["busy_core_seconds", "cpu_limit_cores", "usable_cores"]
 
 _V1_CONTROLLER_FOLDERS = ("cpu", "cpu,cpuacct", "cpuacct,cpu")
 
@@ -30,6 +30,22 @@ def cpu_limit_cores(root: Path = Path("/")) -> float:
 def usable_cores(root: Path = Path("/")) -> int:
     """Threads that can run at once without being throttled: the limit rounded down, at least 1."""
     return max(1, int(cpu_limit_cores(root)))
+
+
+def busy_core_seconds(cores: Collection[int], stat: Path = Path("/proc/stat")) -> float | None:
+    """Seconds that the `cores` of these numbers have worked since the machine's start, for whichever process.
+
+    None where the kernel does not say it: there is no /proc/stat, or none of `cores` is in it.
+    """
+    ticks = 0
+    num_found = 0
+    for line in read_text(stat).splitlines():
+        name, *values = line.split()
+        if name.startswith("cpu") and name[3:].isdecimal() and int(name[3:]) in cores:
+            user, nice, system, _idle, _iowait, irq, softirq = map(int, values[:7])
+            ticks += user + nice + system + irq + softirq
+            num_found += 1
+    return ticks / os.sysconf("SC_CLK_TCK") if num_found else None
 
 
 def _affinity_cores() -> int:

@@ -4,10 +4,10 @@ A recipe is one of those beside this file (`builtin_recipes`) or a path to a `.t
 `docs/example-recipe.toml` is a commented one to copy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,12 @@ __all__ = [
 ]
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+MAX_COUNT: Final = 2**31 - 1
+"""What any count may be: more would not fit into the integers of the libraries below."""
+_MAX_WIDTH: Final = 2**16
+_MAX_LAYERS: Final = 1_000
+_MAX_TOKENS: Final = 2**20
 BleuTokenization = Literal["13a", "intl", "zh", "char", "none"]
 """How BLEU cuts text into words, by sacreBLEU's names; `none`: at spaces alone."""
 
@@ -41,7 +47,7 @@ class TokenizerSettings(Settings):
     vocabulary_size: int = Field(default=8_000, ge=8, le=1_000_000)
     """Most tokens in the vocabulary, the four special tokens included. A `character` tokenizer keeps the most
     frequent characters."""
-    normalization: Literal["none", "nfc", "nfkc"] = "none"
+    normalization: Literal["none", "nfc", "nfkc"] = "nfc"
     """Unicode form of the text before it is cut into tokens. Decoding does not undo it."""
     lowercase: bool = False
     """Turns upper case into lower case. Rare words are then seen more often."""
@@ -55,9 +61,9 @@ class TokenizerSettings(Settings):
     dropout: Share = 0.0
     """For `bpe` and translation: the share of merges that training leaves out at random (BPE-dropout,
     Provilkov et al. 2020)."""
-    num_editions: int = Field(default=8, ge=1)
+    num_editions: int = Field(default=8, ge=1, le=1_000)
     """With `dropout`: the number of random cuts of each pair that training cycles through."""
-    max_training_characters: int = Field(default=100_000_000, gt=0)
+    max_training_characters: int = Field(default=100_000_000, gt=0, le=2**40)
     """The vocabulary is learned from at most this many characters, spread evenly over the corpus."""
 
     @model_validator(mode="after")
@@ -76,23 +82,23 @@ class TokenizerSettings(Settings):
 class ModelSettings(Settings):
     """The Transformer's shape; what is left out takes the paper's proportions."""
 
-    width: int = Field(gt=0)
+    width: int = Field(gt=0, le=_MAX_WIDTH)
     """Size of each token's vector, d_model in Vaswani et al. A multiple of `num_heads`."""
-    num_heads: int = Field(gt=0)
+    num_heads: int = Field(gt=0, le=_MAX_WIDTH)
     """Attention heads of each layer."""
-    num_kv_heads: int | None = Field(default=None, gt=0)  # as many as num_heads
+    num_kv_heads: int | None = Field(default=None, gt=0, le=_MAX_WIDTH)  # as many as num_heads
     """Key and value heads (grouped-query attention, Ainslie et al. 2023). Left out: as many as
     `num_heads`."""
-    feed_forward_width: int | None = Field(default=None, gt=0)  # 4 * width
+    feed_forward_width: int | None = Field(default=None, gt=0, le=4 * _MAX_WIDTH)  # 4 * width
     """Inner size of the feed-forward network. Left out: 4 times `width`."""
-    num_encoder_layers: int = Field(default=0, ge=0)
+    num_encoder_layers: int = Field(default=0, ge=0, le=_MAX_LAYERS)
     """Encoder layers. For translation only."""
-    num_decoder_layers: int = Field(gt=0)
+    num_decoder_layers: int = Field(gt=0, le=_MAX_LAYERS)
     """Decoder layers."""
-    max_source_tokens: int = Field(default=0, ge=0)
+    max_source_tokens: int = Field(default=0, ge=0, le=_MAX_TOKENS)
     """Longest source, in tokens. Training leaves longer examples out; the server refuses longer inputs. For
     translation only."""
-    max_target_tokens: int = Field(gt=0)
+    max_target_tokens: int = Field(gt=0, le=_MAX_TOKENS)
     """Longest target, in tokens. For generation: longest document part, prompt and answer together."""
     activation: Literal["relu", "gelu", "swiglu"] = "relu"
     """Activation of the feed-forward network."""
@@ -105,24 +111,29 @@ class ModelSettings(Settings):
     """Dropout of the attention weights."""
 
 
+_ADAMW_LEARNING_RATE: Final = 1e-3  # four times as much suits Muon, whose steps are scaled to AdamW's
+
+
 class TrainingSettings(Settings):
     """The training loop. Training ends at `max_steps` or after `max_minutes`, whichever comes first."""
 
-    max_steps: int | None = Field(default=None, gt=0)
+    max_steps: int | None = Field(default=None, gt=0, le=MAX_COUNT)
     """Training ends after this many optimizer steps."""
     max_minutes: float | None = Field(default=None, gt=0)
-    """Training ends after this many minutes."""
-    batch_tokens: int = Field(default=4_096, gt=0)
+    """Training ends within this many minutes. They begin when the corpus is ready, and hold validation and the
+    measurement of the final weights. Where they are too few for these, fewer examples are measured."""
+    batch_tokens: int = Field(default=4_096, gt=0, le=MAX_COUNT)
     """Padded tokens of one forward pass. The longer side of a pair counts."""
-    accumulation_steps: int = Field(default=1, gt=0)
+    accumulation_steps: int = Field(default=1, gt=0, le=MAX_COUNT)
     """Forward passes that one optimizer step sums over."""
-    max_learning_rate: float = Field(default=1e-3, gt=0)
-    """The peak of the learning rate, reached at the end of the warm-up."""
+    max_learning_rate: float = Field(default=4e-3, gt=0)
+    """The peak of the learning rate, reached at the end of the warm-up. With `adamw` the default is 1e-3."""
     min_learning_rate: float = Field(default=0.0, ge=0)
     """The learning rate at the end of the `cosine` schedule."""
-    warmup_steps: int = Field(default=400, ge=0)
-    """Steps in which the learning rate rises from 0 to its peak."""
-    schedule: Literal["inverse_sqrt", "cosine", "constant"] = "inverse_sqrt"
+    warmup_steps: int = Field(default=300, ge=0, le=MAX_COUNT)
+    """Steps in which the learning rate rises from 0 to its peak. The warm-up ends after a tenth of the training at
+    the latest."""
+    schedule: Literal["inverse_sqrt", "cosine", "constant"] = "cosine"
     """Decay after the peak: `inverse_sqrt` (Vaswani et al. 2017, section 5.3), `cosine` down to
     `min_learning_rate`, or `constant`."""
     beta1: Share = 0.9
@@ -138,9 +149,9 @@ class TrainingSettings(Settings):
     time. 0: off."""
     r_drop_from: Share = 0.0
     """Share of the training after which R-Drop begins. R-Drop from the start slows learning down."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "muon"] = "muon"
     """`adamw` (Loshchilov and Hutter 2019), or `muon` (Jordan et al. 2024) for the matrices of linear layers
-    and `adamw` for the rest. `muon` needs fewer steps."""
+    and `adamw` for the rest. `muon` needs fewer steps. With `parallel = "fsdp"` the default is `adamw`."""
     max_gradient_norm: float = Field(default=1.0, ge=0)
     """Gradients are scaled down to this global norm. 0: no clipping."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -152,19 +163,33 @@ class TrainingSettings(Settings):
     a part of them."""
     state_interval_s: float = Field(default=60.0, ge=0)
     """Seconds between two saves of the training's state. A killed training loses no more than that."""
-    num_threads: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
+    num_threads: Annotated[int, Field(gt=0, le=1024)] | Literal["auto"] = "auto"
     """CPU threads. `auto`: one for each core that this process may use."""
-    evaluation_interval_steps: int = Field(default=500, gt=0)
-    """Steps between two validations. Each validation also saves a checkpoint."""
-    max_validation_examples: int = Field(default=2_000, gt=0)
+    evaluation_interval_steps: int = Field(default=250, gt=0, le=MAX_COUNT)
+    """Steps between two validations. Each validation also saves a checkpoint. With `max_minutes`, validations take
+    a quarter of the time at most."""
+    max_validation_examples: int = Field(default=2_000, gt=0, le=MAX_COUNT)
     """Most examples that one validation reads."""
-    patience: int = Field(default=0, ge=0)
+    patience: int = Field(default=0, ge=0, le=MAX_COUNT)
     """Training stops after this many validations without improvement. 0: it never stops early."""
-    average_checkpoints: int = Field(default=1, ge=1)
+    average_checkpoints: int = Field(default=3, ge=1, le=1000)
     """Number of best checkpoints that are kept. The final weights are their mean, or the best one where that
     validates better. 1: the best one."""
-    num_quality_examples: int = Field(default=1_000, gt=0)
+    num_quality_examples: int = Field(default=1_000, gt=0, le=MAX_COUNT)
     """Held-out examples that are decoded to measure quality at the end."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_that_depend(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        optimizer = {"optimizer": "adamw"} if values.get("parallel") == "fsdp" else {}
+        rate = (
+            {"max_learning_rate": _ADAMW_LEARNING_RATE}
+            if {**optimizer, **values}.get("optimizer") == "adamw"
+            else {}
+        )
+        return {**optimizer, **rate, **values}
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
@@ -177,7 +202,7 @@ class TrainingSettings(Settings):
             )
         if self.optimizer == "muon" and self.parallel == "fsdp":
             raise ValueError(
-                "optimizer muon works on whole matrices: parallel fsdp, which splits them, takes adamw"
+                "optimizer muon works on whole matrices: parallel fsdp, which splits them, takes optimizer = 'adamw'"
             )
         return self
 

@@ -1,6 +1,6 @@
 """Settings of each kind of corpus; `kind` says which one a recipe's `[corpus]` section is."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,8 @@ __all__ = [
 ]
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+_MAX_COLUMN: Final = 10_000
+_MAX_EXAMPLES: Final = 10_000_000  # of a corpus that is made: all of it is in memory
 FileName = Annotated[str, Field(min_length=1)]
 Task = Literal["translation", "generation"]
 
@@ -38,11 +40,11 @@ class DatesSettings(_CorpusSettings):
 
     kind: Literal["dates"]
     """The kind of corpus."""
-    num_train: int = Field(default=200_000, gt=0)
+    num_train: int = Field(default=200_000, gt=0, le=_MAX_EXAMPLES)
     """Pairs to train on."""
-    num_validation: int = Field(default=2_000, gt=0)
+    num_validation: int = Field(default=2_000, gt=0, le=_MAX_EXAMPLES)
     """Pairs to validate on."""
-    num_test: int = Field(default=2_000, gt=0)
+    num_test: int = Field(default=2_000, gt=0, le=_MAX_EXAMPLES)
     """Pairs to test on."""
     first_year: int = Field(default=1600, ge=1000, le=9998)
     """First year of the dates."""
@@ -70,7 +72,7 @@ class FolderSettings(_CorpusSettings):
     folder: str | None = None
     """Folder that the corpus's paths start at. `--data` replaces it. Left out: the recipe file's own
     folder."""
-    max_line_bytes: int = Field(default=1 << 20, gt=0)
+    max_line_bytes: int = Field(default=1 << 20, gt=0, le=1 << 30)
     """A longer line is left out and counted."""
     drop_duplicates: bool = False
     """Leaves out an example that equals an earlier one of the same split. Duplicates are counted anyway."""
@@ -171,9 +173,9 @@ class TsvSettings(PatternSettings):
 
     kind: Literal["tsv"]
     """The kind of corpus."""
-    source_column: int = Field(default=0, ge=0)
+    source_column: int = Field(default=0, ge=0, le=_MAX_COLUMN)
     """Column of the source, from 0."""
-    target_column: int = Field(default=1, ge=0)
+    target_column: int = Field(default=1, ge=0, le=_MAX_COLUMN)
     """Column of the target, from 0."""
     header: bool | Literal["auto"] = "auto"
     """Whether the first line of each file names the columns and is left out. `auto`: where the names are known

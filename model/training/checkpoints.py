@@ -2,15 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from common.files import atomic_write
 from common.settings import Settings
-from model.batching import Examples
-from model.loss import mean_loss
 from model.run import read_weights, write_weights
 from model.transformer import LanguageModel, TranslationModel
 
@@ -93,12 +91,14 @@ def average_weights(checkpoints: Sequence[Checkpoint]) -> dict[str, Tensor]:
 
 
 def load_best_weights(
-    model: TranslationModel | LanguageModel,
-    validation: Examples,
-    kept: Sequence[Checkpoint],
-    batch_tokens: int,
+    model: TranslationModel | LanguageModel, kept: Sequence[Checkpoint], validation_loss: Callable[[], float]
 ) -> float:
     """Load the mean of the checkpoints kept, or the best one, the first, if that validates better.
+
+    Args:
+        model: which takes the weights.
+        kept: the checkpoints, best first.
+        validation_loss: measures `model` as the checkpoints were measured.
 
     Returns:
         The validation loss of what was loaded, nats a token.
@@ -109,7 +109,7 @@ def load_best_weights(
     best, *others = kept
     if others:
         model.load_state_dict(average_weights(kept))
-        loss = mean_loss(model, validation, batch_tokens)
+        loss = validation_loss()
         if loss <= best.validation_loss:
             return loss
     model.load_state_dict(read_weights(best.path))

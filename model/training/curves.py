@@ -27,6 +27,16 @@ _PAGE_COLOURS = {
 }
 _SIZE_INCHES = (4.8, 3.0)  # letters of 9 points are read on a phone, where this fills the width
 _MAX_MARKED_POINTS = 40
+_QUALITY = [  # measure, curve, title, caption
+    (name, curve, title, "Greedy, on a sample of the validation split.")
+    for name, curve, title in (
+        ("bleu", "BLEU", "Validation BLEU, %"),
+        ("exact_match", "exact match", "Validation, exact match, %"),
+        ("chrf", "chrF", "Validation chrF, %"),
+    )
+] + [
+    ("bits_per_byte", "bits per byte", "Validation, bits per byte", "On the start of the validation split."),
+]
 _ENTROPY_KINDS = {
     "encoder": "encoder",
     "decoder": "decoder",
@@ -84,11 +94,21 @@ def _loss_chart(history: History) -> Chart | None:
 
 def _quality_charts(history: History) -> list[Chart | None]:
     best = "The star is the checkpoint of lowest validation loss."
-    bleu = _Curve(history.get("validation_bleu"), "BLEU", _HUES[1], marks_best=True)
-    bits = _Curve(history.get("validation_bits_per_byte"), "bits per byte", _HUES[1], marks_best=True)
     return [
-        _chart(history, [bleu], "Validation BLEU, %", f"Greedy, on a sample of the validation split. {best}"),
-        _chart(history, [bits], "Validation, bits per byte", f"On the start of the validation split. {best}"),
+        _chart(
+            history,
+            [
+                _Curve(
+                    history.get(f"validation_sample_{name}"),
+                    curve,
+                    _HUES[1],
+                    marks_best=True,
+                )
+            ],
+            title,
+            f"{caption} {best}",
+        )
+        for name, curve, title, caption in _QUALITY
     ]
 
 

@@ -4,6 +4,7 @@ Features decide, never timings, so that a seed gives the same run each time on o
 """
 
 import ctypes
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +14,21 @@ import torch
 from common.cpu import usable_cores
 from common.errors import UsageError
 
-__all__ = ["choose_device", "choose_precision", "keep_freed_memory", "release_freed_memory", "set_threads"]
+__all__ = [
+    "check_memory",
+    "choose_device",
+    "choose_precision",
+    "keep_freed_memory",
+    "release_freed_memory",
+    "set_threads",
+]
 
 # Without these instructions a CPU emulates bf16 products, slower than fp32. With AVX512-BF16 they ran at four
 # times the rate of fp32 (torch 2.13, AMD Zen 5).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 2**31 - 1
+
+_TRAINING_BYTES = 16  # a parameter: fp32 itself, its gradient and two moments
 
 _BF16_INSTRUCTIONS = frozenset({"avx512_bf16", "amx_bf16"})
 
@@ -52,6 +62,20 @@ def choose_precision(
     else:
         gains = not _BF16_INSTRUCTIONS.isdisjoint(_cpu_flags(cpu_info))
     return torch.bfloat16 if gains else torch.float32
+
+
+def check_memory(num_parameters: int) -> None:
+    """See that a model can be trained in this machine's memory, before it is made.
+
+    Raises:
+        UsageError: its weights, their gradients and the optimizer's moments alone need more.
+    """
+    needed, found = _TRAINING_BYTES * num_parameters, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > found:
+        raise UsageError(
+            f"a model of {num_parameters:,} parameters needs {needed / 2**30:,.1f} GiB to be trained, and this "
+            f"machine has {found / 2**30:,.1f}: lower model.width, the numbers of layers or tokenizer.vocabulary_size"
+        )
 
 
 def set_threads(wanted: int | Literal["auto"], num_processes: int = 1) -> int:

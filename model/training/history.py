@@ -12,6 +12,10 @@ from model.training.records import Sample, read_records
 
 __all__ = ["History", "Series", "read_history"]
 
+_SAMPLE = "validation_sample_"
+"""The beginning of figures that are measured on a sample of validation, at each validation."""
+_EARLIER_SAMPLES = {"validation_bleu", "validation_bits_per_byte"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Series:
@@ -99,6 +103,11 @@ def _series(records: list[dict[str, Any]]) -> dict[str, Series]:
             if name not in {"step", "seconds"}:
                 # The first of a step: the final weights' figures follow those of the last validation.
                 points.setdefault(name, {}).setdefault(record["step"], float(value))
+    if not any(
+        name.startswith(_SAMPLE) for name in points
+    ):  # an earlier release called both figures the same
+        for name in [name for name in points if name in _EARLIER_SAMPLES]:
+            points[f"{_SAMPLE}{name.removeprefix('validation_')}"] = points.pop(name)
     return {name: Series(tuple(of), tuple(of.values())) for name, of in points.items()}
 
 

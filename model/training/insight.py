@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -14,9 +15,9 @@ from model.batching import Batch, Examples
 from model.corpora.corpus import Corpus, Pair
 from model.decoding import greedy_decode
 from model.loss import evaluating
-from model.quality import BleuTokenization, bits_per_byte, bleu
+from model.quality import Comparison, bits_per_byte, headline, translation_figures
 from model.tokenizer import BEGIN_ID, PADDING_ID
-from model.training.measure import translate_texts
+from model.training.measure import translate_texts, within_time
 from model.training.records import Sample
 from model.transformer import LanguageModel, TranslationModel
 
@@ -24,14 +25,15 @@ __all__ = [
     "Examiner",
     "attention_entropies",
     "median_batch",
+    "quality_ratio",
+    "sample_bits_per_byte",
     "sample_continuations",
     "sample_translations",
-    "validation_bits_per_byte",
-    "validation_bleu",
 ]
 
 _NUM_SAMPLES = 4
-_NUM_BLEU_PAIRS = 256
+_NUM_CANDIDATES = 16
+_NUM_MEASURED_PAIRS = 256
 _NUM_BYTES = 65_536
 _MAX_CONTINUATION_TOKENS = 48
 _ENTROPY_BATCH_TOKENS = 2_048
@@ -40,7 +42,11 @@ Item = TypeVar("Item")
 
 
 class Examiner:
-    """Looks at a model at each validation: its attention, the worth of what it writes, and samples of it."""
+    """Looks at a model at each validation: its attention, the worth of what it writes, and samples of it.
+
+    The worth is measured on a sample of the validation split. Its figures are called `validation_sample_...`: the
+    final weights are measured on more, and a figure of the same name is the same figure.
+    """
 
     def __init__(
         self,
@@ -50,7 +56,7 @@ class Examiner:
         validation: Examples,
         *,
         show_samples: Callable[[int, Sequence[Sample]], None],
-        bleu_tokenize: BleuTokenization = "13a",
+        comparison: Comparison | None = None,
     ) -> None:
         """Choose what to look at: the same each time, so that validations compare.
 
@@ -60,43 +66,60 @@ class Examiner:
             corpus: its validation split is translated or continued.
             validation: the same split, encoded.
             show_samples: is given the step and the samples, such as `Reporter.samples`.
-            bleu_tokenize: `none` where the corpus is tokenized already.
+            comparison: how translations are compared with their references.
         """
         self._model, self._tokenizer = model, tokenizer
-        self._show_samples, self._bleu_tokenize = show_samples, bleu_tokenize
+        self._show_samples, self._comparison = show_samples, comparison
         self._batch = median_batch(validation, _ENTROPY_BATCH_TOKENS)
-        self._pairs = [pair for pair in corpus.validation if isinstance(pair, Pair)]
         self._documents = [text for text in corpus.validation if isinstance(text, str)]
+        pairs = [pair for pair in corpus.validation if isinstance(pair, Pair)]
+        self._pairs = _spread(pairs, _NUM_MEASURED_PAIRS)
+        self._shown = _spread(list({pair.source: pair for pair in pairs}.values()), _NUM_SAMPLES)
+        self._measures = headline("translation", [pair.target for pair in self._pairs])
 
-    def __call__(self, step: int) -> dict[str, float]:
+    def __call__(self, step: int, end_s: float = math.inf) -> dict[str, float]:
         """Figures to record at `step`; samples are shown on the way.
+
+        `end_s` is when the time for this is over, by `time.monotonic`: fewer pairs are then translated, in this call
+        and in those that follow.
 
         Raises:
             OperationError: `show_samples` cannot write them.
         """
-        model, tokenizer = self._model, self._tokenizer
-        with evaluating(model):
-            if isinstance(model, TranslationModel):
-                shown = _spread(self._pairs, _NUM_SAMPLES)
-                samples = sample_translations(model, tokenizer, shown)
-                pairs = _spread(self._pairs, _NUM_BLEU_PAIRS)
-                figures = {
-                    "validation_bleu": validation_bleu(model, tokenizer, pairs, tokenize=self._bleu_tokenize)
-                }
+        with evaluating(self._model):
+            entropies = attention_entropies(self._model, self._batch)
+            if isinstance(self._model, TranslationModel):
+                figures = self._look_at_translations(self._model, step, end_s)
             else:
-                num_prompt_tokens = min(32, model.dims.max_target_tokens // 2)
-                samples = sample_continuations(
-                    model,
-                    tokenizer,
-                    _spread(self._documents, _NUM_SAMPLES),
-                    num_prompt_tokens,
-                    _MAX_CONTINUATION_TOKENS,
-                )
-                figures = {
-                    "validation_bits_per_byte": validation_bits_per_byte(model, tokenizer, self._documents)
-                }
-            self._show_samples(step, samples)
-            return figures | attention_entropies(model, self._batch)
+                figures = self._look_at_continuations(self._model, step)
+            return figures | entropies
+
+    def _look_at_translations(self, model: TranslationModel, step: int, end_s: float) -> dict[str, float]:
+        tokenizer = self._tokenizer
+        self._show_samples(step, sample_translations(model, tokenizer, self._shown))
+
+        def translate(pairs: Sequence[Pair]) -> list[str]:
+            return translate_texts(model, tokenizer, [pair.source for pair in pairs])
+
+        self._pairs, answers = within_time(self._pairs, translate, end_s)
+        figures = translation_figures(answers, [pair.target for pair in self._pairs], self._comparison)
+        return {f"validation_sample_{name}": figures[name] for name in self._measures if name in figures}
+
+    def _look_at_continuations(self, model: LanguageModel, step: int) -> dict[str, float]:
+        num_prompt_tokens = min(32, model.dims.max_target_tokens // 2)
+        # More documents than are shown: some are too short, and some begin as others do.
+        candidates = _spread(self._documents, _NUM_CANDIDATES)
+        samples = sample_continuations(
+            model,
+            self._tokenizer,
+            candidates,
+            num_prompt_tokens,
+            _MAX_CONTINUATION_TOKENS,
+            max_samples=_NUM_SAMPLES,
+        )
+        self._show_samples(step, samples)
+        bits = sample_bits_per_byte(model, self._tokenizer, self._documents)
+        return {"validation_sample_bits_per_byte": bits}
 
 
 @torch.no_grad()
@@ -168,11 +191,13 @@ def sample_continuations(
     documents: Sequence[str],
     num_prompt_tokens: int,
     max_tokens: int,
+    *,
+    max_samples: int | None = None,
 ) -> list[Sample]:
     """How `model`, in evaluation mode, goes on after the start of each document, greedily.
 
     The reference is how the document goes on, as far as the model may. A document that ends within the prompt
-    gives no sample.
+    gives no sample, and of those with the same prompt the first gives one.
 
     Raises:
         ValueError: the prompt, with its begin token, is longer than the model's context.
@@ -180,38 +205,24 @@ def sample_continuations(
     encoded = [
         encoding.ids for encoding in tokenizer.encode_batch_fast(list(documents), add_special_tokens=False)
     ]
-    encoded = [ids for ids in encoded if len(ids) > num_prompt_tokens]
-    prompts = [ids[:num_prompt_tokens] for ids in encoded]
-    hypotheses = greedy_decode(model, [[BEGIN_ID, *prompt] for prompt in prompts], max_tokens)
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for ids in encoded:
+        if len(ids) > num_prompt_tokens:
+            by_prompt.setdefault(tuple(ids[:num_prompt_tokens]), ids)
+    chosen = list(by_prompt.items())[:max_samples]
+    hypotheses = greedy_decode(model, [[BEGIN_ID, *prompt] for prompt, _ in chosen], max_tokens)
     room = min(max_tokens, model.dims.max_target_tokens - num_prompt_tokens - 1)
     return [
         Sample(
-            tokenizer.decode(prompt),
+            tokenizer.decode(list(prompt)),
             tokenizer.decode(ids[num_prompt_tokens : num_prompt_tokens + room]),
             tokenizer.decode(hypothesis.token_ids),
         )
-        for prompt, ids, hypothesis in zip(prompts, encoded, hypotheses, strict=True)
+        for (prompt, ids), hypothesis in zip(chosen, hypotheses, strict=True)
     ]
 
 
-def validation_bleu(
-    model: TranslationModel,
-    tokenizer: Tokenizer,
-    pairs: Sequence[Pair],
-    *,
-    tokenize: BleuTokenization = "13a",
-    max_tokens: int | None = None,
-) -> float:
-    """BLEU in percent of greedy translations by `model`, which is in evaluation mode.
-
-    Raises:
-        ValueError: there are no pairs.
-    """
-    hypotheses = translate_texts(model, tokenizer, [pair.source for pair in pairs], max_tokens)
-    return bleu(hypotheses, [pair.target for pair in pairs], tokenize)
-
-
-def validation_bits_per_byte(
+def sample_bits_per_byte(
     model: LanguageModel, tokenizer: Tokenizer, documents: Sequence[str], num_bytes: int = _NUM_BYTES
 ) -> float:
     """Bits per byte on the first `num_bytes` or so of `documents`: what a look at each validation may cost.
@@ -227,6 +238,18 @@ def validation_bits_per_byte(
         taken.append(document.encode()[:room].decode(errors="ignore"))
         room -= len(document.encode())
     return bits_per_byte(model, tokenizer, taken)
+
+
+def quality_ratio(corpus: Corpus[Pair] | Corpus[str], num_examples: int) -> float:
+    """How many times as much `measure` reads of `corpus`, in at most `num_examples` of a split, as an `Examiner`."""
+    held_out = [example for example in corpus.held_out[:num_examples] if isinstance(example, Pair)]
+    if held_out:
+        return len(held_out) / min(len(corpus.validation), _NUM_MEASURED_PAIRS)
+    splits = [
+        sum(len(text) for text in split[:num_examples] if isinstance(text, str))
+        for split in (corpus.validation, corpus.test)
+    ]
+    return sum(splits) / min(splits[0], _NUM_BYTES)
 
 
 def _spread(items: Sequence[Item], num_wanted: int) -> list[Item]:

@@ -11,28 +11,29 @@ from torch import Tensor
 
 from common.errors import UsageError
 from model.batching import Batch, BatchSource, Examples, Rows
-from model.errors import TrainingStopped
-from model.loss import sum_losses
+from model.errors import TrainingError, TrainingStopped
 from model.recipe import TrainingSettings
 from model.training.checkpoints import CheckpointKeeper
 from model.training.data import EncodedCorpus
 from model.training.distributed import World, whole
 from model.training.hardware import choose_precision, release_freed_memory
+from model.training.limits import MAX_EXAMINATION_SHARE, MAX_VALIDATION_SHARE, Limits, StoppedBy
 from model.training.meter import Meter, check_finite
 from model.training.optimizer import learning_rate
-from model.training.progress import Limits, Reporter, StoppedBy
+from model.training.progress import TRAINING_PHASE, Reporter
 from model.training.state import Progress, State, StateStore, optimizer_tensors, restore_optimizers
 from model.training.step import TrainingStep
 from model.training.stopping import StopRequest, StopRequestedError
+from model.training.validation import Validation
 from model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["Examine", "Outcome", "fit"]
 
 _REPORT_INTERVAL_STEPS = 10
-_MIN_VALIDATION_BATCH_TOKENS = 4_096  # small batches help learning; here they would only take time
+_FIRST_LOOK = 0.5  # of a limit of minutes: evaluated then at the latest, which tells what it takes
 
-Examine = Callable[[int], Mapping[str, float]]
-"""Is given the step, returns figures by name."""
+Examine = Callable[[int, float], Mapping[str, float]]
+"""Is given the step, and when its time is over (`time.monotonic`); returns figures by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Outcome:
     num_tokens: int  # read and predicted, without padding
     padding_share: float  # of all that was computed
     stopped_by: StoppedBy
+    end_s: float  # when `max_minutes` are over, by `time.monotonic`; infinite without them
 
 
 def fit(
@@ -51,6 +53,7 @@ def fit(
     corpus: EncodedCorpus,
     settings: TrainingSettings,
     *,
+    validation: Validation,
     seed: int,
     keeper: CheckpointKeeper,
     reporter: Reporter,
@@ -58,14 +61,16 @@ def fit(
     resumed: State | None = None,
     world: World | None = None,
     stop: StopRequest | None = None,
-    examine: Examine = lambda _: {},
+    examine: Examine = lambda *_: {},
+    quality_ratio: float = 1.0,
 ) -> Outcome:
     """Train `model` in place until a limit is reached or validation stops improving.
 
     Args:
         model: on the world's device; with `resumed`, it has that state's weights already.
-        corpus: what to learn from and to validate on.
+        corpus: what to learn from.
         settings: how.
+        validation: what to validate on.
         seed: decides the order of the data.
         keeper: takes the checkpoints; with `resumed`, it holds those of that state.
         reporter: hears all that happens.
@@ -74,10 +79,11 @@ def fit(
         world: the processes that train together; this one alone if it is left out.
         stop: asks for an end between steps.
         examine: further figures, measured at each evaluation in the main process.
+        quality_ratio: how many times as long as `examine` the measurement of the final weights takes.
 
     Raises:
         UsageError: `resumed` is of a training on another corpus.
-        TrainingError: the loss is not finite, with the step.
+        TrainingError: the loss is not finite, with the step; `max_minutes` end before the first one.
         TrainingStopped: `stop` asked for it; the state is saved.
         OperationError: a checkpoint, a state or a figure cannot be written.
     """
@@ -104,6 +110,8 @@ def fit(
         world=world,
         stop=stop or StopRequest(),
         examine=examine,
+        quality_ratio=quality_ratio,
+        validation=validation,
         limits=Limits(settings, progress.elapsed_s),
         meter=Meter(world, progress.num_tokens, progress.num_cells),
         step=progress.step,
@@ -127,6 +135,8 @@ class _Training:
     world: World
     stop: StopRequest
     examine: Examine
+    quality_ratio: float
+    validation: Validation
     limits: Limits
     meter: Meter
     step: int  # optimizer steps done
@@ -140,19 +150,14 @@ class _Training:
             now = self._agree()
             if now.stops:
                 self._save_and_stop()
-            is_due = self.step % self.settings.evaluation_interval_steps == 0 or now.limit is not None
-            evaluates = is_due and self.step > self.evaluated_step
-            if evaluates or self.step % _REPORT_INTERVAL_STEPS == 0:
-                self._report(now.progress)
-            if evaluates:
+            if now.evaluates or self.step % _REPORT_INTERVAL_STEPS == 0:
+                self._report()
+            if now.evaluates:
                 self._evaluate()
-            if evaluates or now.saves:
+            elif now.saves:
                 self._save()
             if now.limit or 0 < self.settings.patience <= self.evaluations_since_best:
-                num_tokens, num_cells = self.meter.counts()
-                padding_share = 1.0 - num_tokens / num_cells
-                seconds = self.limits.elapsed_s
-                return Outcome(self.step, seconds, num_tokens, padding_share, now.limit or "patience")
+                return self._outcome(now.limit or "patience")
             self._learn(now.progress)
 
     def _agree(self) -> "_Moment":
@@ -160,11 +165,36 @@ class _Training:
         limit = self.limits.reached(self.step)
         saves = time.monotonic() - self.saved_s >= self.settings.state_interval_s
         progress = self.limits.progress(self.step)
+        evaluates = self._is_to_evaluate(limit, progress)
         if self.world.size == 1:
-            return _Moment(limit, saves, progress, self.stop.signal is not None)
-        limit, saves, progress = self.world.from_main((limit, saves, progress))
+            return _Moment(limit, evaluates, saves, progress, self.stop.signal is not None)
+        limit, evaluates, saves, progress = self.world.from_main((limit, evaluates, saves, progress))
         [num_stopping] = self.world.sum(self.stop.signal is not None)
-        return _Moment(limit, saves, progress, num_stopping > 0)
+        return _Moment(limit, evaluates, saves, progress, num_stopping > 0)
+
+    def _is_to_evaluate(self, limit: StoppedBy | None, progress: float) -> bool:
+        if self.step <= self.evaluated_step:
+            return False
+        is_due = (
+            self.step % self.settings.evaluation_interval_steps == 0 and self.limits.has_room_for_evaluation
+        )
+        is_late = self.limits.has_time_limit and not self.evaluated_step and progress >= _FIRST_LOOK
+        return is_due or is_late or limit is not None
+
+    def _outcome(self, stopped_by: StoppedBy) -> Outcome:
+        if not self.step:
+            raise TrainingError(
+                f"training.max_minutes = {self.settings.max_minutes:g} end before the first step: give it more of them"
+            )
+        num_tokens, num_cells = self.meter.counts()
+        return Outcome(
+            num_steps=self.step,
+            seconds=self.limits.elapsed_s,
+            num_tokens=num_tokens,
+            padding_share=1.0 - num_tokens / num_cells,
+            stopped_by=stopped_by,
+            end_s=self.limits.end_s,
+        )
 
     def _learn(self, progress: float) -> None:
         rate = learning_rate(self.settings, self.step, progress)
@@ -175,9 +205,10 @@ class _Training:
         self.step += 1
         self.meter.add(loss, norm, rate, parts)
 
-    def _report(self, progress: float) -> None:
+    def _report(self) -> None:
         if figures := self.meter.read(self.step):
-            self.reporter.show(progress, self.limits.elapsed_s, figures["loss"], figures["tokens_per_second"])
+            done, elapsed_s = self.limits.completion(self.step), self.limits.elapsed_s
+            self.reporter.show(done, elapsed_s, figures["loss"], figures["tokens_per_second"])
             self.reporter.record(self.step, figures)
 
     def _part(self, examples: Examples, rows: Rows) -> Batch:
@@ -187,12 +218,12 @@ class _Training:
         return batch if len(share) else batch.without_labels()
 
     def _evaluate(self) -> None:
+        """Validate, keep a checkpoint if it is among the best, and save the state."""
         self.reporter.phase("validating")
         start_s = self.limits.elapsed_s
         try:
             with self.stop.at_once() if self.world.size == 1 else contextlib.nullcontext():
-                figures = {"validation_loss": self._validation_loss()}
-                figures |= self.examine(self.step) if self.world.is_main else {}
+                figures, final_s = self._figures()
         except StopRequestedError:
             self._save_and_stop()
         weights = self._whole_weights()
@@ -201,22 +232,45 @@ class _Training:
         )
         self.evaluated_step = self.step
         self.evaluations_since_best = 0 if is_best else self.evaluations_since_best + 1
-        self.limits.reserve(self.limits.elapsed_s - start_s)
         self.reporter.record(self.step, figures)
         shown = ", ".join(
             f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items() if "/" not in name
         )
         self.reporter.say(f"step {self.step:,}: {shown}" + (", the best so far" if is_best else ""))
-        self.reporter.phase("training")
+        self.reporter.phase(TRAINING_PHASE)
         release_freed_memory()
+        self._save()
+        self.limits.add_evaluation(self.limits.elapsed_s - start_s, final_s)
         self.meter.restart_clock()
 
+    def _figures(self) -> tuple[dict[str, float], float]:
+        """What is measured of the weights as they are, and how long the measurement of the final ones will take."""
+        start_s = time.monotonic()
+        figures = {"validation_loss": self._validation_loss()}
+        loss_s = time.monotonic() - start_s
+        if self.world.is_main:
+            end_s = time.monotonic() + self.limits.share(MAX_EXAMINATION_SHARE)
+            figures |= self.examine(self.step, min(end_s, self.limits.end_s))
+        examination_s = time.monotonic() - start_s - loss_s
+        averages = self.settings.average_checkpoints > 1
+        # A look that was cut short says too little of what reads less: it takes as long at least.
+        return figures, max(1.0, self.quality_ratio) * examination_s + (loss_s if averages else 0.0)
+
     def _validation_loss(self) -> float:
-        batch_tokens = max(self.settings.batch_tokens, _MIN_VALIDATION_BATCH_TOKENS)
-        validation = self.corpus.validation
-        parts = (self._part(validation, rows) for rows in validation.plan(batch_tokens))
-        total, num_labels = self.world.sum(*sum_losses(self.model, parts, self.training_step.plain_loss))
-        loss = total / num_labels
+        end_s = time.monotonic() + self.limits.share(MAX_VALIDATION_SHARE)
+        is_first = self.validation.num_batches is None
+        loss = self.validation.loss(
+            self.model,
+            self.training_step.plain_loss,
+            world=self.world,
+            part=self._part,
+            is_over=lambda: time.monotonic() >= end_s,
+        )
+        if is_first and self.validation.share < 1.0:
+            self.reporter.say(
+                f"validation reads {100 * self.validation.share:.0f} % of its examples: "
+                "for all of them training.max_minutes are too few"
+            )
         # The last gradient may have broken weights whose loss was still a number.
         check_finite(loss, self.step)
         return loss
@@ -233,6 +287,7 @@ class _Training:
             elapsed_s=self.limits.elapsed_s,
             num_tokens=num_tokens,
             num_cells=num_cells,
+            num_validation_batches=self.validation.num_batches,
             kept=self.keeper.record(),
             corpus=self.corpus.fingerprint,
         )
@@ -257,6 +312,7 @@ class _Training:
 @dataclasses.dataclass(frozen=True)
 class _Moment:
     limit: StoppedBy | None
+    evaluates: bool
     saves: bool
     progress: float  # share of the training that lies behind
     stops: bool

@@ -1,7 +1,7 @@
 """AdamW (Loshchilov and Hutter 2019), Muon, and the learning rate's way up and down."""
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -10,7 +10,10 @@ from model.recipe import TrainingSettings
 from model.training.muon import Muon
 from model.transformer import LanguageModel, TranslationModel
 
-__all__ = ["learning_rate", "new_optimizers"]
+__all__ = ["MAX_WARMUP_SHARE", "learning_rate", "new_optimizers"]
+
+MAX_WARMUP_SHARE: Final = 0.1
+"""Of the training: a warm-up of so many steps would never end where there are few steps."""
 
 
 def new_optimizers(
@@ -50,9 +53,11 @@ def learning_rate(settings: TrainingSettings, step: int, progress: float) -> flo
     Args:
         settings: schedule, peak, end and warm-up.
         step: counted from 0.
-        progress: share of the training that lies behind, in [0, 1]; what `cosine` follows.
+        progress: share of the training that lies behind, in [0, 1]; what `cosine` follows, and what ends a warm-up
+            that would be more than `MAX_WARMUP_SHARE` of it.
     """
-    warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    warmup = max((step + 1) / max(settings.warmup_steps, 1), progress / MAX_WARMUP_SHARE)
+    warmup = min(1.0, warmup) if settings.warmup_steps else 1.0
     match settings.schedule:
         case "constant":
             return settings.max_learning_rate * warmup

@@ -1,5 +1,7 @@
-"""How far training is: the limits that end it, and what it tells the person and the run folder."""
+"""How far training is: what it tells the person and the run folder."""
 
+import datetime as dt
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,61 +18,22 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from model.recipe import TrainingSettings
 from model.training.journal import Journal
 from model.training.records import Sample
 
-__all__ = ["Limits", "Reporter", "StoppedBy"]
+__all__ = ["TRAINING_PHASE", "Reporter"]
 
-StoppedBy = Literal["max_steps", "max_minutes", "patience"]
+TRAINING_PHASE = "training"
 
 _SPEED_PERIOD_S = 600.0  # time left is estimated from so much of the past: steps, validations and all
+_MAX_SILENCE_S = 50.0  # where no bar is drawn: somebody who follows a log sees that it goes on
 _VALIDATION_FIGURES = {  # the first one that is measured is shown beside the bar
-    "validation_bleu": "BLEU {:.2f}",
-    "validation_bits_per_byte": "{:.3f} bits a byte",
+    "validation_sample_bleu": "BLEU {:.2f}",
+    "validation_sample_exact_match": "exact match {:.1f} %",
+    "validation_sample_chrf": "chrF {:.2f}",
+    "validation_sample_bits_per_byte": "{:.3f} bits a byte",
     "validation_loss": "validation {:.4f}",
 }
-
-
-class Limits:
-    """Steps and time that training may take. The clock starts when this is made."""
-
-    def __init__(self, settings: TrainingSettings, elapsed_s: float = 0.0) -> None:
-        """`elapsed_s` is what earlier sittings took of the time."""
-        self._max_steps = settings.max_steps
-        self._max_s = None if settings.max_minutes is None else 60.0 * settings.max_minutes
-        self._reserved_s = 0.0
-        self._start_s = time.monotonic() - elapsed_s
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self._start_s
-
-    def reserve(self, seconds: float) -> None:
-        """Leave so much of the time for the validation at the end."""
-        self._reserved_s = seconds
-
-    def progress(self, step: int) -> float:
-        """Share of the training that lies behind after `step` steps, at most 1: of the nearer limit.
-
-        As long as `max_steps` is the nearer one this depends on the step alone, and with it the learning
-        rate: the same seed then gives the same weights.
-        """
-        shares = [0.0]
-        if self._max_steps is not None:
-            shares.append(step / self._max_steps)
-        if self._max_s is not None:
-            shares.append((self.elapsed_s + self._reserved_s) / self._max_s)
-        return min(1.0, max(shares))
-
-    def reached(self, step: int) -> StoppedBy | None:
-        """Which limit ends training after `step` steps, if any."""
-        if self._max_steps is not None and step >= self._max_steps:
-            return "max_steps"
-        if self._max_s is not None and self.elapsed_s + self._reserved_s >= self._max_s:
-            return "max_minutes"
-        return None
 
 
 class Reporter:
@@ -113,28 +76,39 @@ class Reporter:
             disable=silent or not console.is_terminal,
         )
         self._task = self._bar.add_task("", total=1.0, figures="")
+        self._phase = ""
+        self._phase_s = self._said_s = time.monotonic()
+        self._done = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="progress", daemon=True)
 
     def __enter__(self) -> Self:
         if self._journal:
             self._journal.__enter__()
             self._clock = self._journal.elapsed_s, time.monotonic()
         self._bar.start()
+        if self._bar.disable and self._journal and not self._console.quiet:
+            self._heart.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+        self._done.set()
+        if self._heart.is_alive():
+            self._heart.join()
         if self._journal:
             self._journal.__exit__(kind, error, trace)
 
     def say(self, line: str) -> None:
         """A line that stays."""
         if self._journal:
+            self._said_s = time.monotonic()
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def phase(self, name: str) -> None:
         """What is going on now, beside the bar."""
+        self._phase, self._phase_s = name, time.monotonic()
         self._bar.update(self._task, description=name)
 
     def show(self, progress: float, elapsed_s: float, loss: float, tokens_per_second: float) -> None:
@@ -178,11 +152,30 @@ class Reporter:
             values = {"event": name, "facts": dict(facts), "seconds": round(self._elapsed_s(), 3)}
             self._journal.write(step, values)
 
+    def _beat(self) -> None:
+        """Say where training is once nothing was said for a while, whatever it is at: a long phase has no steps."""
+        while not self._done.wait(max(0.0, self._said_s + _MAX_SILENCE_S - time.monotonic())):
+            if time.monotonic() - self._said_s >= _MAX_SILENCE_S:
+                self.say(self._line())
+
+    def _line(self) -> str:
+        """The bar in words."""
+        parts = [self._phase]
+        if self._phase != TRAINING_PHASE:
+            parts[0] += f", for {dt.timedelta(seconds=int(time.monotonic() - self._phase_s))} so far"
+        parts += self._figures_in_order()
+        left_s = self._bar.tasks[self._task].time_remaining
+        if left_s is not None:
+            parts.append(f"{dt.timedelta(seconds=int(left_s))} left")
+        return "; ".join(parts)
+
     def _elapsed_s(self) -> float:
         told_s, at_s = self._clock
         # Before training starts its clock stands still.
         return told_s + (time.monotonic() - at_s if "loss" in self._figures else 0.0)
 
     def _shown(self) -> str:
-        order = ("step", "loss", "validation", "speed")
-        return "  ".join(text for name in order if (text := self._figures.get(name)))
+        return "  ".join(self._figures_in_order())
+
+    def _figures_in_order(self) -> list[str]:
+        return [text for name in ("step", "loss", "validation", "speed") if (text := self._figures.get(name))]

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -16,7 +17,7 @@ from model.training.curves import draw_charts
 from model.training.history import History, read_history
 from model.training.records import Sample
 from model.training.reproduction import as_toml, builtin_command, flat_settings
-from model.training.summary import readable_figure
+from model.training.summary import WARNING, readable_figure
 from model.transformer import build_model
 
 __all__ = ["write_report"]
@@ -83,7 +84,8 @@ def write_report(folder: Path) -> Path:
         record=history.record,
         name=name,
         figures=_final_figures(history),
-        facts=_facts(history),
+        facts={label: text for label, text in _facts(history).items() if label != WARNING},
+        warning=history.facts.get(WARNING),
         best_step=history.best_step,
         resumed_at=history.resumed_at,
         charts=draw_charts(history),
@@ -143,20 +145,21 @@ def _stories(history: History) -> list[_Story]:
     count = min(_MAX_SAMPLE_STEPS, len(steps))
     shown = [steps[round(number * (len(steps) - 1) / max(1, count - 1))] for number in range(count)]
     shown[-1] = steps[-1]
+    # Validation may hold an example several times, and one input with several references.
+    last = dict.fromkeys((sample.source, sample.reference) for sample in history.samples[steps[-1]])
+    return [_Story(*asked, _attempts(history, shown, asked)) for asked in last]
+
+
+def _attempts(history: History, steps: Sequence[int], asked: tuple[str, str]) -> list[_Attempt]:
+    """The answer to one input, with its reference, at each of `steps` that has one."""
     compares = history.recipe.task == "translation"
-    return [
-        _Story(
-            sample.source,
-            sample.reference,
-            [
-                _attempt(step, answer, compares)
-                for step in shown
-                for answer in history.samples[step]
-                if answer.source == sample.source
-            ],
-        )
-        for sample in history.samples[steps[-1]]
-    ]
+    attempts = []
+    for step in steps:
+        samples = history.samples[step]
+        answer = next((sample for sample in samples if (sample.source, sample.reference) == asked), None)
+        if answer:
+            attempts.append(_attempt(step, answer, compares))
+    return attempts
 
 
 def _attempt(step: int, sample: Sample, compares: bool) -> _Attempt:

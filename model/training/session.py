@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import time
 from pathlib import Path
 
 import torch
@@ -28,14 +29,16 @@ from model.training.checkpoints import CheckpointKeeper, load_best_weights
 from model.training.corpus_record import changes_since_training, in_words, record_files
 from model.training.data import EncodedCorpus, encode_corpus
 from model.training.distributed import World
-from model.training.hardware import choose_precision, keep_freed_memory
-from model.training.insight import Examiner
+from model.training.doubts import doubts, unigram_loss
+from model.training.hardware import check_memory, choose_precision, keep_freed_memory
+from model.training.insight import Examiner, quality_ratio
 from model.training.loop import Examine, Outcome, fit
 from model.training.measure import measure
 from model.training.progress import Reporter
 from model.training.state import State, StateStore
 from model.training.stopping import StopRequest, StopRequestedError
 from model.training.summary import TrainingSummary, outcome_facts
+from model.training.validation import Validation
 from model.transfer import start_from
 from model.transformer import LanguageModel, TranslationModel, build_model
 
@@ -75,7 +78,12 @@ class Session:
             resumed = self._resumed_on(encoded, has_changed=bool(changes))
             keep_freed_memory()  # not before: reading and the tokenizer's training free a great deal for good
             model = self._model(tokenizer, reporter)
-        learned = _Learned(model, tokenizer, corpus, encoded)
+        validation = Validation(
+            encoded.validation,
+            recipe.training.batch_tokens,
+            resumed.progress.num_validation_batches if resumed else None,
+        )
+        learned = _Learned(model, tokenizer, corpus, encoded, validation)
         self._greet(learned, reporter)
         reporter.phase("training")
         keeper = CheckpointKeeper(
@@ -87,6 +95,7 @@ class Session:
             model,
             encoded,
             recipe.training,
+            validation=learned.validation,
             seed=recipe.seed,
             keeper=keeper,
             reporter=reporter,
@@ -95,6 +104,7 @@ class Session:
             world=world,
             stop=self.stop,
             examine=self._examiner(learned, reporter),
+            quality_ratio=quality_ratio(corpus, recipe.training.num_quality_examples),
         )
         summary = None
         if world.is_main:
@@ -167,8 +177,12 @@ class Session:
         return self.resumed.on_corpus(encoded.fingerprint)
 
     def _model(self, tokenizer: Tokenizer, reporter: Reporter) -> TranslationModel | LanguageModel:
+        dimensions = self.recipe.dimensions(tokenizer.get_vocab_size())
+        if self.world.device.type == "cpu" and self.recipe.training.parallel != "fsdp":
+            with torch.device("meta"):  # shapes without memory
+                check_memory(sum(parameter.numel() for parameter in build_model(dimensions).parameters()))
         torch.manual_seed(self.recipe.seed)
-        model = build_model(self.recipe.dimensions(tokenizer.get_vocab_size()))
+        model = build_model(dimensions)
         if self.resumed:
             model.load_state_dict(self.resumed.group("model"))
         elif self.start:
@@ -187,14 +201,14 @@ class Session:
     ) -> Examine:
         """What else to measure at each validation; nothing where the weights are in parts."""
         if self.world.size > 1 and self.recipe.training.parallel == "fsdp":
-            return lambda _: {}
+            return lambda *_: {}
         return Examiner(
             learned.model,
             learned.tokenizer,
             learned.corpus,
             learned.encoded.validation,
             show_samples=reporter.samples,
-            bleu_tokenize=self.recipe.bleu_tokenization,
+            comparison=Comparison.of(self.recipe),
         )
 
     def _greet(self, learned: "_Learned", reporter: Reporter) -> None:
@@ -220,25 +234,52 @@ class Session:
         """Choose the final weights, measure them and write the run."""
         reporter.phase("measuring quality")
         model, corpus, encoded = learned.model, learned.corpus, learned.encoded
-        batch_tokens = self.recipe.training.batch_tokens
-        loss = load_best_weights(model, encoded.validation, keeper.kept, batch_tokens)
-        metrics = {"validation_loss": loss}
-        metrics |= measure(
+        settings = self.recipe.training
+        start_s = time.monotonic()
+        kept = keeper.kept if start_s < outcome.end_s else keeper.kept[:1]  # a mean has to be validated
+        loss = load_best_weights(model, kept, lambda: learned.validation.loss_of(model))
+        quality = measure(
             model.eval(),
             learned.tokenizer,
             corpus,
-            self.recipe.training.num_quality_examples,
+            settings.num_quality_examples,
             Comparison.of(self.recipe),
+            end_s=outcome.end_s,
+        )
+        metrics = {"validation_loss": loss, **quality.figures}
+        warning = doubts(
+            num_steps=outcome.num_steps,
+            loss=loss,
+            unigram=self._unigram_loss(learned),
+            vocabulary_size=model.dims.vocabulary_size,
+            is_from_scratch=self.start is None,
         )
         save_run(Run(self.out, model.cpu(), learned.tokenizer, self.recipe, outcome.num_steps, metrics))
         keeper.tidy()
         with contextlib.suppress(OperationError):  # the run is whole: it only takes more room than it needs
             remove_shards(self.out / CORPUS_FOLDER)
-        num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        summary = TrainingSummary(self.out, num_parameters, outcome, encoded.num_too_long, metrics)
+        summary = TrainingSummary(
+            path=self.out,
+            num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+            outcome=outcome,
+            seconds=outcome.seconds + time.monotonic() - start_s,
+            num_too_long=encoded.num_too_long,
+            metrics=metrics,
+            cuts=tuple(quality.cuts),
+            warning=warning,
+        )
         reporter.event(outcome.num_steps, "ended", outcome_facts(summary))
         reporter.record(outcome.num_steps, metrics)
         return summary
+
+    def _unigram_loss(self, learned: "_Learned") -> float:
+        return unigram_loss(
+            learned.encoded.train,
+            learned.validation.batches(),
+            learned.model.dims.vocabulary_size,
+            batch_tokens=self.recipe.training.batch_tokens,
+            seed=self.recipe.seed,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,3 +288,4 @@ class _Learned:
     tokenizer: Tokenizer
     corpus: Corpus[Pair] | Corpus[str]
     encoded: EncodedCorpus
+    validation: Validation  # the same batches in training and at its end

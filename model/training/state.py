@@ -41,6 +41,7 @@ class Progress(Settings):
         elapsed_s: time spent training, earlier sittings included.
         num_tokens: tokens learned from, without padding.
         num_cells: the same with padding.
+        num_validation_batches: batches of the validation split that there was time for; None before the first look.
         kept: checkpoints, best first.
         corpus: a fingerprint of the encoded corpus.
     """
@@ -54,6 +55,7 @@ class Progress(Settings):
     elapsed_s: float = 0.0
     num_tokens: int = 0
     num_cells: int = 0
+    num_validation_batches: int | None = None
     kept: tuple[CheckpointRecord, ...] = ()
     corpus: str = ""
 

@@ -24,6 +24,7 @@ from model.training.session import Session
 from model.training.state import State
 from model.training.stopping import StopRequest, StopRequestedError
 from model.training.summary import TrainingSummary, print_summary
+from model.training.waiting import considerate_threads
 
 __all__ = ["Beginning", "TrainingSummary", "train"]
 
@@ -111,7 +112,7 @@ def train(
             silent=not world.is_main,
             max_steps=recipe.training.max_steps,
         )
-        with reporter:
+        with reporter, considerate_threads(num_threads):
             for note in notes:
                 reporter.say(note)
             try:

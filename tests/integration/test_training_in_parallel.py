@@ -31,8 +31,9 @@ dropout = 0.0
 [training]
 max_steps = 30
 batch_tokens = 96
+optimizer = "adamw"
 max_learning_rate = 5e-3
-warmup_steps = 5
+warmup_steps = 2
 accumulation_steps = 2
 evaluation_interval_steps = 10
 average_checkpoints = 2

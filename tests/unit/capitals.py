@@ -37,7 +37,8 @@ def capitals(tmp_path: Path) -> dict[str, Any]:
             "max_steps": 60,
             "batch_tokens": 128,
             "max_learning_rate": 5e-3,
-            "warmup_steps": 5,
+            "warmup_steps": 2,
+            "schedule": "inverse_sqrt",  # the same however many steps follow
             "optimizer": "muon",
             "r_drop": 1.0,
             "accumulation_steps": 2,

@@ -1,10 +1,11 @@
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from common.errors import SettingsError
 from model.errors import RecipeError
-from model.recipe import Recipe, builtin_recipes, load_recipe
+from model.recipe import Recipe, TrainingSettings, builtin_recipes, load_recipe
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "example-recipe.toml"
 
@@ -129,3 +130,43 @@ def test_generation_has_no_encoder() -> None:
 def test_byte_bpe_needs_room_for_all_bytes() -> None:
     with pytest.raises(SettingsError, match="vocabulary_size 100"):
         load_recipe("stdlib", ["tokenizer.vocabulary_size=100"])
+
+
+def test_what_the_example_leaves_out_has_the_value_it_says() -> None:
+    """`# key = value` below a section is its default."""
+    sections = EXAMPLE.read_text().split("\n[")[2:]
+    assert [section.partition("]")[0] for section in sections] == ["tokenizer", "model", "training"]
+    recipe = load_recipe(str(EXAMPLE))
+    num_checked = 0
+    for section in sections:
+        settings = getattr(recipe, section.partition("]")[0])
+        for line in section.splitlines():
+            if line.startswith("# ") and " = " in line:
+                [(key, value)] = tomllib.loads(line.removeprefix("# ")).items()
+                assert (key, getattr(settings, key)) == (key, value)
+                num_checked += 1
+    assert num_checked > 10
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("muon", 4e-3), ("adamw", 1e-3)])
+def test_a_peak_that_is_left_out_suits_the_optimizer(optimizer: str, rate: float) -> None:
+    chosen = TrainingSettings.load({"max_steps": 1, "optimizer": optimizer}, source="test")
+    assert chosen.max_learning_rate == rate
+    given = TrainingSettings.load(
+        {"max_steps": 1, "optimizer": optimizer, "max_learning_rate": 7e-3}, source="test"
+    )
+    assert given.max_learning_rate == 7e-3
+
+
+def test_an_optimizer_that_is_left_out_suits_the_way_of_working_together() -> None:
+    chosen = TrainingSettings.load({"max_steps": 1, "parallel": "fsdp"}, source="test")
+    assert (chosen.optimizer, chosen.max_learning_rate) == ("adamw", 1e-3)
+    with pytest.raises(SettingsError, match="takes optimizer = 'adamw'"):
+        TrainingSettings.load({"max_steps": 1, "parallel": "fsdp", "optimizer": "muon"}, source="test")
+
+
+def test_a_run_of_an_earlier_release_keeps_its_values() -> None:
+    """A run's recipe.json has every setting, so new defaults change none."""
+    settings = load_recipe("dates", ["training.schedule=inverse_sqrt"]).model_dump(mode="json")
+    assert Recipe.load(settings, source="recipe.json").training.schedule == "inverse_sqrt"
+    assert Recipe.load(settings, source="recipe.json").training.optimizer == "adamw"

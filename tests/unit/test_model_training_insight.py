@@ -12,16 +12,16 @@ from model.attention import CrossAttention, SelfAttention, observe_weights
 from model.batching import Batch, Pairs, Stream, pad_right
 from model.corpora.corpus import Corpus, Pair
 from model.decoding import Hypothesis
+from model.quality import Comparison
 from model.recipe import TokenizerSettings
 from model.tokenizer import BEGIN_ID, END_ID, train_tokenizer
 from model.training.insight import (
     Examiner,
     attention_entropies,
     median_batch,
+    sample_bits_per_byte,
     sample_continuations,
     sample_translations,
-    validation_bits_per_byte,
-    validation_bleu,
 )
 from model.training.records import Sample
 from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
@@ -177,13 +177,77 @@ def test_samples_are_the_models_own_translations(monkeypatch: pytest.MonkeyPatch
     assert limits == [3, 9]
 
 
-def test_bleu_takes_tokenized_text_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, tokenizer = copying(["abAB"])
+def test_a_translation_is_compared_as_the_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
     # 13a parts the full stop from the word, so half the tokens agree; as they stand, none does.
-    monkeypatch.setattr("model.training.insight.translate_texts", lambda *_: ["a b c d."])
-    pairs = [Pair("x", "a b c d .")]
-    assert validation_bleu(model, tokenizer, pairs) == pytest.approx(100.0)
-    assert validation_bleu(model, tokenizer, pairs, tokenize="none") < 80
+    assert worth("a b c d.", "a b c d .", monkeypatch) == {"validation_sample_bleu": pytest.approx(100.0)}
+    [bleu] = worth("a b c d.", "a b c d .", monkeypatch, Comparison("none")).values()
+    assert bleu < 80
+
+
+def test_the_worth_of_single_words_is_no_bleu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BLEU counts runs of four words: of such targets it is 0 however good the model is."""
+    assert worth("AB", "AB", monkeypatch) == {
+        "validation_sample_exact_match": 100.0,
+        "validation_sample_chrf": pytest.approx(100.0),
+    }
+
+
+def worth(
+    answer: str, reference: str, monkeypatch: pytest.MonkeyPatch, comparison: Comparison | None = None
+) -> dict[str, float]:
+    model, tokenizer = copying(["abAB"])
+    monkeypatch.setattr("model.training.insight.translate_texts", lambda *_: [answer])
+    pair = Pair("x", reference)
+    corpus = Corpus("test", train=[pair], validation=[pair], test=[])
+    examples = Pairs([[4, END_ID]], [[6]])
+    examine = Examiner(
+        model, tokenizer, corpus, examples, show_samples=lambda *_: None, comparison=comparison
+    )
+    return {name: value for name, value in examine(1).items() if "/" not in name}
+
+
+def test_equal_inputs_are_one_sample() -> None:
+    model, tokenizer = copying(["abAB"])
+    pairs = [Pair("ab", "BA")] * 6 + [Pair("ba", "AB"), Pair("ab", "AB")]
+    corpus = Corpus("test", train=PAIRS, validation=pairs, test=[])
+    shown: list[Sample] = []
+    examples = Pairs([[4, END_ID]], [[6]])
+    Examiner(model, tokenizer, corpus, examples, show_samples=lambda _, samples: shown.extend(samples))(1)
+    assert sorted(sample.source for sample in shown) == ["ab", "ba"]
+
+
+def test_equal_prompts_are_one_sample() -> None:
+    tokenizer = train_tokenizer(TokenizerSettings(kind="character"), ["abcdefgh"], "generation")
+    model = generator(tokenizer.get_vocab_size()).eval()
+    documents = ["abcdefgh", "abcdefghab", "abch", "hgfedcba"]
+    samples = sample_continuations(model, tokenizer, documents, 3, 4)
+    assert [(sample.source, sample.reference) for sample in samples] == [("abc", "defg"), ("hgf", "edcb")]
+
+
+def test_a_look_that_takes_too_long_is_at_fewer_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = copying(["abAB"])
+    now_s = 100.0
+    asked: list[int] = []
+
+    def translate(_: object, __: object, sources: Sequence[str]) -> list[str]:
+        nonlocal now_s
+        now_s += 0.1 * len(sources)
+        asked.append(len(sources))
+        return ["BA"] * len(sources)
+
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
+    monkeypatch.setattr("model.training.insight.translate_texts", translate)
+    monkeypatch.setattr("model.training.insight.sample_translations", lambda *_: [])
+    pairs = [Pair(f"{number:03}", "BA") for number in range(200)]
+    corpus = Corpus("test", train=pairs, validation=pairs, test=[])
+    examine = Examiner(model, tokenizer, corpus, Pairs([[4, END_ID]], [[6]]), show_samples=lambda *_: None)
+    examine(1, end_s=now_s + 5.0)
+    assert 8 <= sum(asked) <= 50
+    assert now_s <= 105.0
+    num_first = sum(asked)
+    asked.clear()
+    examine(2, end_s=now_s + 500.0)
+    assert sum(asked) == num_first, "validations compare"
 
 
 def test_a_continuation_follows_its_prompt() -> None:
@@ -207,7 +271,7 @@ def test_bits_per_byte_reads_only_the_start(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("model.training.insight.bits_per_byte", note)
     tokenizer = train_tokenizer(TokenizerSettings(kind="character"), ["abc"], "generation")
-    assert validation_bits_per_byte(generator(), tokenizer, ["abc", "déf", "ghi"], num_bytes=5) == 1.5
+    assert sample_bits_per_byte(generator(), tokenizer, ["abc", "déf", "ghi"], num_bytes=5) == 1.5
     assert read == ["abc", "d"], "a character is whole or left out"
 
 
@@ -220,7 +284,11 @@ def test_an_examiner_looks_at_the_same_each_time() -> None:
     examine = Examiner(model, tokenizer, corpus, validation, show_samples=lambda *given: shown.append(given))
     figures = examine(7)
     assert figures == examine(14)
-    assert {"validation_bleu", "attention_entropy/encoder_0", "attention_entropy/cross_0"} <= set(figures)
+    assert {
+        "validation_sample_exact_match",
+        "attention_entropy/encoder_0",
+        "attention_entropy/cross_0",
+    } <= set(figures)
     assert [step for step, _ in shown] == [7, 14]
     assert shown[0][1] == shown[1][1]
     assert [sample.source for sample in shown[0][1]] == ["ab", "ba"]
@@ -240,6 +308,6 @@ def test_an_examiner_measures_a_language_model_in_bits() -> None:
         show_samples=lambda _, samples: shown.extend(samples),
     )
     figures = examine(1)
-    assert figures["validation_bits_per_byte"] > 1
+    assert figures["validation_sample_bits_per_byte"] > 1
     assert "attention_entropy/decoder_0" in figures
     assert [sample.source for sample in shown] == ["abcdefgh"]

@@ -19,12 +19,13 @@ from model.loss import mean_loss
 from model.recipe import Recipe, TrainingSettings
 from model.run import load_run
 from model.tokenizer import END_ID
-from model.training import loop
+from model.training import validation
 from model.training.checkpoints import CheckpointKeeper, load_best_weights
 from model.training.data import encode_corpus
 from model.training.distributed import World
+from model.training.limits import Limits
 from model.training.meter import Meter
-from model.training.progress import Limits, Reporter
+from model.training.progress import Reporter
 from model.training.step import TrainingStep
 from model.training.train import train
 from model.transformer import Dimensions, TranslationModel, build_model
@@ -125,7 +126,7 @@ def test_the_mean_of_the_best_checkpoints_is_taken_when_it_is_better(tmp_path: P
             weights = {name: good[name] + sign * offset[name] for name in good}
             run.model.load_state_dict(weights)
             keeper.add(10 * step + sign, weights, mean_loss(run.model, validation, 256))
-    loss = load_best_weights(run.model, validation, keeper.kept, 256)
+    loss = load_best_weights(run.model, keeper.kept, lambda: mean_loss(run.model, validation, 256))
     assert loss == mean_loss(run.model, validation, 256) < keeper.kept[0].validation_loss / 2
     torch.testing.assert_close(run.model.state_dict(), good)
 
@@ -145,9 +146,9 @@ def test_time_is_left_for_the_last_validation(monkeypatch: pytest.MonkeyPatch) -
     now_s = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now_s)
     limits = Limits(TrainingSettings(max_minutes=1.0))
-    now_s += 45.0
+    now_s += 40.0
     assert limits.reached(5) is None
-    limits.reserve(15.0)
+    limits.add_evaluation(15.0, final_s=3.0)  # and 2 s to write the run
     assert limits.progress(5) == 1.0
     assert limits.reached(5) == "max_minutes"
 
@@ -155,7 +156,7 @@ def test_time_is_left_for_the_last_validation(monkeypatch: pytest.MonkeyPatch) -
 def test_weights_that_broke_in_the_last_step_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "sum_losses", lambda *_: (float("nan"), 1))
+    monkeypatch.setattr(validation, "sum_losses", lambda *_: (float("nan"), 1))
     with pytest.raises(TrainingError, match=r"^the loss is nan at step 5: lower [^\n]*$"):
         train(recipe(tmp_path), tmp_path / "run", show_progress=False)
     assert not list((tmp_path / "run").glob("checkpoints/*"))
@@ -177,9 +178,7 @@ def test_each_validation_is_said_also_where_no_terminal_is(
     train(recipe(tmp_path), tmp_path / "run")
     out, err = capsys.readouterr()
     assert out == ""
-    assert [
-        line.partition(":")[0] for line in err.splitlines() if "validation " in line and "step" in line
-    ] == [
+    assert [line.partition(":")[0] for line in err.splitlines() if line.startswith("step")] == [
         "step 5",
         "step 10",
     ]

@@ -1,7 +1,9 @@
 """What training tells: the bar, metrics.jsonl, samples.jsonl, TensorBoard, and how a resumed run goes on."""
 
 import io
+import itertools
 import json
+import queue
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 from common.errors import OperationError
 from model.errors import RunError
 from model.recipe import TrainingSettings
-from model.training.progress import Limits, Reporter
+from model.training.limits import Limits
+from model.training.progress import Reporter
 from model.training.records import Sample
 
 SAMPLE = Sample("le chat", "the cat", "the <dog>")
@@ -137,7 +140,7 @@ def test_the_bar_says_how_far_and_how_long(tmp_path: Path, monkeypatch: pytest.M
             now_s = 1000.0 + step / 6
             reporter.show(step / 6000, step / 6, 2.3456, 12345.6)
             reporter.record(step, {"loss": 2.3456})
-        reporter.record(1500, {"validation_loss": 1.5, "validation_bleu": 31.234})
+        reporter.record(1500, {"validation_loss": 1.5, "validation_sample_bleu": 31.234})
         reporter._bar.refresh()
         drawn = terminal.drawn()
     for part in (
@@ -162,10 +165,55 @@ def test_time_left_is_that_of_the_minutes(tmp_path: Path, monkeypatch: pytest.Mo
         reporter._bar.get_time = lambda: now_s
         for step, seconds in ((1, 1.0), (2, 50.0), (30, 60.0)):
             now_s = 1000.0 + seconds
-            reporter.show(limits.progress(step), limits.elapsed_s, 2.0, 1.0)
+            reporter.show(limits.completion(step), limits.elapsed_s, 2.0, 1.0)
         reporter._bar.refresh()
     assert limits.elapsed_s == 360.0
     assert "0:04:0" in terminal.drawn()
+
+
+def test_where_no_bar_is_drawn_it_is_said_where_training_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.training.progress._MAX_SILENCE_S", 0.01)
+    written = Lines()
+    console = Console(file=written, width=160)
+    with Reporter(tmp_path, console, max_steps=6000) as reporter:
+        reporter.phase("encoding the corpus")
+        assert written.next() == "encoding the corpus, for 0:00:00 so far"
+        reporter.phase("training")
+        reporter.record(1500, {"loss": 2.3456})
+        line = ""
+        for share in itertools.count(1):  # until there is a speed to estimate by
+            reporter.show(min(0.5, share / 1000), 10.0, 2.3456, 12345.6)
+            if (line := written.next()).endswith(" left"):
+                break
+        assert line.startswith("training; step 1,500 of 6,000; loss 2.3456; 12,346 tokens/s; ")
+    assert not reporter._heart.is_alive()
+
+
+def test_a_bar_needs_no_lines_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.training.progress._MAX_SILENCE_S", 0.0)
+    with Reporter(tmp_path, Terminal().console) as reporter:
+        assert not reporter._heart.is_alive()
+    with Reporter(tmp_path, quiet(), silent=True) as reporter:
+        assert not reporter._heart.is_alive()
+
+
+class Lines(io.StringIO):
+    """A file whose lines can be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: queue.Queue[str] = queue.Queue()
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines():
+            if line:
+                self._lines.put(line)
+        return len(text)
+
+    def next(self) -> str:
+        return self._lines.get(timeout=10)
 
 
 def test_a_narrow_terminal_still_shows_the_time_left(tmp_path: Path) -> None:
@@ -173,7 +221,7 @@ def test_a_narrow_terminal_still_shows_the_time_left(tmp_path: Path) -> None:
     with Reporter(tmp_path, terminal.console, max_steps=6000) as reporter:
         reporter.phase("validating")
         reporter.show(0.5, 10.0, 2.3456, 12345.6)
-        reporter.record(1500, {"validation_bleu": 31.234})
+        reporter.record(1500, {"validation_sample_bleu": 31.234})
         reporter._bar.refresh()
         last = terminal.drawn().splitlines()[-1]
     assert "left  step 1,500 of 6,000" in last

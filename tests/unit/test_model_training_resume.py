@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from common.errors import OperationError
 from common.files import atomic_write
 from model.errors import RunError, TrainingError, TrainingStopped
-from model.training import loop
+from model.training import loop, validation
 from model.training.checkpoints import CheckpointKeeper
 from model.training.state import Progress, State, StateStore
 from model.training.step import TrainingStep
@@ -62,7 +62,7 @@ def test_killed_at_any_step_the_weights_are_the_same_to_the_bit(
     rng = random.Random(optimizer)
     places = [
         (loop, "learning_rate"),
-        (loop, "sum_losses"),
+        (validation, "sum_losses"),
         (CheckpointKeeper, "add"),
         (CheckpointKeeper, "tidy"),
         (StateStore, "save"),
@@ -177,7 +177,7 @@ def test_a_signal_while_validating_ends_that_at_once(
         raise AssertionError("validation went on")
 
     with monkeypatch.context() as patch, pytest.raises(TrainingStopped) as stopped:
-        patch.setattr(loop, "sum_losses", signalled)
+        patch.setattr(validation, "sum_losses", signalled)
         train(chosen, tmp_path / "run", show_progress=False)
     assert stopped.value.step == 7
     train(chosen, tmp_path / "run", beginning=RESUME, show_progress=False)

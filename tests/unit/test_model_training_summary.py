@@ -1,6 +1,7 @@
 """The end of a training, in figures."""
 
 import io
+import math
 from pathlib import Path
 
 from rich.console import Console
@@ -12,8 +13,14 @@ SUMMARY = TrainingSummary(
     path=Path("runs/captions"),
     num_parameters=1234,
     outcome=Outcome(
-        num_steps=6000, seconds=50.0, num_tokens=1_000_000, padding_share=0.0612, stopped_by="patience"
+        num_steps=6000,
+        seconds=50.0,
+        num_tokens=1_000_000,
+        padding_share=0.0612,
+        stopped_by="patience",
+        end_s=math.inf,
     ),
+    seconds=52.25,
     num_too_long=7,
     metrics={"validation_loss": 1.25, "test_bleu": 38.5},
 )
@@ -34,7 +41,7 @@ def test_the_table_says_what_happened_and_where_to_look() -> None:
 def test_the_facts_are_of_the_outcome() -> None:
     assert outcome_facts(SUMMARY) == {
         "steps": "6,000 (validation no longer improves)",
-        "time": "50.0 s, validation included",
+        "time": "52.2 s, validation and final quality included",
         "throughput": "20,000 tokens/s",
         "padding": "6.1 % of what was computed",
         "left out": "7 pairs over the model's limits",
