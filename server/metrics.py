@@ -62,6 +62,9 @@ class Metrics:
             "rejected_requests", "Calls refused before any work was done for them.", ["model", "reason"]
         )
         self.input_tokens = self._counter("input_tokens", "Tokens of accepted inputs.", ["model"])
+        self.unknown_input_tokens = self._counter(
+            "unknown_input_tokens", "Those that stand for characters the vocabulary lacks.", ["model"]
+        )
         self.output_tokens = self._counter("output_tokens", "Tokens of finished answers.", ["model"])
 
         self.request_duration = self._histogram(
@@ -158,6 +161,7 @@ class ModelMetrics:
 
     def __init__(self, metrics: Metrics, name: str, task: str) -> None:
         self._input_tokens = metrics.input_tokens.labels(name)
+        self._unknown_input_tokens = metrics.unknown_input_tokens.labels(name)
         self._output_tokens = metrics.output_tokens.labels(name)
         self._queue_duration = metrics.queue_duration.labels(name)
         self._time_to_first_token = metrics.time_to_first_token.labels(name)
@@ -176,9 +180,11 @@ class ModelMetrics:
         if graph.startswith("decode"):
             self._batch_rows.add(rows)
 
-    def observe_accepted(self, num_input_tokens: int) -> None:
+    def observe_accepted(self, num_input_tokens: int, num_unknown: int = 0) -> None:
         """An input was queued."""
         self._input_tokens.inc(num_input_tokens)
+        if num_unknown:
+            self._unknown_input_tokens.inc(num_unknown)
 
     def observe_times(
         self, submitted_s: float, admitted_s: float | None, first_token_s: float | None

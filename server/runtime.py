@@ -169,7 +169,8 @@ def _submit(
     tickets = iter(model.engine.submit_all(sequences))
     for submitted, each in zip(inputs, prepared, strict=True):
         submitted.tickets.extend(itertools.islice(tickets, len(each.parameters)))
-        model.metrics.observe_accepted(len(each.token_ids))
+        num_unknown = each.token_ids.count(model.manifest.special_tokens.unknown)
+        model.metrics.observe_accepted(len(each.token_ids), num_unknown)
     return inputs
 
 

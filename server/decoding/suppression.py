@@ -152,8 +152,10 @@ class SuppressedTexts:
         return self._holding_any(self._vocabulary.first)
 
     def _holding_any(self, tokens: TokenTexts) -> NDArray[np.int64]:
-        found = [tokens.holding(text) for text in self._texts]
-        return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+        holds = np.zeros(len(tokens.texts), np.bool_)
+        for text in self._texts:
+            holds[tokens.holding(text)] = True
+        return np.flatnonzero(holds)
 
     @functools.cached_property
     def _open(self) -> dict[int, list[tuple[int, int]]]:

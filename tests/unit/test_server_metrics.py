@@ -23,6 +23,7 @@ LABELS = {
     "dragoman_requests_running": {"model"},
     "dragoman_requests_waiting": {"model"},
     "dragoman_input_tokens": {"model"},
+    "dragoman_unknown_input_tokens": {"model"},
     "dragoman_output_tokens": {"model"},
     "dragoman_rejected_requests": {"model", "reason"},
     "dragoman_model_info": {"model", "version", "task", "precision", "provider"},
@@ -63,7 +64,7 @@ def filled() -> Metrics:
     metrics.request_duration.labels("toy", "Translate").observe(0.1)
     metrics.model_info.labels("toy", "1", "translation", "fp32", "cpu").set(1)
     metrics.model_load_duration.labels("toy").set(0.2)
-    model.observe_accepted(7)
+    model.observe_accepted(7, num_unknown=2)
     model.observe_step("encode", 0.001, 4)
     model.observe_step("decode", 0.001, 4)
     model.observe_step("decode", 0.001, 2)
@@ -92,6 +93,7 @@ def test_names_and_labels_are_the_promised_ones() -> None:
 def test_values() -> None:
     metrics = filled()
     assert value(metrics, "input_tokens_total", model="toy") == 7
+    assert value(metrics, "unknown_input_tokens_total", model="toy") == 2
     assert value(metrics, "output_tokens_total", model="toy") == 5
     assert value(metrics, "queue_duration_seconds_sum", model="toy") == 0.25
     assert value(metrics, "time_to_first_token_seconds_sum", model="toy") == 0.5

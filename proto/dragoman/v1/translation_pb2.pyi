@@ -44,7 +44,8 @@ class TranslateRequest(_message.Message):
     @_builtins.property
     def target_prefixes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Texts that the translations begin with, one for each input, or none at all; "" forces nothing. A text with a
-        character that the vocabulary lacks is refused, because the translation could not hold it.
+        character that the vocabulary lacks is refused, because the translation could not hold it. A model that was trained
+        on lower case begins with the text in lower case.
         """
 
     def __init__(
