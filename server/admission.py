@@ -2,81 +2,22 @@
 
 A server that takes every call answers none of them in time once more arrive than it can answer: each one waits until
 shortly before its deadline and ends while it is computed. So a call is refused at once, with a delay after which the
-client tries again, when waiting takes too much of its time. There are two places where it waits:
+client tries again, when waiting for one of its model's slots takes too much of its time.
 
-    Backlog   in gRPC's core, until the event loop takes the call up
-    Load      for one of its model's slots
-
-Calls without a deadline are never refused here. Pure bookkeeping: times and counts are handed in.
+Calls without a deadline are never refused here. Pure bookkeeping: the time is handed in.
 """
 
 import math
-from collections import deque
-from collections.abc import Callable
 
-__all__ = ["Backlog", "Load"]
+__all__ = ["Load"]
 
 MIN_DELAY_S, MAX_DELAY_S = 0.1, 5.0
 """Bounds of what a refused caller is told to wait."""
-
-REMAINING_SHARE = 2.0
-"""A call that waited to be taken up needs so many times its wait for the rest. So it may spend a third of its time."""
-SAMPLE_S = 0.01
-"""How often gRPC's count of calls is read at most. Reading it takes a tenth of a millisecond."""
-MIN_BACKLOG = 32
-"""Fewer calls that wait are no queue: they arrived together."""
 
 MAX_SHARE = 0.5
 """Share of its time that a call may be expected to wait for a slot. The rest is for being computed."""
 MEMORY_S = 0.5
 """How fast the rate of answers is forgotten, in seconds of full load."""
-
-
-class Backlog:
-    """How long calls wait in gRPC's core, which hands them over first come first served."""
-
-    def __init__(self, count_started: Callable[[], int | None]) -> None:
-        """`count_started` gives how many calls have arrived, or None when that is not known any more."""
-        self._count_started = count_started
-        self._samples: deque[tuple[float, int]] = deque()
-        self._sampled_s = -math.inf
-        self._num_dropped = 0  # calls that arrived and will never be taken up
-
-    def delay(self, num_taken_up: int, remaining_s: float, now_s: float, *, is_alone: bool) -> float | None:
-        """How long the call that was just taken up should wait before another try, or None to take it.
-
-        Args:
-            num_taken_up: calls taken up so far, this one included.
-            remaining_s: until its deadline.
-            now_s: the time.
-            is_alone: whether no other call is in the server; then none can be waiting.
-        """
-        if now_s - self._sampled_s >= SAMPLE_S:
-            self._sample(now_s, num_taken_up, is_alone=is_alone)
-        waited_s = self._waited_s(num_taken_up + self._num_dropped, now_s)
-        if remaining_s >= REMAINING_SHARE * waited_s:
-            return None
-        return _bounded(waited_s)
-
-    def _sample(self, now_s: float, num_taken_up: int, *, is_alone: bool) -> None:
-        self._sampled_s = now_s
-        num_started = self._count_started()
-        if num_started is None:
-            return
-        if is_alone:
-            self._num_dropped = num_started - num_taken_up
-        self._samples.append((now_s, num_started))
-
-    def _waited_s(self, place: int, now_s: float) -> float:
-        """How long ago the call in this place of all calls arrived."""
-        samples = self._samples
-        if not samples or samples[-1][1] - place < MIN_BACKLOG:
-            samples.clear()
-            return 0.0
-        # When the second sample already had this call, nobody needs the first one again.
-        while len(samples) > 1 and samples[0][1] < place:
-            samples.popleft()
-        return now_s - samples[0][0]
 
 
 class Load:

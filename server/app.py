@@ -284,9 +284,7 @@ class Server:
             max_message_bytes=listen.max_message_bytes,
         )
         server = grpc.aio.server(interceptors=[interceptor], options=channel_options(listen))
-        count_started = count_of_started_calls()
-        interceptor.watch_backlog(count_started)
-        self.metrics.watch_arrivals(count_started, lambda: interceptor.num_taken_up)
+        self.metrics.watch_arrivals(count_of_started_calls(), lambda: interceptor.num_taken_up)
         runtime = Runtime(
             self._registry,
             self.lifecycle,

@@ -16,7 +16,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from structlog.typing import FilteringBoundLogger
 
-from server.admission import Backlog, Load
+from server.admission import Load
 from server.draining import CallsInFlight
 from server.errors import (
     AnswerTooLarge,
@@ -70,7 +70,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         counted as unknown.
         """
         self._loads = {name: Load(num_slots) for name, num_slots in models.items()}
-        self._backlog: Backlog | None = None
         self._in_flight = in_flight
         self.num_taken_up = 0
         self._max_calls = max_calls
@@ -79,10 +78,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._models = models
         self._handlers: dict[str, Handler] = {}
         self._log = _log.bind()  # settles on a logger once, not for every line
-
-    def watch_backlog(self, count_started: Callable[[], int | None]) -> None:
-        """Refuse calls that waited too long in gRPC, which `count_started` calls have reached so far."""
-        self._backlog = Backlog(count_started)
 
     async def intercept_service(
         self,
@@ -148,7 +143,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         Raises:
             DeadlineExceeded: the deadline passed before the call was taken up.
-            Overloaded: `max_calls` others are in the server, or it waited too long in gRPC.
+            Overloaded: `max_calls` others are in the server.
         """
         if call.remaining_s <= 0:
             call.arrival_reason = "late"
@@ -156,14 +151,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if self._in_flight.count > self._max_calls:
             call.arrival_reason = "too_many_calls"
             raise Overloaded(f"{self._max_calls} calls are being answered already", RETRY_DELAY_S)
-        if self._backlog is not None:
-            is_alone = self._in_flight.count == 1
-            delay_s = self._backlog.delay(
-                self.num_taken_up, call.remaining_s, call.started, is_alone=is_alone
-            )
-            if delay_s is not None:
-                call.arrival_reason = "no_time"
-                raise Overloaded("calls wait too long to be taken up for this call's deadline", delay_s)
 
     def _begin(self, call: "_CallRecord") -> None:
         """Count a call as one of its model's, unless it would wait too long for a slot.

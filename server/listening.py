@@ -53,7 +53,8 @@ def count_of_started_calls() -> Callable[[], int | None]:
     """Return a function that gives how many calls have reached the gRPC server that was made last.
 
     gRPC's core counts a call when its headers have come, before it waits to be taken up or is dropped. The function may
-    be called from any thread. It returns None once the server has been destroyed.
+    be called from any thread, but only now and then: it takes milliseconds while many calls wait. It returns None once
+    the server has been destroyed.
     """
     server_id = max(server.ref.server_id for server in _servers_from(0))
 
