@@ -107,5 +107,5 @@ def test_an_interrupt_that_a_module_made_an_error_of_is_one(monkeypatch: pytest.
 
 def test_an_unwritable_folder_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert main(["train", "dates", "--out", str(tmp_path / "file" / "run")]) == 1
+    assert main(["train", "dates", "--out", str(tmp_path / "file" / "run")]) == 2
     assert str(tmp_path / "file") in capsys.readouterr().err
