@@ -82,7 +82,7 @@ class ListenSettings(Settings):
     max_streams_per_connection: Annotated[int, Field(ge=1, le=_MAX_STREAMS)] = 128
     """Most calls at one time on one connection. A client keeps further calls back until one ends."""
     max_message_bytes: Annotated[int, Field(ge=1, le=_MAX_MESSAGE_BYTES)] = 4 * 1024 * 1024
-    """Longest message, in either direction."""
+    """Longest message, in either direction. A call whose answer is longer ends with INVALID_ARGUMENT."""
 
     drain_delay_s: Seconds = 0.0
     """After SIGTERM: seconds in which the server still accepts calls, so that balancers notice that it is not
