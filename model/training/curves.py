@@ -27,16 +27,13 @@ _PAGE_COLOURS = {
 }
 _SIZE_INCHES = (4.8, 3.0)  # letters of 9 points are read on a phone, where this fills the width
 _MAX_MARKED_POINTS = 40
-_QUALITY = [  # measure, curve, title, caption
-    (name, curve, title, "Greedy, on a sample of the validation split.")
-    for name, curve, title in (
-        ("bleu", "BLEU", "Validation BLEU, %"),
-        ("exact_match", "exact match", "Validation, exact match, %"),
-        ("chrf", "chrF", "Validation chrF, %"),
-    )
-] + [
-    ("bits_per_byte", "bits per byte", "Validation, bits per byte", "On the start of the validation split."),
-]
+_TRANSLATED = "Greedy, on a sample of the validation split."
+_QUALITY = {  # title, what a curve is, caption
+    "bleu": ("Validation BLEU, %", "BLEU", _TRANSLATED),
+    "exact_match": ("Validation, exact match, %", "exact match", _TRANSLATED),
+    "chrf": ("Validation chrF, %", "chrF", _TRANSLATED),
+    "bits_per_byte": ("Validation, bits per byte", "bits per byte", "On the start of the validation split."),
+}
 _ENTROPY_KINDS = {
     "encoder": "encoder",
     "decoder": "decoder",
@@ -94,22 +91,11 @@ def _loss_chart(history: History) -> Chart | None:
 
 def _quality_charts(history: History) -> list[Chart | None]:
     best = "The star is the checkpoint of lowest validation loss."
-    return [
-        _chart(
-            history,
-            [
-                _Curve(
-                    history.get(f"validation_sample_{name}"),
-                    curve,
-                    _HUES[1],
-                    marks_best=True,
-                )
-            ],
-            title,
-            f"{caption} {best}",
-        )
-        for name, curve, title, caption in _QUALITY
-    ]
+    charts = []
+    for measure, (title, label, caption) in _QUALITY.items():
+        curve = _Curve(history.get(f"validation_sample_{measure}"), label, _HUES[1], marks_best=True)
+        charts.append(_chart(history, [curve], title, f"{caption} {best}"))
+    return charts
 
 
 def _gradient_chart(history: History) -> Chart | None:

@@ -17,16 +17,16 @@ from model.decoding import greedy_decode
 from model.loss import evaluating
 from model.quality import Comparison, bits_per_byte, headline, translation_figures
 from model.tokenizer import BEGIN_ID, PADDING_ID
-from model.training.measure import translate_texts, within_time
+from model.training.measure import fitting_documents, translate_texts, within_time
 from model.training.records import Sample
 from model.transformer import LanguageModel, TranslationModel
 
 __all__ = [
     "Examiner",
     "attention_entropies",
+    "first_bytes",
     "median_batch",
     "quality_ratio",
-    "sample_bits_per_byte",
     "sample_continuations",
     "sample_translations",
 ]
@@ -72,6 +72,7 @@ class Examiner:
         self._show_samples, self._comparison = show_samples, comparison
         self._batch = median_batch(validation, _ENTROPY_BATCH_TOKENS)
         self._documents = [text for text in corpus.validation if isinstance(text, str)]
+        self._texts: Sequence[str] = first_bytes(self._documents, _NUM_BYTES)
         pairs = [pair for pair in corpus.validation if isinstance(pair, Pair)]
         self._pairs = _spread(pairs, _NUM_MEASURED_PAIRS)
         self._shown = _spread(list({pair.source: pair for pair in pairs}.values()), _NUM_SAMPLES)
@@ -80,8 +81,8 @@ class Examiner:
     def __call__(self, step: int, end_s: float = math.inf) -> dict[str, float]:
         """Figures to record at `step`; samples are shown on the way.
 
-        `end_s` is when the time for this is over, by `time.monotonic`: fewer pairs are then translated, in this call
-        and in those that follow.
+        `end_s` is when the time for this is over, by `time.monotonic`: less is then measured, in this call and in those
+        that follow.
 
         Raises:
             OperationError: `show_samples` cannot write them.
@@ -91,7 +92,7 @@ class Examiner:
             if isinstance(self._model, TranslationModel):
                 figures = self._look_at_translations(self._model, step, end_s)
             else:
-                figures = self._look_at_continuations(self._model, step)
+                figures = self._look_at_continuations(self._model, step, end_s)
             return figures | entropies
 
     def _look_at_translations(self, model: TranslationModel, step: int, end_s: float) -> dict[str, float]:
@@ -105,7 +106,7 @@ class Examiner:
         figures = translation_figures(answers, [pair.target for pair in self._pairs], self._comparison)
         return {f"validation_sample_{name}": figures[name] for name in self._measures if name in figures}
 
-    def _look_at_continuations(self, model: LanguageModel, step: int) -> dict[str, float]:
+    def _look_at_continuations(self, model: LanguageModel, step: int, end_s: float) -> dict[str, float]:
         num_prompt_tokens = min(32, model.dims.max_target_tokens // 2)
         # More documents than are shown: some are too short, and some begin as others do.
         candidates = _spread(self._documents, _NUM_CANDIDATES)
@@ -118,7 +119,8 @@ class Examiner:
             max_samples=_NUM_SAMPLES,
         )
         self._show_samples(step, samples)
-        bits = sample_bits_per_byte(model, self._tokenizer, self._documents)
+        self._texts = fitting_documents(model, self._tokenizer, self._texts, end_s)
+        bits = bits_per_byte(model, self._tokenizer, self._texts)
         return {"validation_sample_bits_per_byte": bits}
 
 
@@ -222,14 +224,8 @@ def sample_continuations(
     ]
 
 
-def sample_bits_per_byte(
-    model: LanguageModel, tokenizer: Tokenizer, documents: Sequence[str], num_bytes: int = _NUM_BYTES
-) -> float:
-    """Bits per byte on the first `num_bytes` or so of `documents`: what a look at each validation may cost.
-
-    Raises:
-        ValueError: the documents hold no byte.
-    """
+def first_bytes(documents: Sequence[str], num_bytes: int) -> list[str]:
+    """The first `num_bytes` or so of `documents`: what a look at each validation may cost."""
     taken: list[str] = []
     room = num_bytes
     for document in documents:
@@ -237,7 +233,7 @@ def sample_bits_per_byte(
             break
         taken.append(document.encode()[:room].decode(errors="ignore"))
         room -= len(document.encode())
-    return bits_per_byte(model, tokenizer, taken)
+    return taken
 
 
 def quality_ratio(corpus: Corpus[Pair] | Corpus[str], num_examples: int) -> float:

@@ -14,7 +14,7 @@ from model.quality import Comparison, bits_per_byte, translation_figures
 from model.training.validation import evenly_spread
 from model.transformer import LanguageModel, TranslationModel
 
-__all__ = ["Quality", "measure", "translate_texts", "within_time"]
+__all__ = ["Quality", "fitting_documents", "measure", "translate_texts", "within_time"]
 
 _FIRST_CHUNK: Final = 8  # tells how long the others take
 _MAX_CHUNK: Final = 128
@@ -98,13 +98,13 @@ def _measure_documents(
         if not documents:
             continue
         split_end_s = (time.monotonic() + end_s) / 2 if name == "validation" and corpus.test else end_s
-        known = _fitting(model, tokenizer, documents, split_end_s)
+        known = fitting_documents(model, tokenizer, documents, split_end_s)
         figures[f"{name}_bits_per_byte"] = bits_per_byte(model, tokenizer, known)
         num_measured[name], num_wanted[name] = len(known), len(documents)
     return Quality(figures, num_measured, num_wanted)
 
 
-def _fitting(
+def fitting_documents(
     model: LanguageModel, tokenizer: Tokenizer, documents: Sequence[str], end_s: float
 ) -> Sequence[str]:
     """The documents, or as many as can be read until `end_s`, evenly spread; of one that is too long the start."""

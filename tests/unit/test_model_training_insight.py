@@ -18,8 +18,8 @@ from model.tokenizer import BEGIN_ID, END_ID, train_tokenizer
 from model.training.insight import (
     Examiner,
     attention_entropies,
+    first_bytes,
     median_batch,
-    sample_bits_per_byte,
     sample_continuations,
     sample_translations,
 )
@@ -262,17 +262,34 @@ def test_a_continuation_follows_its_prompt() -> None:
         sample_continuations(model, tokenizer, ["abcdefgh" * 5], 16, 4)
 
 
-def test_bits_per_byte_reads_only_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
+def test_bits_per_byte_reads_only_the_start() -> None:
+    assert first_bytes(["abc", "déf", "ghi"], 5) == ["abc", "d"], "a character is whole or left out"
+    assert first_bytes(["abc"], 5) == ["abc"]
 
-    def note(model: object, tokenizer: object, documents: list[str]) -> float:
-        read.extend(documents)
+
+def test_a_look_at_a_language_model_reads_what_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = train_tokenizer(TokenizerSettings(kind="character"), ["abcdefgh"], "generation")
+    model = generator(tokenizer.get_vocab_size())
+    corpus = Corpus("test", train=["abc"], validation=["abcdefgh" * 1000] * 5, test=[])
+    now_s = 100.0
+    read: list[int] = []
+
+    def bits(_: object, __: object, documents: Sequence[str]) -> float:
+        nonlocal now_s
+        read.append(sum(map(len, documents)))
+        now_s += 1e-3 * read[-1]
         return 1.5
 
-    monkeypatch.setattr("model.training.insight.bits_per_byte", note)
-    tokenizer = train_tokenizer(TokenizerSettings(kind="character"), ["abc"], "generation")
-    assert sample_bits_per_byte(generator(), tokenizer, ["abc", "déf", "ghi"], num_bytes=5) == 1.5
-    assert read == ["abc", "d"], "a character is whole or left out"
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
+    for module in ("measure", "insight"):
+        monkeypatch.setattr(f"model.training.{module}.bits_per_byte", bits)
+    examine = Examiner(model, tokenizer, corpus, Stream([[4, 5, 6]], 16), show_samples=lambda *_: None)
+    examine(1, end_s=now_s + 30.0)
+    assert now_s <= 130.0
+    assert 8_000 <= read[-1] <= 26_000
+    measured = read[-1]
+    examine(2, end_s=now_s + 30.0)
+    assert read[-1] <= measured
 
 
 def test_an_examiner_looks_at_the_same_each_time() -> None:

@@ -15,7 +15,7 @@ from model.errors import RunError
 from model.recipe import Recipe, load_recipe
 from model.run import RunRecord
 from model.training.history import read_history
-from model.training.report import write_report
+from model.training.report import _stories, write_report
 from model.training.reproduction import as_toml, builtin_command
 
 VOID = {"meta", "br", "hr", "link", "img", "input"}
@@ -67,7 +67,7 @@ def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 def validation(step: int) -> dict[str, Any]:
-    figures = {"validation_loss": VALIDATION_LOSSES[step], "validation_bleu": step / 10}
+    figures = {"validation_loss": VALIDATION_LOSSES[step], "validation_sample_bleu": step / 10}
     entropies = {f"attention_entropy/{kind}_0": 1.25 for kind in ("encoder", "decoder", "cross")}
     return {"step": step, **figures, **entropies, "seconds": step / 10}
 
@@ -195,6 +195,33 @@ def test_the_samples_show_how_a_translation_got_better(folder: Path) -> None:
     assert story.count("as the reference") == 1
     assert page_of(folder).marked[0] == "dog", "the only word that the reference does not have"
     assert "cat" not in page_of(folder).marked
+
+
+def test_a_sample_that_validation_holds_twice_is_shown_once(folder: Path) -> None:
+    """As earlier releases wrote them; one input may have two references."""
+    cat = {"source": "le chat", "reference": "the cat"}
+    asked = [cat, {"source": "le chat", "reference": "a cat"}, cat]
+    records = [
+        {"step": step, "samples": [{**sample, "hypothesis": f"answer {step}"} for sample in asked]}
+        for step in (100, 200)
+    ]
+    write_lines(folder / "samples.jsonl", records)
+    [first, second] = _stories(read_history(folder))
+    assert (first.reference, second.reference) == ("the cat", "a cat")
+    assert [attempt.step for attempt in first.attempts] == [100, 200]
+    assert [attempt.step for attempt in second.attempts] == [100, 200]
+
+
+def test_figures_of_a_sample_are_not_those_of_the_split(folder: Path) -> None:
+    """An earlier release gave both one name; there the curve is that of the sample."""
+    records = [
+        {"step": 5, "validation_loss": 2.0, "validation_sample_bits_per_byte": 2.5},
+        {"step": 5, "validation_loss": 2.0, "validation_bits_per_byte": 2.75},
+    ]
+    write_lines(folder / "metrics.jsonl", records)
+    history = read_history(folder)
+    assert history.get("validation_sample_bits_per_byte").values == (2.5,)
+    assert history.get("validation_bits_per_byte").values == (2.75,)
 
 
 def test_of_many_validations_a_few_are_shown_the_last_among_them(folder: Path) -> None:
