@@ -9,6 +9,7 @@ import gc
 import os
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,7 @@ from common.cpu import cpu_limit_cores
 from common.errors import DragomanError, UsageError
 from server.config import ServerSettings
 from server.draining import CallsInFlight, GrpcStop
+from server.grpc_server import make_server
 from server.http import OperationsServer
 from server.interceptors import CallInterceptor
 from server.lifecycle import Lifecycle, Phase
@@ -118,7 +120,7 @@ async def run(settings: ServerSettings, signals: StopSignals, log: ServerLog) ->
     loop.set_exception_handler(partial(_on_loop_error, signals))
     signals.limit_s = settings.server.drain_delay_s + settings.server.drain_timeout_s + END_S
     signals.call_on_stop(partial(loop.call_soon_threadsafe, stop.set))
-    server = Server(settings)
+    server = Server(settings, partial(_on_crash, signals))
     if log.writer is not None:
         server.metrics.registry.register(DroppedLinesCollector(log.writer))
     reporting = asyncio.create_task(_report_losses(log))
@@ -152,11 +154,16 @@ def _log_death(dead: threading.ExceptHookArgs) -> None:
     _log.error("thread_died", thread=dead.thread and dead.thread.name, exc_info=dead.exc_value)
 
 
+def _on_crash(signals: StopSignals, error: BaseException) -> None:
+    _log.error("broken", exc_info=error)
+    signals.leave(EXIT_BROKEN, f"gRPC accepts no more calls: {type(error).__name__}")
+
+
 def _on_loop_error(signals: StopSignals, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log what a callback raised. Short of memory, the loop would go on without what the callback was for."""
     loop.default_exception_handler(context)
     error = context.get("exception")
-    if isinstance(error, MemoryError) or not isinstance(error, Exception | None):
+    if "handle" in context and (isinstance(error, MemoryError) or not isinstance(error, Exception)):
         signals.leave(EXIT_BROKEN, f"{type(error).__name__} in the event loop")
 
 
@@ -170,14 +177,19 @@ class Server:
         metrics: of this server only.
     """
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(
+        self, settings: ServerSettings, on_crash: Callable[[BaseException], object] = lambda _: None
+    ) -> None:
         """Open the metrics port, so that a scrape sees the server load.
+
+        `on_crash` is called when the server can accept no more calls.
 
         Raises:
             AddressError: one of the two ports is in use.
         """
         self._started = time.perf_counter()
         self._settings = settings
+        self._on_crash = on_crash
         listen = settings.server
         self.lifecycle = Lifecycle()
         self.metrics = Metrics(cpu_limit_cores())
@@ -283,7 +295,7 @@ class Server:
             max_calls=listen.max_concurrent_calls,
             max_message_bytes=listen.max_message_bytes,
         )
-        server = grpc.aio.server(interceptors=[interceptor], options=channel_options(listen))
+        server = make_server([interceptor], channel_options(listen), self._on_crash)
         self.metrics.watch_arrivals(count_of_started_calls(), lambda: interceptor.num_taken_up)
         runtime = Runtime(
             self._registry,

@@ -14,7 +14,8 @@ class RawClient:
 
     def __init__(self, port: int, *, window: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
-        self.http2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        config = h2.config.H2Configuration(header_encoding="utf-8", validate_outbound_headers=False)
+        self.http2 = h2.connection.H2Connection(config)
         self.http2.initiate_connection()
         self.http2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
         self.send()
@@ -29,14 +30,14 @@ class RawClient:
         self.socket.sendall(self.http2.data_to_send())
 
     def call(
-        self, path: str, message: bytes | None, *, timeout: str | None = None, reset: bool = False
+        self, path: str | bytes, message: bytes | None, *, timeout: str | None = None, reset: bool = False
     ) -> int:
         """Send a unary request and its end, or with `reset` at once that nobody waits; returns the stream's number.
 
         `timeout` is in gRPC's own form, such as "100m". A `message` of None: the call ends without one.
         """
         stream: int = self.http2.get_next_available_stream_id()
-        headers = [
+        headers: list[tuple[str, str | bytes]] = [
             (":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "localhost"),
             ("content-type", "application/grpc"), ("te", "trailers"),
         ]  # fmt: skip
@@ -65,11 +66,11 @@ class RawClient:
                 return
         raise AssertionError("the server closed the connection")
 
-    def read_until(self, event_type: type, stream: int) -> None:
+    def read_until(self, event_type: type | tuple[type, ...], stream: int) -> None:
         """Read until an event of this type comes on `stream`."""
         while data := self.socket.recv(1 << 16):
             events = self.http2.receive_data(data)
             self.send()
             if any(isinstance(event, event_type) and event.stream_id == stream for event in events):  # type: ignore[attr-defined]
                 return
-        raise AssertionError(f"the server closed the connection without {event_type.__name__}")
+        raise AssertionError(f"the server closed the connection without {event_type}")

@@ -95,6 +95,16 @@ server.engine._wake_group = fail
 """
 
 
+BROKEN_ACCEPTING = """
+from server.grpc_server import _AcceptingServer
+
+async def fail(self):
+    raise ValueError("accepting")
+
+_AcceptingServer._request_call = fail
+"""
+
+
 @pytest.mark.parametrize(
     ("program", "reason"),
     [(DYING_LANE, "died of MemoryError"), (NO_MEMORY_IN_THE_LOOP, "MemoryError in the event loop")],
@@ -109,3 +119,9 @@ def test_a_process_that_cannot_go_on_ends(program: str, reason: str) -> None:
             assert call.code() in {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE}
     assert server.events[-1]["event"] == "exiting_at_once"
     assert reason in server.events[-1]["reason"]
+
+
+def test_a_process_that_accepts_no_more_calls_ends() -> None:
+    with running(*ports(), program=BROKEN_ACCEPTING) as server:
+        assert server.wait_for_end() == 1
+    assert server.events[-1]["reason"] == "gRPC accepts no more calls: ValueError"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import h2.events
 import pytest
 import structlog.testing
 from dragoman.v1 import decoding_pb2, generation_pb2, model_pb2, translation_pb2
@@ -13,6 +14,7 @@ from google.rpc import error_details_pb2
 
 from server.lifecycle import Phase
 from server.rows import Rows
+from tests.integration.raw_http2 import RawClient
 from tests.integration.serving import (
     Gate,
     Served,
@@ -283,3 +285,26 @@ async def test_a_caller_who_leaves_in_the_middle_of_a_stream(served: Served) -> 
         break
     await eventually(lambda: served.codes() == {("count", "Generate", "CANCELLED"): 1.0})
     await eventually(lambda: served.metric("slots_used", model="count") == 0)
+
+
+@pytest.mark.parametrize(
+    "path", [b"/\xff\xfe/\x80", b"", b"Translate", b"/dragoman.v1.TranslationService/Nope"]
+)
+async def test_a_path_that_is_none_ends_one_call_and_not_the_server(served: Served, path: bytes) -> None:
+    def ask() -> None:
+        with RawClient(served.server.port, window=1 << 16) as client:
+            for _ in range(5):
+                stream = client.call(path, b"")
+                client.read_until((h2.events.StreamEnded, h2.events.StreamReset), stream)
+
+    await asyncio.to_thread(ask)
+    answer = await served.translation.Translate(Request(model="spell", inputs=["12"]))
+    assert answer.translations[0].text == "one two"
+
+
+async def test_an_unknown_method_is_unimplemented(served: Served) -> None:
+    for path in ("/dragoman.v1.TranslationService/Nope", "/nope.Nope/Nope"):
+        call: Any = served.channel.unary_unary(path)
+        error = await error_of(call(b""))
+        assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert error.details() == "no such method"

@@ -1,0 +1,58 @@
+"""grpc.aio's server, whose accepting loop a caller cannot end.
+
+grpcio (1.85.1) decodes the path of a call that is for no registered method in the very loop that accepts
+calls. A path that is not UTF-8 ends the loop, and with it every call of every client. All methods of this server
+are registered, so a call without one is refused here, before grpcio looks at its path.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # no stubs
+
+__all__ = ["make_server"]
+
+
+def make_server(
+    interceptors: Sequence[grpc.aio.ServerInterceptor],
+    options: Sequence[tuple[str, Any]],
+    on_crash: Callable[[BaseException], object],
+) -> grpc.aio.Server:
+    """A server like `grpc.aio.server`'s. `on_crash` is called when it can accept no more calls."""
+    server: Any = grpc.aio.server(interceptors=interceptors, options=options)
+    loop = asyncio.get_running_loop()
+    # There is no public way to it. A test calls with such a path, and fails when a version changes this.
+    server._server = _AcceptingServer(  # noqa: SLF001
+        loop, None, (), tuple(interceptors), tuple(options), None
+    )
+    server._server.prepare(loop, on_crash)  # noqa: SLF001
+    return server  # type: ignore[no-any-return]
+
+
+class _AcceptingServer(cygrpc.AioServer):  # type: ignore[misc]  # no stubs
+    def prepare(self, loop: asyncio.AbstractEventLoop, on_crash: Callable[[BaseException], object]) -> None:
+        self.loop = loop
+        self.on_crash = on_crash
+        self.refusals: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
+
+    async def _request_call(self) -> Any:
+        """Called for the next call that is for no registered method; returns none."""
+        while True:
+            call = await super()._request_call()
+            refusal = self.loop.create_task(self._refuse(call))
+            self.refusals.add(refusal)
+            refusal.add_done_callback(self.refusals.discard)
+
+    async def _refuse(self, call: Any) -> None:
+        context = cygrpc._ServicerContext(call, None, None, self.loop)  # noqa: SLF001
+        with contextlib.suppress(grpc.aio.AbortError, grpc.aio.InternalError):
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method")
+
+    def _serving_task_crash_handler(self, task: "asyncio.Task[None]") -> None:
+        if self.is_running() and not task.cancelled() and (error := task.exception()) is not None:
+            self.on_crash(error)
+        super()._serving_task_crash_handler(task)
