@@ -55,6 +55,7 @@ class AsyncClient:
         settings: ChannelSettings | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
+        _check_loop_runs()
         name = resolve_target(messages.checked_text(target, "target"))
         arguments = (settings or ChannelSettings()).arguments(name)
         channel = (
@@ -77,6 +78,7 @@ class AsyncClient:
         self._wait_for_ready = wait_for_ready
         self._known_sizes: KnownSizes = {}
         self._is_closed = False
+        self._loop = asyncio.get_running_loop()
         self._channel = channel
         self._translation = translation_pb2_grpc.TranslationServiceStub(self._channel)
         self._generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
@@ -285,6 +287,10 @@ class AsyncClient:
     def _check_open(self) -> None:
         if self._is_closed:
             raise ValueError(f"the client of {self.target} is closed; make a new one")
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                f"the client of {self.target} belongs to another event loop; make one in this loop"
+            )
 
     def _deadline(self, timeout_s: float | None) -> float:
         return self._timeout_s if timeout_s is None else messages.checked_seconds(timeout_s, "timeout_s")
@@ -304,3 +310,12 @@ class AsyncClient:
         finally:
             call.cancel()
         return False
+
+
+def _check_loop_runs() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError as error:
+        raise RuntimeError(
+            "an AsyncClient is made inside a running event loop; elsewhere use Client"
+        ) from error

@@ -1,5 +1,6 @@
 """Arguments of the wrong type: both clients say in a sentence what they want, before anything is sent."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -110,3 +111,25 @@ async def test_a_target_that_is_no_text_is_refused(kind: Any) -> None:
         kind("\udcff:80")
     with pytest.raises(TypeError, match=r"^timeout_s must be a number of seconds"):
         kind(NOWHERE, timeout_s="60")
+
+
+def test_an_asyncio_client_belongs_to_its_event_loop() -> None:
+    made = []
+
+    async def make() -> None:
+        made.append(AsyncClient(NOWHERE, timeout_s=1))
+
+    async def use() -> None:
+        [client] = made
+        for call, arguments in (
+            ("translate", ("un",)),
+            ("stream_translate", ("un",)),
+            ("generate", ("def",)),
+        ):
+            with pytest.raises(RuntimeError, match=f"^the client of {NOWHERE} belongs to another event loop"):
+                await ask(client, call, *arguments, model="dates")
+
+    asyncio.run(make())
+    asyncio.run(use())
+    with pytest.raises(RuntimeError, match="inside a running event loop; elsewhere use Client"):
+        AsyncClient(NOWHERE)
