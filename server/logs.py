@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TextIO, cast
 
 import structlog
+from google.protobuf.message import DecodeError
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from server.config import LoggingSettings
@@ -96,7 +97,7 @@ def configure_logs(settings: LoggingSettings, stream: TextIO | None = None) -> L
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(target)
-    handler.addFilter(lambda record: not _is_of_a_lost_call(record))
+    handler.addFilter(_is_worth_a_line)
     handler.addFilter(lambda record: limiter.admit(f"{record.name}:{record.lineno}"))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -123,10 +124,16 @@ def _limit(limiter: LogLimiter) -> Processor:
     return limit
 
 
-def _is_of_a_lost_call(record: logging.LogRecord) -> bool:
-    """Whether gRPC says with a traceback that it could not send to a client that has gone."""
-    error = record.exc_info and record.exc_info[1]
-    return record.name.startswith("grpc.") and type(error).__name__ == "ExecuteBatchError"
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Whether gRPC says more than that a client has gone, or sent what is no text; such a line has no traceback."""
+    if not record.name.startswith("grpc."):
+        return True
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, UnicodeDecodeError) or type(error).__name__ == "ExecuteBatchError":
+        return False
+    if isinstance(error, DecodeError):  # a message to the health or the reflection service
+        record.exc_info = record.exc_text = None
+    return True
 
 
 def _descriptor(stream: TextIO) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from google.protobuf.message import DecodeError
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # no stubs
 
 from server.config import LoggingSettings
@@ -94,6 +95,19 @@ def test_a_call_that_its_client_ended_has_no_traceback_of_grpc() -> None:
     except ValueError:
         logger.exception("Unexpected [ValueError] raised by servicer method [x]")
     assert "ValueError" in stream.getvalue()
+
+
+def test_what_a_client_sends_that_is_no_text_or_no_message_has_no_traceback() -> None:
+    stream = io.StringIO()
+    configure_logs(LoggingSettings(), stream)
+    logger = logging.getLogger("grpc._cython.cygrpc")
+    try:
+        b"\xff".decode()
+    except UnicodeDecodeError:
+        logger.exception("Invalid encoding on %s", b"\xff")
+    assert stream.getvalue() == ""
+    logger.error("Unexpected [DecodeError] raised by servicer method [x]", exc_info=DecodeError("y"))
+    assert stream.getvalue().count("\n") == 1
 
 
 async def test_a_status_that_cannot_be_sent_is_no_failure() -> None:
