@@ -19,6 +19,7 @@ DragomanError
     └── EngineError       our fault: INTERNAL, the details stay in the log
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,9 @@ __all__ = [
 
 MAX_LISTED = 20
 """Most violations or models a message lists: gRPC clients refuse more than 8 KiB of trailing metadata."""
+
+MAX_LISTED_BYTES = 6_000
+"""Most bytes of these, so that a refusal is not itself refused by gRPC, as overload."""
 
 MAX_SHOWN_CHARACTERS = 64
 """Longest part of a caller's own value that a message repeats."""
@@ -82,10 +86,12 @@ class FieldViolation:
 
 
 class InvalidRequest(RequestError):
-    """The request breaks one rule or more; all of them are listed, the first `MAX_LISTED` by name."""
+    """The request breaks one rule or more; all of them are listed, the first ones by name."""
 
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
-        self.violations = tuple(violations[:MAX_LISTED])
+        sizes = itertools.accumulate(map(_size_on_the_wire, violations[:MAX_LISTED]))
+        num_listed = max(1, sum(size <= MAX_LISTED_BYTES for size in sizes))
+        self.violations = tuple(violations[:num_listed])
         self.num_unlisted = len(violations) - len(self.violations)
         lines = [f"{violation.field}: {violation.description}" for violation in self.violations]
         if self.num_unlisted:
@@ -159,3 +165,13 @@ def shown(value: str) -> str:
     if len(value) > MAX_SHOWN_CHARACTERS:
         return repr(value[:MAX_SHOWN_CHARACTERS]) + "…"
     return repr(value)
+
+
+def _size_on_the_wire(violation: FieldViolation) -> int:
+    """Bytes of a violation in a status.
+
+    It is in the message, where gRPC writes each byte beyond ASCII as three, and in the details, in base64.
+    """
+    encoded = f"{violation.field}: {violation.description}; ".encode()
+    num_beyond_ascii = len(encoded) - sum(byte < 128 for byte in encoded)
+    return len(encoded) + 2 * num_beyond_ascii + (len(encoded) + 8) * 4 // 3

@@ -4,6 +4,8 @@ The tokenizer's normalizer changes them as it changed all that the model was tra
 """
 
 import asyncio
+import functools
+import itertools
 from collections.abc import Iterator, Sequence
 
 from common.text import normalize
@@ -15,6 +17,8 @@ from server.validation import Options
 __all__ = ["check_option_texts", "check_prefixes", "stop_strings", "suppressed_texts"]
 
 _SHOWN_CHARACTERS = 40
+_MAX_NAMED = 3
+"""Characters that a message names: a call's prefixes may hold a million, each to be looked up on the event loop."""
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -58,10 +62,14 @@ def check_prefixes(
 ) -> Iterator[FieldViolation]:
     """What is wrong with the beginnings of translations: they are kept whole, or refused."""
     suppressed = [normalize(model.tokenizer, text) for text in options.suppressed_texts]
+    is_unknown = functools.cache(functools.partial(_is_unknown, model))
     for index, (prefix, token_ids) in enumerate(zip(prefixes, encoded, strict=True)):
         field = f"target_prefixes[{index}]"
         if model.manifest.special_tokens.unknown in token_ids:
-            named = ", ".join(f"{each!r} (U+{ord(each):04X})" for each in _unknown_characters(model, prefix))
+            characters = dict.fromkeys(normalize(model.tokenizer, prefix))
+            unknown = list(itertools.islice(filter(is_unknown, characters), _MAX_NAMED + 1))
+            named = ", ".join(f"{each!r} (U+{ord(each):04X})" for each in unknown[:_MAX_NAMED])
+            named += ", and more" if len(unknown) > _MAX_NAMED else ""
             yield FieldViolation(field, f"{_shown(prefix)} holds what the model's vocabulary lacks: {named}")
             continue
         text = model.tokenizer.decode(list(token_ids))
@@ -72,12 +80,9 @@ def check_prefixes(
                 )
 
 
-def _unknown_characters(model: ServedModel, text: str) -> list[str]:
-    unknown = model.manifest.special_tokens.unknown
-    characters = dict.fromkeys(normalize(model.tokenizer, text))
-    return [
-        each for each in characters if unknown in model.tokenizer.encode(each, add_special_tokens=False).ids
-    ]
+def _is_unknown(model: ServedModel, character: str) -> bool:
+    token_ids = model.tokenizer.encode(character, add_special_tokens=False).ids
+    return model.manifest.special_tokens.unknown in token_ids
 
 
 def _shown(text: str) -> str:

@@ -116,7 +116,8 @@ class Scheduler:
         """Queue sequences of one call, each of at most `slots_per_lane` rows: all of them or none.
 
         Raises:
-            QueueFullError: more rows would wait than may, those not counted that are free for them.
+            QueueFullError: more rows would wait than may, those not counted that are free for them; while nothing
+                waits, those of all lanes.
         """
         assert all(1 <= each.num_rows <= self.slots_per_lane for each in sequences), "it could never start"
         if not sequences:
@@ -125,7 +126,9 @@ class Scheduler:
         most = self.max_waiting
         if sequences[0].call.num_waiting_rows + num_rows <= self.max_waiting // 16:
             most += self.max_waiting // 4
-        if self._queue.num_rows + num_rows > most + sum(lane.num_free for lane in self._lanes):
+        # While nothing waits a call need not be small enough for the rows that others have left free.
+        num_free = sum(lane.num_free if self._queue else lane.num_shared for lane in self._lanes)
+        if self._queue.num_rows + num_rows > most + num_free:
             raise QueueFullError
         for sequence in sequences:
             self._queue.add(sequence)

@@ -86,3 +86,14 @@ async def test_a_deadline_that_passes_before_texts_are_tokenised_is_counted(
         await served.translation.Translate(request)
     await eventually(lambda: served.codes() == {("spell", "Translate", "DEADLINE_EXCEEDED"): 1.0})
     assert served.metric("rejected_requests_total", model="spell", reason="deadline") == 1
+
+
+async def test_few_of_many_unknown_characters_are_looked_up_and_named(served: Served) -> None:
+    unknown = "".join(map(chr, range(0x4E00, 0x4E00 + 60)))
+    request = translation_pb2.TranslateRequest(
+        model="spell", inputs=["1"] * 100, target_prefixes=[unknown] * 100
+    )
+    described = await violations_of(served.translation.Translate(request))
+    said = described["target_prefixes[0]"]
+    assert said.endswith("lacks: '\u4e00' (U+4E00), '\u4e01' (U+4E01), '\u4e02' (U+4E02), and more")
+    assert 5 < len(described) < 20, "gRPC refuses longer statuses, as RESOURCE_EXHAUSTED"

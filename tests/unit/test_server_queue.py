@@ -169,3 +169,13 @@ def test_what_costs_more_than_a_step_may_runs_alone_among_costly_ones() -> None:
     assert [sequence for sequence, _ in scheduler.plan(0, 0.0).starts] == dear[:1]
     scheduler.finish(dear[0])
     assert [sequence for sequence, _ in scheduler.plan(0, 0.0).starts] == dear[1:]
+
+
+def test_the_largest_call_is_queued_while_others_run() -> None:
+    scheduler = Scheduler(1, 4, max_waiting=8, max_start_tokens=100)
+    scheduler.submit(Sequence(1))
+    scheduler.plan(0, 0.0)
+    call = Call()
+    scheduler.submit(*(Sequence(1, call=call) for _ in range(12)))
+    with pytest.raises(QueueFullError):
+        scheduler.submit(Sequence(1))
