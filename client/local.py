@@ -203,7 +203,12 @@ class _RunningEngine:
         self._process_id = os.getpid()
         thread = threading.Thread(target=self._loop.run_forever, name="local-model", daemon=True)
         thread.start()
-        self.close = weakref.finalize(self, _shut_down, self._loop, thread, server)
+        self._finalizer = weakref.finalize(self, _shut_down_dropped, self._loop, thread, server)
+
+    def close(self) -> None:
+        """End all calls, the event loop and the engine; harmless when they have ended."""
+        if alive := self._finalizer.detach():
+            _shut_down(*alive[2])
 
     def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """What `work` gives; it is cancelled when the caller is interrupted.
@@ -223,7 +228,9 @@ class _RunningEngine:
 
 
 def _shut_down(loop: asyncio.AbstractEventLoop, thread: threading.Thread, server: InProcessServer) -> None:
-    """End all calls, the event loop and the engine."""
+    """End all calls, the event loop and the engine. In a fork, which has none of the threads, nothing happens."""
+    if not thread.is_alive():
+        return
 
     async def cancel_all() -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -236,6 +243,14 @@ def _shut_down(loop: asyncio.AbstractEventLoop, thread: threading.Thread, server
     thread.join()
     loop.close()
     server.close()
+
+
+def _shut_down_dropped(*parts: Any) -> None:
+    """The same for an engine that was collected, which may happen on one of its own threads: they are daemons."""
+    if threading.current_thread().daemon:
+        threading.Thread(target=_shut_down, args=parts, name="close-local-model").start()
+    else:
+        _shut_down(*parts)
 
 
 class _BlockingChannel:

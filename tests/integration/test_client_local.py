@@ -4,6 +4,8 @@ import gc
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -141,6 +143,22 @@ def test_what_is_dropped_leaves_no_thread_and_a_call_keeps_what_it_needs() -> No
     assert threading.active_count() == before
 
 
+def test_what_is_collected_on_a_thread_of_the_engine_is_closed() -> None:
+    before = set(threading.enumerate())
+    translators = [Translator(SPELL)]
+    closing = threading.Event()
+
+    def drop() -> None:  # the engine's threads are daemons, as this one is
+        translators.clear()
+        closing.set()
+
+    threading.Thread(target=drop, daemon=True).start()
+    assert closing.wait(timeout=20)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=20)
+    assert set(threading.enumerate()) == before
+
+
 def test_an_interrupted_caller_frees_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch)
     with Translator(SPELL, engine={"lanes": 1}) as translator:
@@ -152,11 +170,36 @@ def test_an_interrupted_caller_frees_its_rows(monkeypatch: pytest.MonkeyPatch) -
         assert translator.translate("12")[0].text == "one two"
 
 
-def test_a_fork_is_told_to_load_its_own(translator: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
-    process_id = os.getpid()
-    monkeypatch.setattr("os.getpid", lambda: process_id + 1)
-    with pytest.raises(RuntimeError, match="loaded before the process forked; load it in this process"):
+def test_a_fork_is_told_to_load_its_own_and_leaves() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, str(SPELL)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.stdout.splitlines() == [
+        "this bundle was loaded before the process forked; load it in this process",
+        "one two",
+    ]
+
+
+FORK = """
+import os, sys
+from client import Translator
+
+translator = Translator(sys.argv[1], engine={"lanes": 1})
+child = os.fork()
+if not child:
+    try:
         translator.translate("12")
+    except RuntimeError as error:
+        print(error)
+    sys.exit()
+assert os.waitpid(child, 0)[1] == 0
+print(translator.translate("12")[0].text)
+"""
 
 
 def test_a_method_that_only_a_server_has_is_named() -> None:
