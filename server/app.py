@@ -36,7 +36,7 @@ from server.grpc_server import make_server
 from server.http import OperationsServer
 from server.interceptors import CallInterceptor
 from server.lifecycle import Lifecycle, Phase
-from server.listening import bind, channel_options, check_free, count_of_started_calls
+from server.listening import bind, channel_options, check_free, count_of_started_calls, grpc_server_ids
 from server.log_writer import DroppedLinesCollector
 from server.logs import ServerLog, queued_logs
 from server.metrics import Metrics
@@ -295,8 +295,10 @@ class Server:
             max_calls=listen.max_concurrent_calls,
             max_message_bytes=listen.max_message_bytes,
         )
-        server = make_server([interceptor], channel_options(listen), self._on_crash)
-        self.metrics.watch_arrivals(count_of_started_calls(), lambda: interceptor.num_taken_up)
+        ids_before = grpc_server_ids()
+        server = make_server([interceptor], channel_options(listen, sum(slots.values())), self._on_crash)
+        count_started = count_of_started_calls(grpc_server_ids() - ids_before)
+        self.metrics.watch_arrivals(count_started, lambda: interceptor.num_taken_up)
         runtime = Runtime(
             self._registry,
             self.lifecycle,

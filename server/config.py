@@ -79,8 +79,11 @@ class ListenSettings(Settings):
     max_concurrent_calls: Waiting = 2048
     """Most calls at one time, of all clients together. Further calls are refused with RESOURCE_EXHAUSTED and a delay
     after which clients try again."""
-    max_streams_per_connection: Annotated[int, Field(ge=1, le=_MAX_STREAMS)] = 128
-    """Most calls at one time on one connection. A client keeps further calls back until one ends."""
+    max_streams_per_connection: Annotated[
+        Annotated[int, Field(ge=1, le=_MAX_STREAMS)] | Literal["auto"], _count_or_auto(_MAX_STREAMS)
+    ] = "auto"
+    """Most calls at one time on one connection. A client keeps further calls back until one ends. `auto`: as many as
+    sequences are decoded at one time, but at least 100."""
     max_message_bytes: Annotated[int, Field(ge=1, le=_MAX_MESSAGE_BYTES)] = 4 * 1024 * 1024
     """Longest message, in either direction. A call whose answer is longer ends with INVALID_ARGUMENT."""
 

@@ -97,21 +97,18 @@ async def test_streams_beyond_the_limit_are_refused_and_a_neighbour_is_answered(
 
 
 async def test_rapid_resets_hurt_no_neighbour(served: Served) -> None:
-    floods = [
-        asyncio.create_task(asyncio.to_thread(open_streams, served.server.port, 1000, reset=True))
-        for _ in range(3)
-    ]
+    flood = asyncio.create_task(asyncio.to_thread(open_streams, served.server.port, 3000, reset=True))
     assert await answers_of_a_neighbour(served, 30) == {"one two": 30}
-    await asyncio.gather(*floods)
+    await flood
     assert await answers_of_a_neighbour(served, 10) == {"one two": 10}
 
 
 async def test_thousands_of_calls_of_one_client_are_all_answered(served: Served) -> None:
     async with AsyncClient(f"127.0.0.1:{served.server.port}", timeout_s=60) as client:
-        answers = await asyncio.gather(*(client.translate("12", model="spell") for _ in range(2000)))
+        answers = await asyncio.gather(*(client.translate("12", model="spell") for _ in range(1000)))
     assert {answer.text for [answer] in answers} == {"one two"}
-    await eventually(lambda: served.codes() == {("spell", "Translate", "OK"): 2000.0})
-    assert served.metric("calls_started_total") == served.metric("calls_taken_up_total") >= 2000
+    await eventually(lambda: served.codes() == {("spell", "Translate", "OK"): 1000.0})
+    assert served.metric("calls_started_total") == served.metric("calls_taken_up_total") >= 1000
 
 
 async def test_deadlines_that_pass_are_never_counted_as_cancelled(served: Served, gate: Gate) -> None:
@@ -138,13 +135,16 @@ async def test_a_client_that_gives_up_a_moment_before_the_servers_clock_has_not_
         await eventually(lambda: served.codes() == {("spell", "Translate", "DEADLINE_EXCEEDED"): 1.0})
 
 
-async def test_a_call_that_arrives_late_is_refused_before_any_work(served: Served) -> None:
+async def test_a_call_that_is_taken_up_late_is_refused_before_any_work(served: Served) -> None:
     def call() -> None:
         with RawClient(served.server.port, window=65_535) as client:
-            client.call(TRANSLATE, MESSAGE, timeout="1n")
+            client.call(TRANSLATE, MESSAGE, timeout="50m")
             client.read_until_event(h2.events.StreamEnded, h2.events.StreamReset)
 
-    await asyncio.to_thread(call)
+    client = asyncio.create_task(asyncio.to_thread(call))
+    await asyncio.sleep(0)  # the thread has been started
+    time.sleep(0.5)  # noqa: ASYNC251  this is the server's event loop: for so long it takes up no call
+    await client
     await eventually(lambda: served.codes() == {("unknown", "Translate", "DEADLINE_EXCEEDED"): 1.0})
     assert served.metric("rejected_requests_total", model="unknown", reason="late") == 1
     assert served.metric("input_tokens_total", model="spell") == 0

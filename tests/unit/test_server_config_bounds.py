@@ -48,7 +48,7 @@ def test_grpc_takes_the_largest_and_the_smallest_that_is_allowed() -> None:
         listening = {key: form[bound] for key, form in NUMERIC.items() if key.startswith("server.")}
         listening["server.metrics_port"] = 8002  # the two ports differ
         settings = load_settings(options={**listening, "engine.max_waiting": 1_000_000})
-        for name, value in channel_options(settings.server):
+        for name, value in channel_options(settings.server, 64):
             assert isinstance(value, int)
             assert 0 <= value <= GRPC_INT, name
             assert value < GRPC_INT or not name.endswith("_ms"), f"{name} would mean never"
