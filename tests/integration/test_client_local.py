@@ -114,11 +114,14 @@ def test_a_deadline_holds_and_leaves_nothing_running(monkeypatch: pytest.MonkeyP
 
 
 def test_a_stream_that_is_left_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Generator(COUNT, engine={"lanes": 1}) as generator:
-        with generator.generate("one") as generation:
-            next(generation)
-        with pytest.raises(CallCancelledError):
-            list(generation)
+    gate = Gate(monkeypatch)
+    with Generator(COUNT, engine={"lanes": 1, "multi_step_rows": 0}) as generator:
+        with gate.closed():
+            gate.allow(4)
+            with generator.generate("one") as generation:
+                next(generation)
+            with pytest.raises(CallCancelledError):
+                list(generation)
         assert "".join(generator.generate("one", max_tokens=2)) == " two three"
 
 
