@@ -206,9 +206,7 @@ class _CallRecord:
         self.load: Load | None = None
         # gRPC cancels a call whose deadline passed just as it does when the caller left. So the deadline is kept.
         self._deadline_s = None if remaining_s is None else self.started + remaining_s
-        self._tolerance_s = (
-            0.0 if remaining_s is None else ROUNDING * remaining_s + min(TRANSIT_S, remaining_s / 4)
-        )
+        self._tolerance_s = 0.0 if remaining_s is None else ROUNDING * remaining_s + TRANSIT_S
         self.code = grpc.StatusCode.OK
         self.error: RequestError | None = None
 

@@ -135,6 +135,14 @@ async def test_a_client_that_gives_up_a_moment_before_the_servers_clock_has_not_
         await eventually(lambda: served.codes() == {("spell", "Translate", "DEADLINE_EXCEEDED"): 1.0})
 
 
+async def test_who_leaves_with_time_left_has_cancelled(served: Served, gate: Gate) -> None:
+    with gate.closed():
+        call = served.translation.Translate(REQUEST, timeout=PATIENCE_S)
+        await gate.wait_for_lane()
+        call.cancel()
+        await eventually(lambda: served.codes() == {("spell", "Translate", "CANCELLED"): 1.0})
+
+
 async def test_a_call_that_is_taken_up_late_is_refused_before_any_work(served: Served) -> None:
     def call() -> None:
         with RawClient(served.server.port, window=65_535) as client:
