@@ -83,6 +83,10 @@ class DeviceRows(Rows):
         with DEVICE_TURN:
             return super().decode(num_rows, num_best, needs_all=needs_all)
 
+    def _rounded(self, num_best: int) -> int:
+        """A power of two: each number has graphs of its own recorded."""
+        return 1 << (num_best - 1).bit_length()
+
     def _predict(self, num_rows: int, num_best: int, *, needs_all: bool) -> Predictions:
         self.arena.upload(num_rows)
         width = min(1 << (num_rows - 1).bit_length(), self.arena.num_rows)

@@ -22,6 +22,8 @@ __all__ = ["GraphInputs", "Reading", "Rows", "Source"]
 
 _MAX_RUN_TOKENS = 16_384
 """Padding included: what a run computes lies in memory of its own."""
+_BEST_STEP = 4
+"""Each number of best tokens is bound by itself; a step's time grows with it, 8 to 16 by an eighth."""
 _MAX_PADDING_TOKENS = 8
 """A run costs as much as some eight tokens before it computes the first: that much padding is cheaper than another."""
 GraphInputs = dict[str, NDArray[np.int64] | NDArray[np.int32]]
@@ -185,14 +187,17 @@ class Rows:
             anything.
         """
         # With room for the tokens without a text, but for greedy rows, whose best token hardly ever is one of them.
-        num_told = num_best + (self._has_no_text.sum() if num_best > 1 else 0)
-        # A power of two: what is bound to so many rows and so many best stays bound.
-        num_told = min(1 << (int(num_told) - 1).bit_length(), self._log_probabilities.shape[1])
+        num_told = num_best + (int(self._has_no_text.sum()) if num_best > 1 else 0)
+        num_told = min(self._rounded(num_told), self._log_probabilities.shape[1])
         predictions = self._predict(num_rows, num_told, needs_all=needs_all)
         if self._has_no_text[predictions.token_ids].any():
             predictions = self._with_text(predictions, num_best)
         self.arena.lengths[:num_rows] += 1
         return predictions
+
+    def _rounded(self, num_best: int) -> int:
+        """One of few numbers, not much larger: what is bound to so many rows and so many best stays bound."""
+        return num_best if num_best <= 2 else -(-num_best // _BEST_STEP) * _BEST_STEP
 
     def _with_text(self, predictions: Predictions, num_best: int) -> Predictions:
         """The same with the `num_best` best tokens that have a text; what stands for no text is never chosen."""

@@ -150,9 +150,9 @@ def test_a_device_tells_the_best_tokens_that_the_host_tells(name: str, tmp_path:
             rows.start([0, 1, 2], [Source(ids) for ids in inputs])
             told.append(rows.decode(3, num_best, needs_all=needs_all))
         ours, theirs = told
-        assert theirs.best.shape[1] >= num_best
-        np.testing.assert_array_equal(theirs.best, ours.best)
-        np.testing.assert_array_equal(theirs.token_ids, ours.token_ids)
+        assert min(theirs.best.shape[1], ours.best.shape[1]) >= num_best
+        np.testing.assert_array_equal(theirs.best[:, :num_best], ours.best[:, :num_best])
+        np.testing.assert_array_equal(theirs.token_ids[:, :num_best], ours.token_ids[:, :num_best])
         if needs_all:
             np.testing.assert_array_equal(theirs.log_probabilities, ours.log_probabilities)
 
