@@ -23,6 +23,7 @@ from client.cli.lines import MAX_LINE_BYTES
 from client.cli.output import json_line
 from common.errors import UsageError
 from common.files import Destination
+from common.text import is_blank
 from model.corpora.cleaning import DigestSet, clean
 from model.corpora.corpus import Pair, example_digest
 from model.corpora.readers import read_line_documents
@@ -274,7 +275,7 @@ class _Writer:
         if translations is None:
             self.num_too_long += 1
             return
-        pairs = (Pair(translation, text) for translation in translations if translation.strip())
+        pairs = (Pair(translation, text) for translation in translations if not is_blank(translation))
         new = [*itertools.islice((pair for pair in pairs if self._is_new(pair)), self._max_pairs)]
         for pair in new:
             self._file.write(json_line(dict(zip(FIELDS, pair, strict=True))).encode())

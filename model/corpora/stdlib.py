@@ -4,6 +4,7 @@ import sysconfig
 from pathlib import Path
 from typing import Final
 
+from common.text import clean_text, is_blank
 from model.corpora.corpus import Corpus, stable_share
 from model.corpora.sources import SourceFile
 from model.errors import CorpusError
@@ -36,10 +37,10 @@ def read_stdlib(root: Path | None = None) -> Corpus[str]:
         if _SKIPPED_FOLDERS.intersection(relative.parts) or relative.parts[0].startswith("config-"):
             continue
         try:
-            text = path.read_text(encoding="utf-8")
+            text = clean_text(path.read_text(encoding="utf-8"))
         except UnicodeDecodeError:
             continue  # a handful declare another encoding
-        if text.strip():
+        if not is_blank(text):
             share = stable_share(relative.as_posix())
             splits["train" if share < 0.9 else "validation" if share < 0.95 else "test"].append(text)
             files.append(SourceFile(path, relative.as_posix()))

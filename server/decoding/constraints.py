@@ -54,11 +54,6 @@ class Constraints:
         self._context = tuple(context)
 
     @staticmethod
-    def are_needed(parameters: DecodingParameters) -> bool:
-        """Whether `parameters` ask for any of this."""
-        return parameters.min_tokens > 0 or Constraints.are_more_than_length(parameters)
-
-    @staticmethod
     def are_more_than_length(parameters: DecodingParameters) -> bool:
         """Whether `parameters` ask for more than `min_tokens`, which a greedy row has for nearly nothing."""
         return (

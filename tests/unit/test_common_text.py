@@ -67,6 +67,7 @@ def without_cleaning(tokenizer: Tokenizer, own: normalizers.Normalizer | None = 
         ("6.\xa0Mai\u202f2020", "6. Mai 2020"),
         ("6.\x85Mai\u20282020\u2029", "6. Mai 2020 "),
         ("a\r\nb\tc\rd\x0ce", "a\nb\tc d e"),
+        ("\x0cx = 1\n\x0c\x0cclass A:\x0b\n", "x = 1\nclass A:\n"),
         ("می\u200cخواهم", "می\u200cخواهم"),
         ("👩\u200d👧", "👩\u200d👧"),
     ],

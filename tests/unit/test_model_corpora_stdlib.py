@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from common.text import clean_text
 from model.corpora.load import load_corpus
 from model.corpora.stdlib import read_stdlib
 from model.errors import CorpusError
@@ -18,6 +19,7 @@ def test_this_interpreters_own_library() -> None:
     assert any("class JSONEncoder" in text for split in splits for text in split)
     for text in splits[1]:
         ast.parse(text)
+        assert clean_text(text) == text
 
 
 def test_files_are_split_by_path_and_tests_and_packages_are_left_out(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ ALPHABET = sorted(set("".join(TEXTS)))
 
 @functools.cache
 def tokenizer_of(kind: Kind, task: Literal["translation", "generation"] = "translation") -> Tokenizer:
-    return train_tokenizer(TokenizerSettings(kind=kind, vocabulary_size=500), TEXTS, task)
+    settings = TokenizerSettings(kind=kind, vocabulary_size=500, normalization="none")
+    return train_tokenizer(settings, TEXTS, task)
 
 
 def streamed(tokenizer: Tokenizer, ids: list[int], prompt: list[int]) -> str:
