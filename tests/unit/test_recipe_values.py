@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from client.cli.main import main
 from common.errors import SettingsError
@@ -42,6 +44,12 @@ CORPORA: list[dict[str, Any]] = [
     {"kind": "jsonl", "train": "pairs.jsonl"},
     {"kind": "parquet", "train": "pairs.parquet"},
     {"kind": "multi30k", "folder": "."},
+]
+
+MULTI30K = [
+    (f"{split}.{language}", side)
+    for split in ("train", "val", "test_2016_flickr")
+    for language, side in (("de", "source"), ("en", "target"))
 ]
 
 NUMBERS = [
@@ -137,8 +145,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for source, target in lines
         )
     )
-    for name, column in (("a", 0), ("b", 1)):
-        (folder / name).write_text("".join(f"{line[column]}\n" for line in lines))
+    columns = dict(zip(("source", "target"), map(list, zip(*lines, strict=True)), strict=True))
+    parquet.write_table(pa.table({**columns, "text": columns["source"]}), folder / "pairs.parquet")
+    for name, side in (("a", "source"), ("b", "target"), *MULTI30K):
+        (folder / name).write_text("".join(f"{text}\n" for text in columns[side]))
     (folder / "folder").mkdir()
     os.mkfifo(folder / "pipe")
     return folder
