@@ -25,7 +25,9 @@ RejectionReason = Literal["queue_full", "draining", "invalid", "deadline"]
 REJECTION_REASONS: tuple[RejectionReason, ...] = ("queue_full", "draining", "invalid", "deadline")
 ArrivalReason = Literal["too_many_calls", "no_time", "late", "no_message"]
 ARRIVAL_REASONS: tuple[ArrivalReason, ...] = ("too_many_calls", "no_time", "late", "no_message")
-"""Of calls that ended before their message was read. Their model is not known."""
+"""Of calls that ended before any work: too many at one time, no time left to wait for a slot, late when they were taken
+up, or without a whole message (the client left, or the message is longer than gRPC takes). All but `no_time` end before
+the model is known."""
 UNKNOWN_MODEL = "unknown"
 """Label of calls for a model that is not served, and of calls whose message was not read."""
 GRAPHS = {
@@ -173,6 +175,7 @@ class ModelMetrics:
             metrics.requests.labels(name, method, "OK")
             metrics.request_duration.labels(name, method)
         self._rejected = {reason: metrics.rejected.labels(name, reason) for reason in REJECTION_REASONS}
+        metrics.rejected.labels(name, "no_time")
 
     def observe_step(self, graph: str, seconds: float, rows: int) -> None:
         """One run of a graph; called by the engine's lanes."""
