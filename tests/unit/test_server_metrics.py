@@ -34,6 +34,7 @@ LABELS = {
     "dragoman_prefix_cache_bytes": {"model"},
     "dragoman_calls_started": set(),
     "dragoman_calls_taken_up": set(),
+    "dragoman_models_not_loaded": {"reason"},
 }
 
 
