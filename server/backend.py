@@ -6,6 +6,7 @@ from typing import Self
 
 import numpy as np
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 from common.memory import readable_bytes
 from server.arena import HostArena, row_bytes
@@ -20,6 +21,7 @@ from server.rows import Rows
 
 __all__ = ["Backend", "load_sessions"]
 
+_ORT_ERRORS = (onnxruntime_pybind11_state.Fail, onnxruntime_pybind11_state.RuntimeException)
 _NOWHERE = os.devnull
 """No folder, so no file is found in it."""
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -112,7 +114,7 @@ class Backend:
             with DEVICE_TURN:
                 arena = DeviceArena(manifest, num_rows, self.cache_dtype, self.device, self.sessions)
             return DeviceRows(manifest, self.sessions, arena, self.prefix_cache)
-        except Exception as error:  # of numpy, or one of onnxruntime's own
+        except (MemoryError, ValueError, RuntimeError, *_ORT_ERRORS) as error:
             size = readable_bytes(num_rows * row_bytes(manifest, self.cache_dtype))
             raise ResourceUnavailable(
                 f"{self.bundle.path}: no memory on the {self.device or 'cpu'} for {num_rows:,} rows of keys and values "

@@ -407,8 +407,9 @@ def load_checked_backend(
         prefix_cache_bytes=settings.prefix_cache_bytes,
     )
     what = f"{bundle.path}: engine.lanes = {num_lanes} of engine.slots_per_lane = {settings.slots_per_lane}"
-    remedy = "lower one of them or engine.prefix_cache_bytes"
-    with (budget or MemoryBudget()).granted(num_bytes, what, remedy):
+    if backend.reuses_prefixes:
+        what += f" with engine.prefix_cache_bytes = {settings.prefix_cache_bytes}"
+    with (budget or MemoryBudget()).granted(num_bytes, what, "lower one of them"):
         check_answers(backend, num_rows=settings.slots_per_lane)
     return backend
 
