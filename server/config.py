@@ -124,7 +124,7 @@ class ModelsSettings(Settings):
     """What to serve."""
 
     directory: Path = Path("models")
-    """Folder of models: NAME/VERSION/bundle.json. The highest version of each name is served."""
+    """Folder of models: NAME/VERSION/bundle.json. Of each name the highest version that is sound is served."""
 
 
 class EngineSettings(Settings):
