@@ -59,7 +59,7 @@ def test_half_requests_hold_no_thread_and_delay_no_probe(operations: OperationsS
     with half_open(operations.port, MAX_CONNECTIONS - 1):
         for _ in range(20):
             assert http_get(operations.port, "/healthz") == (200, "alive\n")
-        assert threading.active_count() == num_threads
+        assert threading.active_count() <= num_threads  # those of an earlier test may still end
 
 
 def test_with_one_connection_too_many_the_longest_silent_one_is_closed(operations: OperationsServer) -> None:
