@@ -13,7 +13,12 @@ from server.calls import Call, ScoringCall
 from server.decoding.parameters import DecodingParameters
 from server.decoding.suppression import SuppressedTexts
 from server.errors import FieldViolation, InvalidRequest
-from server.output_texts import check_option_texts, check_prefixes, suppressed_texts
+from server.output_texts import (
+    check_option_texts,
+    check_prefixes,
+    lay_out_vocabulary,
+    suppressed_texts,
+)
 from server.registry import ServedModel
 from server.tokenising import Tokenising
 from server.validation import MAX_ALTERNATIVES, Abilities, Options, Room, check_options
@@ -71,12 +76,14 @@ async def prepare(
     broken_options = check_options(call.options, _room(model, longest), abilities)
     violations += broken_options
     violations += _check_prefixes(prefixes, _most_tokens(call.options, _room(model, longest)))
+    if call.options.suppressed_texts:
+        await lay_out_vocabulary(model)
     if not broken_options:  # or there may be any number of texts, of any length
         violations += check_option_texts(model, call.options)
         violations += check_prefixes(model, call.options, call.prefixes, prefixes[: len(call.prefixes)])
     if violations:
         raise InvalidRequest(violations)
-    suppressed = await suppressed_texts(model, call.options)
+    suppressed = suppressed_texts(model, call.options)
     prepared = [
         Prepared(
             token_ids,

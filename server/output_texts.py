@@ -4,6 +4,7 @@ The tokenizer's normalizer changes them as it changed all that the model was tra
 """
 
 import asyncio
+import contextlib
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
@@ -14,12 +15,24 @@ from server.errors import FieldViolation
 from server.registry import ServedModel
 from server.validation import Options
 
-__all__ = ["check_option_texts", "check_prefixes", "stop_strings", "suppressed_texts"]
+__all__ = [
+    "check_option_texts",
+    "check_prefixes",
+    "lay_out_vocabulary",
+    "stop_strings",
+    "suppressed_texts",
+]
 
 _SHOWN_CHARACTERS = 40
 _MAX_NAMED = 3
 """Characters that a message names: a call's prefixes may hold a million, each to be looked up on the event loop."""
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+async def lay_out_vocabulary(model: ServedModel) -> None:
+    """Have the model's vocabulary ready for `check_option_texts`: the first time it takes 2 us a token."""
+    with contextlib.suppress(UnknownDecoderError):  # which `check_option_texts` tells the caller
+        await asyncio.to_thread(model.vocabulary)
 
 
 def check_option_texts(model: ServedModel, options: Options) -> Iterator[FieldViolation]:
@@ -47,14 +60,12 @@ def stop_strings(model: ServedModel, options: Options) -> tuple[str, ...]:
     return tuple(normalize(model.tokenizer, text) for text in options.stop)
 
 
-async def suppressed_texts(model: ServedModel, options: Options) -> SuppressedTexts | None:
+def suppressed_texts(model: ServedModel, options: Options) -> SuppressedTexts | None:
     """What keeps the suppressed texts out of an output; None where there are none."""
     if not options.suppressed_texts:
         return None
-    vocabulary = await asyncio.to_thread(model.vocabulary)  # the first call lays it out: 2 us a token
-    return SuppressedTexts(
-        vocabulary, [normalize(model.tokenizer, each) for each in options.suppressed_texts]
-    )
+    texts = [normalize(model.tokenizer, each) for each in options.suppressed_texts]
+    return SuppressedTexts(model.vocabulary(), texts)
 
 
 def check_prefixes(
