@@ -72,6 +72,11 @@ class AsyncTranslationStream(_AsyncStream[Request, Response]):
         self._has_begun = False
         super().__init__(begin(next(self._requests), batches.time_left_s), target, batches.timeout_s)
 
+    def close(self) -> None:
+        """Give up what has not come yet; the server stops working on it."""
+        self._batches.end()
+        super().close()
+
     def __aiter__(self) -> AsyncIterator[TranslationDelta]:
         return self
 
@@ -83,6 +88,9 @@ class AsyncTranslationStream(_AsyncStream[Request, Response]):
                 self._batches.accept()
             except InvalidRequestError as error:
                 self._batches.refuse(error, has_begun=self._has_begun)
+            except BaseException:
+                self._batches.end()  # the answer has a gap: a caller that reads on gets nothing more
+                raise
             else:
                 self._has_begun = True
                 return answers.delta_from(message, self._batches.first)

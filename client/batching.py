@@ -1,8 +1,9 @@
-"""Many texts as several calls: how many each of them may have, and what is left of the time.
+"""Many texts as several calls: the number of texts of each call, and the time that is left.
 
-A server takes so many texts in a call (`server.max_inputs`, 128 by default), fewer where each has many
-hypotheses, and messages of so many bytes. How many is not asked beforehand: where a call is refused for the
-number of its texts, half as many are tried, and what was accepted is remembered.
+A server limits the texts of a call (`server.max_inputs`, 128 by default; fewer where each text has many hypotheses)
+and the bytes of a message. The client does not know these limits. Where a call is refused for its size, the client
+tries half as many texts. It remembers a limit on the number of texts for later calls. It does not remember a limit on
+bytes, because later texts may be shorter.
 """
 
 import time
@@ -32,8 +33,11 @@ MAX_TEXTS = 128
 MAX_BYTES = 2 * 1024 * 1024
 """Most bytes of one call's texts, but for a single text: half of what a server takes by default."""
 
-KnownSizes = dict[tuple[str, str, int], int]
-"""How many texts a call may have, by the model's name and version and the hypotheses that a text has."""
+Key = tuple[str, str, int, int | None]
+"""What the limit depends on: the model's name, its version, the hypotheses of a text, the alternatives to a token."""
+
+KnownSizes = dict[Key, int]
+"""Most texts of one call, as far as a server has refused more."""
 
 _Request_co = TypeVar("_Request_co", covariant=True)
 
@@ -62,7 +66,7 @@ class Batches(Generic[_Request_co]):
         *texts: Sequence[str],
         timeout_s: float,
         known: KnownSizes,
-        key: tuple[str, str, int],
+        key: Key,
     ) -> None:
         """Plan the calls for `texts`: one list, or several whose texts belong together.
 
@@ -75,6 +79,7 @@ class Batches(Generic[_Request_co]):
         self._end_s = time.monotonic() + timeout_s
         self._known = known
         self._key = key
+        self._max_texts = known.get(key, MAX_TEXTS)
         self._size = 0
         self._is_over = False
 
@@ -92,25 +97,35 @@ class Batches(Generic[_Request_co]):
     def accept(self) -> None:
         """The batch was answered."""
         self.first += self._size
-        self._is_over = self.first >= len(self._num_bytes)
+        if self.first >= len(self._num_bytes):
+            self.end()
 
     def refuse(self, error: InvalidRequestError, *, has_begun: bool = False) -> None:
-        """The batch was refused: half of it comes next, unless a part of its answer was handed on already.
+        """The batch was refused. Where it was too large, half of it comes next.
+
+        `has_begun` says that the caller has a part of the answer already, so that the call cannot be repeated.
 
         Raises:
-            InvalidRequestError: half of it would be refused as well; places are those among all texts.
+            InvalidRequestError: half of the batch would be refused as well; places are those among all texts.
         """
-        is_size = isinstance(error, MessageTooLargeError) or (
-            error.violations and all(map(messages.names_list, error.violations))
+        is_number = bool(error.violations) and all(map(messages.names_list, error.violations))
+        is_bytes = isinstance(error, MessageTooLargeError) or (
+            bool(error.violations) and all(map(messages.names_answer_size, error.violations))
         )
-        if has_begun or self._size < 2 or not is_size:
+        if has_begun or self._size < 2 or not (is_number or is_bytes):
+            self.end()
             raise (messages.with_places_from(error, self.first) if self.first else error) from error
-        self._known[self._key] = self._size // 2
+        self._max_texts = self._size // 2
+        if is_number:
+            self._known[self._key] = self._max_texts
+
+    def end(self) -> None:
+        """No further batch comes, whatever is left."""
+        self._is_over = True
 
     def _next_size(self) -> int:
-        most = self._known.get(self._key, MAX_TEXTS)
         size = num_bytes = 0
-        for num_bytes_more in self._num_bytes[self.first : self.first + most]:
+        for num_bytes_more in self._num_bytes[self.first : self.first + self._max_texts]:
             num_bytes += num_bytes_more
             if size and num_bytes > MAX_BYTES:
                 break
@@ -150,7 +165,8 @@ def translate_batches(
 
     request(slice(0, 0))  # what is wrong with the options is said before anything is sent
     num_hypotheses = max(options.get("beam_size") or 1, options.get("num_hypotheses") or 1)
-    return Batches(request, inputs, timeout_s=timeout_s, known=known, key=(model, version, num_hypotheses))
+    key = (model, version, num_hypotheses, options.get("num_alternatives"))
+    return Batches(request, inputs, timeout_s=timeout_s, known=known, key=key)
 
 
 def score_translation_batches(
@@ -185,7 +201,8 @@ def score_translation_batches(
             num_alternatives=num_alternatives,
         )
 
-    return Batches(request, from_texts, to_texts, timeout_s=timeout_s, known=known, key=(model, version, 1))
+    key = (model, version, 1, num_alternatives)
+    return Batches(request, from_texts, to_texts, timeout_s=timeout_s, known=known, key=key)
 
 
 def score_text_batches(
@@ -210,7 +227,8 @@ def score_text_batches(
             scored[batch], model=model, version=version, num_alternatives=num_alternatives
         )
 
-    return Batches(request, scored, timeout_s=timeout_s, known=known, key=(model, version, 1))
+    key = (model, version, 1, num_alternatives)
+    return Batches(request, scored, timeout_s=timeout_s, known=known, key=key)
 
 
 def _options_from(options: DecodingOptions, first: int) -> DecodingOptions:

@@ -79,6 +79,11 @@ class TranslationStream(_Stream[Response]):
         self._has_begun = False
         super().__init__(begin(next(self._requests), batches.time_left_s), target, batches.timeout_s)
 
+    def close(self) -> None:
+        """Give up what has not come yet; the server stops working on it."""
+        self._batches.end()
+        super().close()
+
     def __iter__(self) -> Iterator[TranslationDelta]:
         return self
 
@@ -90,6 +95,9 @@ class TranslationStream(_Stream[Response]):
                 self._batches.accept()
             except InvalidRequestError as error:
                 self._batches.refuse(error, has_begun=self._has_begun)
+            except BaseException:
+                self._batches.end()  # the answer has a gap: a caller that reads on gets nothing more
+                raise
             else:
                 self._has_begun = True
                 return answers.delta_from(message, self._batches.first)

@@ -17,6 +17,7 @@ __all__ = [
     "checked_texts",
     "generate_request",
     "get_model_request",
+    "names_answer_size",
     "names_list",
     "refused_inputs",
     "score_texts_request",
@@ -144,8 +145,13 @@ def refused_inputs(violations: Iterable[FieldViolation]) -> dict[int, str]:
 
 
 def names_list(violation: FieldViolation) -> bool:
-    """Whether a list of texts as a whole was refused: there are too many, or their answers are too much."""
-    return violation.field in _LISTS or violation.field == _ANSWER_SIZE
+    """Whether a list of texts as a whole was refused: it has too many texts."""
+    return violation.field in _LISTS
+
+
+def names_answer_size(violation: FieldViolation) -> bool:
+    """Whether the answers together are too large for a message."""
+    return violation.field == _ANSWER_SIZE
 
 
 def with_places_from(error: InvalidRequestError, first: int) -> InvalidRequestError:
@@ -154,7 +160,7 @@ def with_places_from(error: InvalidRequestError, first: int) -> InvalidRequestEr
     def shifted(text: str) -> str:
         return _PLACE.sub(lambda match: f"{match[1]}[{int(match[2]) + first}]", text)
 
-    return InvalidRequestError(
+    return type(error)(
         shifted(error.message),
         code=error.code,
         target=error.target,

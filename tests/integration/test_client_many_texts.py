@@ -1,12 +1,21 @@
 """More texts than one call takes: several calls, one answer, whatever the server's limits are."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import grpc
 import pytest
 
-from client import AsyncClient, Client, DeadlineExceededError, InvalidRequestError
+from client import (
+    AsyncClient,
+    CallCancelledError,
+    Client,
+    DeadlineExceededError,
+    InvalidRequestError,
+    ServerError,
+)
 from tests.integration.scripted_server import Failure, ScriptedServer, invalid, running_server
 
 Call = Callable[..., Any]
@@ -122,6 +131,32 @@ async def test_a_stream_that_has_begun_does_not_begin_again(ask: Call, server: S
     with pytest.raises(InvalidRequestError, match="4194304"):
         await ask("stream_translate", TEXTS[:10], model="dates")
     assert sizes(server) == [10]
+
+
+def test_a_stream_that_failed_or_was_closed_has_no_more_pieces(server: ScriptedServer) -> None:
+    server.script.failures.extend([Failure(grpc.StatusCode.INTERNAL)])
+    with Client(server.target) as client:
+        stream = client.stream_translate(TEXTS, model="dates")
+        with pytest.raises(ServerError):
+            next(stream)
+        with pytest.raises(ServerError):  # as any stream of gRPC's
+            next(stream)
+        closed = client.stream_translate(TEXTS, model="dates")
+        next(closed)
+        closed.close()
+        with contextlib.suppress(CallCancelledError):  # the first call may have ended already
+            list(closed)
+    assert sizes(server) == [128, 128], "the texts after those that failed were not asked for"
+
+
+async def test_an_asynchronous_stream_that_failed_has_no_more_pieces(server: ScriptedServer) -> None:
+    server.script.failures.extend([Failure(grpc.StatusCode.INTERNAL)])
+    async with AsyncClient(server.target) as client:
+        stream = client.stream_translate(TEXTS, model="dates")
+        with pytest.raises(ServerError):
+            await anext(stream)
+        assert [piece async for piece in stream] == []
+    assert sizes(server) == [128], "the texts after those that failed were not asked for"
 
 
 def test_what_a_server_takes_is_remembered(server: ScriptedServer) -> None:

@@ -3,8 +3,9 @@
 import grpc
 import pytest
 
-from client.batching import Batches
+from client.batching import Batches, KnownSizes
 from client.errors import (
+    FieldViolation,
     InvalidRequestError,
     MessageTooLargeError,
     OverloadedError,
@@ -62,7 +63,7 @@ def test_what_never_gets_better_is_no_overload(trailers: tuple[tuple[str, str], 
 
 
 def test_texts_of_a_call_that_is_too_large_are_sent_in_smaller_ones() -> None:
-    batches = Batches(lambda places: places, list("abcd"), timeout_s=1.0, known={}, key=("dates", "", 1))
+    batches = Batches(lambda places: places, list("abcd"), timeout_s=1.0, known={}, key=("dates", "", 1, None))
     too_large = error_from_call(exhausted("SERVER: Sent message larger than max (9 vs. 8)"), target="host:1")
     assert isinstance(too_large, InvalidRequestError)
     sizes = []
@@ -71,3 +72,41 @@ def test_texts_of_a_call_that_is_too_large_are_sent_in_smaller_ones() -> None:
             sizes.append(places.stop - places.start)
             batches.refuse(too_large)
     assert sizes == [4, 2, 1]
+
+
+def test_a_batch_after_the_first_is_too_large_in_the_same_words_and_of_the_same_kind() -> None:
+    texts = ["a" * 2_000_000, "b" * 2_000_000]
+    batches = Batches(lambda places: places, texts, timeout_s=1.0, known={}, key=("dates", "", 1, None))
+    too_large = error_from_call(exhausted("SERVER: Sent message larger than max (9 vs. 8)"), target="host:1")
+    assert isinstance(too_large, InvalidRequestError)
+    requests = iter(batches)
+    next(requests)
+    batches.accept()
+    next(requests)
+    with pytest.raises(MessageTooLargeError, match="the answer has 9 bytes"):
+        batches.refuse(too_large)
+
+
+def test_a_limit_on_the_number_of_texts_is_remembered_and_one_on_bytes_is_not() -> None:
+    for error, is_remembered in [
+        (error_from_call(exhausted("SERVER: Sent message larger than max (9 vs. 8)"), target="host:1"), False),
+        (_refusal("options"), False),
+        (_refusal("inputs"), True),
+    ]:
+        assert isinstance(error, InvalidRequestError)
+        known: KnownSizes = {}
+        batches = Batches(
+            lambda places: places, list("abcd"), timeout_s=1.0, known=known, key=("dates", "", 1, None)
+        )
+        requests = iter(batches)
+        next(requests)
+        batches.refuse(error)
+        assert next(requests) == slice(0, 2)
+        assert known == ({("dates", "", 1, None): 2} if is_remembered else {})
+
+
+def _refusal(field: str) -> InvalidRequestError:
+    violations = (FieldViolation(field, "too much"),)
+    return InvalidRequestError(
+        "too much", code=grpc.StatusCode.INVALID_ARGUMENT, target="host:1", violations=violations
+    )
