@@ -59,6 +59,8 @@ def resume_state(out: Path, recipe: Recipe, *, accepts_changes: bool) -> tuple[S
             f"{'; '.join(fixed)}: this cannot change once {out} has begun; begin a new run, in another folder"
         )
     state, damaged = found
+    if changes:
+        state = state.with_validation_anew()
     notes += [f"passed over {path.name}: it is damaged" for path in damaged]
     return state, [*notes, f"resumed at step {state.progress.step:,}"]
 

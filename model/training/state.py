@@ -83,10 +83,16 @@ class State:
                 "num_batches": 0,
                 "evaluated_step": 0,
                 "evaluations_since_best": 0,
+                "num_validation_batches": None,
                 "kept": (),
                 "corpus": fingerprint,
             }
         )
+        return dataclasses.replace(self, progress=progress)
+
+    def with_validation_anew(self) -> "State":
+        """The same, to go on with other settings, by which validation may have more batches or more time."""
+        progress = self.progress.model_copy(update={"num_validation_batches": None})
         return dataclasses.replace(self, progress=progress)
 
     def group(self, prefix: str) -> dict[str, Tensor]:

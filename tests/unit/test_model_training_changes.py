@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import UsageError
 from model.run import load_run
-from model.training.resume import changed_settings
+from model.training.resume import changed_settings, resume_state
 from model.training.train import Beginning, train
 from tests.unit.capitals import RESUME, capitals, recipe, stop_after, weights
 
@@ -103,6 +103,21 @@ def test_a_corpus_that_changed_is_refused(
     (tmp_path / "pairs.tsv").write_text("".join(lines[:-20]))
     with pytest.raises(UsageError, match=r"pairs\.tsv has changed \(2,982 bytes, now 2,774\)"):
         train(recipe(settings), tmp_path / "run", beginning=RESUME, show_progress=False)
+
+
+def test_validation_is_read_whole_again_where_settings_or_the_corpus_changed(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of batches that an earlier sitting read would be a part of what there is now."""
+    stop_after(monkeypatch, recipe(settings), tmp_path / "run", num_steps=10)
+    state, _ = resume_state(tmp_path / "run", recipe(settings), accepts_changes=False)
+    assert state is not None
+    assert state.progress.num_validation_batches == 1
+    assert state.on_corpus("another").progress.num_validation_batches is None
+    more = recipe(settings, max_validation_examples=3_000)
+    changed, _ = resume_state(tmp_path / "run", more, accepts_changes=True)
+    assert changed is not None
+    assert changed.progress.num_validation_batches is None
 
 
 def test_each_changed_setting_is_named_once() -> None:
