@@ -63,7 +63,9 @@ def test_what_never_gets_better_is_no_overload(trailers: tuple[tuple[str, str], 
 
 
 def test_texts_of_a_call_that_is_too_large_are_sent_in_smaller_ones() -> None:
-    batches = Batches(lambda places: places, list("abcd"), timeout_s=1.0, known={}, key=("dates", "", 1, None))
+    batches = Batches(
+        lambda places: places, list("abcd"), timeout_s=1.0, known={}, key=("dates", "", 1, None)
+    )
     too_large = error_from_call(exhausted("SERVER: Sent message larger than max (9 vs. 8)"), target="host:1")
     assert isinstance(too_large, InvalidRequestError)
     sizes = []
@@ -89,7 +91,10 @@ def test_a_batch_after_the_first_is_too_large_in_the_same_words_and_of_the_same_
 
 def test_a_limit_on_the_number_of_texts_is_remembered_and_one_on_bytes_is_not() -> None:
     for error, is_remembered in [
-        (error_from_call(exhausted("SERVER: Sent message larger than max (9 vs. 8)"), target="host:1"), False),
+        (
+            error_from_call(exhausted("SERVER: Sent message larger than max (9 vs. 8)"), target="host:1"),
+            False,
+        ),
         (_refusal("options"), False),
         (_refusal("inputs"), True),
     ]:
