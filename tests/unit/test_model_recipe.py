@@ -1,9 +1,14 @@
+import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from common.errors import SettingsError
+from common.settings import Settings
+from model.corpora.settings import CorpusSettings
 from model.errors import RecipeError
 from model.recipe import Recipe, TrainingSettings, builtin_recipes, load_recipe
 
@@ -132,20 +137,48 @@ def test_byte_bpe_needs_room_for_all_bytes() -> None:
         load_recipe("stdlib", ["tokenizer.vocabulary_size=100"])
 
 
-def test_what_the_example_leaves_out_has_the_value_it_says() -> None:
-    """`# key = value` below a section is its default."""
-    sections = EXAMPLE.read_text().split("\n[")[2:]
-    assert [section.partition("]")[0] for section in sections] == ["tokenizer", "model", "training"]
+def remarks_of_the_example() -> list[tuple[str, str, Any, str]]:
+    """Each key that the example sets, shows with its default, or gives an example of: section, key, value, how."""
+    found = []
+    section = ""
+    own_kind, others = EXAMPLE.read_text().split("# Other kinds:")
+    for line in (own_kind + "[tokenizer]" + others.split("[tokenizer]", 1)[1]).splitlines():
+        if line.startswith("["):
+            section = line[1 : line.index("]")]
+        elif match := re.match(r"(# example: |# |)(\w+ = .*)", line):
+            [(key, value)] = tomllib.loads(match[2]).items()
+            told = re.search(r"# default: (\w+)", match[2])
+            how = {"": f"set, {told[1] if told else 'no'} default", "# ": "default"}.get(match[1], "example")
+            found.append((section, key, value, how))
+    return found
+
+
+@pytest.mark.parametrize(("section", "key", "value", "how"), remarks_of_the_example())
+def test_the_example_says_which_values_are_defaults(section: str, key: str, value: Any, how: str) -> None:
     recipe = load_recipe(str(EXAMPLE))
-    num_checked = 0
-    for section in sections:
-        settings = getattr(recipe, section.partition("]")[0])
-        for line in section.splitlines():
-            if line.startswith("# ") and " = " in line:
-                [(key, value)] = tomllib.loads(line.removeprefix("# ")).items()
-                assert (key, getattr(settings, key)) == (key, value)
-                num_checked += 1
-    assert num_checked > 10
+    settings: Settings = getattr(recipe, section) if section else recipe
+    field = type(settings).model_fields[key]
+    if how == "default":
+        assert value == field.default
+    elif how == "example":
+        assert not field.default
+    elif field.is_required():
+        assert how == "set, no default"
+    else:
+        words = {"": "empty", None: "none"}
+        assert how == f"set, {words.get(field.default, field.default)} default"
+        assert value != field.default
+
+
+def test_the_example_shows_the_defaults_of_other_kinds() -> None:
+    blocks = EXAMPLE.read_text().split("# Other kinds:")[1].split("[tokenizer]")[0].split("#\n")[1:]
+    assert len(blocks) == 4
+    for block in blocks:
+        values = tomllib.loads(block.replace("# ", "", 1).replace("\n# ", "\n"))
+        settings = TypeAdapter(CorpusSettings).validate_python(values)
+        fields = type(settings).model_fields
+        for key in values.keys() - {"kind", "train"}:
+            assert (key, values[key]) == (key, fields[key].default)
 
 
 @pytest.mark.parametrize(("optimizer", "rate"), [("muon", 4e-3), ("adamw", 1e-3)])
