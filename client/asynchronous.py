@@ -67,7 +67,7 @@ class AsyncClient:
 
     @classmethod
     def over(cls, channel: grpc.aio.Channel, *, target: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> Self:
-        """A client of a channel that is there already; `target` is how errors name what is behind it."""
+        """Make a client of an existing channel. Errors name the server `target`."""
         client = cls.__new__(cls)
         client._use(channel, target, timeout_s=timeout_s, wait_for_ready=False)  # noqa: SLF001  its own
         return client
@@ -149,7 +149,7 @@ class AsyncClient:
         num_alternatives: int = 0,
         timeout_s: float | None = None,
     ) -> list[TextScore]:
-        """Tell how probable given translations are; see `client.Client.score_translations`."""
+        """Return how probable given translations are; see `client.Client.score_translations`."""
         batches = score_translation_batches(
             sources,
             targets,
@@ -185,7 +185,7 @@ class AsyncClient:
         num_alternatives: int = 0,
         timeout_s: float | None = None,
     ) -> list[TextScore]:
-        """Tell how probable given texts are to a generation model; see `client.Client.score_texts`."""
+        """Return how probable given texts are to a generation model; see `client.Client.score_texts`."""
         batches = score_text_batches(
             texts,
             model=model,
@@ -197,12 +197,12 @@ class AsyncClient:
         return await self._in_batches(self._generation.ScoreTexts, batches, answers.scores_from)
 
     async def models(self, *, timeout_s: float | None = None) -> ModelList:
-        """Every model the server holds, sorted by name, then by version; `not_loaded` has what it could not load."""
+        """Return the server's models, sorted by name, then by version; `not_loaded` holds those it could not load."""
         response = await self._unary(self._models.ListModels, model_pb2.ListModelsRequest(), timeout_s)
         return answers.models_from(response)
 
     async def model(self, name: str, version: str = "", *, timeout_s: float | None = None) -> ModelInfo:
-        """One model, in its highest version when `version` is left out.
+        """Return one model, in its highest version when `version` is left out.
 
         Raises:
             NotFoundError: the server does not hold it.
@@ -243,7 +243,7 @@ class AsyncClient:
         batches: Batches[_Request],
         read: Callable[[_Message], list[_Answer]],
     ) -> list[_Answer]:
-        """What `read` makes of the answers to all requests."""
+        """Send all requests one after another; return what `read` makes of their answers."""
         results: list[_Answer] = []
         for request in batches:
             try:

@@ -42,8 +42,8 @@ class Client:
             [answer] = client.translate("le 3 mars 2024", model="dates")
             print(answer.text)
 
-    Every call has a deadline, is tried again where that is safe (see `ChannelSettings`) and is spread
-    over all addresses that the target's name resolves to.
+    Every call has a deadline. A call that fails is repeated where that is safe (see `ChannelSettings`). Calls are
+    spread over all addresses that the target's name resolves to.
 
     Args:
         target: `host:port`, or a gRPC name such as `dns:///host:port` or `unix:/path`.
@@ -76,7 +76,7 @@ class Client:
 
     @classmethod
     def over(cls, channel: grpc.Channel, *, target: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> Self:
-        """A client of a channel that is there already; `target` is how errors name what is behind it."""
+        """Make a client of an existing channel. Errors name the server `target`."""
         client = cls.__new__(cls)
         client._use(channel, target, timeout_s=timeout_s, wait_for_ready=False)  # noqa: SLF001  its own
         return client
@@ -113,9 +113,9 @@ class Client:
             texts: One text or several, each translated on its own. More than a server takes in a call (128 by
                 default) are sent in several calls, one after another.
             model: A model's name, as `models` gives it.
-            version: Its version; the highest there is when left out.
+            version: Its version; the highest one when left out.
             target_prefixes: What the translations begin with, one for each text; "" forces nothing.
-            timeout_s: Deadline of all that, in seconds.
+            timeout_s: Deadline of all calls together, in seconds.
             **options: See `DecodingOptions`.
 
         Raises:
@@ -179,14 +179,14 @@ class Client:
         num_alternatives: int = 0,
         timeout_s: float | None = None,
     ) -> list[TextScore]:
-        """Tell how probable given translations are; the scores come in the order of the pairs.
+        """Return how probable given translations are; the scores come in the order of the pairs.
 
         Args:
             sources: One text or several.
             targets: What each of them is translated to, as many.
             model: A translation model's name, as `models` gives it.
-            version: Its version; the highest there is when left out.
-            num_alternatives: Tell so many of the most probable tokens at each place, too.
+            version: Its version; the highest one when left out.
+            num_alternatives: Number of the most probable tokens to return at each place.
             timeout_s: Deadline of this call, in seconds.
 
         Raises:
@@ -233,7 +233,7 @@ class Client:
         num_alternatives: int = 0,
         timeout_s: float | None = None,
     ) -> list[TextScore]:
-        """Tell how probable given texts are to a generation model, in the order of the texts.
+        """Return how probable given texts are to a generation model, in the order of the texts.
 
         Arguments and errors as for `score_translations`.
         """
@@ -248,12 +248,12 @@ class Client:
         return self._in_batches(self._generation.ScoreTexts, batches, answers.scores_from)
 
     def models(self, *, timeout_s: float | None = None) -> ModelList:
-        """Every model the server holds, sorted by name, then by version; `not_loaded` has what it could not load."""
+        """Return the server's models, sorted by name, then by version; `not_loaded` holds those it could not load."""
         response = self._unary(self._models.ListModels, model_pb2.ListModelsRequest(), timeout_s)
         return answers.models_from(response)
 
     def model(self, name: str, version: str = "", *, timeout_s: float | None = None) -> ModelInfo:
-        """One model, in its highest version when `version` is left out.
+        """Return one model, in its highest version when `version` is left out.
 
         Raises:
             NotFoundError: the server does not hold it.
@@ -307,7 +307,7 @@ class Client:
         batches: Batches[_Request],
         read: Callable[[_Message], list[_Answer]],
     ) -> list[_Answer]:
-        """What `read` makes of the answers to all requests."""
+        """Send all requests one after another; return what `read` makes of their answers."""
         results: list[_Answer] = []
         for request in batches:
             try:

@@ -32,7 +32,7 @@ class ChannelSettings:
 
     Attributes:
         max_attempts: Tries of one call, the first included, 1 to 5 (gRPC's own limit); 1 turns retries
-            off. A call is tried again when nobody answers (UNAVAILABLE), the server stops before it has
+            off. A call is tried again when no server answers (UNAVAILABLE), the server stops before it has
             taken the call up (CANCELLED) or has too much to do (RESOURCE_EXHAUSTED). It is not tried again
             once a first part of the answer has come, nor where the server says that it would be in vain
             (`grpc-retry-pushback-ms` below 0). Between tries it waits as long as the server asks

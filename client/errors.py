@@ -6,7 +6,7 @@
         │   └── MessageTooLargeError   RESOURCE_EXHAUSTED, a request or an answer has too many bytes
         ├── NotFoundError              also a UsageError: NOT_FOUND, no such model or version
         ├── OverloadedError            also an OperationError: RESOURCE_EXHAUSTED with a delay, try again later
-        ├── UnavailableError           also an OperationError: UNAVAILABLE, nobody answers there
+        ├── UnavailableError           also an OperationError: UNAVAILABLE, no server answers there
         ├── DeadlineExceededError      also an OperationError: DEADLINE_EXCEEDED
         ├── CallCancelledError         also an OperationError: CANCELLED
         └── ServerError                also an OperationError: every other status
@@ -107,7 +107,7 @@ class NotFoundError(CallError, UsageError):
 
 
 class OverloadedError(CallError, OperationError):
-    """The server has too much to do, also after the channel's own retries; `retry_delay_s` tells when to ask."""
+    """The server has too much to do, also after the channel's own retries; try again after `retry_delay_s`."""
 
 
 class UnavailableError(CallError, OperationError):

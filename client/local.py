@@ -121,7 +121,7 @@ class Translator(_LocalModel):
         num_alternatives: int = 0,
         timeout_s: float | None = None,
     ) -> list[TextScore]:
-        """Tell how probable given translations are; see `client.Client.score_translations`."""
+        """Return how probable given translations are; see `client.Client.score_translations`."""
         return self._client.score_translations(
             sources, targets, model="", num_alternatives=num_alternatives, timeout_s=timeout_s
         )
@@ -147,7 +147,7 @@ class Generator(_LocalModel):
     def score_texts(
         self, texts: str | Sequence[str], *, num_alternatives: int = 0, timeout_s: float | None = None
     ) -> list[TextScore]:
-        """Tell how probable given texts are; see `client.Client.score_texts`."""
+        """Return how probable given texts are; see `client.Client.score_texts`."""
         return self._client.score_texts(
             texts, model="", num_alternatives=num_alternatives, timeout_s=timeout_s
         )
@@ -193,7 +193,7 @@ def local_client(
 class _RunningEngine:
     """A bundle's engine with an event loop on a thread of its own, for callers that wait.
 
-    It is closed when nobody has it any more: a notebook that makes one after the other does not collect threads.
+    The engine closes when its last reference goes. A notebook that makes many engines does not collect threads.
     """
 
     def __init__(self, bundle: Path, settings: EngineSettings) -> None:
@@ -211,7 +211,7 @@ class _RunningEngine:
             _shut_down(*alive[2])
 
     def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """What `work` gives; it is cancelled when the caller is interrupted.
+        """Run `work` in the event loop and return its result. An interrupt of the caller cancels `work`.
 
         Raises:
             RuntimeError: this is a fork of the process that loaded the bundle.
@@ -246,7 +246,7 @@ def _shut_down(loop: asyncio.AbstractEventLoop, thread: threading.Thread, server
 
 
 def _shut_down_dropped(*parts: Any) -> None:
-    """The same for an engine that was collected, which may happen on one of its own threads: they are daemons."""
+    """Shut down an engine that was collected. That may happen on one of its own threads, which are daemons."""
     if threading.current_thread().daemon:
         threading.Thread(target=_shut_down, args=parts, name="close-local-model").start()
     else:

@@ -135,7 +135,7 @@ def get_model_request(model: str, version: str) -> model_pb2.GetModelRequest:
 
 
 def refused_inputs(violations: Iterable[FieldViolation]) -> dict[int, str]:
-    """Which of the texts or pairs of a request were refused, by index, and why."""
+    """Return the reason for each text or pair of a request that was refused, by its index."""
     matches = [(_INPUT_FIELD.fullmatch(violation.field), violation) for violation in violations]
     return {
         int(match[1]): f"{match[2]}: {violation.description}" if match[2] else violation.description
@@ -155,7 +155,7 @@ def names_answer_size(violation: FieldViolation) -> bool:
 
 
 def with_places_from(error: InvalidRequestError, first: int) -> InvalidRequestError:
-    """The same error for a caller whose text number `first` was the call's first one."""
+    """Return the same error with `first` added to each place: the call's first text was the caller's text `first`."""
 
     def shifted(text: str) -> str:
         return _PLACE.sub(lambda match: f"{match[1]}[{int(match[2]) + first}]", text)

@@ -35,22 +35,22 @@ class DecodingOptions(TypedDict, total=False):
             (nucleus sampling, Holtzman et al. 2020).
         seed: The same seed, input and model give the same answer.
         stop: The output ends before the first of these strings.
-        beam_size: Hypotheses that are pursued at the same time; above 1 is beam search, which needs
-            temperature 0 and gives its text when the search has ended.
+        beam_size: Number of hypotheses at a time. Above 1 is beam search, which needs temperature 0 and
+            returns its text when the search has ended.
         num_hypotheses: Answers to give, best first: with beam search at most beam_size * patience, with a
             temperature as many samples.
         length_penalty: Hypotheses are ranked by log-probability / length ^ length_penalty; 1 when left out.
-        coverage_penalty: Adds so much of sum(log(min(attention each source token got, 1))) to the rank
+        coverage_penalty: Adds coverage_penalty * sum(log(min(attention each source token got, 1))) to the score
             (Wu et al. 2016). Needs beam search and a translation model with alignments.
         patience: Beam search ends with beam_size * patience finished hypotheses (Kasai et al. 2022).
-        repetition_penalty: Above 1, tokens that are there already become less probable (Keskar et al. 2019).
-        no_repeat_ngram_size: No run of so many tokens comes a second time; 0 is no limit.
-        suppressed_texts: Texts that the output does not hold anywhere, within words or across tokens.
+        repetition_penalty: Above 1, tokens that the output holds already become less probable (Keskar et al. 2019).
+        no_repeat_ngram_size: No sequence of this many tokens occurs twice; 0 is no limit.
+        suppressed_texts: The output holds none of these texts, not even within a word or across tokens.
         suppressed_token_ids: Tokens that are never produced.
-        num_alternatives: Tell each output token with its log-probability, and so many of the most probable
-            tokens at its place; 0 tells the tokens alone.
-        alignment: Tell which source token each output token looks at most. Needs a translation model that
-            was exported with alignments.
+        num_alternatives: Returns each output token with its log-probability, and this number of the most probable
+            tokens at its place. 0 returns the tokens alone.
+        alignment: Returns for each output token the source token that gets most of its attention. Needs a
+            translation model that was exported with alignments.
     """
 
     max_tokens: int | None
@@ -256,7 +256,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class NotLoadedModel:
-    """What lies in a server's models folder and is not served.
+    """A model or a version in a server's models folder that the server does not serve.
 
     Attributes:
         name: The model's folder.
@@ -276,7 +276,7 @@ class ModelList(list[ModelInfo]):
     """The models that a server holds.
 
     Attributes:
-        not_loaded: What the server found beside them and does not serve, by name and version.
+        not_loaded: The models and versions that the server found and does not serve, by name and version.
     """
 
     def __init__(self, models: Iterable[ModelInfo], not_loaded: Iterable[NotLoadedModel] = ()) -> None:

@@ -63,7 +63,7 @@ app = typer.Typer(
     help="Train a Transformer, export it to ONNX, serve it over gRPC, and call it.",
     epilog=examples(
         "dragoman demo  # the whole path in three minutes",
-        "dragoman serve --models models  # serve what is there",
+        "dragoman serve --models models  # serve every model in this folder",
         'dragoman translate --model dates "le 3 mars 2024"',
     ),
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["EPILOG", "back_translate"]
 
 EPILOG = examples(
-    "dragoman back-translate models/de-en/1 --out data/made.jsonl  # of what it was trained on: pairs from en to de",
-    "dragoman back-translate models/de-en/1 --num-hypotheses 2 --out data/made.jsonl  # two of each text",
-    "dragoman back-translate models/de-en/1 --text german.txt --out data/made.jsonl  # of text without a translation",
+    "dragoman back-translate models/de-en/1 --out data/made.jsonl  # pairs from en to de, from the texts of training",
+    "dragoman back-translate models/de-en/1 --num-hypotheses 2 --out data/made.jsonl  # two pairs from each text",
+    "dragoman back-translate models/de-en/1 --text german.txt --out data/made.jsonl  # from texts without translations",
 )
 
 
@@ -27,8 +27,8 @@ def back_translate(
         Path,
         typer.Argument(
             metavar="BUNDLE",
-            help="The folder of a translation bundle that goes the other way: from the language that the new "
-            "model is to write.",
+            help="Folder of a translation bundle for the opposite direction. Its source language is the target "
+            "language of the new model.",
         ),
     ],
     *,
@@ -36,14 +36,14 @@ def back_translate(
         Path,
         typer.Option(
             metavar="FILE",
-            help="Where the pairs go, as JSON Lines for corpus.synthetic_pairs.",
+            help="File for the pairs, as JSON Lines. corpus.synthetic_pairs names it in a recipe.",
         ),
     ],
     text: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
-            help="A text a line, plain, .gz or .xz; - is standard input.",
+            help="File with one text in each line, plain, .gz or .xz. - is standard input.",
             show_default="the texts that the model was trained on",
         ),
     ] = None,
@@ -52,29 +52,27 @@ def back_translate(
         int | None,
         typer.Option(min=1, metavar="N", help="Use the first N texts only.", show_default="all"),
     ] = None,
-    beam_size: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Hypotheses that run at the same time.")
-    ] = 5,
+    beam_size: Annotated[int, typer.Option(min=1, metavar="N", help="Hypotheses of the beam search.")] = 5,
     num_hypotheses: Annotated[
         int,
         typer.Option(
-            min=1, metavar="N", help="Most pairs made of one text: its best translations that are new."
+            min=1, metavar="N", help="Most pairs from one text. They are its best new translations."
         ),
     ] = 1,
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Replace the file of pairs that is at --out. Nothing else is ever replaced."
+            "--force", help="Replace the file of pairs in --out. The command never replaces any other file."
         ),
     ] = False,
 ) -> None:
-    """Make training pairs out of texts alone: translate them, and turn the pairs round.
+    """Make training pairs from texts without translations: translate the texts and swap source and target.
 
-    A model from German to English writes English for German text of people: pairs
-    to train a model from English to German on, beside its own. Text without a
-    translation can be had in plenty (back-translation). Without --text the model's
-    own training texts are translated once more, in other words than the known ones
-    (data diversification), which pays where there is little data.
+    For example, a model from German to English translates German texts. The pairs
+    are training data for a model from English to German. With --text this is
+    back-translation. Without --text the command translates the model's own training
+    texts again, in words that differ from the known translations (data
+    diversification). This helps where there is little data.
     """
     if text is not None and data is not None:
         raise UsageError(f"--data {data} is for the model's own training texts: leave it out with --text")

@@ -53,7 +53,7 @@ def bench(
             "--concurrency",
             "-c",
             metavar="N",
-            help="Closed loop: N callers, each with one request at a time.",
+            help="Closed loop: N callers. Each waits for an answer before its next request.",
             show_default="16, unless --rate is given",
             rich_help_panel=_LOAD,
         ),
@@ -62,14 +62,16 @@ def bench(
         float | None,
         typer.Option(
             metavar="R",
-            help="Open loop: R requests a second, at random (Poisson) times, whether answered or not.",
+            help="Open loop: R requests a second at random (Poisson) times. They do not wait for answers.",
             show_default=False,
             rich_help_panel=_LOAD,
         ),
     ] = None,
     duration_s: Annotated[
         float,
-        typer.Option("--duration", metavar="SECONDS", help="How long to measure.", rich_help_panel=_LOAD),
+        typer.Option(
+            "--duration", metavar="SECONDS", help="Length of the measurement.", rich_help_panel=_LOAD
+        ),
     ] = 10.0,
     warm_up_s: Annotated[
         float,
@@ -77,7 +79,7 @@ def bench(
             "--warm-up",
             metavar="SECONDS",
             min=0.0,
-            help="How long to send before that.",
+            help="Time of load before the measurement.",
             rich_help_panel=_LOAD,
         ),
     ] = 2.0,
@@ -85,20 +87,25 @@ def bench(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Texts to send: a file of lines, - for standard input, or a bundle's folder.",
-            show_default="built-in texts for the built-in recipes",
+            help="Texts to send: a file of lines, - for standard input, or a bundle's folder, whose golden "
+            "examples are sent.",
+            show_default="built-in texts, for models of the built-in recipes",
             rich_help_panel=_LOAD,
         ),
     ] = None,
     stream: Annotated[
         bool,
         typer.Option(
-            "--stream", help="Stream translations, to see the time to first token.", rich_help_panel=_LOAD
+            "--stream",
+            help="Stream translations, and measure the time to the first token.",
+            rich_help_panel=_LOAD,
         ),
     ] = False,
     seed: Annotated[
         int,
-        typer.Option(help="Makes the order of the texts and their times repeatable.", rich_help_panel=_LOAD),
+        typer.Option(
+            help="Random seed of the texts' order and of the times of requests.", rich_help_panel=_LOAD
+        ),
     ] = 0,
     max_tokens: MaxTokens = None,
     min_tokens: MinTokens = None,
@@ -107,9 +114,9 @@ def bench(
 ) -> None:
     """Put a load on a server and measure throughput, latency and errors.
 
-    Latency counts from the moment a request was meant to be sent: a server that falls behind cannot hide it.
-    Whether the load generator itself was the limit is said on standard error; an open loop whose rate it cannot
-    send ends with exit code 1 as soon as that is clear.
+    Latency begins at the time when a request should be sent, so it includes the wait for a slow server. Standard
+    error says when the load generator was the limit and not the server. If the load generator cannot send at
+    --rate, the command ends early with exit code 1.
     """
     import dataclasses
 

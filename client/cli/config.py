@@ -25,7 +25,7 @@ _SECTIONS = {
 
 
 class Subject(enum.StrEnum):
-    """Whose keys."""
+    """The configuration that the keys belong to."""
 
     SERVER = "server"
     RECIPE = "recipe"
@@ -39,7 +39,9 @@ def _complete_section(context: typer.Context, incomplete: str) -> list[str]:
 def config(
     subject: Annotated[
         Subject,
-        typer.Argument(metavar="server|recipe", help="The configuration of `serve`, or a recipe of `train`."),
+        typer.Argument(
+            metavar="server|recipe", help="server: the configuration of `serve`. recipe: a recipe of `train`."
+        ),
     ],
     section: Annotated[
         str | None,
@@ -54,13 +56,14 @@ def config(
     kind: Annotated[
         str,
         typer.Option(
-            metavar="KIND", help="With recipe: the kind of corpus: parallel, tsv, jsonl, parquet, text, ..."
+            metavar="KIND",
+            help="With recipe: kind of the corpus, such as parallel, tsv, jsonl, parquet or text.",
         ),
     ] = "parallel",
 ) -> None:
-    """Print every key with its default and its meaning, as a TOML file whose keys are comments.
+    """Print every key of a configuration with its default and its meaning, as a TOML file of comments.
 
-    The same is a page: docs/settings.md.
+    docs/settings.md holds the same.
     """
     from common.settings_reference import as_toml, sections_of
     from server.config import ServerSettings

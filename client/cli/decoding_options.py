@@ -28,21 +28,23 @@ MaxTokens = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Most tokens to produce.",
+        help="Most tokens of an answer.",
         show_default="the model's limit",
         rich_help_panel=_DECODING,
     ),
 ]
 MinTokens = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Fewest tokens to produce.", show_default="0", rich_help_panel=_DECODING),
+    typer.Option(
+        metavar="N", help="Fewest tokens of an answer.", show_default="0", rich_help_panel=_DECODING
+    ),
 ]
 Temperature = Annotated[
     float | None,
     typer.Option(
         metavar="T",
-        help="Above 0: sample from softmax(logits / T).",
-        show_default="0, greedy",
+        help="Above 0: draw each token from softmax(logits / T). 0: take the most probable token.",
+        show_default="0",
         rich_help_panel=_DECODING,
     ),
 ]
@@ -50,7 +52,7 @@ TopK = Annotated[
     int | None,
     typer.Option(
         metavar="K",
-        help="Sample among the K most probable tokens.",
+        help="Draw from the K most probable tokens.",
         show_default="all",
         rich_help_panel=_DECODING,
     ),
@@ -59,7 +61,7 @@ TopP = Annotated[
     float | None,
     typer.Option(
         metavar="P",
-        help="Sample among the most probable tokens that together reach P.",
+        help="Draw from the most probable tokens whose probabilities together reach P.",
         show_default="1.0",
         rich_help_panel=_DECODING,
     ),
@@ -68,8 +70,8 @@ Seed = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Makes sampling repeatable.",
-        show_default="a fresh one each time",
+        help="Random seed. The same seed, input and model give the same answer.",
+        show_default="another one each time",
         rich_help_panel=_DECODING,
     ),
 ]
@@ -77,7 +79,7 @@ Stop = Annotated[
     list[str] | None,
     typer.Option(
         metavar="TEXT",
-        help="End the output before this text. May be repeated.",
+        help="The answer ends before this text. May be repeated.",
         show_default=False,
         rich_help_panel=_DECODING,
     ),
@@ -87,8 +89,8 @@ BeamSize = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Pursue the N best hypotheses at the same time; the text comes when the search has ended.",
-        show_default="1, greedy",
+        help="Beam search with N hypotheses at a time. The text is printed when the search has ended.",
+        show_default="1, no beam search",
         rich_help_panel=_SEARCH,
     ),
 ]
@@ -96,8 +98,9 @@ NumHypotheses = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Print the N best answers, best first, a line each: score, tab, text. Of several inputs, each "
-        "line begins with the input's number and a tab. Needs --beam-size, or --temperature for N samples.",
+        help="Print the N best answers, the best first. Each line holds the score, a tab and the text. With "
+        "several inputs, each line begins with the input's number and a tab. Needs --beam-size, or --temperature "
+        "for N samples.",
         show_default="1, without its score",
         rich_help_panel=_SEARCH,
     ),
@@ -106,7 +109,7 @@ LengthPenalty = Annotated[
     float | None,
     typer.Option(
         metavar="A",
-        help="Rank by log-probability / length ^ A: 0 favours short answers, above 1 long ones.",
+        help="Rank hypotheses by log-probability / length ^ A. 0 favours short answers, more than 1 long ones.",
         show_default="1.0",
         rich_help_panel=_SEARCH,
     ),
@@ -115,7 +118,7 @@ CoveragePenalty = Annotated[
     float | None,
     typer.Option(
         metavar="B",
-        help="Rank down translations that pass over parts of the source, the more the higher B is.",
+        help="Lower the rank of translations that leave out parts of the source. A higher B lowers it more.",
         show_default="0.0",
         rich_help_panel=_SEARCH,
     ),
@@ -124,7 +127,7 @@ Patience = Annotated[
     float | None,
     typer.Option(
         metavar="P",
-        help="End the search with P times the beam size of finished hypotheses.",
+        help="The search ends when P times --beam-size hypotheses are finished.",
         show_default="1.0",
         rich_help_panel=_SEARCH,
     ),
@@ -133,7 +136,7 @@ RepetitionPenalty = Annotated[
     float | None,
     typer.Option(
         metavar="R",
-        help="Above 1: tokens that are there already become less probable.",
+        help="Above 1: tokens that the answer holds already become less probable.",
         show_default="1.0",
         rich_help_panel=_CONSTRAINTS,
     ),
@@ -142,7 +145,7 @@ NoRepeatNgramSize = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="No run of N tokens comes a second time.",
+        help="No sequence of N tokens occurs twice in an answer. 0: no limit.",
         show_default="no limit",
         rich_help_panel=_CONSTRAINTS,
     ),
@@ -152,7 +155,7 @@ Suppress = Annotated[
     typer.Option(
         "--suppress",
         metavar="TEXT",
-        help="Keep this text out of the output, within words too. May be repeated.",
+        help="No answer holds this text, not even within a word. May be repeated.",
         show_default=False,
         rich_help_panel=_CONSTRAINTS,
     ),
@@ -171,8 +174,8 @@ Alternatives = Annotated[
     typer.Option(
         "--alternatives",
         metavar="N",
-        help="Tell each token's log-probability and the N most probable tokens at its place: "
-        "a table on a terminal, JSON lines elsewhere.",
+        help="Print each token, its log-probability, and the N most probable tokens at its place. "
+        "A terminal shows a table; files and pipes get JSON lines.",
         show_default=False,
         rich_help_panel=_OUTPUT,
     ),
@@ -181,8 +184,8 @@ Alignment = Annotated[
     bool,
     typer.Option(
         "--alignment",
-        help="Tell which source token each token looks at most; shown as --alternatives are. "
-        "Needs a model that was exported with alignments.",
+        help="Print for each token the source token that gets most of its attention. The format is that of "
+        "--alternatives. Needs a model that was exported with alignments.",
         rich_help_panel=_OUTPUT,
     ),
 ]

@@ -52,14 +52,14 @@ def demo(
     *,
     folder: Annotated[
         Path,
-        typer.Option("--in", metavar="DIR", help="Where the folders runs and models are made."),
+        typer.Option("--in", metavar="DIR", help="Folder that the folders runs and models are made in."),
     ] = Path(),
     overrides: Overrides = None,
 ) -> None:
-    """Train the recipe dates, export it, serve it, ask it over gRPC, and stop the server again.
+    """Train the recipe dates, export the model, serve it, translate over gRPC, and stop the server.
 
-    Needs no data, no network and no GPU. It leaves runs/dates and the bundle models/dates/1. Where these are there
-    already, it leaves them alone and takes the next free names.
+    The command needs no data, no network and no GPU. It writes the run runs/dates and the bundle models/dates/1. If
+    these exist already, it takes the next free names and does not touch them.
     """
     from client.cli.server_process import running_server
     from export.destination import bundle_destination, choose_bundle_folder

@@ -34,7 +34,7 @@ def evaluate(
             "-m",
             metavar="NAME",
             autocompletion=complete_model,
-            help="Of a server's models, which one.",
+            help="With a server: name of the model.",
             show_default="the only one",
         ),
     ] = None,
@@ -50,9 +50,9 @@ def evaluate(
 ) -> None:
     """Measure a model on test examples that training never saw, and print the figures as JSON.
 
-    Translation: exact match, BLEU and chrF as the recipe says, over gRPC or from a bundle's folder. `headline`
-    names the figures that fit the task best. Generation: bits per byte, from a bundle's folder only, because its
-    documents are longer than what a server takes (`dragoman score`).
+    Translation: exact match, BLEU and chrF, measured as the recipe says, of a server's model or of a bundle.
+    `headline` names the figures that fit the task best. Generation: bits per byte, of a bundle only. A server does
+    not take documents of that length; `dragoman score` scores shorter texts.
     """
     folder = Path(subject)
     is_folder = folder.is_dir()

@@ -39,29 +39,30 @@ def export(
         Path | None,
         typer.Option(
             metavar="BUNDLE",
-            help="The bundle's folder: MODELS/NAME/VERSION, VERSION a number; MODELS/NAME takes the next free version.",
-            show_default="models/ and the name of RUN",
+            help="Folder for the bundle: MODELS/NAME/VERSION, where VERSION is a whole number. With MODELS/NAME the "
+            "command takes the next free version.",
+            show_default="models/NAME, with the name of the run's folder",
         ),
     ] = None,
     precision: Annotated[
         Precision,
         typer.Option(
-            help="fp32; fp16, for GPUs: weights and caches half the size; or int8, for CPUs: integer products, "
-            "ranges measured on the validation split."
+            help="fp32: the weights as trained. fp16, for GPUs: weights and caches have half the size. int8, for CPUs: "
+            "integer products, whose ranges are measured on the validation split."
         ),
     ] = Precision.FP32,
     data: Data = None,
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Replace the bundle that is at --out. Nothing but a bundle is ever replaced."
+            "--force", help="Replace the bundle in --out. The command never replaces anything but a bundle."
         ),
     ] = False,
 ) -> None:
     """Export a run to ONNX and verify the bundle against PyTorch on held-out inputs.
 
-    When an fp32 bundle disagrees with PyTorch in any token, nothing is written. Of fp16 and int8 bundles, which
-    round, the agreement is told and recorded, and their quality is shown beside that of fp32.
+    If an fp32 bundle disagrees with PyTorch in any token, the command writes nothing. An fp16 or int8 bundle rounds
+    numbers: the command prints and records how far it agrees, and prints its quality beside that of fp32.
     """
     from export.destination import bundle_destination, choose_bundle_folder, served_folder
     from export.exporter import export_run

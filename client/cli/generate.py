@@ -49,10 +49,10 @@ def generate(
     options: DecodingOptions,
     as_json: Json = False,
 ) -> None:
-    """Continue a prompt, printing text as the model produces it (the prompt itself is not repeated).
+    """Continue a prompt and print the text as the model produces it. The prompt itself is not printed.
 
-    What tells more than the text is printed at its end: --num-hypotheses, --alternatives, --json. An answer
-    that is to be a line has its line ends replaced by spaces; --json keeps them.
+    With --num-hypotheses, --alternatives or --json the command prints everything at the end. With --num-hypotheses
+    each answer is one line: spaces replace its line ends. --json keeps line ends.
     """
     from client.cli.lines import read_text
     from client.cli.model_source import ModelSource

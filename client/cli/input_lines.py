@@ -1,4 +1,4 @@
-"""Where the lines come from that a command asks a model about."""
+"""The input lines of a command: its arguments, a file or standard input."""
 
 import contextlib
 import sys

@@ -19,7 +19,7 @@ __all__ = ["LINES_PER_CALL", "LineAnswers", "LineCalls", "lines_from"]
 LINES_PER_CALL = 32
 MAX_CALLS = 8
 MAX_NOTED = 10
-"""Skipped lines that are named on standard error; more are only counted."""
+"""The first skipped lines are named on standard error; the others are only counted."""
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
@@ -41,8 +41,8 @@ class LineAnswers(Generic[_Answer]):
 
     Attributes:
         block: The lines.
-        answers: An answer for each line. None stands for an empty line, which nobody is asked; a `BadLine`
-            for one that was skipped.
+        answers: An answer for each line. None stands for an empty line, which is not sent; a `BadLine` stands for
+            a line that was skipped.
     """
 
     block: Block
@@ -54,9 +54,9 @@ class LineCalls(Generic[_Item, _Answer]):
     """How lines become calls.
 
     Attributes:
-        parse: Makes a line what is asked; raises ValueError where it cannot, saying why.
-        ask: One call.
-        unit: What messages call a line.
+        parse: Turns a line into an item of a call; raises ValueError with the reason where it cannot.
+        ask: Sends one call and returns an answer for each item.
+        unit: The name of a line in messages.
         timeout_s: How long a call may be repeated while the server has no room.
         skips_bad: Whether a line that cannot be answered is skipped, named on standard error and counted. If
             not, it ends everything once the lines before it are answered.
@@ -118,7 +118,7 @@ class LineCalls(Generic[_Item, _Answer]):
         return LineAnswers(block, answers)
 
     def _parsed(self, line: str | BadLine) -> tuple[_Item] | BadLine | None:
-        """What is asked, in a tuple of its own; None for a line without anything that is seen."""
+        """Return the item of a line as a tuple of one; None for a line that shows nothing."""
         if isinstance(line, BadLine):
             return line
         if is_blank(line):
@@ -134,9 +134,9 @@ class LineCalls(Generic[_Item, _Answer]):
         answers: list[_Answer | BadLine | None],
         error: InvalidRequestError,
     ) -> None:
-        """Take the lines that were refused out of what is asked; the server names those of one call at a time.
+        """Move refused lines from `asked` to `answers`, as `BadLine`. The caller then sends the rest again.
 
-        Where nothing is skipped, the lines after the first of them are taken out as well.
+        Where no line is skipped, the lines after the first refused one leave `asked` too.
         """
         refused = refused_inputs(error.violations)
         if not refused or not all(refused_inputs([each]) for each in error.violations):

@@ -1,4 +1,4 @@
-"""Where the model is that a command asks: on a server, or in a bundle's folder."""
+"""The model that a command calls: on a server, or in a bundle's folder."""
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator
@@ -18,14 +18,14 @@ __all__ = ["ModelSource"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """A model that can be asked.
+    """A model that a command calls.
 
     Attributes:
         target: The server that holds it.
-        model: The model's name; empty for a bundle, which is only one.
+        model: The model's name; empty for a bundle, which holds only one model.
         version: Its version; empty is the highest.
         timeout_s: Deadline of each call, and how long a call may be repeated while the server has no room.
-        bundle: The bundle's folder, which is asked in this process; None for a server.
+        bundle: The bundle's folder, which is loaded into this process; None for a server.
     """
 
     target: str = DEFAULT_TARGET
@@ -38,7 +38,7 @@ class ModelSource:
     def of(
         cls, *, target: str, model: str | None, version: str, timeout_s: float, bundle: Path | None
     ) -> Self:
-        """What the options of a command say.
+        """Return the model that the options of a command name.
 
         Raises:
             UsageError: they name no model, or two.
@@ -55,7 +55,7 @@ class ModelSource:
 
     @contextlib.asynccontextmanager
     async def connect(self) -> "AsyncIterator[AsyncClient]":
-        """Give a client that asks it."""
+        """Give an asyncio client of the model."""
         from client.asynchronous import AsyncClient
 
         if self.bundle is None:
@@ -69,7 +69,7 @@ class ModelSource:
 
     @contextlib.contextmanager
     def connect_blocking(self) -> "Iterator[Client]":
-        """Give a blocking client that asks it."""
+        """Give a blocking client of the model."""
         from client.blocking import Client
 
         if self.bundle is None:

@@ -30,7 +30,7 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
-    """List the models that a server holds, with their limits and measured quality, and what it could not load."""
+    """List the models of a server with their limits and measured quality, and the models that it could not load."""
     from client import Client
 
     with Client(target, timeout_s=timeout_s) as client:

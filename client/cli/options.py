@@ -72,7 +72,7 @@ Target = Annotated[
 Timeout = Annotated[
     float,
     typer.Option(
-        "--timeout", metavar="SECONDS", min=0.0, help="Deadline of a call.", rich_help_panel="Server"
+        "--timeout", metavar="SECONDS", min=0.0, help="Time limit of a call.", rich_help_panel="Server"
     ),
 ]
 Model = Annotated[
@@ -82,7 +82,7 @@ Model = Annotated[
         "-m",
         metavar="NAME",
         autocompletion=complete_model,
-        help="The model that answers; `dragoman models` lists them.",
+        help="Name of the model. `dragoman models` lists the names.",
         rich_help_panel="Server",
     ),
 ]
@@ -93,7 +93,7 @@ ModelOrBundle = Annotated[
         "-m",
         metavar="NAME",
         autocompletion=complete_model,
-        help="The model that answers; `dragoman models` lists them.",
+        help="Name of the model. `dragoman models` lists the names.",
         show_default="required without --bundle",
         rich_help_panel="Server",
     ),
@@ -102,7 +102,7 @@ Bundle = Annotated[
     Path | None,
     typer.Option(
         metavar="BUNDLE",
-        help="Ask the bundle in this folder (MODELS/NAME/VERSION) in this process, instead of a server.",
+        help="Load the bundle in this folder (MODELS/NAME/VERSION) into this process. No server is needed.",
         show_default=False,
         rich_help_panel="Without a server",
     ),
@@ -111,8 +111,8 @@ ModelVersion = Annotated[
     str,
     typer.Option(
         metavar="VERSION",
-        help="A version of the model.",
-        show_default="the highest there is",
+        help="Version of the model.",
+        show_default="the highest one",
         rich_help_panel="Server",
     ),
 ]
@@ -120,20 +120,24 @@ Json = Annotated[
     bool,
     typer.Option(
         "--json",
-        help="Print JSON, one object a line, with all that the server tells.",
+        help="Print one JSON object a line, with everything that the server returns.",
         rich_help_panel="Output",
     ),
 ]
 Inputs = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="A file of lines; - is standard input.", show_default="standard input"),
+    typer.Option(
+        metavar="FILE",
+        help="A file with one input in each line. - is standard input.",
+        show_default="standard input",
+    ),
 ]
 SkipBad = Annotated[
     bool,
     typer.Option(
         "--skip-bad",
-        help="Skip a line that is too long or not UTF-8 instead of ending there. An empty line stands for it "
-        "(with --json, its error); standard error names it, and counts all at the end.",
+        help="Skip a line that is too long or not UTF-8, and go on. The output has an empty line in its place "
+        "(with --json: the error). Standard error names each skipped line and ends with their number.",
         rich_help_panel="Output",
     ),
 ]
@@ -141,7 +145,7 @@ Data = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Folder the recipe's corpus is read from, instead of a download.",
+        help="Folder with the files of the recipe's corpus. Nothing is downloaded then.",
         show_default=False,
     ),
 ]
@@ -150,7 +154,7 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override one setting, such as training.max_steps=500. May be repeated.",
+        help="Change one setting, such as training.max_steps=500. May be repeated.",
         show_default=False,
     ),
 ]

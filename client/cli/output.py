@@ -1,4 +1,4 @@
-"""Standard output for results, standard error for everything that is said about them."""
+"""Standard output for results, standard error for messages."""
 
 import contextlib
 import json
@@ -48,9 +48,9 @@ def json_line(value: Any) -> str:
 
 
 def note(text: str) -> None:
-    """Say something to the person in front of the screen, on standard error.
+    """Print a message on standard error.
 
-    What is said there is not worth a result: nothing happens where standard error cannot be written.
+    A message is not worth a result: nothing happens where standard error cannot be written.
     """
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
@@ -66,7 +66,7 @@ def is_unicode(text: str) -> bool:
 
 
 def note_waiting_for_input() -> None:
-    """A terminal that waits for somebody to type looks like one that hangs."""
+    """Say that the command reads from the terminal, which otherwise looks as if it hangs."""
     if sys.stdin.isatty():
         note("reading from the terminal; Ctrl-D ends the input")
 

@@ -10,15 +10,15 @@ from client.cli.output import note
 
 __all__ = ["progress_bar"]
 
-_MAX_SILENCE_S: Final = 50.0  # who follows a log sees once a minute that it goes on
+_MAX_SILENCE_S: Final = 50.0  # a reader of the log sees once a minute that the command goes on
 
 
 @contextlib.contextmanager
 def progress_bar(*, beside_results: bool = False) -> Iterator[Callable[[str, float, float], None]]:
-    """Give a function to call with what is going on, how much of it is done, and of how much.
+    """Give a function that shows progress; its arguments are the phase, the amount done and the total.
 
-    The bar leaves the screen when the block ends. Of a command that prints results while it works
-    (`beside_results`), they are the progress where they go to a terminal, too, and a bar would garble them.
+    The bar leaves the screen when the block ends. `beside_results` says that the command prints results meanwhile:
+    where they go to the same terminal there is no bar, which would garble them.
     """
     if not sys.stderr.isatty():
         yield _LinesNowAndThen()
@@ -37,7 +37,7 @@ def progress_bar(*, beside_results: bool = False) -> Iterator[Callable[[str, flo
 
 
 class _LinesNowAndThen:
-    """Says how far it is once nothing was said for `_MAX_SILENCE_S`."""
+    """Prints progress as a line when no line was printed for `_MAX_SILENCE_S`."""
 
     def __init__(self) -> None:
         self._said_s = time.monotonic()

@@ -19,12 +19,14 @@ EPILOG = examples(
 def report(
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="A run folder of `dragoman train`, finished or under way."),
+        typer.Argument(
+            metavar="RUN", help="A run folder of `dragoman train`, finished or still in training."
+        ),
     ],
 ) -> None:
-    """Write RUN/report.html anew: curves, samples, figures, and how to train the same again.
+    """Write RUN/report.html again: curves, samples, figures, and the commands that repeat the training.
 
-    `dragoman train` writes it at its end. The page needs nothing beside it; standard output gets its path.
+    `dragoman train` writes the page when it ends. The page needs no other file. The command prints its path.
     """
     from model.training.report import write_report
 

@@ -32,8 +32,8 @@ __all__ = ["EPILOG", "score"]
 EPILOG = examples(
     'dragoman score --model dates "le 3 mars 2024" 2024-03-03  # a source and its translation',
     "dragoman score --model multi30k --inputs pairs.tsv --json  # source, tab, translation in each line",
-    "dragoman score --model multi30k --separator ' ||| ' < pairs.txt  # for sources that hold tabs",
-    'dragoman score --model stdlib --alternatives 5 "import os"  # what else it would have written',
+    "dragoman score --model multi30k --separator ' ||| ' < pairs.txt  # where sources hold tabs",
+    'dragoman score --model stdlib --alternatives 5 "import os"  # the five most probable tokens at each place',
 )
 
 
@@ -42,8 +42,8 @@ def score(
         list[str] | None,
         typer.Argument(
             metavar="TEXT",
-            help="For a model that translates, a source and its translation (or several such pairs); "
-            "for one that generates, texts.",
+            help="For a translation model: a source and its translation, or several such pairs. "
+            "For a generation model: texts.",
             show_default="the lines of --inputs",
         ),
     ] = None,
@@ -58,7 +58,7 @@ def score(
         str,
         typer.Option(
             metavar="TEXT",
-            help="What stands between a source and its translation in a line.",
+            help="Text between a source and its translation in a line.",
             show_default="a tab",
         ),
     ] = "\t",
@@ -66,11 +66,11 @@ def score(
     num_alternatives: Alternatives = None,
     as_json: Json = False,
 ) -> None:
-    """Tell how probable given translations or texts are, a line each: log-probability, tokens, perplexity.
+    """Print how probable translations or texts are to a model: log-probability, tokens and perplexity, a line each.
 
-    Logarithms are natural; a translation's end of sequence counts as a token. A line holds a text, or a source,
-    a tab and its translation. An empty line stays one. The figures of all texts together come last, on standard
-    error; with --json they are the last line.
+    An input line holds a text, or a source, a tab and its translation. For an empty line the command prints an empty
+    line. The figures of all texts together come at the end, on standard error; with --json they are the last line
+    of the output. Logarithms are natural. The end of sequence of a translation counts as a token.
     """
     import asyncio
 

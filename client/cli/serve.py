@@ -24,7 +24,9 @@ def serve(
     models: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Folder of models: NAME/VERSION/bundle.json.", show_default="models"
+            metavar="DIR",
+            help="Folder with the models. Each bundle is in DIR/NAME/VERSION.",
+            show_default="models",
         ),
     ] = None,
     *,
@@ -32,7 +34,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="HOST",
-            help="Address to listen on; unix:PATH is a Unix domain socket.",
+            help="Address that the server listens on. unix:PATH is a Unix domain socket.",
             show_default="127.0.0.1",
             rich_help_panel=_PANEL,
         ),
@@ -41,7 +43,7 @@ def serve(
         int | None,
         typer.Option(
             metavar="PORT",
-            help="Port for gRPC; 0 is any free one.",
+            help="Port for gRPC. 0: any free port.",
             show_default="8500",
             rich_help_panel=_PANEL,
         ),
@@ -50,7 +52,7 @@ def serve(
         int | None,
         typer.Option(
             metavar="PORT",
-            help="Port for /metrics, /healthz and /readyz over HTTP; 0 is any free one.",
+            help="HTTP port for /metrics, /healthz and /readyz. 0: any free port.",
             show_default="8002",
             rich_help_panel=_PANEL,
         ),
@@ -59,7 +61,7 @@ def serve(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Server configuration in TOML; options given here win over it.",
+            help="Server configuration in TOML. Options on the command line override it.",
             show_default=False,
         ),
     ] = None,
@@ -68,18 +70,18 @@ def serve(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Override one setting, such as engine.slots_per_lane=64. May be repeated.",
+            help="Change one setting, such as engine.slots_per_lane=64. May be repeated.",
             show_default=False,
         ),
     ] = None,
     log_level: Annotated[
         LogLevel | None,
-        typer.Option(help="Least important lines that the log shows.", show_default="info"),
+        typer.Option(help="The log shows lines of this level and above.", show_default="info"),
     ] = None,
 ) -> None:
-    """Serve models over gRPC until SIGTERM, SIGHUP or Ctrl-C, then finish what is running and leave.
+    """Serve models over gRPC until SIGTERM, SIGHUP or Ctrl-C. The server finishes running calls before it ends.
 
-    A second signal ends the process at once. SIGQUIT, SIGUSR1 and SIGUSR2 always do.
+    A second signal ends the process at once. SIGQUIT, SIGUSR1 and SIGUSR2 end it at once too.
     """
     from server.stopping import StopSignals
 

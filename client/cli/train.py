@@ -34,21 +34,22 @@ def train(
     *,
     out: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="Folder for the run: weights, metrics, checkpoints, TensorBoard."),
+        typer.Option(
+            metavar="DIR",
+            help="Folder that the command writes the run to: weights, metrics, checkpoints, TensorBoard files.",
+        ),
     ],
     data: Data = None,
     overrides: Overrides = None,
     resume: Annotated[
         bool,
-        typer.Option(
-            "--resume", help="Go on with the unfinished run in --out.", rich_help_panel="Start from"
-        ),
+        typer.Option("--resume", help="Continue the unfinished run in --out.", rich_help_panel="Start from"),
     ] = False,
     accept_changes: Annotated[
         bool,
         typer.Option(
             "--accept-changes",
-            help="Resume although the recipe or a file of its corpus is not the one the run was begun with.",
+            help="With --resume: continue although the recipe or a corpus file has changed since the run began.",
             rich_help_panel="Start from",
         ),
     ] = False,
@@ -56,7 +57,7 @@ def train(
         bool,
         typer.Option(
             "--restart",
-            help="Begin again, over the run in --out, finished or not.",
+            help="Remove the run in --out, finished or not, and train from the beginning.",
             rich_help_panel="Start from",
         ),
     ] = False,
@@ -73,14 +74,15 @@ def train(
         bool,
         typer.Option(
             "--new-tokenizer",
-            help="With --init: train the recipe's own tokenizer; tokens that both have keep their embedding.",
+            help="With --init: train a new tokenizer. Tokens of both tokenizers keep their embedding.",
             rich_help_panel="Start from",
         ),
     ] = False,
 ) -> int:
-    """Train a model by a recipe and leave a run folder, ready for `dragoman export`.
+    """Train a model by a recipe and write a run folder for `dragoman export`.
 
-    SIGTERM and Ctrl-C save the state first; a killed training loses no more than training.state_interval_s.
+    SIGTERM and Ctrl-C save the state before they end training. A killed training loses at most the last
+    training.state_interval_s seconds.
     """
     from model.errors import TrainingStopped
     from model.recipe import load_recipe

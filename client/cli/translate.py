@@ -24,10 +24,10 @@ __all__ = ["EPILOG", "translate"]
 
 EPILOG = examples(
     'dragoman translate --model dates "le 3 mars 2024" "3. März 2024"',
-    "dragoman translate --model multi30k < captions.en > captions.de  # a line for each line",
+    "dragoman translate --model multi30k < captions.en > captions.de  # one translation a line",
     'dragoman translate --bundle models/dates/1 "le 3 mars 2024"  # without a server',
     'dragoman translate --model multi30k --beam-size 5 --num-hypotheses 3 "A dog runs."  # the three best',
-    'dragoman translate --model dates --alternatives 3 "le 3 mars 2024"  # how sure is it of each token?',
+    'dragoman translate --model dates --alternatives 3 "le 3 mars 2024"  # the probability of each token',
 )
 
 
@@ -55,9 +55,9 @@ def translate(
 ) -> None:
     """Translate texts, or the lines of standard input, and print one translation a line.
 
-    Lines are sent as they come, several at a time, and answered in their order. An empty line stays one
-    (with --json it is null). A line that cannot be translated ends the command with exit code 2 once the lines
-    before it are answered, unless --skip-bad is given.
+    The command sends several lines at a time and prints the translations in the order of the lines. For an empty
+    line it prints an empty line (with --json: null). A line that cannot be translated ends the command with exit
+    code 2; the lines before it are printed first. With --skip-bad the command goes on.
     """
     import asyncio
 

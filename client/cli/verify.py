@@ -14,7 +14,7 @@ __all__ = ["EPILOG", "verify"]
 
 EPILOG = examples(
     "dragoman verify models/dates/1  # files unchanged, golden examples right",
-    "dragoman verify models/dates/1 --run runs/dates  # and every token as PyTorch gives it",
+    "dragoman verify models/dates/1 --run runs/dates  # each token is PyTorch's too",
 )
 
 
@@ -26,12 +26,14 @@ def verify(
     run: Annotated[
         Path | None,
         typer.Option(
-            metavar="RUN", help="The run it was exported from, to compare with.", show_default=False
+            metavar="RUN",
+            help="The run that the bundle was exported from. Its PyTorch model is compared with the bundle.",
+            show_default=False,
         ),
     ] = None,
     data: Data = None,
 ) -> None:
-    """Check a bundle's files and golden examples and, given its run, compare it with PyTorch."""
+    """Check the files and golden examples of a bundle. With --run, compare the bundle with PyTorch too."""
     from export.verification import verify_bundle
 
     with progress_bar() as progress:
