@@ -9,6 +9,7 @@
     tensorboard/        the same, to look at
     report.html         all of it for a person, in one file
     corpus.json         the corpus's files as they were when training began
+    init.json           the run whose weights training started from, if any
     checkpoints/        step-*.safetensors, each with a step-*.json
     corpus/             the training data as token ids, until training ends
     state/              step-*.safetensors: all that a training under way needs to go on
@@ -47,6 +48,7 @@ METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 REPORT_FILE = "report.html"
 CORPUS_RECORD_FILE = "corpus.json"
+START_RECORD_FILE = "init.json"
 TENSORBOARD_FOLDER = "tensorboard"
 CHECKPOINT_FOLDER = "checkpoints"
 CORPUS_FOLDER = "corpus"
@@ -63,6 +65,7 @@ RUN_FILES = (
     STATE_FOLDER,
     REPORT_FILE,
     CORPUS_RECORD_FILE,
+    START_RECORD_FILE,
 )
 """All but the recipe, which tells that a folder is a run's."""
 

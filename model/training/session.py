@@ -18,6 +18,7 @@ from model.recipe import Recipe
 from model.run import (
     CHECKPOINT_FOLDER,
     CORPUS_FOLDER,
+    START_RECORD_FILE,
     STATE_FOLDER,
     TOKENIZER_FILE,
     Run,
@@ -252,7 +253,7 @@ class Session:
             loss=loss,
             unigram=self._unigram_loss(learned),
             vocabulary_size=model.dims.vocabulary_size,
-            is_from_scratch=self.start is None,
+            is_from_scratch=not (self.out / START_RECORD_FILE).is_file(),
         )
         save_run(Run(self.out, model.cpu(), learned.tokenizer, self.recipe, outcome.num_steps, metrics))
         keeper.tidy()

@@ -2,18 +2,22 @@
 
 import contextlib
 import dataclasses
+import os
 import sys
 from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from rich.console import Console
 
 from common.errors import UsageError
 from common.files import atomic_write
+from common.settings import Settings
 from model.corpora.load import load_corpus
 from model.corpora.sources import STANDARD_INPUT
 from model.errors import TrainingStopped
 from model.recipe import Recipe
-from model.run import RECIPE_FILE, load_run
+from model.run import RECIPE_FILE, START_RECORD_FILE, load_run, read_settings
 from model.training.distributed import World, joined_world
 from model.training.hardware import set_threads
 from model.training.progress import Reporter
@@ -77,6 +81,8 @@ def train(
     """
     beginning = beginning or Beginning()
     recipe = recipe.with_data(data)
+    if str(out).encode(errors="replace").decode() != str(out):
+        raise UsageError(f"{out} is not UTF-8, and TensorBoard writes no files there: name another folder")
     start = load_run(beginning.init) if beginning.init else None
     stop = StopRequest()
     with joined_world(recipe.training.device) as world, stop.listening(), contextlib.ExitStack() as ending:
@@ -88,6 +94,9 @@ def train(
         if world.is_main:
             ending.enter_context(leaving_nothing_of_a_refusal(out))
         notes, resumed = _open_folder(recipe, out, beginning, world)
+        if beginning.resume and resumed is None:
+            beginning = _as_begun(out, beginning)
+            start = load_run(beginning.init) if beginning.init else None
         num_threads = set_threads(recipe.training.num_threads, world.num_local)
         width = None if sys.stderr.isatty() else _WIDE
         console = Console(
@@ -126,6 +135,28 @@ def train(
         return summary
 
 
+class _StartRecord(Settings):
+    """The run whose weights a training starts from, until its first state has them."""
+
+    schema_version: Literal[1] = 1
+    run: str  # a file URI, for a path need not be UTF-8
+    new_tokenizer: bool
+
+
+def _as_begun(out: Path, beginning: Beginning) -> Beginning:
+    """Return `beginning` with the run to start from that the training in `out` was begun with, if any.
+
+    Raises:
+        RunError: the record of it is damaged.
+    """
+    path = out / START_RECORD_FILE
+    if not path.is_file():
+        return beginning
+    record = read_settings(path, _StartRecord)
+    start = Path(os.fsdecode(unquote_to_bytes(urlsplit(record.run).path)))
+    return dataclasses.replace(beginning, init=start, new_tokenizer=record.new_tokenizer)
+
+
 def _reads_standard_input(recipe: Recipe) -> bool:
     values = dict(flat_settings(recipe.corpus.model_dump())).values()
     return any(
@@ -151,6 +182,11 @@ def _open_folder(
                 # A wrong path must not cost the run that is there. Standard input can be read once only.
                 before_removal=lambda: None if _reads_standard_input(recipe) else load_corpus(recipe),
             )
+            if beginning.init:
+                record = _StartRecord(
+                    run=beginning.init.resolve().as_uri(), new_tokenizer=beginning.new_tokenizer
+                )
+                atomic_write(out / START_RECORD_FILE, record.model_dump_json(indent=2) + "\n")
         atomic_write(out / RECIPE_FILE, recipe.model_dump_json(indent=2) + "\n")
     world.sum(0)  # nobody goes on before the folder is as it should be
     return notes, resumed

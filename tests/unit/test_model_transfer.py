@@ -1,5 +1,7 @@
 """Starting from another run: its weights, its tokenizer or a new one."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ from model.errors import RunError
 from model.recipe import Recipe
 from model.run import load_run
 from model.tokenizer import SPECIAL_TOKENS, train_tokenizer
+from model.training import session
 from model.training.train import Beginning, train
 from model.transfer import start_from
 from model.transformer import build_model
+from tests.unit.capitals import RESUME, KilledError, weights
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -104,10 +108,39 @@ def test_the_command_line_trains_a_new_tokenizer_where_asked(
     assert "z" not in load_run(teacher).tokenizer.get_vocab()
 
 
+@pytest.mark.parametrize("new_tokenizer", [False, True])
+def test_resumed_before_the_first_state_it_starts_from_the_same_run(
+    teacher: Path, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_tokenizer: bool
+) -> None:
+    """`--resume` goes without `--init`: the run itself has to know what it was begun with."""
+    chosen = recipe(tmp_path / "data", words, training__max_steps=2)
+    start = tmp_path / os.fsdecode(b"first run \xff")
+    shutil.copytree(teacher, start)
+    beginning = Beginning(init=start, new_tokenizer=new_tokenizer)
+    train(chosen, tmp_path / "whole", beginning=beginning, show_progress=False)
+
+    def killed(*_: Any, **__: Any) -> Any:
+        raise KilledError
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(session, "encode_corpus", killed)
+        train(chosen, out, beginning=beginning, show_progress=False)
+    train(chosen, out, beginning=RESUME, show_progress=False)
+    assert weights(out) == weights(tmp_path / "whole")
+
+
 def test_another_shape_is_refused_with_the_setting(teacher: Path, words: list[str], tmp_path: Path) -> None:
     wider = recipe(tmp_path / "data", words, model__width=32)
     with pytest.raises(RunError, match="cannot be started from: its width is 16, not 32"):
         train(wider, tmp_path / "run", beginning=Beginning(init=teacher), show_progress=False)
+
+
+def test_a_run_folder_whose_name_is_not_text_is_refused(words: list[str], tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"run \xff")
+    with pytest.raises(UsageError, match="is not UTF-8"):
+        train(recipe(tmp_path / "data", words), out, show_progress=False)
+    assert not out.exists()
 
 
 def test_a_folder_that_is_no_run_is_refused(words: list[str], tmp_path: Path) -> None:
