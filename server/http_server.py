@@ -5,6 +5,7 @@ requests that have come whole. So a client that sends slowly, or never, holds a 
 only for `REQUEST_TIMEOUT_S`; waitress itself asks only for a byte now and then.
 """
 
+import contextlib
 import logging
 import socket
 import threading
@@ -72,7 +73,8 @@ class HttpServer:
     def close(self) -> None:
         """Stop listening and close every connection."""
         # In the thread that reads and writes them: it ends when it has no socket any more.
-        self._server.trigger.pull_trigger(lambda: wasyncore.close_all(self._sockets))
+        with contextlib.suppress(OSError):  # the thread was awake, and has closed what would have woken it
+            self._server.trigger.pull_trigger(lambda: wasyncore.close_all(self._sockets))
         self._thread.join()
         self._dispatcher.shutdown()
 
