@@ -1,4 +1,4 @@
-"""Where an export writes: MODELS/NAME/VERSION, the only layout that the server serves."""
+"""The folder that an export writes: MODELS/NAME/VERSION, the only layout that the server serves."""
 
 import os
 import re
@@ -49,7 +49,7 @@ def bundle_destination(folder: Path, run: Path, *, replaces: bool) -> Destinatio
 
 
 def bundle_flaw(folder: Path) -> str | None:
-    """Why what is at `folder` is not a bundle that an export wrote, with nothing else in it; None where it is one."""
+    """Return why `folder` is not a bundle of an export without other files; None where it is one."""
     if not folder.is_dir():
         return "it is a file"
     path = folder / MANIFEST_NAME
@@ -67,13 +67,13 @@ def bundle_flaw(folder: Path) -> str | None:
 
 
 def served_folder(bundle: Path) -> Path:
-    """The folder for `dragoman serve --models` to serve `bundle` from, relative where `bundle` is."""
+    """Return the folder that `dragoman serve --models` needs to serve `bundle`, relative where `bundle` is relative."""
     folder = bundle.absolute().parent.parent
     return folder if bundle.is_absolute() else Path(os.path.relpath(folder))
 
 
 def _check_model(out: Path, model: Path) -> None:
-    """Refuse a model's folder that the server would pass over, or whose name it would."""
+    """Refuse a model's folder that the server would not serve, because of its place or its name."""
     name = _with_name(model).absolute().name
     if not name or name.startswith(".") or not name.isprintable():
         raise UsageError(
@@ -109,7 +109,7 @@ def _next_version(model: Path) -> int:
 
 
 def _shown(folder: Path) -> list[Path]:
-    """What is in a folder but hidden files, in order; nothing where there is no folder or it cannot be read."""
+    """Return the files of a folder without hidden ones, in order; none where the folder is missing or unreadable."""
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError:

@@ -30,7 +30,7 @@ __all__ = [
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 MAX_COUNT: Final = 2**31 - 1
-"""What any count may be: more would not fit into the integers of the libraries below."""
+"""The largest count. A larger one does not fit into the integers of the libraries below."""
 _MAX_WIDTH: Final = 2**16
 _MAX_LAYERS: Final = 1_000
 _MAX_TOKENS: Final = 2**20
@@ -86,10 +86,10 @@ class ModelSettings(Settings):
     """Size of each token's vector, d_model in Vaswani et al. A multiple of `num_heads`."""
     num_heads: int = Field(gt=0, le=_MAX_WIDTH)
     """Attention heads of each layer."""
-    num_kv_heads: int | None = Field(default=None, gt=0, le=_MAX_WIDTH)  # as many as num_heads
+    num_kv_heads: int | None = Field(default=None, gt=0, le=_MAX_WIDTH)
     """Key and value heads (grouped-query attention, Ainslie et al. 2023). Left out: as many as
     `num_heads`."""
-    feed_forward_width: int | None = Field(default=None, gt=0, le=4 * _MAX_WIDTH)  # 4 * width
+    feed_forward_width: int | None = Field(default=None, gt=0, le=4 * _MAX_WIDTH)
     """Inner size of the feed-forward network. Left out: 4 times `width`."""
     num_encoder_layers: int = Field(default=0, ge=0, le=_MAX_LAYERS)
     """Encoder layers. For translation only."""
@@ -105,9 +105,9 @@ class ModelSettings(Settings):
     norm: Literal["pre", "post"] = "pre"
     """`pre` normalizes before each sublayer and trains more stably. `post` normalizes after it, as the paper
     does."""
-    dropout: Share = 0.1  # of embeddings, of each sublayer's output and of the feed-forward network's inside
+    dropout: Share = 0.1
     """Dropout of embeddings, of each sublayer's output and inside the feed-forward network."""
-    attention_dropout: Share = 0.0  # of the attention's weights
+    attention_dropout: Share = 0.0
     """Dropout of the attention weights."""
 
 

@@ -1,4 +1,4 @@
-"""How a run's folder is told from any other, so that nothing else is ever written over."""
+"""Tells a run's folder from any other folder, so that training removes nothing else."""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ _REPORT_TITLE = b": training report</title>"
 
 
 def run_flaw(path: Path) -> str | None:
-    """Why what is at `path` is not a run, finished or not; None where it is.
+    """Return why `path` is not a run, finished or not; None where it is one.
 
     A run's folder may hold other files beside those of the run. In the places of the run's own it may not: a new
     training removes these.
@@ -46,7 +46,7 @@ def run_flaw(path: Path) -> str | None:
 
 
 def report_flaw(path: Path) -> str | None:
-    """Why what is at `path` is not the report of a training; None where it is."""
+    """Return why `path` is not the report of a training; None where it is one."""
     if not path.is_file():
         return "it is no file"
     with path.open("rb") as file:
@@ -62,7 +62,7 @@ def _is_recipe(path: Path) -> bool:
 
 
 def _foreign_things(run: Path) -> Iterator[str]:
-    """What stands in a place of the run's own and is not what training writes there."""
+    """Yield a description of each thing in a place of the run that training did not write."""
     for name in RUN_FILES:
         place = run / name
         if place.is_symlink():
@@ -76,7 +76,7 @@ def _foreign_things(run: Path) -> Iterator[str]:
 
 
 def _foreign_names(folder: Path) -> Iterator[str]:
-    """Names that training does not give; a hidden one that begins like its own is a file that a kill tore."""
+    """Yield names that training does not give. A hidden file with such a name is what a killed training left."""
     patterns = _IN_FOLDERS[folder.name]
     for name in sorted(path.name for path in folder.iterdir()):
         if not any(fnmatch(name, pattern) or fnmatch(name, f".{pattern}.*") for pattern in patterns):

@@ -95,7 +95,7 @@ class Multi30kSettings(PairSettings):
     """Source language."""
     target: Literal["de", "en"] = "en"
     """Target language."""
-    tokenized: bool = False  # the lower-cased, normalised, tokenized edition
+    tokenized: bool = False
     """Takes the lower-cased, normalised, tokenized edition."""
 
     @model_validator(mode="after")

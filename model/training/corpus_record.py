@@ -1,6 +1,6 @@
-"""The files of a run's corpus as they were when its training began, to tell whether they are still the same.
+"""The files of a run's corpus when its training began, so that a later sitting notices a change.
 
-Sizes and times tell most often that a file is the same. Where they differ, its content decides.
+A file with the same size and times is the same. Where they differ, the hash of its content decides.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ class FileRecord(Settings):
 
     @classmethod
     def of(cls, path: Path, known: "FileRecord | None" = None) -> Self:
-        """The file as it is now; it is not read again where its size and times are those of `known`."""
+        """Return the record of a file as it is now. The file is not read if its size and times are those of `known`."""
         status = path.stat()
         facts = status.st_size, status.st_mtime_ns, status.st_ctime_ns
         is_known = known is not None and facts == (known.num_bytes, known.modified_ns, known.changed_ns)
@@ -57,7 +57,7 @@ class CorpusRecord(Settings):
 
     @classmethod
     def of(cls, files: Sequence[SourceFile], known: "CorpusRecord | None" = None) -> Self:
-        """The files as they are now; those that `known` has with the same size and times are not read.
+        """Return the record of files as they are now. A file with the size and times of `known` is not read.
 
         Raises:
             CorpusError: a file cannot be read.
@@ -74,7 +74,7 @@ class CorpusRecord(Settings):
         return cls(files=records)
 
     def changes(self, now: "CorpusRecord") -> list[str]:
-        """Each file that is another one now, was not there before, or is not there any more."""
+        """Return a description of each file that changed, is new, or is no longer read."""
         told = []
         for name in sorted(self.files.keys() | now.files.keys()):
             old, new = self.files.get(name), now.files.get(name)
@@ -94,7 +94,7 @@ class CorpusRecord(Settings):
 
 
 def in_words(changes: Sequence[str]) -> str:
-    """Changes as part of a sentence, the first few of many."""
+    """Return changes as a part of a sentence; of many, the first few."""
     others = len(changes) - _MAX_TOLD
     return "; ".join(changes[:_MAX_TOLD]) + (f"; and {others:,} other files" if others > 0 else "")
 
@@ -102,13 +102,13 @@ def in_words(changes: Sequence[str]) -> str:
 def record_files(
     run: Path, files: Sequence[SourceFile], *, resumes: bool, accepts_changes: bool
 ) -> tuple[str, list[str]]:
-    """Keep in the folder of a run what the files of its corpus are.
+    """Write the record of a run's corpus files into its folder.
 
     Returns:
-        A hash of their content; and each that is another than training began with, where that is accepted.
+        A hash of their content, and a description of each accepted change since training began.
 
     Raises:
-        UsageError: naming each of them, where it is not.
+        UsageError: a file changed and `accepts_changes` is False; the message names each change.
         RunError: the run's record is damaged.
         CorpusError: a file cannot be read.
         OperationError: the record cannot be written.
@@ -128,7 +128,7 @@ def record_files(
 
 
 def changes_since_training(run: Path, files: Sequence[SourceFile]) -> list[str]:
-    """Each of a corpus's files that is not as it was when the training of `run` began; none where that is unknown.
+    """Return the changes of a corpus's files since the training of `run` began; none where they are unknown.
 
     Raises:
         RunError: the run's record of them is damaged.

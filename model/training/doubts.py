@@ -25,13 +25,13 @@ _ADVICE: Final = (
 def doubts(
     *, num_steps: int, loss: float, unigram: float, vocabulary_size: int, is_from_scratch: bool
 ) -> str:
-    """What speaks against a training, in a sentence for a person; empty if nothing does.
+    """Return the reasons to doubt a training, as a sentence; empty if there are none.
 
     Args:
-        num_steps: how many it took.
+        num_steps: optimizer steps of the training.
         loss: of the final weights on validation, nats a token.
-        unigram: that of the tokens' frequencies alone.
-        vocabulary_size: as many tokens as there are to guess among.
+        unigram: the loss of a model that knows the tokens' frequencies alone.
+        vocabulary_size: number of tokens of the vocabulary.
         is_from_scratch: whether it began with random weights; others may need few steps.
     """
     reasons = []

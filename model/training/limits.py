@@ -10,8 +10,8 @@ __all__ = ["MAX_EXAMINATION_SHARE", "MAX_QUALITY_SHARE", "MAX_VALIDATION_SHARE",
 
 StoppedBy = Literal["max_steps", "max_minutes", "patience"]
 
-# Of `max_minutes`, at most: what one validation may take for its loss and for samples and their worth, and what the
-# measurement of the final weights may take.
+# Largest shares of `max_minutes`: for the loss of one validation, for the samples of one validation and their quality,
+# and for the measurement of the final weights.
 MAX_VALIDATION_SHARE: Final = 0.05
 MAX_EXAMINATION_SHARE: Final = 0.05
 MAX_QUALITY_SHARE: Final = 0.1
@@ -25,8 +25,8 @@ _WRITING_S: Final = 2.0  # the run folder and its report
 class Limits:
     """Steps and time that training may take. The clock starts when this is made.
 
-    `max_minutes` holds validation, the measurement of the final weights and the report as well: what these take is
-    kept back for them, first by their largest shares, then by what they took.
+    `max_minutes` includes validation, the measurement of the final weights and the report. Their time is reserved:
+    first their largest shares, later the time that they really took.
     """
 
     def __init__(self, settings: TrainingSettings, elapsed_s: float = 0.0) -> None:
@@ -52,15 +52,15 @@ class Limits:
 
     @property
     def end_s(self) -> float:
-        """When `max_minutes` are over, by `time.monotonic`, less the time to write the run; infinite without them."""
+        """The end of `max_minutes`, by `time.monotonic`, less the time to write the run; else infinite."""
         return self._start_s + self._max_s - _WRITING_S
 
     def share(self, share: float) -> float:
-        """So much of `max_minutes`, in seconds; infinite without them."""
+        """Return this share of `max_minutes` in seconds; infinite without `max_minutes`."""
         return share * self._max_s
 
     def add_evaluation(self, seconds: float, final_s: float) -> None:
-        """Count an evaluation of so many seconds; as many are kept for the last one, and `final_s` for what follows."""
+        """Count an evaluation of `seconds`. Reserve as many for the last one and `final_s` for what follows."""
         self._evaluations_s += seconds
         if self.has_time_limit:
             self._reserve(seconds + min(final_s, self.share(MAX_QUALITY_SHARE)))
@@ -71,7 +71,7 @@ class Limits:
         return not self.has_time_limit or self._evaluations_s <= _MAX_EVALUATIONS_SHARE * self.elapsed_s
 
     def progress(self, step: int) -> float:
-        """Share of the training that lies behind after `step` steps, at most 1: of the nearer limit.
+        """Share of the training that is done after `step` steps, at most 1: of the nearer limit.
 
         As long as `max_steps` is the nearer one this depends on the step alone, and with it the learning
         rate: the same seed then gives the same weights.
@@ -80,7 +80,7 @@ class Limits:
         return min(1.0, max(of_steps, self.elapsed_s / (self._max_s - self._reserved_s)))
 
     def completion(self, step: int) -> float:
-        """Share of all that lies behind after `step` steps, the end with its measurement included: for who waits."""
+        """Share of the whole run that is done after `step` steps, with the final measurement: for the progress bar."""
         of_steps = 0.0 if self._max_steps is None else step / self._max_steps
         return min(1.0, max(of_steps, self.elapsed_s / self._max_s))
 

@@ -41,7 +41,7 @@ class Quality:
 
     @property
     def cuts(self) -> list[str]:
-        """What time was too short for, in words."""
+        """The splits that the time was too short for, in words."""
         return [
             f"{self.num_measured[split]:,} of {wanted:,} {split} examples"
             for split, wanted in self.num_wanted.items()
@@ -107,7 +107,7 @@ def _measure_documents(
 def fitting_documents(
     model: LanguageModel, tokenizer: Tokenizer, documents: Sequence[str], end_s: float
 ) -> Sequence[str]:
-    """The documents, or as many as can be read until `end_s`, evenly spread; of one that is too long the start."""
+    """Return the documents that can be read until `end_s`, evenly spread; the start of one that is too long alone."""
     if end_s == math.inf:
         return documents
     order = evenly_spread(len(documents))
@@ -132,10 +132,10 @@ def within_time(
     compute: Callable[[Sequence[Item]], Sequence[Result]],
     end_s: float,
 ) -> tuple[list[Item], list[Result]]:
-    """Compute results of `items`: of all, or of as many as there is time for until `end_s`, but of some in any case.
+    """Compute the results of all `items`, or of as many as the time until `end_s` allows, and of a few in any case.
 
     Returns:
-        The items there are results of, and the results. Where there are fewer than all, they are spread evenly.
+        The items that have results, and the results. Items that are a part of all are spread evenly.
     """
     if end_s == math.inf:
         return list(items), list(compute(items))

@@ -1,4 +1,4 @@
-"""How far training is: what it tells the person and the run folder."""
+"""The progress of a training, for the user and for the run folder."""
 
 import datetime as dt
 import threading
@@ -26,7 +26,7 @@ __all__ = ["TRAINING_PHASE", "Reporter"]
 TRAINING_PHASE = "training"
 
 _SPEED_PERIOD_S = 600.0  # time left is estimated from so much of the past: steps, validations and all
-_MAX_SILENCE_S = 50.0  # where no bar is drawn: somebody who follows a log sees that it goes on
+_MAX_SILENCE_S = 50.0  # without a bar: the log shows that training goes on
 _VALIDATION_FIGURES = {  # the first one that is measured is shown beside the bar
     "validation_sample_bleu": "BLEU {:.2f}",
     "validation_sample_exact_match": "exact match {:.1f} %",
@@ -37,7 +37,7 @@ _VALIDATION_FIGURES = {  # the first one that is measured is shown beside the ba
 
 
 class Reporter:
-    """A progress bar for who watches, lines for who reads later, files for tools. A context manager."""
+    """A progress bar on a terminal, lines in a log, and files for tools. A context manager."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Reporter:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def phase(self, name: str) -> None:
-        """What is going on now, beside the bar."""
+        """Show the name of the current phase beside the bar."""
         self._phase, self._phase_s = name, time.monotonic()
         self._bar.update(self._task, description=name)
 
@@ -153,7 +153,7 @@ class Reporter:
             self._journal.write(step, values)
 
     def _beat(self) -> None:
-        """Say where training is once nothing was said for a while, whatever it is at: a long phase has no steps."""
+        """Print a line when none was printed for a while, in every phase: a long phase has no steps."""
         while not self._done.wait(max(0.0, self._said_s + _MAX_SILENCE_S - time.monotonic())):
             if time.monotonic() - self._said_s >= _MAX_SILENCE_S:
                 self.say(self._line())

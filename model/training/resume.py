@@ -1,4 +1,4 @@
-"""What is in a run folder before training: nothing, a finished run, or one to go on with."""
+"""The run folder before training: empty, with a finished run, or with a run to resume."""
 
 import contextlib
 import json
@@ -31,11 +31,11 @@ _FREE = ("model.dropout", "model.attention_dropout", "tokenizer.dropout", "token
 
 
 def resume_state(out: Path, recipe: Recipe, *, accepts_changes: bool) -> tuple[State | None, list[str]]:
-    """The state to go on from, none if training had not come to its first; and what a person should know of it.
+    """Return the state to go on from, None if none was saved yet, and notes for the user.
 
     Raises:
-        UsageError: there is nothing to resume, or the recipe is another one, with each setting that changed; one that
-            the state depends on cannot be accepted.
+        UsageError: there is nothing to resume, or the recipe changed; the message names each changed setting. A
+            setting that the state depends on cannot change at all.
         RunError: every state is damaged.
     """
     if not (out / RECIPE_FILE).is_file():
@@ -82,15 +82,15 @@ def make_room(
     reads: Sequence[Path] = (),
     before_removal: Callable[[], object] = lambda: None,
 ) -> None:
-    """Make `out` an empty run folder. Only what is known to be a run is ever removed, and when it is told to.
+    """Make `out` an empty run folder. Only a run is ever removed, and only with `restarts`.
 
     A link to a folder is followed, for a run is written in its place.
 
     Args:
         out: the folder; it is made if it is missing.
-        restarts: whether a run in it that training has got somewhere with, finished or not, may be removed.
+        restarts: whether a run in it with weights or a state, finished or not, may be removed.
         reads: folders that training reads, which `out` must be apart from.
-        before_removal: is called before a run is removed that would be a loss; where it raises, nothing is touched.
+        before_removal: is called before such a run is removed; where it raises, nothing is touched.
 
     Raises:
         UsageError: it holds something else, or a run and `restarts` is not given.
@@ -117,7 +117,7 @@ def make_room(
 
 @contextlib.contextmanager
 def leaving_nothing_of_a_refusal(out: Path) -> Iterator[None]:
-    """Where the block makes `out` and is then refused before it learned anything, have it leave nothing.
+    """Remove `out` again where the block made it and raises UsageError before any checkpoint.
 
     Folders above `out` that were made with it go as well, if they are empty.
     """
@@ -140,7 +140,7 @@ def _remove(out: Path, names: Sequence[str]) -> None:
 
 
 def _found(out: Path) -> str | None:
-    """What would be lost with the run in `out`, and what to do about it; None where it is nothing."""
+    """Return the state of the run in `out` and what the user can do; None where nothing would be lost."""
     if (out / RECORD_FILE).is_file():
         return "finished; give --restart to train anew in its place, or --out another folder"
     states = sorted((out / STATE_FOLDER).glob("step-*"))

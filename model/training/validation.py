@@ -23,7 +23,7 @@ class Validation:
         Args:
             examples: the split.
             batch_tokens: as in training; batches are larger where that is small.
-            num_batches: how many an earlier sitting found time for; None if it never had to look.
+            num_batches: the number of batches that an earlier sitting had time for; None if it is not known.
         """
         self._examples = examples
         self._plan = list(examples.plan(max(batch_tokens, _MIN_BATCH_TOKENS)))
@@ -36,7 +36,7 @@ class Validation:
         return min(1.0, (self.num_batches or len(self._plan)) / len(self._plan))
 
     def batches(self) -> Iterator[Batch]:
-        """What is read of the split."""
+        """The batches of the split that are read."""
         return (self._examples.batch(self._plan[number]) for number in self._order[: self.num_batches])
 
     def loss_of(self, model: TranslationModel | LanguageModel) -> float:
@@ -63,8 +63,8 @@ class Validation:
             loss: the summed loss of a batch.
             world: the processes.
             part: this process's share of some rows.
-            is_over: whether the time for this is over. Asked in the first call only: the batches read until then,
-                at least one, are read from then on.
+            is_over: returns whether the time for this is over. Only the first call asks it. Later calls read the
+                batches that the first one read, at least one.
         """
         num_read = 0
 

@@ -1,14 +1,14 @@
-"""How PyTorch's threads wait for each other: spinning as long as they have the cores for themselves, asleep if not.
+"""PyTorch's threads spin while they wait for each other, and sleep while other processes want their cores.
 
-A product is split over threads of OpenMP, and each that is done waits for the others. GNU's runtime, libgomp, which
-PyTorch's Linux builds carry, lets them spin for some 3 ms first. That is fast as long as each has a core. Where another
-process wants one of the cores, the kernel takes it from a spinning thread as readily as from one that computes, and
-all others spin meanwhile: a step took up to ten times as long beside one busy process (docs/adr/0019).
-Sleeping at once (`OMP_WAIT_POLICY=passive`) mends that, but costs a third of the speed where nobody else is there.
+OpenMP splits a product over threads. A thread that is done waits for the others. GNU's runtime, libgomp, which is in
+PyTorch's Linux builds, lets it spin for some 3 ms first. That is fast as long as each thread has a core. Where another
+process wants one of the cores, the kernel may take it from a thread that computes, and all others spin meanwhile: a
+step took up to ten times as long beside one busy process (docs/adr/0019). Threads that sleep at once
+(`OMP_WAIT_POLICY=passive`) do not have this problem, but cost a third of the speed on an idle machine.
 
-libgomp sleeps at once, too, when it manages more threads than the process has cores (`do_spin` in
-config/linux/wait.h). So while others want the cores, some idle threads more are kept. What is computed, by how many
-threads, is the same either way. Other runtimes of OpenMP are not moved by it.
+libgomp's threads also sleep at once when it manages more threads than the process has cores (`do_spin` in
+config/linux/wait.h). So while other processes want the cores, this module keeps some idle threads more. The
+computation and its number of threads stay the same. Other runtimes of OpenMP do not react to it.
 """
 
 import contextlib
@@ -34,10 +34,10 @@ _GRAIN_ELEMENTS: Final = 32_768  # at::internal::GRAIN_SIZE: no thread of PyTorc
 
 
 class Contention:
-    """Whether other processes want cores that this one's threads are on, from readings of two clocks."""
+    """Finds out from readings of two clocks whether other processes want the cores of this process's threads."""
 
     def __init__(self, num_threads: int, num_cores: int) -> None:
-        """`num_threads` of this process compute, on cores that `num_cores` are of."""
+        """`num_threads` threads of this process compute on `num_cores` cores."""
         self._free_cores = num_cores - num_threads
         self._last: tuple[float, float, float] | None = None
         self._was_busy, self._num_alike = False, 0
@@ -53,7 +53,7 @@ class Contention:
         return self.is_on
 
     def _count(self, is_busy: bool) -> None:
-        """A reading in a row of those that say the same; a few of them decide."""
+        """Count equal readings in a row; a few of them decide."""
         self._num_alike = self._num_alike + 1 if is_busy == self._was_busy else 1
         self._was_busy = is_busy
         if self._num_alike >= (_NUM_BUSY_READINGS if is_busy else _NUM_QUIET_READINGS):
@@ -61,7 +61,7 @@ class Contention:
 
 
 class IdleTeams:
-    """Idle threads of OpenMP, so many that libgomp manages more than there are cores. A context manager."""
+    """Enough idle threads of OpenMP that libgomp manages more threads than there are cores. A context manager."""
 
     def __init__(self, num_threads: int, num_cores: int) -> None:
         """`num_threads` are a team of PyTorch's."""
@@ -91,8 +91,8 @@ class IdleTeams:
 def considerate_threads(num_threads: int) -> Iterator[None]:
     """Have this process's `num_threads` threads sleep, not spin, while other processes want their cores.
 
-    Nothing is done for one thread, where the user has said how threads are to wait, and where the kernel does not say
-    what its cores do.
+    Does nothing for a single thread, where the environment says how threads wait, or where the kernel does not report
+    the load of its cores.
     """
     if num_threads < 2 or "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
         yield
