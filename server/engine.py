@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -354,26 +354,36 @@ class Engine:
                 lane.clear()
                 with self._work:
                     failed = self._scheduler.evict(index)
-                    failures = [
-                        (self._tickets.pop(sequence), EngineError("a step failed")) for sequence in failed
-                    ]
+                    failures = self._take_tickets((each, EngineError("a step failed")) for each in failed)
                 _wake_all(failures)
                 progressed = []
         _wake_all(wakes)
 
     def _settle(self, plan: Plan, progressed: Sequence[RunningSequence]) -> list[Wake]:
-        """Free the rows of what ended; returns whom to tell once the lock is free."""
+        """Free the rows of what ended; returns the tickets to wake once the lock is free, each with its outcome.
+
+        A sequence has no ticket any more when the engine was given up during the step: by `close`, which does not
+        wait for ever, or because another lane died.
+        """
+        ended: list[tuple[Scheduled, Finished | RequestError]] = [
+            (dropped, Cancelled() if departure is Departure.CANCELLED else DeadlineExceeded())
+            for dropped, departure in plan.dropped
+        ]
         wakes: list[Wake] = []
-        for dropped, departure in plan.dropped:
-            outcome = Cancelled() if departure is Departure.CANCELLED else DeadlineExceeded()
-            wakes.append((self._tickets.pop(dropped), outcome))
         for sequence in progressed:
             if sequence.result is not None:
                 self._scheduler.finish(sequence)
-                wakes.append((self._tickets.pop(sequence), sequence.result))
-            elif sequence.stream:
+                ended.append((sequence, sequence.result))
+            elif sequence.stream and sequence in self._tickets:
                 wakes.append((self._tickets[sequence], None))
-        return wakes
+        return self._take_tickets(ended) + wakes
+
+    def _take_tickets(self, ended: Iterable[tuple[Scheduled, Finished | RequestError]]) -> list[Wake]:
+        return [
+            (ticket, outcome)
+            for sequence, outcome in ended
+            if (ticket := self._tickets.pop(sequence, None)) is not None
+        ]
 
 
 def _num_reserved(settings: EngineSettings) -> int:

@@ -233,11 +233,14 @@ class Scheduler:
         """Whether more waits than the lanes that run will take at their next starts."""
         if not self._queue:
             return False
-        if self.rows_before_spread == 1 or is_long(self._queue.first()):
+        first = self._queue.first()
+        if self.rows_before_spread == 1 or is_long(first):
             return True
         limit = min(self.rows_before_spread, self.slots_per_lane)
         return self._queue.num_rows > sum(
-            max(0, limit - lane.num_used) for lane in self._lanes if lane.rows and not lane.num_long
+            max(0, limit - lane.num_used)
+            for lane in self._lanes
+            if lane.rows and not lane.num_long and lane.fits(first)
         )
 
     def _next(self, lane: LaneRows) -> Sequence | None:

@@ -171,6 +171,22 @@ def test_what_costs_more_than_a_step_may_runs_alone_among_costly_ones() -> None:
     assert [sequence for sequence, _ in scheduler.plan(0, 0.0).starts] == dear[1:]
 
 
+def test_what_costs_too_much_for_a_lane_that_runs_starts_on_an_idle_one() -> None:
+    scheduler = Scheduler(
+        2, 8, max_waiting=200, max_start_tokens=100, rows_before_spread=8, reserved_rows=1, max_step_cost=40
+    )
+    first, second, plain = Sequence(1, cost=30), Sequence(1, cost=30), Sequence(1)
+    scheduler.submit(first)
+    scheduler.plan(0, 0.0)
+    scheduler.submit(plain)
+    assert not scheduler.has_work(1), "the lane that runs has room for it"
+    scheduler.plan(0, 0.0)
+    scheduler.submit(second)
+    assert scheduler.wants_idle_lane()
+    assert scheduler.has_work(1)
+    assert [sequence for sequence, _ in scheduler.plan(1, 0.0).starts] == [second]
+
+
 def test_the_largest_call_is_queued_while_others_run() -> None:
     scheduler = Scheduler(1, 4, max_waiting=8, max_start_tokens=100)
     scheduler.submit(Sequence(1))

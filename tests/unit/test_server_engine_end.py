@@ -1,0 +1,48 @@
+"""What a lane does that is still in a step when its engine has been given up."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from server.backend import Backend
+from server.bundle import Bundle
+from server.config import EngineSettings
+from server.decoding.candidates import Predictions
+from server.decoding.parameters import DecodingParameters
+from server.engine import Engine
+from server.errors import EngineError
+from server.rows import Rows
+
+BUNDLE = Bundle.read(Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1")
+ONE_TOKEN = DecodingParameters(max_tokens=1, min_tokens=1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_lane_that_outlasts_the_close_ends_quietly(
+    monkeypatch: pytest.MonkeyPatch, *, stream: bool, fails: bool
+) -> None:
+    entered, may_go_on = threading.Event(), threading.Event()
+    decode = Rows.decode
+
+    def held(rows: Rows, num_rows: int, num_best: int = 1, *, needs_all: bool = True) -> Predictions:
+        entered.set()
+        assert may_go_on.wait(20)
+        if fails:
+            raise RuntimeError("the graph failed")
+        return decode(rows, num_rows, num_best, needs_all=needs_all)
+
+    monkeypatch.setattr(Rows, "decode", held)
+    dead: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", dead.append)
+    engine = Engine(Backend.load(BUNDLE, provider="cpu", num_threads=1), EngineSettings(lanes=1))
+    ticket = engine.submit(list(BUNDLE.tokenizer.encode("12").ids), ONE_TOKEN, stream=stream)
+    assert await asyncio.to_thread(entered.wait, 20)
+    assert not engine.close(timeout_s=0.0), "the lane is in a step"
+    with pytest.raises(EngineError):
+        await ticket.result()
+    may_go_on.set()
+    assert await asyncio.to_thread(engine.close)
+    assert dead == [], "a dead thread ends a server's process as broken"
