@@ -296,7 +296,12 @@ class Server:
             max_message_bytes=listen.max_message_bytes,
         )
         ids_before = grpc_server_ids()
-        server = make_server([interceptor], channel_options(listen, sum(slots.values())), self._on_crash)
+        server = make_server(
+            [interceptor],
+            channel_options(listen, sum(slots.values())),
+            on_crash=self._on_crash,
+            on_refusal=interceptor.count_call,
+        )
         count_started = count_of_started_calls(grpc_server_ids() - ids_before)
         self.metrics.watch_arrivals(count_started, lambda: interceptor.num_taken_up)
         runtime = Runtime(

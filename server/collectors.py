@@ -131,7 +131,7 @@ class ArrivalCollector(Collector):
         self._last = 0
 
     def collect(self) -> Iterator[Metric]:
-        """Two counters of all calls, those of the health and reflection services included."""
+        """Two counters of all calls, those of the health and reflection services and of unknown methods included."""
         # Taken up is read first: a call that comes meanwhile may not make it the larger of the two.
         taken_up, started = self.count_taken_up(), self.count_started()
         self._last = self._last if started is None else started
@@ -139,7 +139,7 @@ class ArrivalCollector(Collector):
             f"{METRIC_PREFIX}_calls_started", "Calls whose headers gRPC has received.", self._last
         )
         yield CounterMetricFamily(
-            f"{METRIC_PREFIX}_calls_taken_up", "Calls that gRPC handed to the server's handlers.", taken_up
+            f"{METRIC_PREFIX}_calls_taken_up", "Calls that gRPC handed to the server, to be answered or refused.", taken_up
         )
 
 

@@ -21,28 +21,40 @@ def make_server(
     interceptors: Sequence[grpc.aio.ServerInterceptor],
     options: Sequence[tuple[str, Any]],
     on_crash: Callable[[BaseException], object],
+    on_refusal: Callable[[], object],
 ) -> grpc.aio.Server:
-    """A server like `grpc.aio.server`'s. `on_crash` is called when it can accept no more calls."""
+    """Return a server like `grpc.aio.server`'s.
+
+    `on_crash` is called when the server can accept no more calls, `on_refusal` for each call of an unknown method:
+    such a call reaches no interceptor.
+    """
     server: Any = grpc.aio.server(interceptors=interceptors, options=options)
     loop = asyncio.get_running_loop()
     # There is no public way to it. A test calls with such a path, and fails when a version changes this.
     server._server = _AcceptingServer(  # noqa: SLF001
         loop, None, (), tuple(interceptors), tuple(options), None
     )
-    server._server.prepare(loop, on_crash)  # noqa: SLF001
+    server._server.prepare(loop, on_crash, on_refusal)  # noqa: SLF001
     return server  # type: ignore[no-any-return]
 
 
 class _AcceptingServer(cygrpc.AioServer):  # type: ignore[misc]  # no stubs
-    def prepare(self, loop: asyncio.AbstractEventLoop, on_crash: Callable[[BaseException], object]) -> None:
+    def prepare(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_crash: Callable[[BaseException], object],
+        on_refusal: Callable[[], object],
+    ) -> None:
         self.loop = loop
         self.on_crash = on_crash
+        self.on_refusal = on_refusal
         self.refusals: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
 
     async def _request_call(self) -> Any:
         """Called for the next call that is for no registered method; returns none."""
         while True:
             call = await super()._request_call()
+            self.on_refusal()
             refusal = self.loop.create_task(self._refuse(call))
             self.refusals.add(refusal)
             refusal.add_done_callback(self.refusals.discard)

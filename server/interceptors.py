@@ -53,7 +53,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Gives every call of our services exactly one outcome: to the caller, to the metrics, to the log."""
+    """Gives every call of our services exactly one outcome: to the caller, to the metrics, to the log.
+
+    Attributes:
+        num_taken_up: Calls of all services, those of unknown methods included, that gRPC has handed over.
+    """
 
     def __init__(
         self,
@@ -79,13 +83,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._handlers: dict[str, Handler] = {}
         self._log = _log.bind()  # settles on a logger once, not for every line
 
+    def count_call(self) -> None:
+        """Count a call that gRPC has handed over, also one of an unknown method, which is refused elsewhere."""
+        self.num_taken_up += 1
+
     async def intercept_service(
         self,
         continuation: "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]",
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
         """Wrap the handler of a method of ours, once; leave health, reflection and unknown methods alone."""
-        self.num_taken_up += 1
+        self.count_call()
         path = handler_call_details.method
         wrapped = self._handlers.get(path)
         if wrapped is None:

@@ -308,3 +308,6 @@ async def test_an_unknown_method_is_unimplemented(served: Served) -> None:
         error = await error_of(call(b""))
         assert error.code() is grpc.StatusCode.UNIMPLEMENTED
         assert error.details() == "no such method"
+    await eventually(
+        lambda: served.metric("calls_taken_up_total") == served.metric("calls_started_total") == 2
+    )
