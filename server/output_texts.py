@@ -72,6 +72,8 @@ def check_prefixes(
     model: ServedModel, options: Options, prefixes: Sequence[str], encoded: Sequence[Sequence[int]]
 ) -> Iterator[FieldViolation]:
     """What is wrong with the beginnings of translations: they are kept whole, or refused."""
+    if not prefixes:
+        return
     suppressed = [normalize(model.tokenizer, text) for text in options.suppressed_texts]
     is_unknown = functools.cache(functools.partial(_is_unknown, model))
     for index, (prefix, token_ids) in enumerate(zip(prefixes, encoded, strict=True)):

@@ -14,8 +14,12 @@ class Pace:
     def __init__(self) -> None:
         self._began_s = time.perf_counter()
 
+    def begin_turn(self) -> None:
+        """Say that the coroutine had to wait: others had their turn, and a new one of its own begins."""
+        self._began_s = time.perf_counter()
+
     async def __call__(self) -> None:
         """Let others have their turn, if this one has lasted long enough."""
         if time.perf_counter() - self._began_s > _MAX_TURN_S:
             await asyncio.sleep(0)
-            self._began_s = time.perf_counter()
+            self.begin_turn()

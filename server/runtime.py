@@ -56,7 +56,7 @@ class Runtime:
         prepared = await self._prepare(model, call)
         pace = Pace()
         async with self._submitted(model, call, prepared) as inputs:
-            return [await settled(each, await _all_results(each), pace) for each in inputs]
+            return [await settled(each, await _all_results(each, pace), pace) for each in inputs]
 
     async def score(self, call: ScoringCall) -> list[Scored]:
         """Tell how probable all texts are, in their order.
@@ -68,7 +68,7 @@ class Runtime:
         prepared = await self._prepare(model, call)
         pace = Pace()
         async with self._submitted(model, call, prepared) as inputs:
-            return [await scored(each, await _all_results(each), pace) for each in inputs]
+            return [await scored(each, await _all_results(each, pace), pace) for each in inputs]
 
     async def stream(self, call: Call, emit: Callable[[Delta], Awaitable[None]]) -> None:
         """Answer all inputs side by side, handing text to `emit`, one delta at a time, as it comes.
@@ -185,14 +185,22 @@ def _watch(
             ticket.when_answered(each.room.take)
 
 
-async def _all_results(submitted: Submitted) -> list[Finished]:
-    return [await ticket.result() for ticket in submitted.tickets]
+async def _all_results(submitted: Submitted, pace: Pace) -> list[Finished]:
+    """Wait for the results of an input's sequences; `pace` counts none of the waiting."""
+    results = []
+    for ticket in submitted.tickets:
+        waits = ticket.finished_s is None
+        results.append(await ticket.result())
+        if waits:
+            pace.begin_turn()
+    return results
 
 
 async def _follow(index: int, submitted: Submitted, emit: Callable[[Delta], Awaitable[None]]) -> None:
     """Emit one input's text as it comes; of several answers, the best one's when it is known."""
     if len(submitted.tickets) > 1:
-        answer = await settled(submitted, await _all_results(submitted), Pace())
+        pace = Pace()
+        answer = await settled(submitted, await _all_results(submitted, pace), pace)
         await emit(Delta(index, answer.best.text, answer))
         return
     [ticket] = submitted.tickets
