@@ -5,6 +5,7 @@ Start: metrics over HTTP, models, golden examples, gRPC, health. End: readiness 
 """
 
 import asyncio
+import contextlib
 import gc
 import os
 import threading
@@ -119,7 +120,7 @@ async def run(settings: ServerSettings, signals: StopSignals, log: ServerLog) ->
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(partial(_on_loop_error, signals))
     signals.limit_s = settings.server.drain_delay_s + settings.server.drain_timeout_s + END_S
-    signals.call_on_stop(partial(loop.call_soon_threadsafe, stop.set))
+    signals.call_on_stop(partial(_stop_soon, loop, stop))
     server = Server(settings, partial(_on_crash, signals))
     if log.writer is not None:
         server.metrics.registry.register(DroppedLinesCollector(log.writer))
@@ -137,6 +138,12 @@ async def run(settings: ServerSettings, signals: StopSignals, log: ServerLog) ->
     log.report_losses()
     _log.info("stopped")
     return is_over
+
+
+def _stop_soon(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """From another thread: set `stop`. A loop that is closed has stopped already; the log may still be written."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(stop.set)
 
 
 async def _report_losses(log: ServerLog) -> None:

@@ -119,8 +119,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     await self._in_flight.wait_while_held()
                     self._admit(call)
                     # Reading and parsing are ours to do, so that a message that is none has an outcome too.
-                    request = _parse(parse, await _read(context))
+                    message = await _read(context)
                     call.arrival_reason = None
+                    request = _parse(parse, message)
                     call.model = self._label(request)
                     if needs_slot:
                         self._begin(call)

@@ -66,7 +66,8 @@ class LogWriter:
             try:
                 self._write("".join(lines))
             except Exception:  # noqa: BLE001  there is no place left to say it
-                self.num_dropped += len(lines)
+                with self._changed:  # `put` counts here too
+                    self.num_dropped += len(lines)
 
     def _take(self) -> list[str]:
         lines: list[str] = []

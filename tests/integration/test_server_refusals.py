@@ -135,6 +135,7 @@ async def test_a_message_of_another_type(served: Served) -> None:
     assert "not of this method's type" in (error.details() or "")
     expected = {("unknown", "Translate", "INVALID_ARGUMENT"): 1.0}
     await eventually(lambda: served.codes() == expected)
+    assert served.metric("rejected_requests_total", model="unknown", reason="invalid") == 1
 
 
 async def test_an_unknown_model_or_version_lists_what_there_is(served: Served) -> None:

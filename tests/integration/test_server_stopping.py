@@ -5,6 +5,7 @@ import collections
 import json
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -65,6 +66,21 @@ server.app.END_S = 0.5
 """
 
 
+SIGNAL_AFTER_THE_LOOP = """
+import asyncio, os, signal, threading, time
+
+close = asyncio.Runner.close
+
+def close_and_wait_for_signal(runner):
+    close(runner)
+    os.kill(os.getpid(), signal.SIGTERM)
+    while not any(thread.name == "watchdog" for thread in threading.enumerate()):
+        time.sleep(0.01)
+
+asyncio.Runner.close = close_and_wait_for_signal
+"""
+
+
 def test_sighup_drains_like_sigterm() -> None:
     with running(*ports()) as server:
         server.wait_for("serving")
@@ -98,6 +114,12 @@ def test_a_signal_while_a_model_loads_does_not_wait_for_it() -> None:
         server.process.send_signal(signal.SIGTERM)
         assert server.wait_for_end() == 0
         assert "stopped" in [event["event"] for event in server.events]
+
+
+def test_a_signal_after_the_event_loop_has_closed_loses_no_message(tmp_path: Path) -> None:
+    with running(*ports(tmp_path), program=SIGNAL_AFTER_THE_LOOP) as server:
+        assert server.wait_for_end() == 2
+        assert [event["event"] for event in server.events] == ["cannot_serve"]
 
 
 def test_a_second_signal_ends_a_server_whose_event_loop_is_stuck() -> None:
