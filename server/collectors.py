@@ -139,7 +139,9 @@ class ArrivalCollector(Collector):
             f"{METRIC_PREFIX}_calls_started", "Calls whose headers gRPC has received.", self._last
         )
         yield CounterMetricFamily(
-            f"{METRIC_PREFIX}_calls_taken_up", "Calls that gRPC handed to the server, to be answered or refused.", taken_up
+            f"{METRIC_PREFIX}_calls_taken_up",
+            "Calls that gRPC handed to the server, to be answered or refused.",
+            taken_up,
         )
 
 
