@@ -14,7 +14,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Self
 
 from model.errors import CorpusError
 
@@ -42,10 +42,21 @@ class SourceFile:
     Attributes:
         path: where it is. Files packed as `.gz` or `.xz` are unpacked, whatever they are called.
         name: what to call it: as the recipe does, or `standard input`.
+        found: its size and the time of its last writing when it was found, before it was read; None where unknown.
     """
 
     path: Path
     name: str
+    found: tuple[int, int] | None = None
+
+    @classmethod
+    def at(cls, path: Path, name: str) -> Self:
+        """Return the file at `path`, which need not be there."""
+        try:
+            status = path.stat()
+        except (OSError, ValueError):  # NUL in a path
+            return cls(path, name)
+        return cls(path, name, (status.st_size, status.st_mtime_ns))
 
     @contextlib.contextmanager
     def open(self) -> Iterator[io.BufferedIOBase]:
@@ -114,7 +125,7 @@ class SourceFiles:
         Raises:
             CorpusError: it is `-`, and standard input is a terminal, closed or already read.
         """
-        file = self._standard_input() if name == STANDARD_INPUT else SourceFile(self._path(name), name)
+        file = self._standard_input() if name == STANDARD_INPUT else SourceFile.at(self._path(name), name)
         self.found.append(file)
         return file
 
@@ -133,7 +144,7 @@ class SourceFiles:
         if path.is_dir():
             raise CorpusError(f"{pattern!r} is the folder {path}, not a file: name files, as in '*.txt'")
         if path.exists():  # whatever its name looks like
-            return [SourceFile(path, pattern)]
+            return [SourceFile.at(path, pattern)]
         is_relative = path.is_relative_to(self._folder)
         root = self._folder if is_relative else Path(path.anchor)
         try:
@@ -143,7 +154,7 @@ class SourceFiles:
         if not found:
             raise CorpusError(f"no file {pattern}" + (f" in {self._folder}" if is_relative else ""))
         return [
-            SourceFile(match, match.relative_to(root).as_posix() if is_relative else str(match))
+            SourceFile.at(match, match.relative_to(root).as_posix() if is_relative else str(match))
             for match in found
         ]
 

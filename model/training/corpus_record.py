@@ -65,8 +65,7 @@ class CorpusRecord(Settings):
         before = known.files if known else {}
         records = {}
         for file in files:
-            # A name need not be UTF-8; what is written to the record is.
-            name = file.name.encode(errors="backslashreplace").decode()
+            name = _name_of(file)
             try:
                 records[name] = FileRecord.of(file.path, before.get(name))
             except OSError as error:
@@ -110,13 +109,17 @@ def record_files(
     Raises:
         UsageError: a file changed and `accepts_changes` is False; the message names each change.
         RunError: the run's record is damaged.
-        CorpusError: a file cannot be read.
+        CorpusError: a file cannot be read, or has changed since it was found: what was read of it is unknown.
         OperationError: the record cannot be written.
     """
     path = run / CORPUS_RECORD_FILE
     # An earlier release left none.
     before = read_settings(path, CorpusRecord) if resumes and path.is_file() else None
     now = CorpusRecord.of(files, before)
+    for file in files:
+        record = now.files[_name_of(file)]
+        if file.found not in {None, (record.num_bytes, record.modified_ns)}:
+            raise CorpusError(f"while it was read, {file.name} has changed: begin again once it is whole")
     changes = before.changes(now) if before else []
     if changes and not accepts_changes:
         raise UsageError(
@@ -139,3 +142,8 @@ def changes_since_training(run: Path, files: Sequence[SourceFile]) -> list[str]:
         return []
     record = read_settings(path, CorpusRecord)
     return record.changes(CorpusRecord.of(files, record))
+
+
+def _name_of(file: SourceFile) -> str:
+    """Return the name of a file in the record, which is UTF-8, as a file's name need not be."""
+    return file.name.encode(errors="backslashreplace").decode()

@@ -184,6 +184,22 @@ def test_a_file_that_is_still_being_written_is_refused(
         train(recipe(settings), tmp_path / "run", show_progress=False)
 
 
+def test_a_file_that_was_written_between_reading_and_recording_is_refused(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record would be that of a file that nothing was learned from."""
+
+    def beside_a_writer(*arguments: Any, **named: Any) -> Any:
+        corpus = load_corpus(*arguments, **named)
+        with (tmp_path / "pairs.tsv").open("a") as file:
+            file.write("zzz\tZZZ\n")
+        return corpus
+
+    monkeypatch.setattr(session, "load_corpus", beside_a_writer)
+    with pytest.raises(CorpusError, match=r"while it was read, pairs\.tsv has changed: begin again"):
+        train(recipe(settings), tmp_path / "run", show_progress=False)
+
+
 def test_only_a_file_with_another_size_or_time_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
