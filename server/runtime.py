@@ -59,7 +59,7 @@ class Runtime:
             return [await settled(each, await _all_results(each, pace), pace) for each in inputs]
 
     async def score(self, call: ScoringCall) -> list[Scored]:
-        """Tell how probable all texts are, in their order.
+        """Return how probable all texts are, in their order.
 
         Raises:
             RequestError: one of its leaves; see `server.errors`. Nothing of the call runs on.

@@ -145,7 +145,7 @@ class Scheduler:
         return was_waiting
 
     def end_reading(self, sequence: Sequence, *, is_read: bool) -> bool:
-        """A lane is through with one of its plan's `ahead`; returns whether it waits, and is read."""
+        """End the encoding of a waiting sequence. Returns True when it still waits and its encoding succeeded."""
         sequence.is_claimed = False
         sequence.is_read = is_read and sequence.waiting
         return sequence.is_read
@@ -212,7 +212,7 @@ class Scheduler:
         sequence.finished = True
 
     def _free_rows(self, rows: list[Sequence | None], plan: Plan, now_s: float) -> list[int]:
-        """Take out who has ended, was cancelled or is too late; returns the rows that are free now."""
+        """Take out sequences that have ended, were cancelled or are too late. Returns the rows that are free now."""
         holes = []
         for row, sequence in enumerate(rows):
             assert sequence is not None, "every plan leaves its rows without gaps"
@@ -244,7 +244,7 @@ class Scheduler:
         )
 
     def _next(self, lane: LaneRows) -> Sequence | None:
-        """Who may start in the lane next: whose turn it is, or another while the lane has no room for it.
+        """Return the sequence that may start in the lane next: the first, or another while the first does not fit.
 
         One that another lane reads at this moment is left to wait by a lane that has others to go on with.
         """
@@ -261,7 +261,7 @@ class Scheduler:
         return first if lane.fits(first) else self._next_other(lane, first)
 
     def _next_other(self, lane: LaneRows, first: Sequence) -> Sequence | None:
-        """Who may start although `first` does not fit: in reserved rows, or at no cost where only its cost does not."""
+        """Return a sequence that may start although `first` does not fit: in reserved rows, or at no cost."""
         waits_for_rows = first.num_rows > lane.num_free
         if waits_for_rows and lane.num_used >= lane.num_shared + lane.num_reserved:
             return None
@@ -299,10 +299,10 @@ class Scheduler:
         return self._lanes[lane].start(sequence, holes)
 
     def _read_ahead(self, lane: int, plan: Plan, most: int, num_tokens: int) -> None:
-        """Claim who is read with those that start, but for who may start elsewhere at any moment.
+        """Select waiting sequences to encode together with the starting ones.
 
-        Searches alone, up to the first single row in the queue: of a lane's many single rows several end at a time, of
-        its few searches one.
+        Skips a sequence that another lane could start at once. Only searches are selected, up to the first single row
+        in the queue: of a lane's many single rows several end at a time, of its few searches one.
         """
         if most < 1:
             return

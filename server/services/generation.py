@@ -49,7 +49,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     async def ScoreTexts(
         self, request: generation_pb2.ScoreTextsRequest, context: ScoringContext
     ) -> generation_pb2.ScoreTextsResponse:
-        """Tell how probable given texts are."""
+        """Return how probable given texts are."""
         scores = await self._runtime.score(
             ScoringCall(
                 model=request.model,

@@ -53,7 +53,7 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
     async def ScoreTranslations(
         self, request: ScoringRequest, context: ScoringContext
     ) -> translation_pb2.ScoreTranslationsResponse:
-        """Tell how probable given translations are."""
+        """Return how probable given translations are."""
         scores = await self._runtime.score(
             ScoringCall(
                 model=request.model,
