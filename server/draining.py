@@ -93,7 +93,7 @@ class GrpcStop:
         self._server = server
         self._calls = calls
         self._refusing: asyncio.Task[None] | None = None
-        self._is_over = False
+        self._ending: asyncio.Task[None] | None = None
 
     async def drain(self, timeout_s: float) -> int:
         """Refuse new connections and calls, let running calls end; returns how many did not in `timeout_s`.
@@ -115,16 +115,20 @@ class GrpcStop:
     async def end(self) -> bool:
         """End whatever still runs, also streams that never end by themselves (health watchers).
 
-        Returns whether gRPC has stopped; where it has not, the process must not be torn down.
+        Returns whether gRPC has stopped; where it has not, the process must not be torn down. A client that does not
+        read can keep gRPC from closing its connection. Only the first call waits for that.
         """
-        if not self._is_over:
+        if self._ending is None:
             if self._refusing is not None:
                 self._refusing.cancel()
                 await asyncio.wait([self._refusing])
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._server.stop(None), STOP_LIMIT_S)
-                self._is_over = True
-        return self._is_over
+            # Never cancelled: that would cancel gRPC's own future of its end, on which a later wait would fail.
+            self._ending = asyncio.create_task(self._server.stop(None))
+            await asyncio.wait([self._ending], timeout=STOP_LIMIT_S)
+        if not self._ending.done():
+            return False
+        self._ending.result()  # raises what gRPC raised
+        return True
 
     async def _refuse(self) -> None:
         self._refusing = asyncio.create_task(self._server.stop(FOREVER_S))
