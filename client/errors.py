@@ -45,6 +45,9 @@ __all__ = [
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
+CANCELLED_HERE = "Locally cancelled by application!"
+"""What gRPC says of a call that its own caller cancelled. It has no code for the difference."""
+_CANCELLED_HERE = frozenset({CANCELLED_HERE, "Channel closed!"})
 _TOO_LARGE = re.compile(
     r"(?:(?P<side>SERVER|CLIENT): )?(?P<way>Received|Sent) message larger than max "
     r"\((?P<size>\d+) vs\. (?P<limit>\d+)\)"
@@ -127,10 +130,15 @@ class DeadlineExceededError(CallError, OperationError):
 
 
 class CallCancelledError(CallError, OperationError):
-    """The call was cancelled before it ended."""
+    """The call was cancelled before it ended, by this client, by the server or by a proxy between them."""
 
     def __str__(self) -> str:
-        return f"the call to {self.target} was cancelled"
+        if self.message in _CANCELLED_HERE:
+            return f"the call to {self.target} was cancelled"
+        return (
+            f"{self.target} or a proxy before it ended the call, possibly because it has too much to do or stops; "
+            f"the call may be repeated: {self.message}"
+        )
 
 
 class ServerError(CallError, OperationError):

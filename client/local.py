@@ -26,6 +26,7 @@ import grpc.aio
 from client.asynchronous import AsyncClient
 from client.blocking import Client
 from client.blocking_streams import Generation, TranslationStream
+from client.errors import CANCELLED_HERE
 from client.results import DecodingOptions, ModelInfo, Task, TextScore, Translation
 from common.errors import UsageError
 from server.config import EngineSettings
@@ -319,4 +320,4 @@ def _cancelled_as_grpc() -> Iterator[None]:
         yield
     except CancelledError as error:
         empty = grpc.aio.Metadata()
-        raise grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, empty, empty, "cancelled") from error
+        raise grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, empty, empty, CANCELLED_HERE) from error

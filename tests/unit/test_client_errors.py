@@ -30,6 +30,22 @@ def test_failures_name_the_target() -> None:
         assert "host:1" in str(error_from_call(aio_error(code), target="host:1"))
 
 
+@pytest.mark.parametrize("details", ["CANCELLED", "Stream removed", "Cancelling all calls"])
+def test_a_call_that_the_server_ended_was_not_cancelled_by_its_caller(details: str) -> None:
+    error = error_from_call(aio_error(grpc.StatusCode.CANCELLED, details), target="host:1")
+    assert str(error).startswith("host:1 or a proxy before it ended the call")
+    assert str(error).endswith(f"the call may be repeated: {details}")
+
+
+def test_a_call_that_its_caller_cancelled_is_called_so() -> None:
+    """The words are gRPC's own: a version that changes them fails here."""
+    assert grpc.aio._call._LOCAL_CANCELLATION_DETAILS == client.errors.CANCELLED_HERE
+    error = error_from_call(
+        aio_error(grpc.StatusCode.CANCELLED, client.errors.CANCELLED_HERE), target="host:1"
+    )
+    assert str(error) == "the call to host:1 was cancelled"
+
+
 def test_violations_that_the_message_leaves_out_are_added() -> None:
     bad_request = error_details_pb2.BadRequest(
         field_violations=[
