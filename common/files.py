@@ -59,11 +59,8 @@ class Destination:
             self._check_apart(given)
         if self.path.is_symlink():
             raise UsageError(f"{self.path} is a link to {self.path.readlink()}: name the place itself")
-        for parent in self.path.parents:
-            if parent.exists():
-                if not parent.is_dir():
-                    raise UsageError(f"{self.path} cannot be made: {parent} is a file")
-                break
+        if obstacle := _obstacle_above(self.path):
+            raise UsageError(f"{self.path} cannot be made: {obstacle}")
         if self._is_new():
             return
         if flaw := self.flaw(self.path):
@@ -202,6 +199,8 @@ def check_writable(folder: Path) -> None:
         OperationError: it cannot be written, with the reason.
     """
     with _named(folder):
+        if obstacle := _obstacle_above(folder / "file"):
+            raise OperationError(f"cannot write {folder}: {obstacle}")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -228,9 +227,21 @@ def _flush_files(folder: Path) -> None:
                 os.fsync(handle.fileno())
 
 
+def _obstacle_above(path: Path) -> str | None:
+    """Why no folder can be made above `path`: a file is there, or a link that leads nowhere. None where one can."""
+    for parent in path.parents:
+        if parent.is_symlink() and not parent.exists():
+            return f"{parent} is a link to {parent.readlink()}, which leads nowhere"
+        if parent.exists():
+            return None if parent.is_dir() else f"{parent} is a file"
+    return None
+
+
 @contextlib.contextmanager
 def _parents_of(path: Path) -> Iterator[None]:
     """Make the folders above `path`; where the block fails, those that were made and are empty go again."""
+    if obstacle := _obstacle_above(path):
+        raise OperationError(f"cannot write {path}: {obstacle}")
     made = [parent for parent in path.parents if not parent.exists()]  # the innermost first
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

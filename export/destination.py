@@ -7,10 +7,11 @@ from pathlib import Path
 from common.errors import UsageError
 from common.files import Destination
 from server.bundle import MANIFEST_NAME, Manifest
+from server.discovery import MAX_VERSION_DIGITS
 
 __all__ = ["bundle_destination", "bundle_flaw", "choose_bundle_folder", "served_folder"]
 
-_VERSION = re.compile(r"0|[1-9][0-9]*")
+_VERSION = re.compile(rf"0|[1-9][0-9]{{0,{MAX_VERSION_DIGITS - 1}}}")
 _LIKE_A_VERSION = re.compile(r"(v|ver|version|r|rev)?[-_. ]?\d[\d._-]*((rc|alpha|beta)\d*)?", re.IGNORECASE)
 
 
@@ -28,6 +29,11 @@ def choose_bundle_folder(out: Path) -> Path:
         return place
     if _LIKE_A_VERSION.fullmatch(place.name):
         [number, *_] = re.findall(r"\d+", place.name)
+        if len(number) > MAX_VERSION_DIGITS:
+            raise UsageError(
+                f"{out}: the server serves versions of up to {MAX_VERSION_DIGITS} digits; write a smaller one, "
+                f"or {place.parent} for its next free version"
+            )
         raise UsageError(
             f"{out}: the server serves versions that are whole numbers; write {place.parent / str(int(number))}, "
             f"or {place.parent} for its next free version"
@@ -38,7 +44,13 @@ def choose_bundle_folder(out: Path) -> Path:
             f"{out} is not a model's folder, which holds versions only: it holds {foreign.name!r}; "
             "name a new folder, as MODELS/NAME or MODELS/NAME/VERSION"
         )
-    return place / str(_next_version(place))
+    version = str(_next_version(place))
+    if not _VERSION.fullmatch(version):
+        raise UsageError(
+            f"{out} holds the highest version that the server serves, of {MAX_VERSION_DIGITS} digits: "
+            "name a free version or a new folder"
+        )
+    return place / version
 
 
 def bundle_destination(folder: Path, run: Path, *, replaces: bool) -> Destination:

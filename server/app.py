@@ -101,7 +101,12 @@ def serve(settings: ServerSettings, signals: StopSignals, *, raise_errors: bool 
             _log.error("cannot_serve", error=str(error))
             return 2 if isinstance(error, UsageError) else 1
         except BaseException as error:  # noqa: BLE001  an orderly end might wait for ever now
-            _log.error("broken", exc_info=error)
+            if _is_shortage(error):
+                _log.error(
+                    "broken", error=f"this process can have no more memory or threads: {error or 'no memory'}"
+                )
+            else:
+                _log.error("broken", exc_info=error)
             signals.leave(EXIT_BROKEN, "the event loop ended")
         if not is_over:  # native threads still run: what they use must stay
             signals.leave(0, "calls or models did not end in time")
@@ -144,6 +149,12 @@ def _stop_soon(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     """From another thread: set `stop`. A loop that is closed has stopped already; the log may still be written."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(stop.set)
+
+
+def _is_shortage(error: BaseException) -> bool:
+    """Whether the system refused memory or a thread. Where that happened in our code says nothing then."""
+    no_thread = isinstance(error, RuntimeError) and str(error) == "can't start new thread"
+    return no_thread or isinstance(error, MemoryError)
 
 
 async def _report_losses(log: ServerLog) -> None:

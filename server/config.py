@@ -29,6 +29,8 @@ _MAX_MILLISECONDS_S = 2_000_000.0
 """23 days: gRPC counts milliseconds in 32 bits with a sign, of which 2^31 - 1 stands for "never"."""
 _MAX_MESSAGE_BYTES = 2**31 - 1
 """gRPC's own limit: lengths are 32 bits with a sign."""
+_MIN_MESSAGE_BYTES = 1024
+"""A small call with its answer, or a refusal with its reason, has to fit."""
 _MAX_THREADS = 1024
 """More than any processor has cores. Each lane is a thread with memory of its own."""
 _MAX_ROWS = 65_536
@@ -84,14 +86,15 @@ class ListenSettings(Settings):
     ] = "auto"
     """Most calls at one time on one connection. A client keeps further calls back until one ends. `auto`: as many as
     sequences are decoded at one time, but at least 100."""
-    max_message_bytes: Annotated[int, Field(ge=1, le=_MAX_MESSAGE_BYTES)] = 4 * 1024 * 1024
+    max_message_bytes: Annotated[int, Field(ge=_MIN_MESSAGE_BYTES, le=_MAX_MESSAGE_BYTES)] = 4 * 1024 * 1024
     """Longest message, in either direction. A call whose answer is longer ends with INVALID_ARGUMENT."""
 
     drain_delay_s: Seconds = 0.0
     """After SIGTERM: seconds in which the server still accepts calls, so that balancers notice that it is not
     ready."""
     drain_timeout_s: Seconds = 30.0
-    """Seconds that running calls then have to end. Calls that still run are cancelled."""
+    """Seconds that running calls then have to end. Calls that still run are cancelled. A call runs until its client has
+    taken the whole answer. So a client that does not read, or never sends its request, makes a stop take this long."""
 
     max_connection_age_s: SecondsFromOneMillisecond = 300.0
     """Clients reconnect after this many seconds, so that balancers spread them over new servers."""

@@ -2,8 +2,8 @@
 
     <models>/<name>/<version>/bundle.json
 
-A version is a whole number in ASCII digits. The highest is served; where it cannot be, the next lower one is. What
-is no model, or cannot be looked at, keeps nothing else from being served: it is a `NotLoaded`.
+A version is a whole number of up to `MAX_VERSION_DIGITS` ASCII digits. The highest is served; where it cannot be, the
+next lower one is. What is no model, or cannot be looked at, keeps nothing else from being served: it is a `NotLoaded`.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import Literal
 
 from server.errors import ModelsError
 
-__all__ = ["NOT_LOADED_REASONS", "NotLoaded", "NotLoadedReason", "discover"]
+__all__ = ["MAX_VERSION_DIGITS", "NOT_LOADED_REASONS", "NotLoaded", "NotLoadedReason", "discover"]
 
 NotLoadedReason = Literal[
     "not_a_model", "invalid_name", "unreadable", "duplicate_version", "broken", "unavailable"
@@ -28,6 +28,9 @@ NOT_LOADED_REASONS: tuple[NotLoadedReason, ...] = (
     "broken",
     "unavailable",
 )
+
+MAX_VERSION_DIGITS = 18
+"""Such a number fits into 64 bits with a sign, in whatever program reads it."""
 
 _MAX_DESCRIPTION_CHARACTERS = 500
 
@@ -90,6 +93,12 @@ def _versions(directory: Path, model: Path) -> tuple[list[Path], list[NotLoaded]
         return [], [_unreadable(directory, model, error.strerror)]
     numbered = [folder for folder in folders if _is_version(folder.name)]
     not_loaded = [_unreadable(directory, path, reason) for path, reason in refused if _is_version(path.name)]
+    too_long = f"its version has more than {MAX_VERSION_DIGITS} digits"
+    not_loaded += [
+        NotLoaded.of(directory, folder, "invalid_name", too_long)
+        for folder in folders
+        if _is_number(folder.name) and not _is_version(folder.name)
+    ]
     if not numbered and not not_loaded:
         no_version = "no folder in it is named by a number"
         return [], [NotLoaded.of(directory, model, "not_a_model", no_version)]
@@ -121,6 +130,10 @@ def _folders(directory: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
 
 
 def _is_version(name: str) -> bool:
+    return _is_number(name) and len(name) <= MAX_VERSION_DIGITS
+
+
+def _is_number(name: str) -> bool:
     return name.isascii() and name.isdecimal()
 
 

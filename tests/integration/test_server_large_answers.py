@@ -88,9 +88,9 @@ async def test_what_turns_out_to_be_too_large_ends_early_and_is_counted_as_that(
 
 
 async def test_an_answer_within_the_limit_is_sent_and_one_byte_more_is_not(tmp_path: Path) -> None:
-    request = Request(model="spell", inputs=["12", "907"], options=Options(num_alternatives=3))
+    request = Request(model="spell", inputs=["12", "907"], options=Options(num_alternatives=20))
     prompt = generation_pb2.GenerateRequest(
-        model="count", prompt="one", options=Options(max_tokens=8, num_alternatives=3)
+        model="count", prompt="one", options=Options(max_tokens=20, min_tokens=20, num_alternatives=20)
     )
     models = one_version(tmp_path, "spell/1", "count/2")
     async with serving(models) as served:
@@ -99,6 +99,7 @@ async def test_an_answer_within_the_limit_is_sent_and_one_byte_more_is_not(tmp_p
         messages = [message async for message in served.generation.Generate(prompt)]
         last = messages[-1].ByteSize()
     assert len(response.translations[1].tokens) > 5
+    assert min(size, last) > 1024, "the least limit that there is"
     async with serving(models, f"server.max_message_bytes={size}") as served:
         assert await served.translation.Translate(request) == response
     async with serving(models, f"server.max_message_bytes={size - 1}") as served:

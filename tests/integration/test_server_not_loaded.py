@@ -52,6 +52,10 @@ def twin(models: Path) -> None:
     shutil.copytree(BUNDLES / "spell" / "2", models / "spell" / "01")
 
 
+def huge_version(models: Path) -> None:
+    shutil.copytree(BUNDLES / "spell" / "2", models / "spell" / ("9" * 19))
+
+
 def dangling_link(models: Path) -> None:
     (models / "unmounted").symlink_to("/nowhere/at/all")
 
@@ -79,6 +83,7 @@ CASES: list[tuple[Callable[[Path], None], str, str, str, str]] = [
     (other_bytes, "caf\\xe9", "", "invalid_name", "its name is not UTF-8, so no caller can ask for it"),
     (control_character, "a\nb", "", "invalid_name", "its name holds a character that cannot be printed"),
     (twin, "spell", "01", "duplicate_version", "it is the same number as 1, which stands beside it"),
+    (huge_version, "spell", 19 * "9", "invalid_name", "its version has more than 18 digits"),
     (dangling_link, "unmounted", "", "unreadable", "it cannot be read: No such file or directory"),
     (dangling_version, "spell", "7", "unreadable", "it cannot be read: No such file or directory"),
     (for_another_provider_only, "aaa", "3", "broken", "aaa/3/decode.onnx is corrupt: "),

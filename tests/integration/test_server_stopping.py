@@ -52,6 +52,15 @@ def decode_slowly(*arguments, **options):
 Rows.decode = decode_slowly
 """
 
+NO_THREADS = """
+from concurrent.futures import ThreadPoolExecutor
+
+def refuse(self):
+    raise RuntimeError("can't start new thread")
+
+ThreadPoolExecutor._adjust_thread_count = refuse
+"""
+
 STUCK_LOOP = """
 import time
 import server.app, structlog
@@ -120,6 +129,15 @@ def test_a_signal_after_the_event_loop_has_closed_loses_no_message(tmp_path: Pat
     with running(*ports(tmp_path), program=SIGNAL_AFTER_THE_LOOP) as server:
         assert server.wait_for_end() == 2
         assert [event["event"] for event in server.events] == ["cannot_serve"]
+
+
+def test_a_start_without_threads_is_one_line() -> None:
+    """As under a limit of memory or of threads: loading cannot begin, and what ends a server cannot either."""
+    with running(*ports(), program=NO_THREADS) as server:
+        assert server.wait_for_end() == 1
+    [broken] = [event for event in server.events if event["level"] == "error"]
+    assert broken["error"] == "this process can have no more memory or threads: can't start new thread"
+    assert "exception" not in broken
 
 
 def test_a_second_signal_ends_a_server_whose_event_loop_is_stuck() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import OperationError, UsageError
-from common.files import Destination, atomic_file, atomic_write
+from common.files import Destination, atomic_file, atomic_write, check_writable
 from tests.trees import tree
 
 
@@ -117,6 +117,21 @@ def test_a_place_under_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"mine cannot be made: .*/file is a file"):
         notebook(tmp_path / "file" / "mine").check()
+
+
+def test_a_place_below_a_link_that_leads_nowhere_is_refused_with_the_link(tmp_path: Path) -> None:
+    (tmp_path / "dangling").symlink_to("gone")
+    said = r"/dangling is a link to gone, which leads nowhere"
+    for place in (tmp_path / "dangling" / "1", tmp_path / "dangling" / "deep" / "1"):
+        with pytest.raises(UsageError, match=rf"/1 cannot be made: .*{said}"):
+            notebook(place).check()
+        with pytest.raises(OperationError, match=rf"cannot write .*/1: .*{said}"):
+            atomic_write(place, "text")
+        with pytest.raises(OperationError, match=rf"cannot write .*/1: .*{said}"):
+            check_writable(place)
+    with pytest.raises(OperationError, match=said):
+        check_writable(tmp_path / "dangling")
+    assert [path.name for path in tmp_path.iterdir()] == ["dangling"]
 
 
 def test_an_error_of_a_file_that_the_work_reads_is_not_one_of_the_place(tmp_path: Path) -> None:

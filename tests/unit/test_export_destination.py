@@ -66,6 +66,8 @@ def test_a_folder_to_serve_is_as_absolute_as_the_bundle(here: Path) -> None:
         ("models/new/v3", "whole numbers; write models/new/3, or models/new"),
         ("models/new/1.2", "whole numbers; write models/new/1, or models/new"),
         ("models/new/01", "whole numbers; write models/new/1, or models/new"),
+        ("models/new/" + 20 * "9", "versions of up to 18 digits; write a smaller one, or models/new for"),
+        ("models/new/v" + 19 * "9", "versions of up to 18 digits; write a smaller one, or models/new for"),
         ("models/new/version-2", "whole numbers; write models/new/2, or models/new"),
         (
             "models/spell/latest",
@@ -89,6 +91,12 @@ def test_what_would_never_be_served_is_refused_with_what_to_write(out: str, mess
         choose_bundle_folder(Path(out))
     assert message in str(refused.value)
     assert str(refused.value).startswith(out)
+
+
+def test_after_the_highest_version_there_is_none(here: Path) -> None:
+    (here / "models" / "spell" / (18 * "9")).mkdir()
+    with pytest.raises(UsageError, match="models/spell holds the highest version"):
+        choose_bundle_folder(Path("models/spell"))
 
 
 @pytest.mark.parametrize(

@@ -58,3 +58,8 @@ def test_grpc_takes_the_largest_and_the_smallest_that_is_allowed() -> None:
 def test_lanes_are_as_many_threads_as_a_machine_may_have(value: str) -> None:
     with pytest.raises(SettingsError, match=r'must be a whole number from 1 to 1,024, or "auto"'):
         load_settings(overrides=[f"engine.lanes={value}"])
+
+
+def test_a_message_holds_a_small_call() -> None:
+    with pytest.raises(SettingsError, match=r"max_message_bytes.*1,?024"):
+        load_settings(overrides=["server.max_message_bytes=1"])
