@@ -39,7 +39,7 @@ def test_a_call_that_the_server_ended_was_not_cancelled_by_its_caller(details: s
 
 def test_a_call_that_its_caller_cancelled_is_called_so() -> None:
     """The words are gRPC's own: a version that changes them fails here."""
-    assert grpc.aio._call._LOCAL_CANCELLATION_DETAILS == client.errors.CANCELLED_HERE
+    assert grpc.aio._call._LOCAL_CANCELLATION_DETAILS == client.errors.CANCELLED_HERE  # type: ignore[attr-defined]  # not in the stubs
     error = error_from_call(
         aio_error(grpc.StatusCode.CANCELLED, client.errors.CANCELLED_HERE), target="host:1"
     )
