@@ -312,6 +312,7 @@ class Server:
             self._calls,
             max_calls=listen.max_concurrent_calls,
             max_message_bytes=listen.max_message_bytes,
+            max_inputs=listen.max_inputs,
         )
         ids_before = grpc_server_ids()
         server = make_server(

@@ -6,14 +6,12 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf.message import DecodeError
 from structlog.typing import FilteringBoundLogger
 
 from server.admission import Load
@@ -27,7 +25,8 @@ from server.errors import (
     Overloaded,
     RequestError,
 )
-from server.metrics import METHODS, UNKNOWN_MODEL, ArrivalReason, Metrics
+from server.metrics import METHODS, UNKNOWN_MODEL, ArrivalReason, Metrics, RejectionReason
+from server.parsing import Parsing
 from server.status import CallStatus, internal_status, rejection_reason, status_code, to_status
 
 __all__ = ["CallInterceptor"]
@@ -67,6 +66,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         *,
         max_calls: int,
         max_message_bytes: int,
+        max_inputs: int,
     ) -> None:
         """Let `max_calls` calls run at one time, and answer each in messages of up to `max_message_bytes`.
 
@@ -76,6 +76,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._loads = {name: Load(num_slots) for name, num_slots in models.items()}
         self._in_flight = in_flight
         self.num_taken_up = 0
+        self._parsing = Parsing(max_inputs)
         self._max_calls = max_calls
         self._max_message_bytes = max_message_bytes
         self._metrics = metrics
@@ -99,15 +100,28 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if wrapped is None:
             wrapped = await continuation(handler_call_details)
             if wrapped is not None and path.startswith(OUR_PACKAGE):
-                wrapped = self._handlers[path] = self._wrap(path.rpartition("/")[2], wrapped)
+                wrapped = self._handlers[path] = self._wrap(path, wrapped)
         return wrapped
 
-    def _wrap(self, method: str, handler: Handler) -> Handler:
+    def _wrap(self, path: str, handler: Handler) -> Handler:
+        method = path.rpartition("/")[2]
         needs_slot = any(method in methods for methods in METHODS.values())
         assert not handler.request_streaming, "no service of ours takes a stream"
-        parse, serialize = handler.request_deserializer, handler.response_serializer
+        parse: Any = handler.request_deserializer
+        serialize = handler.response_serializer
         streams = handler.response_streaming
         behaviour: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
+
+        async def respond(call: _CallRecord, context: Context) -> Any:
+            await self._in_flight.wait_while_held()
+            self._admit(call)
+            # Reading and parsing are ours to do, so that a message that is none has an outcome too.
+            request = await self._parsing.parse(path, parse, await _read(call, context))
+            call.model = self._label(request)
+            if needs_slot:
+                self._begin(call)
+            response = await behaviour(request, context)
+            return None if streams else self._serialize(serialize, response)
 
         async def answer(_: Any, context: Context) -> Any:
             call = _CallRecord(method, self._log, context.time_remaining())
@@ -115,18 +129,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             # Runs when the status has been sent, which is later than when this function returns.
             context.add_done_callback(self._end)  # type: ignore[arg-type]  # the stubs want a class
             try:
-                async with call.outcome(context):
-                    await self._in_flight.wait_while_held()
-                    self._admit(call)
-                    # Reading and parsing are ours to do, so that a message that is none has an outcome too.
-                    message = await _read(context)
-                    call.arrival_reason = None
-                    request = _parse(parse, message)
-                    call.model = self._label(request)
-                    if needs_slot:
-                        self._begin(call)
-                    response = await behaviour(request, context)
-                    return None if streams else self._serialize(serialize, response)
+                with call.outcome():
+                    return await respond(call, context)
+                # Out here the error is gone, and with it the message and the request that its traceback holds.
+                assert call.failure is not None
+                await _abort(context, call.failure)
             finally:
                 self._record(call)
 
@@ -192,7 +199,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             call.load.end(call.started + seconds, answered=call.code is grpc.StatusCode.OK)
         self._metrics.requests.labels(call.model, call.method, call.code.name).inc()
         self._metrics.request_duration.labels(call.model, call.method).observe(seconds)
-        reason = call.arrival_reason or (call.error and rejection_reason(call.error))
+        reason = call.arrival_reason or call.rejection_reason
         if reason is not None:
             self._metrics.rejected.labels(call.model, reason).inc()
 
@@ -203,6 +210,8 @@ class _CallRecord:
     Attributes:
         arrival_reason: why the call ends, should it end before its message has been read.
         load: what counts the call as one of its model's, once it has been taken.
+        rejection_reason: why the call was refused after its message had been read.
+        failure: what the caller is told instead of an answer.
     """
 
     def __init__(self, method: str, log: FilteringBoundLogger, remaining_s: float | None) -> None:
@@ -217,7 +226,8 @@ class _CallRecord:
         self._deadline_s = None if remaining_s is None else self.started + remaining_s
         self._tolerance_s = 0.0 if remaining_s is None else ROUNDING * remaining_s + TRANSIT_S
         self.code = grpc.StatusCode.OK
-        self.error: RequestError | None = None
+        self.rejection_reason: RejectionReason | None = None
+        self.failure: CallStatus | None = None
 
     @property
     def remaining_s(self) -> float:
@@ -229,16 +239,17 @@ class _CallRecord:
         expired = self._deadline_s is not None and time.perf_counter() >= self._deadline_s - self._tolerance_s
         return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
 
-    @asynccontextmanager
-    async def outcome(self, context: Context) -> Any:
+    @contextlib.contextmanager
+    def outcome(self) -> Iterator[None]:
+        """Gives the call its outcome. Where that is a `failure`, the error ends here."""
         try:
             yield
         except EngineError:
-            await self._fail(context)
+            self._fail()
         except RequestError as error:
-            self.error, self.code = error, status_code(error)
+            self.rejection_reason, self.code = rejection_reason(error), status_code(error)
             self._log.warning("request", **self._fields(), error=str(error))
-            await _abort(context, to_status(error))
+            self.failure = to_status(error)
         except asyncio.CancelledError:
             self.code = self._ended_early()
             self._log_end()
@@ -250,15 +261,15 @@ class _CallRecord:
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException:  # noqa: BLE001 a bug of ours, or a panic of native code, ends this call and no other
-            await self._fail(context)
+            self._fail()
         else:
             self._log_end()
 
-    async def _fail(self, context: Context) -> None:
+    def _fail(self) -> None:
         self.code = grpc.StatusCode.INTERNAL
         request_id = secrets.token_hex(8)
         self._log.exception("request", **self._fields(), request_id=request_id)
-        await _abort(context, internal_status(request_id))
+        self.failure = internal_status(request_id)
 
     def _log_end(self) -> None:
         if self._log.is_enabled_for(logging.DEBUG):  # every call comes by here
@@ -280,7 +291,7 @@ async def _abort(context: Context, status: CallStatus) -> None:
         await context.abort_with_status(status)
 
 
-async def _read(context: Context) -> bytes:
+async def _read(call: _CallRecord, context: Context) -> bytes:
     """Return the call's message.
 
     Raises:
@@ -291,11 +302,5 @@ async def _read(context: Context) -> bytes:
         # gRPC reads the same from a call that was cancelled or whose message is too long, and cancels its task next.
         await asyncio.sleep(NO_MESSAGE_S)
         raise InvalidRequest([FieldViolation("", "the call came without a message")])
+    call.arrival_reason = None
     return message  # type: ignore[no-any-return]
-
-
-def _parse(parse: Any, message: bytes) -> Any:
-    try:
-        return parse(message)
-    except DecodeError as error:
-        raise InvalidRequest([FieldViolation("", "the message is not of this method's type")]) from error

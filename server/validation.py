@@ -8,7 +8,15 @@ import numpy as np
 
 from server.errors import FieldViolation
 
-__all__ = ["MAX_STOP_STRINGS", "Abilities", "Options", "Room", "check_options"]
+__all__ = [
+    "MAX_STOP_STRINGS",
+    "MAX_SUPPRESSED_TEXTS",
+    "MAX_SUPPRESSED_TOKENS",
+    "Abilities",
+    "Options",
+    "Room",
+    "check_options",
+]
 
 MAX_TEMPERATURE = 100.0
 MAX_STOP_STRINGS = 16

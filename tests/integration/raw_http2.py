@@ -30,11 +30,18 @@ class RawClient:
         self.socket.sendall(self.http2.data_to_send())
 
     def call(
-        self, path: str | bytes, message: bytes | None, *, timeout: str | None = None, reset: bool = False
+        self,
+        path: str | bytes,
+        message: bytes | None,
+        *,
+        timeout: str | None = None,
+        reset: bool = False,
+        encoding: str | None = None,
     ) -> int:
         """Send a unary request and its end, or with `reset` at once that nobody waits; returns the stream's number.
 
         `timeout` is in gRPC's own form, such as "100m". A `message` of None: the call ends without one.
+        A message with an `encoding`, such as "gzip", is compressed already.
         """
         stream: int = self.http2.get_next_available_stream_id()
         headers: list[tuple[str, str | bytes]] = [
@@ -43,9 +50,11 @@ class RawClient:
         ]  # fmt: skip
         if timeout is not None:
             headers.append(("grpc-timeout", timeout))
+        if encoding is not None:
+            headers.append(("grpc-encoding", encoding))
         self.http2.send_headers(stream, headers, end_stream=message is None)
         if message is not None:
-            frame = b"\0" + len(message).to_bytes(4, "big") + message
+            frame = bytes([encoding is not None]) + len(message).to_bytes(4, "big") + message
             self.http2.send_data(stream, frame, end_stream=not reset)
         if reset:
             self.http2.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
