@@ -3,8 +3,8 @@
 Three queues stand before a call's handler. The client keeps back what exceeds `max_streams_per_connection`. gRPC's
 core keeps the calls that have arrived but were not taken up yet. The handler refuses what exceeds
 `max_concurrent_calls`, and what would wait too long. Only the last queue can say why it refuses and when to try again.
-But the event loop takes up some hundred calls a second when it is busy, so the second queue has to be short, or nothing
-in it is still in time.
+But the event loop takes up calls a few at a time when it is busy (`server.grpc_server`), so the second queue has to be
+short, or nothing in it is still in time.
 """
 
 import socket
@@ -22,11 +22,11 @@ __all__ = ["bind", "channel_options", "check_free", "count_of_started_calls", "g
 
 MIN_STREAMS = 100
 """Fewer calls at one time on one connection are not recommended (RFC 9113, 6.5.2)."""
-PENDING_CONNECTIONS = 2
+PENDING_CONNECTIONS = 6
 """Calls that wait to be taken up, in connections that are full of them. From there on gRPC's core ends new calls with
-CANCELLED, without a reason, at random and ever more of them until it ends all at twice as many. Measured at 5 and 10
-times the rate that could be answered, with deadlines of a second: with a hundred calls that wait the server answered
-80 % of its peak rate, with thousands 2 %, for by then each call that is taken up is late."""
+CANCELLED, without a reason, at random and ever more of them until it ends all at twice as many. With six, of 3,000 calls
+a second 1,777 are answered within their deadline of a second; with twenty 945, for by then many a call is late when it is
+taken up (docs/performance-log.md)."""
 
 
 def channel_options(listen: ListenSettings, num_slots: int) -> list[tuple[str, int]]:
