@@ -24,9 +24,9 @@ MIN_STREAMS = 100
 """Fewer calls at one time on one connection are not recommended (RFC 9113, 6.5.2)."""
 PENDING_CONNECTIONS = 6
 """Calls that wait to be taken up, in connections that are full of them. From there on gRPC's core ends new calls with
-CANCELLED, without a reason, at random and ever more of them until it ends all at twice as many. With six, of 3,000 calls
-a second 1,777 are answered within their deadline of a second; with twenty 945, for by then many a call is late when it is
-taken up (docs/performance-log.md)."""
+CANCELLED, without a reason, at random and ever more of them until it ends all at twice as many. With six, of 3,000
+calls a second 1,777 are answered within their deadline of a second. With twenty 945 are: many a call is late when
+it is taken up (docs/performance-log.md)."""
 
 
 def channel_options(listen: ListenSettings, num_slots: int) -> list[tuple[str, int]]:
