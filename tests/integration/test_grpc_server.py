@@ -1,5 +1,7 @@
 """The server under the services: it takes up many calls in one turn of the event loop."""
 
+from __future__ import annotations
+
 import asyncio
 import time
 from typing import Any
@@ -26,7 +28,7 @@ async def test_calls_are_taken_up_together_while_the_loop_is_busy() -> None:
         await everybody.wait()
         return request
 
-    handler = grpc.unary_unary_rpc_method_handler(wait)
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(wait)
     crashes: list[BaseException] = []
     server = make_server([], [], crashes.append, lambda: None)
     server.add_registered_method_handlers("test.Service", {"Wait": handler})
@@ -65,5 +67,5 @@ async def test_a_stopped_server_takes_up_no_call_and_leaves_no_task() -> None:
 
 async def _call(port: int, num_calls: int) -> list[bytes]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        ask = channel.unary_unary(METHOD)
+        ask: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
         return await asyncio.gather(*(ask(str(index).encode(), timeout=30) for index in range(num_calls)))
