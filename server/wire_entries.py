@@ -32,8 +32,8 @@ _Fields = Mapping[int, Descriptor | str]
 def count_entries(message: bytes, descriptor: Descriptor, most: int) -> int:
     """Returns how many entries `message` has, or a number above `most` as soon as there are more than `most`.
 
-    Each field is an entry, and so is each element of a repeated field. A nested message counts with its own entries. Of
-    a malformed message, the entries before the fault are counted.
+    Each field is an entry, and so is each element of a repeated field. A packed field without an element is one.
+    A nested message counts with its own entries. Of a malformed message, the entries before the fault are counted.
 
     Args:
         message: the bytes as they came.
@@ -73,7 +73,7 @@ def _count(message: bytes, descriptor: Descriptor, most: int) -> int:
                 end, fields = position + length, _fields(kind)
                 continue
             if kind == _PACKED:
-                num_entries += _num_packed(message, position, length, most - num_entries) - 1
+                num_entries += max(1, _num_packed(message, position, length, most - num_entries)) - 1
             position += length
         elif wire_type in (_GROUP, _END_GROUP):
             num_groups += 1 if wire_type == _GROUP else -1

@@ -105,6 +105,7 @@ def options_of(fields: bytes, num_repeats: int) -> bytes:
             options=DecodingOptions(suppressed_token_ids=[2**32 - 1] * 1001)
         ).SerializeToString(),
         options_of(unpacked(7), 9000),
+        options_of(b"\x82\x01\x00", 9000),  # packed fields without an element
         options_of(b"\x3a\x00", 9000),  # stop strings
         b"\x22\x00" * 9000,  # options without a field
         b"\x98\x06\x05" * 9000,  # a field that the type lacks
