@@ -1,5 +1,6 @@
 """A text that the model cannot take is refused by its characters, before anything is made of it."""
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,21 +55,32 @@ async def test_every_text_of_a_call_is_bounded_in_characters(served: Served) -> 
 
 
 @pytest.mark.usefixtures("never_tokenised")
-async def test_millions_of_entries_are_refused_by_their_number(served: Served) -> None:
-    options = decoding_pb2.DecodingOptions(suppressed_token_ids=[1] * 1_000_000, stop=[""] * 1_000_000)
+async def test_thousands_of_entries_are_refused_by_their_number(served: Served) -> None:
+    options = decoding_pb2.DecodingOptions(suppressed_token_ids=[1] * 2_000, stop=[""] * 1_000)
     request = translation_pb2.TranslateRequest(
-        model="spell", inputs=["1"], options=options, target_prefixes=[""] * 500_000
+        model="spell", inputs=["1"], options=options, target_prefixes=[""] * 500
     )
     described = await violations_of(served.translation.Translate(request))
-    assert described["target_prefixes"] == "500000 prefixes do not belong to 1 inputs"
-    assert described["options.suppressed_token_ids"] == "1000000 tokens are more than 1024"
-    assert described["options.stop"] == "1000000 strings are more than 16"
+    assert described["target_prefixes"] == "500 prefixes do not belong to 1 inputs"
+    assert described["options.suppressed_token_ids"] == "2000 tokens are more than 1024"
+    assert described["options.stop"] == "1000 strings are more than 16"
+    pairs = translation_pb2.ScoreTranslationsRequest(
+        model="spell", pairs=[translation_pb2.ScoredPair()] * 5_000
+    )
+    assert await violations_of(served.translation.ScoreTranslations(pairs)) == {
+        "pairs": "5000 are more than 128, the server's limit"
+    }
+
+
+async def test_millions_of_entries_are_refused_before_they_are_parsed(served: Served) -> None:
+    options = decoding_pb2.DecodingOptions(suppressed_token_ids=[1] * 1_000_000, stop=[""] * 1_000_000)
+    request = translation_pb2.TranslateRequest(model="spell", inputs=["1"], options=options)
     pairs = translation_pb2.ScoreTranslationsRequest(
         model="spell", pairs=[translation_pb2.ScoredPair()] * 500_000
     )
-    assert await violations_of(served.translation.ScoreTranslations(pairs)) == {
-        "pairs": "500000 are more than 128, the server's limit"
-    }
+    for call in (served.translation.Translate(request), served.translation.ScoreTranslations(pairs)):
+        described = await violations_of(call)
+        assert re.fullmatch(r"the message has more than \d+ entries, .*is 128 inputs", described[""])
 
 
 async def test_a_deadline_that_passes_before_texts_are_tokenised_is_counted(
