@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # (on Linux that is the CUDA build, gigabytes of it).
 TORCH ?= cpu
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-KERNELS := server/libdragoman_kernels.so
+KERNELS := server/execution/libdragoman_kernels.so
 
 # FIGURES=DIR keeps what a benchmark measured, and its plot.
 figures = $(if $(FIGURES),--json $(FIGURES)/$(1).json)

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
-
 from benchmarks.report import add_plot_option, write_plot
 
 _PHASES: Final = ("reading", "tokenizing", "encoding", "training")
@@ -109,7 +108,15 @@ def sample(folder: Path, steps: int) -> list[Sample]:
     """Train on the corpus in `folder`, and watch."""
     (folder / "mine.toml").write_text(_RECIPE.format(steps=steps))
     run = folder / "run"
-    command = [sys.executable, "-m", "client.cli.main", "train", str(folder / "mine.toml"), "--out", str(run)]
+    command = [
+        sys.executable,
+        "-m",
+        "dragoman.cli.main",
+        "train",
+        str(folder / "mine.toml"),
+        "--out",
+        str(run),
+    ]
     samples = []
     has_read = threading.Event()
     started = time.perf_counter()

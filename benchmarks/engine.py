@@ -30,8 +30,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from rich.console import Console
-
 from benchmarks.report import add_json_option, argument_parser, positive
 from benchmarks.serving.agreement import MIN_FP32_SHARE, check_agreement
 from benchmarks.serving.contest import Pace, compete
@@ -51,9 +49,11 @@ from benchmarks.serving.subject import (
     subjects,
 )
 from benchmarks.serving.systems import System, Workload
-from common.cpu import usable_cores
-from common.errors import OperationError
-from model.training.hardware import set_threads
+from rich.console import Console
+
+from dragoman.common.cpu import usable_cores
+from dragoman.common.errors import OperationError
+from dragoman.model.training.hardware import set_threads
 
 PRECISIONS: Final[tuple[Literal["fp32", "int8"], ...]] = ("fp32", "int8")
 WORKS: Final = ("offline", "fixed")

@@ -28,8 +28,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from rich.console import Console
-
 from benchmarks.report import add_json_option, argument_parser
 from benchmarks.serving.agreement import MIN_FP32_SHARE, Agreement, compare
 from benchmarks.serving.contest import Pace, Standing, compete
@@ -58,11 +56,13 @@ from benchmarks.serving.generation_systems import (
 from benchmarks.serving.peers import PEERS_FOLDER, add_peers_option, peers_python
 from benchmarks.serving.systems import Workload
 from benchmarks.serving.transformers_weights import gpt2_config, gpt2_weights
-from common.cpu import usable_cores
-from common.errors import OperationError
-from model.decoding import greedy_decode
-from model.training.hardware import set_threads
-from server.bundle import Precision
+from rich.console import Console
+
+from dragoman.common.cpu import usable_cores
+from dragoman.common.errors import OperationError
+from dragoman.model.decoding import greedy_decode
+from dragoman.model.training.hardware import set_threads
+from dragoman.server.bundle.reader import Precision
 
 Rows = Callable[[Sequence[Standing]], Iterator[list[str]]]
 """A line a workload and system."""

@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from rich.console import Console
-
 from benchmarks.report import (
     add_json_option,
     argument_parser,
@@ -46,11 +44,13 @@ from benchmarks.serving.subject import (
     subjects,
 )
 from benchmarks.serving.systems import System, Workload
-from common.errors import OperationError
-from model.transformer import TranslationModel
-from server.bundle import Bundle
-from server.config import EngineSettings
-from server.engine import load_backend
+from rich.console import Console
+
+from dragoman.common.errors import OperationError
+from dragoman.model.transformer import TranslationModel
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.config import EngineSettings
+from dragoman.server.engine.engine import load_backend
 
 WHOLE: Final = Pace(rounds=3, turn_s=0.3, sweep_turns=1, settle_s=0.0)
 QUICK: Final = Pace(rounds=2, turn_s=0.0, sweep_turns=0, settle_s=0.0)

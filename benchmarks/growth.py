@@ -28,9 +28,6 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from benchmarks.report import add_json_option, add_plot_option, argument_parser
 from benchmarks.serving.contest import Pace, Standing, compete
 from benchmarks.serving.ctranslate2_system import CTranslate2, convert
@@ -40,10 +37,13 @@ from benchmarks.serving.growth_subject import Point, Work, growth_series, growth
 from benchmarks.serving.memory import DragomanProcess, arena_bytes, measure_memory
 from benchmarks.serving.peers import add_peers_option, peers_python
 from benchmarks.serving.subject import Subject, export_backend
-from common.cpu import usable_cores
-from common.errors import OperationError
-from model.training.hardware import set_threads
-from server.backend import Backend
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from dragoman.common.cpu import usable_cores
+from dragoman.common.errors import OperationError
+from dragoman.model.training.hardware import set_threads
+from dragoman.server.execution.backend import Backend
 
 
 class Effort(NamedTuple):

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch import Tensor
-
 from benchmarks.race import CONTEXT, Result, cut_windows, mean_loss, run_timed
+from torch import Tensor
 
 __all__ = ["NUM_HEADS", "NUM_LAYERS", "WIDTH", "prepare_nanogpt", "run_nanogpt"]
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.batching import Batch
-from model.recipe import TrainingSettings
-from model.tokenizer import PADDING_ID
-from model.transformer import Dimensions, sinusoidal_positions
+from dragoman.model.batching import Batch
+from dragoman.model.recipe import TrainingSettings
+from dragoman.model.tokenizer import PADDING_ID
+from dragoman.model.transformer import Dimensions, sinusoidal_positions
 
 __all__ = ["NnTransformer", "NnTransformerStep"]
 

@@ -13,9 +13,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from common.cpu import usable_cores
-from common.errors import UsageError
-from common.files import Destination
+from dragoman.common.cpu import usable_cores
+from dragoman.common.errors import UsageError
+from dragoman.common.files import Destination
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

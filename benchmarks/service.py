@@ -24,8 +24,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from rich.console import Console
-
 from benchmarks.report import add_json_option, add_plot_option, argument_parser, positive
 from benchmarks.serving.ctranslate2_system import convert
 from benchmarks.serving.load import Service, answers_of, open_loop, unloaded_latency
@@ -34,12 +32,14 @@ from benchmarks.serving.served_share import served_shares
 from benchmarks.serving.service_report import Race, plot, report
 from benchmarks.serving.services import PeerModel, ctranslate2_service, dragoman_service, triton_service
 from benchmarks.serving.subject import Subject, run_subject
-from common.cpu import usable_cores
-from common.errors import OperationError
-from export.exporter import export_run
-from model.decoding import greedy_decode
-from model.run import TOKENIZER_FILE
-from model.training.hardware import set_threads
+from rich.console import Console
+
+from dragoman.common.cpu import usable_cores
+from dragoman.common.errors import OperationError
+from dragoman.export.exporter import export_run
+from dragoman.model.decoding import greedy_decode
+from dragoman.model.run import TOKENIZER_FILE
+from dragoman.model.training.hardware import set_threads
 
 _NUM_UNLOADED: Final = 200
 _MODEL: Final = "multi30k"

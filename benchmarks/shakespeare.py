@@ -25,16 +25,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from rich.console import Console
-from torch import Tensor
-
 from benchmarks.nanogpt import NUM_HEADS, NUM_LAYERS, WIDTH, prepare_nanogpt, run_nanogpt
 from benchmarks.race import CONTEXT, Result, cut_windows, mean_loss, run_timed
 from benchmarks.report import add_json_option, argument_parser, describe_machine, print_table, write_json
-from model.recipe import load_recipe
-from model.run import load_run
-from model.tokenizer import BEGIN_ID
-from model.transformer import LanguageModel
+from rich.console import Console
+from torch import Tensor
+
+from dragoman.model.recipe import load_recipe
+from dragoman.model.run import load_run
+from dragoman.model.tokenizer import BEGIN_ID
+from dragoman.model.transformer import LanguageModel
 
 _EVALUATION: Final = re.compile(r"step [\d,]+: ")
 
@@ -55,7 +55,7 @@ def run_dragoman(recipe: str, overrides: Iterable[str], data: Path, out: Path, t
     command = [
         sys.executable,
         "-m",
-        "client.cli.main",
+        "dragoman.cli.main",
         "train",
         recipe,
         "--out",

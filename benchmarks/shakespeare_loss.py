@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch import Tensor
-
 from benchmarks.race import cut_windows, mean_loss
 from benchmarks.report import add_json_option, argument_parser, describe_machine, print_table, write_json
-from model.run import load_run
-from model.tokenizer import BEGIN_ID
-from model.training.hardware import set_threads
-from model.transformer import LanguageModel
+from torch import Tensor
+
+from dragoman.model.run import load_run
+from dragoman.model.tokenizer import BEGIN_ID
+from dragoman.model.training.hardware import set_threads
+from dragoman.model.transformer import LanguageModel
 
 PUBLISHED: Final = 1.4697
 

@@ -24,7 +24,7 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from client import Client
+from dragoman.client import Client
 
 _SERVING_EVENT = re.compile(r'"port": (\d+)')
 

@@ -25,21 +25,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
-
 from benchmarks.nn_transformer import NnTransformer, NnTransformerStep
 from benchmarks.report import add_json_option, argument_parser, describe_machine, print_table, write_json
 from benchmarks.sizes import SIZES
-from model.batching import Batch, Pairs, Rows
-from model.corpora.corpus import Pair
-from model.corpora.load import load_corpus
-from model.recipe import Recipe, load_recipe
-from model.tokenizer import train_tokenizer
-from model.training.encoding import encode_pairs
-from model.training.hardware import choose_precision, keep_freed_memory, set_threads
-from model.training.step import TrainingStep
-from model.transformer import TranslationModel
+from rich.console import Console
+from rich.progress import track
+
+from dragoman.model.batching import Batch, Pairs, Rows
+from dragoman.model.corpora.corpus import Pair
+from dragoman.model.corpora.load import load_corpus
+from dragoman.model.recipe import Recipe, load_recipe
+from dragoman.model.tokenizer import train_tokenizer
+from dragoman.model.training.encoding import encode_pairs
+from dragoman.model.training.hardware import choose_precision, keep_freed_memory, set_threads
+from dragoman.model.training.step import TrainingStep
+from dragoman.model.transformer import TranslationModel
 
 SYNTHETIC_PAIRS = 20_000
 

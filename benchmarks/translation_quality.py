@@ -28,19 +28,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from benchmarks.report import add_json_option, argument_parser, describe_machine, print_table, write_json
 from rich.console import Console
 from rich.progress import track
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacremoses import MosesDetokenizer, MosesPunctNormalizer, MosesTokenizer
 
-from benchmarks.report import add_json_option, argument_parser, describe_machine, print_table, write_json
-from model.beam_search import beam_search
-from model.corpora.public import read_multi30k
-from model.corpora.settings import Multi30kSettings
-from model.run import Run, load_run
-from model.training.hardware import set_threads
-from model.transformer import TranslationModel
+from dragoman.model.beam_search import beam_search
+from dragoman.model.corpora.public import read_multi30k
+from dragoman.model.corpora.settings import Multi30kSettings
+from dragoman.model.run import Run, load_run
+from dragoman.model.training.hardware import set_threads
+from dragoman.model.transformer import TranslationModel
 
 PUBLISHED: Final = {("en", "de"): 41.02}  # tokenized BLEU-4 on test_2016_flickr
 _CHUNK_INPUTS: Final = 64

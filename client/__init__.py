@@ -1,12 +1,12 @@
 """The Python client of Dragoman.
 
-from client import Client
+from dragoman import Client
 
 with Client("localhost:8500") as client:
     print(client.translate("le 3 mars 2024", model="dates")[0].text)
 
-`AsyncClient` has the same calls for asyncio code; `client.errors` draws the tree of what they raise. `Translator` and
-`Generator` are for a bundle's folder, without a server.
+`AsyncClient` has the same calls for asyncio code; `dragoman.client.errors` draws the tree of what they raise.
+`Translator` and `Generator` are for a bundle's folder, without a server.
 """
 
 import importlib
@@ -15,12 +15,12 @@ TYPE_CHECKING = False  # as `typing` has it, whose import would delay the first 
 if TYPE_CHECKING:
     from typing import Any
 
-    from client.asynchronous import AsyncClient
-    from client.asynchronous_streams import AsyncGeneration, AsyncTranslationStream
-    from client.blocking import Client
-    from client.blocking_streams import Generation, TranslationStream
-    from client.channel import ChannelSettings
-    from client.errors import (
+    from dragoman.client.asynchronous import AsyncClient
+    from dragoman.client.asynchronous_streams import AsyncGeneration, AsyncTranslationStream
+    from dragoman.client.blocking import Client
+    from dragoman.client.blocking_streams import Generation, TranslationStream
+    from dragoman.client.channel import ChannelSettings
+    from dragoman.client.errors import (
         CallCancelledError,
         CallError,
         DeadlineExceededError,
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
         ServerError,
         UnavailableError,
     )
-    from client.local import Generator, Translator
-    from client.results import (
+    from dragoman.client.local import Generator, Translator
+    from dragoman.client.results import (
         DecodingOptions,
         FinishReason,
         GenerationSummary,
@@ -89,14 +89,14 @@ __all__ = [
 # gRPC takes a tenth of a second to import. `dragoman --help` and `dragoman serve` pass through this
 # package without calling anybody, so a name's module is imported when the name is first asked for (PEP 562).
 _MODULES = (
-    "client.results",
-    "client.errors",
-    "client.channel",
-    "client.blocking",
-    "client.blocking_streams",
-    "client.asynchronous",
-    "client.asynchronous_streams",
-    "client.local",
+    "dragoman.client.results",
+    "dragoman.client.errors",
+    "dragoman.client.channel",
+    "dragoman.client.blocking",
+    "dragoman.client.blocking_streams",
+    "dragoman.client.asynchronous",
+    "dragoman.client.asynchronous_streams",
+    "dragoman.client.local",
 )
 
 

@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
-from dragoman.v1 import decoding_pb2, generation_pb2, model_pb2, translation_pb2
 from google.protobuf import json_format
 
-from client.results import (
+from dragoman.client.results import (
     FinishReason,
     GenerationSummary,
     Hypothesis,
@@ -21,6 +20,7 @@ from client.results import (
     Translation,
     TranslationDelta,
 )
+from dragoman.v1 import decoding_pb2, generation_pb2, model_pb2, translation_pb2
 
 __all__ = ["delta_from", "model_from", "models_from", "scores_from", "summary_from", "translations_from"]
 

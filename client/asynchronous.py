@@ -1,4 +1,4 @@
-"""The asyncio client: the same calls as `client.blocking`, awaited. For one event loop, not for threads."""
+"""The asyncio client: the same calls as `dragoman.client.blocking`, awaited. For one event loop, not for threads."""
 
 import asyncio
 import time
@@ -8,6 +8,20 @@ from typing import Self, TypeVar, Unpack
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2
+
+from dragoman.client import answers, messages
+from dragoman.client.asynchronous_streams import AsyncGeneration, AsyncTranslationStream
+from dragoman.client.batching import (
+    Batches,
+    KnownSizes,
+    score_text_batches,
+    score_translation_batches,
+    translate_batches,
+)
+from dragoman.client.channel import DEFAULT_TIMEOUT_S, WATCH_PAUSE_S, ChannelSettings, resolve_target
+from dragoman.client.errors import InvalidRequestError, call_errors
+from dragoman.client.results import DecodingOptions, ModelInfo, ModelList, TextScore, Translation
 from dragoman.v1 import (
     generation_pb2_grpc,
     model_pb2,
@@ -15,20 +29,6 @@ from dragoman.v1 import (
     translation_pb2,
     translation_pb2_grpc,
 )
-from grpc_health.v1 import health_pb2
-
-from client import answers, messages
-from client.asynchronous_streams import AsyncGeneration, AsyncTranslationStream
-from client.batching import (
-    Batches,
-    KnownSizes,
-    score_text_batches,
-    score_translation_batches,
-    translate_batches,
-)
-from client.channel import DEFAULT_TIMEOUT_S, WATCH_PAUSE_S, ChannelSettings, resolve_target
-from client.errors import InvalidRequestError, call_errors
-from client.results import DecodingOptions, ModelInfo, ModelList, TextScore, Translation
 
 __all__ = ["AsyncClient"]
 

@@ -5,12 +5,12 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 import grpc.aio
-from dragoman.v1 import generation_pb2, translation_pb2
 
-from client import answers
-from client.batching import Batches
-from client.errors import InvalidRequestError, call_errors
-from client.results import GenerationSummary, TranslationDelta
+from dragoman.client import answers
+from dragoman.client.batching import Batches
+from dragoman.client.errors import InvalidRequestError, call_errors
+from dragoman.client.results import GenerationSummary, TranslationDelta
+from dragoman.v1 import generation_pb2, translation_pb2
 
 __all__ = ["AsyncGeneration", "AsyncTranslationStream"]
 

@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+from dragoman.client import messages
+from dragoman.client.errors import InvalidRequestError, MessageTooLargeError
+from dragoman.client.results import DecodingOptions
+from dragoman.common.errors import UsageError
 from dragoman.v1 import generation_pb2, translation_pb2
-
-from client import messages
-from client.errors import InvalidRequestError, MessageTooLargeError
-from client.results import DecodingOptions
-from common.errors import UsageError
 
 __all__ = [
     "MAX_BYTES",

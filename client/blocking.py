@@ -6,6 +6,20 @@ from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 import grpc
+from grpc_health.v1 import health_pb2
+
+from dragoman.client import answers, messages
+from dragoman.client.batching import (
+    Batches,
+    KnownSizes,
+    score_text_batches,
+    score_translation_batches,
+    translate_batches,
+)
+from dragoman.client.blocking_streams import Generation, StreamingCall, TranslationStream
+from dragoman.client.channel import DEFAULT_TIMEOUT_S, WATCH_PAUSE_S, ChannelSettings, resolve_target
+from dragoman.client.errors import InvalidRequestError, call_errors
+from dragoman.client.results import DecodingOptions, ModelInfo, ModelList, TextScore, Translation
 from dragoman.v1 import (
     generation_pb2_grpc,
     model_pb2,
@@ -13,20 +27,6 @@ from dragoman.v1 import (
     translation_pb2,
     translation_pb2_grpc,
 )
-from grpc_health.v1 import health_pb2
-
-from client import answers, messages
-from client.batching import (
-    Batches,
-    KnownSizes,
-    score_text_batches,
-    score_translation_batches,
-    translate_batches,
-)
-from client.blocking_streams import Generation, StreamingCall, TranslationStream
-from client.channel import DEFAULT_TIMEOUT_S, WATCH_PAUSE_S, ChannelSettings, resolve_target
-from client.errors import InvalidRequestError, call_errors
-from client.results import DecodingOptions, ModelInfo, ModelList, TextScore, Translation
 
 __all__ = ["Client"]
 
@@ -119,7 +119,7 @@ class Client:
             **options: See `DecodingOptions`.
 
         Raises:
-            CallError: one of its kinds; see `client.errors`.
+            CallError: one of its kinds; see `dragoman.client.errors`.
             UsageError: an argument that no message can hold.
             TypeError: an argument of the wrong type.
             ValueError: the client is closed.
@@ -190,7 +190,7 @@ class Client:
             timeout_s: Deadline of this call, in seconds.
 
         Raises:
-            CallError: one of its kinds; see `client.errors`.
+            CallError: one of its kinds; see `dragoman.client.errors`.
             UsageError: an argument that no message can hold.
         """
         batches = score_translation_batches(

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from client.proxies import is_loopback
-from common.errors import UsageError
+from dragoman.client.proxies import is_loopback
+from dragoman.common.errors import UsageError
 
 __all__ = ["DEFAULT_TIMEOUT_S", "WATCH_PAUSE_S", "ChannelSettings", "resolve_target"]
 

@@ -25,8 +25,8 @@ from typing import Any, cast
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from client.proxies import proxy_in_use
-from common.errors import DragomanError, OperationError, UsageError
+from dragoman.client.proxies import proxy_in_use
+from dragoman.common.errors import DragomanError, OperationError, UsageError
 
 __all__ = [
     "CallCancelledError",

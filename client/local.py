@@ -1,6 +1,6 @@
 """A bundle in this process: the engine that serves, and the calls of the clients, without a server.
 
-    from client import Translator
+    from dragoman.client import Translator
 
     with Translator("models/dates/1") as translator:
         print(translator.translate("le 3 mars 2024")[0].text)
@@ -23,14 +23,14 @@ from typing import Any, Self, TypeVar, Unpack, cast
 import grpc
 import grpc.aio
 
-from client.asynchronous import AsyncClient
-from client.blocking import Client
-from client.blocking_streams import Generation, TranslationStream
-from client.errors import CANCELLED_HERE
-from client.results import DecodingOptions, ModelInfo, Task, TextScore, Translation
-from common.errors import UsageError
-from server.config import EngineSettings
-from server.in_process import InProcessServer
+from dragoman.client.asynchronous import AsyncClient
+from dragoman.client.blocking import Client
+from dragoman.client.blocking_streams import Generation, TranslationStream
+from dragoman.client.errors import CANCELLED_HERE
+from dragoman.client.results import DecodingOptions, ModelInfo, Task, TextScore, Translation
+from dragoman.common.errors import UsageError
+from dragoman.server.config import EngineSettings
+from dragoman.server.fronts.in_process import InProcessServer
 
 __all__ = ["Generator", "Translator", "local_async_client", "local_client"]
 

@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-from dragoman.v1 import decoding_pb2, generation_pb2, model_pb2, translation_pb2
 from google.protobuf.descriptor import FieldDescriptor
 
-from client.errors import FieldViolation, InvalidRequestError
-from client.results import DecodingOptions
-from common.errors import UsageError
+from dragoman.client.errors import FieldViolation, InvalidRequestError
+from dragoman.client.results import DecodingOptions
+from dragoman.common.errors import UsageError
+from dragoman.v1 import decoding_pb2, generation_pb2, model_pb2, translation_pb2
 
 __all__ = [
     "checked_seconds",

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from typing import Any, TypeVar
 
-from client.errors import OverloadedError
+from dragoman.client.errors import OverloadedError
 
 __all__ = ["map_in_order", "until_accepted"]
 

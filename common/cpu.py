@@ -11,7 +11,7 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from common.cgroups import group_and_ancestors, memberships, read_text
+from dragoman.common.cgroups import group_and_ancestors, memberships, read_text
 
 __all__ = ["busy_core_seconds", "cpu_limit_cores", "usable_cores"]
 

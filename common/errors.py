@@ -5,7 +5,7 @@
     │   └── SettingsError a recipe or server configuration that does not fit its type
     └── OperationError    the environment's fault (disk full, port in use): one line, exit code 1
 
-A package adds its own leaves under these (`server.errors`, `model.errors`); anything outside
+A package adds its own leaves under these (`dragoman.server.errors`, `dragoman.model.errors`); anything outside
 the tree is a bug and may show a traceback.
 """
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from common.errors import OperationError, UsageError
-from common.signals import unwound_by_signals
+from dragoman.common.errors import OperationError, UsageError
+from dragoman.common.signals import unwound_by_signals
 
 __all__ = ["Destination", "atomic_file", "atomic_write", "check_writable", "sha256_of"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from common.cgroups import group_and_ancestors, memberships, read_text
+from dragoman.common.cgroups import group_and_ancestors, memberships, read_text
 
 __all__ = ["AvailableMemory", "available_memory", "readable_bytes"]
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, Self, Union, get_args, get_or
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from common.errors import SettingsError
+from dragoman.common.errors import SettingsError
 
 __all__ = ["Settings", "parse_overrides", "read_toml"]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common.settings import Settings
+from dragoman.common.settings import Settings
 
 __all__ = ["Section", "Setting", "as_markdown", "as_toml", "sections_of"]
 

@@ -12,10 +12,10 @@ Caches stay in place: every step's are outputs, bound to the memory of those tha
 import torch
 from torch import Tensor, nn
 
-from export.graph import DynamicAxes, Graph, cache_dtype
-from export.operators import best_tokens, cross_attention, self_attention
-from export.quantization import Int8Linear
-from model.transformer import DecoderLayer, LanguageModel, TranslationModel
+from dragoman.export.graph import DynamicAxes, Graph, cache_dtype
+from dragoman.export.operators import best_tokens, cross_attention, self_attention
+from dragoman.export.quantization import Int8Linear
+from dragoman.model.transformer import DecoderLayer, LanguageModel, TranslationModel
 
 __all__ = ["MAX_STEP_WEIGHTS", "NUM_STEPS", "decode_graphs"]
 

@@ -4,10 +4,10 @@ import os
 import re
 from pathlib import Path
 
-from common.errors import UsageError
-from common.files import Destination
-from server.bundle import MANIFEST_NAME, Manifest
-from server.discovery import MAX_VERSION_DIGITS
+from dragoman.common.errors import UsageError
+from dragoman.common.files import Destination
+from dragoman.server.bundle.reader import MANIFEST_NAME, Manifest
+from dragoman.server.models.discovery import MAX_VERSION_DIGITS
 
 __all__ = ["bundle_destination", "bundle_flaw", "choose_bundle_folder", "served_folder"]
 

@@ -5,7 +5,7 @@ DragomanError
     └── ExportError   a graph does not answer as its model does: no bundle is written
 """
 
-from common.errors import OperationError
+from dragoman.common.errors import OperationError
 
 __all__ = ["ExportError"]
 

@@ -9,25 +9,25 @@ from typing import Any
 
 import onnxruntime as ort
 
-from common.files import atomic_write, sha256_of
-from export.destination import bundle_destination
-from export.graphs import generation_graphs, translation_graphs
-from export.halves import halved
-from export.held_out import HeldOut, calibration_inputs, held_out
-from export.onnx_graphs import to_onnx
-from export.quality import generation_quality, reference_quality, translation_quality
-from export.quantization import quantized
-from export.row_graphs import row_graphs
-from export.verification import Agreement, Decoded, verify_against
-from model.decoding import Hypothesis
-from model.run import Run, load_run
-from model.tokenizer import BEGIN_ID, END_ID, PADDING_ID, UNKNOWN_ID
-from model.transformer import TranslationModel
-from server import bundle as bundle_format
-from server.backend import Backend
-from server.golden import check_golden_examples
-from server.kernels import NO_KERNELS
-from server.trial import check_answers
+from dragoman.common.files import atomic_write, sha256_of
+from dragoman.export.destination import bundle_destination
+from dragoman.export.graphs import generation_graphs, translation_graphs
+from dragoman.export.halves import halved
+from dragoman.export.held_out import HeldOut, calibration_inputs, held_out
+from dragoman.export.onnx_graphs import to_onnx
+from dragoman.export.quality import generation_quality, reference_quality, translation_quality
+from dragoman.export.quantization import quantized
+from dragoman.export.row_graphs import row_graphs
+from dragoman.export.verification import Agreement, Decoded, verify_against
+from dragoman.model.decoding import Hypothesis
+from dragoman.model.run import Run, load_run
+from dragoman.model.tokenizer import BEGIN_ID, END_ID, PADDING_ID, UNKNOWN_ID
+from dragoman.model.transformer import TranslationModel
+from dragoman.server.bundle import reader as bundle_format
+from dragoman.server.engine.golden import check_golden_examples
+from dragoman.server.engine.trial import check_answers
+from dragoman.server.execution.backend import Backend
+from dragoman.server.execution.kernels import NO_KERNELS
 
 __all__ = ["ExportReport", "Progress", "export_run", "write_graphs"]
 
@@ -72,7 +72,8 @@ def export_run(
     Args:
         run_folder: what `train` left.
         bundle_folder: <models>/<name>/<version>, new; or another bundle, where `replaces` is True.
-        precision: "fp32", "fp16" for half precision (`export.halves`), or "int8" for integer products with scales
+        precision: "fp32", "fp16" for half precision (`dragoman.export.halves`), or "int8" for integer products with
+        scales
             measured on the validation split.
         data: where the run's corpus lies now, if not where it was trained from.
         replaces: whether a bundle that is there may be replaced; nothing else ever is.

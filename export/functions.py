@@ -1,7 +1,7 @@
 """The operators of domain "dragoman": what each computes, written in ONNX's own and ONNX Runtime's contributed ones.
 
 Every graph carries these functions beside its nodes. ONNX Runtime runs them as they stand here, on any machine; a
-server that has the kernels (`kernels/`, `server.kernels`) has them run in their stead (ADR 16).
+server that has the kernels (`kernels/`, `dragoman.server.execution.kernels`) has them run in their stead (ADR 16).
 
     SelfAttention     packed (B, query + 2 kv width), keys, values, lengths (B)
                       -> heads (B, query width), keys, values with the new token at its length

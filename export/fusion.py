@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
-from export.functions import DOMAIN
+from dragoman.export.functions import DOMAIN
 
 __all__ = ["fuse"]
 

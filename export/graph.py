@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from model.transformer import Dimensions, LanguageModel, TranslationModel
+from dragoman.model.transformer import Dimensions, LanguageModel, TranslationModel
 
 __all__ = ["DynamicAxes", "Graph", "cache_dtype", "layer_names"]
 

@@ -7,19 +7,25 @@
     generation    extend: some more tokens of one prompt, appended to one row's caches in place
                   decode, decode_steps: as above, without cross-attention
 
-Only the attention differs from `model.transformer`: it becomes operators (`export.operators`) that take one length
-a row, so that rows of any age share a step without masks or copies, and that append to a cache in place where past
-and present are bound to one buffer.
+Only the attention differs from `dragoman.model.transformer`: it becomes operators (`dragoman.export.operators`) that
+take one length a row, so that rows of any age share a step without masks or copies, and that append to a cache in
+place where past and present are bound to one buffer.
 """
 
 import torch
 from torch import Tensor, nn
 
-from export.decode_graphs import decode_graphs
-from export.graph import Graph, cache_dtype, layer_names
-from export.operators import encoder_attention, group_query, multi_head, source_caches
-from model.attention import CrossAttention, SelfAttention, explicit_attention, merge_heads, split_heads
-from model.transformer import LanguageModel, TranslationModel
+from dragoman.export.decode_graphs import decode_graphs
+from dragoman.export.graph import Graph, cache_dtype, layer_names
+from dragoman.export.operators import encoder_attention, group_query, multi_head, source_caches
+from dragoman.model.attention import (
+    CrossAttention,
+    SelfAttention,
+    explicit_attention,
+    merge_heads,
+    split_heads,
+)
+from dragoman.model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["generation_graphs", "translation_graphs"]
 

@@ -1,15 +1,15 @@
 """Half precision (fp16): weights, products and caches of 16 bits, as GPUs and their attention kernels want them.
 
 Sums that need more stay in 32 bits: `LayerNormalization` takes its mean and variance there (its `stash_type`), the
-attention operators their softmax, and the graphs cast logits before `log_softmax` (`export.graphs`).
+attention operators their softmax, and the graphs cast logits before `log_softmax` (`dragoman.export.graphs`).
 """
 
 import copy
 
 import torch
 
-from export.errors import ExportError
-from model.transformer import LanguageModel, TranslationModel
+from dragoman.export.errors import ExportError
+from dragoman.model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["halved"]
 

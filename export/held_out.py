@@ -5,12 +5,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from model.corpora.corpus import Pair
-from model.corpora.load import load_corpus
-from model.errors import CorpusError
-from model.run import Run
-from model.training.corpus_record import changes_since_training
-from server.prefix_cache import BLOCK_TOKENS
+from dragoman.model.corpora.corpus import Pair
+from dragoman.model.corpora.load import load_corpus
+from dragoman.model.errors import CorpusError
+from dragoman.model.run import Run
+from dragoman.model.training.corpus_record import changes_since_training
+from dragoman.server.execution.prefix_cache import BLOCK_TOKENS
 
 __all__ = ["HeldOut", "calibration_inputs", "held_out"]
 

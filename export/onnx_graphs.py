@@ -10,9 +10,9 @@ import onnx
 import onnx.inliner
 import torch
 
-from export.functions import add_functions
-from export.fusion import fuse
-from export.graph import Graph
+from dragoman.export.functions import add_functions
+from dragoman.export.fusion import fuse
+from dragoman.export.graph import Graph
 
 __all__ = ["to_onnx"]
 

@@ -1,7 +1,7 @@
 """Operators of the graphs as functions of tensors. They compute nothing here: the exporter writes them as nodes.
 
-Those of domain "dragoman" are functions of other operators (`export.functions`); `group_query` and `multi_head` are
-ONNX Runtime's own contributed ones (onnxruntime/docs/ContribOperators.md).
+Those of domain "dragoman" are functions of other operators (`dragoman.export.functions`); `group_query` and
+`multi_head` are ONNX Runtime's own contributed ones (onnxruntime/docs/ContribOperators.md).
 """
 
 from typing import Any, cast
@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from model.attention import CrossAttention, SelfAttention
+from dragoman.model.attention import CrossAttention, SelfAttention
 
 __all__ = [
     "best_tokens",

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer
 
-from export.held_out import HeldOut
-from model import quality
-from model.batching import Stream, in_order
-from model.decoding import Hypothesis
-from model.run import Run
-from model.tokenizer import BEGIN_ID, PADDING_ID
-from model.transformer import LanguageModel
-from server.backend import Backend
-from server.bundle import QualityFigure
-from server.scoring import score_offline
+from dragoman.export.held_out import HeldOut
+from dragoman.model import quality
+from dragoman.model.batching import Stream, in_order
+from dragoman.model.decoding import Hypothesis
+from dragoman.model.run import Run
+from dragoman.model.tokenizer import BEGIN_ID, PADDING_ID
+from dragoman.model.transformer import LanguageModel
+from dragoman.server.bundle.reader import QualityFigure
+from dragoman.server.engine.scoring import score_offline
+from dragoman.server.execution.backend import Backend
 
 __all__ = ["bits_per_byte", "generation_quality", "reference_quality", "translation_quality"]
 
@@ -74,7 +74,7 @@ def _scored(tokenizer: Tokenizer, documents: Sequence[str]) -> list[str]:
 
 
 def bits_per_byte(backend: Backend, tokenizer: Tokenizer, documents: Sequence[str]) -> float:
-    """What `model.quality.bits_per_byte` measures, by feeding the same windows through the serving graphs."""
+    """What `dragoman.model.quality.bits_per_byte` measures, by feeding the same windows through the serving graphs."""
     token_ids = [
         encoding.ids for encoding in tokenizer.encode_batch_fast(list(documents), add_special_tokens=False)
     ]

@@ -24,9 +24,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from export.operators import int8_linear
-from model.decoding import greedy_decode
-from model.transformer import LanguageModel, TranslationModel
+from dragoman.export.operators import int8_linear
+from dragoman.model.decoding import greedy_decode
+from dragoman.model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["MAX_WEIGHT", "Int8Linear", "Range", "quantized"]
 

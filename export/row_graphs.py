@@ -1,4 +1,5 @@
-"""Graphs that copy keys and values where Python cannot index them: on an accelerator (`server.device_arena`).
+"""Graphs that copy keys and values where Python cannot index them: on an accelerator
+(`dragoman.server.execution.device_arena`).
 
     copy_tokens   those at places `sources` -> places `targets`; none is both
     fill_tokens   what a graph computed, a tensor a cache -> places `targets`
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
-from export.graph import Graph
+from dragoman.export.graph import Graph
 
 __all__ = ["row_graphs"]
 

@@ -1,6 +1,6 @@
 """Does a bundle answer as its PyTorch model does, alone and in company?
 
-The bundle is run through the very backend that serves it. The reference is `model.decoding`, plain PyTorch in
+The bundle is run through the very backend that serves it. The reference is `dragoman.model.decoding`, plain PyTorch in
 fp32. Where two tokens' logits are closer than `TIE` in PyTorch, either is right: such ties are counted, not failed.
 An fp32 bundle may part from it nowhere else. Of fp16 and int8, which round, agreement is recorded in the manifest and
 told; what they must hold as well is that no answer changes in a batch and that every log-probability is a number.
@@ -14,21 +14,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.errors import UsageError
-from export.errors import ExportError
-from export.held_out import HeldOut, held_out
-from model.batching import pad_right
-from model.decoding import Hypothesis, greedy_decode
-from model.run import Run, load_run
-from model.tokenizer import BEGIN_ID, END_ID
-from model.transformer import LanguageModel, TranslationModel
-from server.backend import Backend
-from server.bundle import Bundle
-from server.decoding.hypothesis import Hypothesis as Answer
-from server.decoding.parameters import DecodingParameters
-from server.offline import decode_offline
-from server.scoring import forced_steps
-from server.trial import check_answers
+from dragoman.common.errors import UsageError
+from dragoman.export.errors import ExportError
+from dragoman.export.held_out import HeldOut, held_out
+from dragoman.model.batching import pad_right
+from dragoman.model.decoding import Hypothesis, greedy_decode
+from dragoman.model.run import Run, load_run
+from dragoman.model.tokenizer import BEGIN_ID, END_ID
+from dragoman.model.transformer import LanguageModel, TranslationModel
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.decoding.hypothesis import Hypothesis as Answer
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.engine.offline import decode_offline
+from dragoman.server.engine.scoring import forced_steps
+from dragoman.server.engine.trial import check_answers
+from dragoman.server.execution.backend import Backend
 
 __all__ = [
     "TIE",

@@ -1,4 +1,5 @@
-"""Compile the operators' kernels into the library that `server.kernels` loads; needs a C++ compiler and nothing else.
+"""Compile the operators' kernels into the library that `dragoman.server.execution.kernels` loads; needs a C++
+compiler and nothing else.
 
     python kernels/build.py      into server/, where an installation from the source tree looks for it
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 __all__ = ["LIBRARY", "KernelsNotBuilt", "NoCompiler", "build_kernels"]
 
-LIBRARY = Path("server") / "libdragoman_kernels.so"
+LIBRARY = Path("server", "execution") / "libdragoman_kernels.so"
 """Below the root of the source tree."""
 
 _SOURCES = Path(__file__).parent

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.dropout import dropout
+from dragoman.model.dropout import dropout
 
 __all__ = [
     "CrossAttention",

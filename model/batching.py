@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.bucketing import bucket_by_length, by_length, fill
-from model.shards import MIXED_SHARDS, Shard, Shards
-from model.tokenizer import BEGIN_ID, END_ID, PADDING_ID
+from dragoman.model.bucketing import bucket_by_length, by_length, fill
+from dragoman.model.shards import MIXED_SHARDS, Shard, Shards
+from dragoman.model.tokenizer import BEGIN_ID, END_ID, PADDING_ID
 
 __all__ = [
     "Batch",

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.incremental import DecodingBatch, decoding_batches
-from model.tokenizer import END_ID, WITHOUT_TEXT
-from model.transformer import LanguageModel, TranslationModel
+from dragoman.model.incremental import DecodingBatch, decoding_batches
+from dragoman.model.tokenizer import END_ID, WITHOUT_TEXT
+from dragoman.model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["BeamHypothesis", "beam_search"]
 

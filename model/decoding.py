@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from model.batching import pad_right
-from model.incremental import DecodingBatch, check_inputs, decoding_batches, rows_by_length
-from model.tokenizer import BEGIN_ID, END_ID, WITHOUT_TEXT
-from model.transformer import LanguageModel, TranslationModel
+from dragoman.model.batching import pad_right
+from dragoman.model.incremental import DecodingBatch, check_inputs, decoding_batches, rows_by_length
+from dragoman.model.tokenizer import BEGIN_ID, END_ID, WITHOUT_TEXT
+from dragoman.model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["Hypothesis", "greedy_decode", "score"]
 

@@ -1,4 +1,4 @@
-"""Errors of training, under the tree of `common.errors`.
+"""Errors of training, under the tree of `dragoman.common.errors`.
 
 UsageError
 ├── RecipeError    a recipe that does not exist
@@ -11,7 +11,7 @@ OperationError
 TrainingStopped is no error: somebody asked for it.
 """
 
-from common.errors import OperationError, UsageError
+from dragoman.common.errors import OperationError, UsageError
 
 __all__ = ["CorpusError", "DownloadError", "RecipeError", "RunError", "TrainingError", "TrainingStopped"]
 

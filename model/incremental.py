@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from model.attention import CrossAttention, SelfAttention
-from model.batching import pad_right
-from model.tokenizer import BEGIN_ID
-from model.transformer import LanguageModel, TranslationModel
+from dragoman.model.attention import CrossAttention, SelfAttention
+from dragoman.model.batching import pad_right
+from dragoman.model.tokenizer import BEGIN_ID
+from dragoman.model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["DecodingBatch", "IncrementalDecoder", "check_inputs", "decoding_batches", "rows_by_length"]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from model.batching import Batch, Examples, in_order
-from model.cross_entropy import linear_cross_entropy, linear_cross_entropy_twice
-from model.tokenizer import PADDING_ID
-from model.transformer import LanguageModel, TranslationModel
+from dragoman.model.batching import Batch, Examples, in_order
+from dragoman.model.cross_entropy import linear_cross_entropy, linear_cross_entropy_twice
+from dragoman.model.tokenizer import PADDING_ID
+from dragoman.model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["evaluating", "mean_loss", "sum_losses", "total_loss"]
 

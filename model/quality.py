@@ -12,10 +12,10 @@ import sacrebleu
 from sacrebleu.metrics.base import Metric, Score
 from tokenizers import Tokenizer
 
-from model.batching import Stream
-from model.loss import mean_loss
-from model.recipe import BleuTokenization, Recipe
-from model.transformer import LanguageModel
+from dragoman.model.batching import Stream
+from dragoman.model.loss import mean_loss
+from dragoman.model.recipe import BleuTokenization, Recipe
+from dragoman.model.transformer import LanguageModel
 
 __all__ = [
     "BleuTokenization",

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.settings import Settings, parse_overrides, read_toml
-from model.corpora.settings import CorpusSettings, FolderSettings, Multi30kSettings, PairSettings
-from model.errors import RecipeError
-from model.transformer import Dimensions
+from dragoman.common.settings import Settings, parse_overrides, read_toml
+from dragoman.model.corpora.settings import CorpusSettings, FolderSettings, Multi30kSettings, PairSettings
+from dragoman.model.errors import RecipeError
+from dragoman.model.transformer import Dimensions
 
 __all__ = [
     "BleuTokenization",

@@ -30,13 +30,13 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from common.errors import SettingsError
-from common.files import atomic_write, sha256_of
-from common.settings import Settings
-from model.errors import RunError
-from model.recipe import Recipe
-from model.tokenizer import load_tokenizer
-from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
+from dragoman.common.errors import SettingsError
+from dragoman.common.files import atomic_write, sha256_of
+from dragoman.common.settings import Settings
+from dragoman.model.errors import RunError
+from dragoman.model.recipe import Recipe
+from dragoman.model.tokenizer import load_tokenizer
+from dragoman.model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
 
 __all__ = ["Run", "RunRecord", "load_run", "read_settings", "read_weights", "save_run", "write_weights"]
 

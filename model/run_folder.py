@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from model.run import (
+from dragoman.model.run import (
     CHECKPOINT_FOLDER,
     CORPUS_FOLDER,
     RECIPE_FILE,

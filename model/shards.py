@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from common.errors import OperationError
-from common.files import atomic_write
-from common.settings import Settings
+from dragoman.common.errors import OperationError
+from dragoman.common.files import atomic_write
+from dragoman.common.settings import Settings
 
 __all__ = ["MIXED_SHARDS", "SHARD_TOKENS", "Shard", "ShardWriter", "Shards", "remove_shards"]
 

@@ -11,9 +11,9 @@ from typing import Final, Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from common.text import cleaning_steps, prepare_tokenizer, vocabulary_steps
-from model.errors import CorpusError, RunError
-from model.recipe import TokenizerSettings
+from dragoman.common.text import cleaning_steps, prepare_tokenizer, vocabulary_steps
+from dragoman.model.errors import CorpusError, RunError
+from dragoman.model.recipe import TokenizerSettings
 
 __all__ = [
     "BEGIN_ID",

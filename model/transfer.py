@@ -6,10 +6,10 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from model.errors import RunError
-from model.run import Run
-from model.tokenizer import SPECIAL_TOKENS
-from model.transformer import LanguageModel, TranslationModel
+from dragoman.model.errors import RunError
+from dragoman.model.run import Run
+from dragoman.model.tokenizer import SPECIAL_TOKENS
+from dragoman.model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["start_from"]
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.attention import CrossAttention, SelfAttention
-from model.dropout import Dropout
+from dragoman.model.attention import CrossAttention, SelfAttention
+from dragoman.model.dropout import Dropout
 
 __all__ = ["DecoderLayer", "Dimensions", "EncoderLayer", "LanguageModel", "TranslationModel", "build_model"]
 

@@ -1,4 +1,4 @@
-"""Serving: bundles in, gRPC out. `server.app` puts it together; docs/architecture.md follows one request."""
+"""Serving: bundles in, gRPC out. `dragoman.server.app` puts it together; docs/architecture.md follows one request."""
 
 import os
 

@@ -1,11 +1,11 @@
-"""`python -m server`: what `dragoman serve` does, with nothing but the server installed."""
+"""`python -m dragoman.server`: what `dragoman serve` does, with nothing but the server installed."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from server.stopping import StopSignals, open_closed_streams
+from dragoman.server.operations.stop_signals import StopSignals, open_closed_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,9 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace, signals: StopSignals) -> int:
-    from common.errors import UsageError  # noqa: PLC0415
-    from server.config import load_settings  # noqa: PLC0415
-    from server.logs import quiet_grpc_core  # noqa: PLC0415
+    from dragoman.common.errors import UsageError  # noqa: PLC0415
+    from dragoman.server.config import load_settings  # noqa: PLC0415
+    from dragoman.server.operations.logs import quiet_grpc_core  # noqa: PLC0415
 
     try:
         settings = load_settings(
@@ -38,13 +38,13 @@ def _serve(options: argparse.Namespace, signals: StopSignals) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     quiet_grpc_core()
-    from server.app import serve  # noqa: PLC0415 a wrong option is answered before the heavy imports
+    from dragoman.server.app import serve  # noqa: PLC0415 a wrong option is answered before the heavy imports
 
     return serve(settings, signals)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m server", description="Serve models over gRPC.")
+    parser = argparse.ArgumentParser(prog="python -m dragoman.server", description="Serve models over gRPC.")
     parser.add_argument("--models", type=Path, metavar="DIR", help="holds <name>/<version>/bundle.json")
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--port", type=int, help="gRPC port; 0: any free one")

@@ -17,6 +17,36 @@ from typing import Any
 import grpc
 import grpc.aio
 import structlog
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import disable_created_metrics
+
+from dragoman.common.cpu import cpu_limit_cores
+from dragoman.common.errors import DragomanError, UsageError
+from dragoman.server.config import ServerSettings
+from dragoman.server.fronts.grpc.dragoman_v1.generation import GenerationServicer
+from dragoman.server.fronts.grpc.dragoman_v1.model import ModelServicer
+from dragoman.server.fronts.grpc.dragoman_v1.translation import TranslationServicer
+from dragoman.server.fronts.grpc.draining import CallsInFlight, GrpcStop
+from dragoman.server.fronts.grpc.health import HealthServicer
+from dragoman.server.fronts.grpc.interceptors import CallInterceptor
+from dragoman.server.fronts.grpc.listening import (
+    bind,
+    channel_options,
+    check_free,
+    count_of_started_calls,
+    grpc_server_ids,
+)
+from dragoman.server.fronts.grpc.server import make_server
+from dragoman.server.lifecycle import Lifecycle, Phase
+from dragoman.server.models.registry import Registry, load_models
+from dragoman.server.operations.endpoints import OperationsServer
+from dragoman.server.operations.log_writer import DroppedLinesCollector
+from dragoman.server.operations.logs import ServerLog, queued_logs
+from dragoman.server.operations.metrics import Metrics
+from dragoman.server.operations.stop_signals import EXIT_BROKEN, StopSignals, leaving_on_dead_threads
+from dragoman.server.requests.runtime import Runtime
+from dragoman.server.unix_sockets import SocketFile
 from dragoman.v1 import (
     generation_pb2,
     generation_pb2_grpc,
@@ -25,30 +55,6 @@ from dragoman.v1 import (
     translation_pb2,
     translation_pb2_grpc,
 )
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-from prometheus_client import disable_created_metrics
-
-from common.cpu import cpu_limit_cores
-from common.errors import DragomanError, UsageError
-from server.config import ServerSettings
-from server.draining import CallsInFlight, GrpcStop
-from server.grpc_server import make_server
-from server.http import OperationsServer
-from server.interceptors import CallInterceptor
-from server.lifecycle import Lifecycle, Phase
-from server.listening import bind, channel_options, check_free, count_of_started_calls, grpc_server_ids
-from server.log_writer import DroppedLinesCollector
-from server.logs import ServerLog, queued_logs
-from server.metrics import Metrics
-from server.registry import Registry, load_models
-from server.runtime import Runtime
-from server.services.generation import GenerationServicer
-from server.services.health import HealthServicer
-from server.services.model import ModelServicer
-from server.services.translation import TranslationServicer
-from server.stopping import EXIT_BROKEN, StopSignals, leaving_on_dead_threads
-from server.unix_sockets import SocketFile
 
 __all__ = ["SERVICE_NAMES", "Server", "run", "serve"]
 

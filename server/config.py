@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from common.settings import Settings, parse_overrides, read_toml
-from server.unix_sockets import is_unix
+from dragoman.common.settings import Settings, parse_overrides, read_toml
+from dragoman.server.unix_sockets import is_unix
 
 __all__ = [
     "MULTI_STEP_ROWS",

@@ -1,4 +1,5 @@
-"""What can go wrong while serving; `server.status` maps each request error to one gRPC status code.
+"""What can go wrong while serving; `dragoman.server.fronts.grpc.status` maps each request error to one gRPC status
+code.
 
 DragomanError
 ├── UsageError
@@ -23,7 +24,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.errors import DragomanError, OperationError, UsageError
+from dragoman.common.errors import DragomanError, OperationError, UsageError
 
 __all__ = [
     "AddressError",

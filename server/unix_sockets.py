@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from server.errors import AddressError
+from dragoman.server.errors import AddressError
 
 __all__ = ["SocketFile", "check_socket_free", "is_unix"]
 

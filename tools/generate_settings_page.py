@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from common.settings_reference import as_markdown, sections_of
-from model.recipe import Recipe
-from server.config import ServerSettings
+from dragoman.common.settings_reference import as_markdown, sections_of
+from dragoman.model.recipe import Recipe
+from dragoman.server.config import ServerSettings
 
 HEADER = """# Settings
 

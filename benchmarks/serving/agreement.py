@@ -8,14 +8,15 @@ from typing import Final
 from benchmarks.serving.ctranslate2_system import CTranslate2
 from benchmarks.serving.subject import BEAM_SIZE, FIXED_STEPS, Subject
 from benchmarks.serving.systems import Workload
-from export.verification import TIE
-from model.beam_search import beam_search
-from model.decoding import Hypothesis, greedy_decode
-from model.tokenizer import END_ID
-from model.transformer import TranslationModel
-from server.backend import Backend
-from server.decoding.parameters import DecodingParameters
-from server.offline import decode_offline
+
+from dragoman.export.verification import TIE
+from dragoman.model.beam_search import beam_search
+from dragoman.model.decoding import Hypothesis, greedy_decode
+from dragoman.model.tokenizer import END_ID
+from dragoman.model.transformer import TranslationModel
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.engine.offline import decode_offline
+from dragoman.server.execution.backend import Backend
 
 __all__ = ["MIN_FP32_SHARE", "Agreement", "check_agreement", "compare"]
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-
 from benchmarks.serving.ctranslate2_weights import ctranslate2_shape, ctranslate2_weights
 from benchmarks.serving.peers import PEERS_FOLDER, PeerWorker
 from benchmarks.serving.systems import Answers, Reading, Setting, Workload
-from model.transformer import LanguageModel, TranslationModel
+from numpy.typing import NDArray
+
+from dragoman.model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["CTranslate2", "convert", "convert_arrays"]
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.attention import CrossAttention, SelfAttention
-from model.transformer import DecoderLayer, Dimensions, EncoderLayer, LanguageModel, TranslationModel
+from dragoman.model.attention import CrossAttention, SelfAttention
+from dragoman.model.transformer import DecoderLayer, Dimensions, EncoderLayer, LanguageModel, TranslationModel
 
 __all__ = [
     "ctranslate2_generator_shape",

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from benchmarks.serving.systems import Reading, Setting, Workload
-from server.backend import Backend
-from server.config import EngineSettings
-from server.decoding.hypothesis import Finished
-from server.decoding.parameters import DecodingParameters
-from server.engine import Engine, lane_layout
-from server.offline import decode_offline
+
+from dragoman.server.config import EngineSettings
+from dragoman.server.decoding.hypothesis import Finished
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.engine.engine import Engine, lane_layout
+from dragoman.server.engine.offline import decode_offline
+from dragoman.server.execution.backend import Backend
 
 __all__ = ["DragomanEngine", "DragomanLanes", "DragomanOnDevice", "EngineCallers", "num_tokens", "repeat"]
 

@@ -13,9 +13,10 @@ from typing import Any
 from benchmarks.peers.json_worker import answer_requests
 from benchmarks.serving.dragoman_systems import DragomanEngine
 from benchmarks.serving.systems import Setting, Workload
-from server.bundle import Bundle, Manifest
-from server.config import EngineSettings
-from server.engine import load_backend
+
+from dragoman.server.bundle.reader import Bundle, Manifest
+from dragoman.server.config import EngineSettings
+from dragoman.server.engine.engine import load_backend
 
 
 class Worker:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import onnxruntime as ort
-
 from benchmarks.report import describe_machine, print_table, write_json
 from benchmarks.serving.agreement import Agreement
 from benchmarks.serving.contest import Standing, ratio

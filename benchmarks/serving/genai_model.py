@@ -23,12 +23,12 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from export.graph import Graph
-from export.onnx_graphs import to_onnx
-from model.attention import SelfAttention
-from model.tokenizer import BEGIN_ID, END_ID
-from model.transformer import Dimensions, LanguageModel
-from server.bundle import Precision
+from dragoman.export.graph import Graph
+from dragoman.export.onnx_graphs import to_onnx
+from dragoman.model.attention import SelfAttention
+from dragoman.model.tokenizer import BEGIN_ID, END_ID
+from dragoman.model.transformer import Dimensions, LanguageModel
+from dragoman.server.bundle.reader import Precision
 
 __all__ = ["genai_config", "genai_graph", "write_genai_model"]
 

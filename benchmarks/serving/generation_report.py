@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import onnxruntime as ort
-
 from benchmarks.report import describe_machine, print_table, write_json
 from benchmarks.serving.agreement import Agreement
 from benchmarks.serving.contest import Standing, ratio
 from benchmarks.serving.engine_report import reference_of, speed_rows
 from benchmarks.serving.generation_systems import DragomanGenerator
-from model.transformer import Dimensions
+
+from dragoman.model.transformer import Dimensions
 
 __all__ = ["GenerationFindings", "prompt_rows", "report_generation"]
 

@@ -7,15 +7,15 @@ from typing import Final
 
 import numpy as np
 import torch
-
 from benchmarks.serving.subject import let_layers_speak, number_tokenizer
 from benchmarks.serving.systems import Workload
-from export.exporter import write_graphs
-from model.recipe import load_recipe
-from model.run import Run
-from model.tokenizer import BEGIN_ID, SPECIAL_TOKENS
-from model.transformer import Dimensions, LanguageModel, build_model
-from server.bundle import Bundle, Precision
+
+from dragoman.export.exporter import write_graphs
+from dragoman.model.recipe import load_recipe
+from dragoman.model.run import Run
+from dragoman.model.tokenizer import BEGIN_ID, SPECIAL_TOKENS
+from dragoman.model.transformer import Dimensions, LanguageModel, build_model
+from dragoman.server.bundle.reader import Bundle, Precision
 
 __all__ = [
     "GenerationSubject",

@@ -7,10 +7,11 @@ from typing import Any, Protocol
 from benchmarks.serving.dragoman_systems import EngineCallers, num_tokens, repeat
 from benchmarks.serving.peers import PEERS_FOLDER, PeerWorker
 from benchmarks.serving.systems import Answers, Reading, Setting, System, Workload
-from server.backend import Backend
-from server.bundle import Bundle, Precision
-from server.config import EngineSettings
-from server.decoding.parameters import DecodingParameters
+
+from dragoman.server.bundle.reader import Bundle, Precision
+from dragoman.server.config import EngineSettings
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.execution.backend import Backend
 
 __all__ = ["CTranslate2Generator", "DragomanGenerator", "Generator", "OnnxRuntimeGenai", "Transformers"]
 

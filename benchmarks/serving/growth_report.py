@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import onnxruntime as ort
-
 from benchmarks.report import describe_machine, print_table, write_json, write_plot
 from benchmarks.serving.contest import Ratio, Standing, ratio
 from benchmarks.serving.dragoman_systems import DragomanEngine

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
-
 from benchmarks.serving.subject import Subject, random_run, random_source
 from benchmarks.serving.systems import Workload
-from model.transformer import TranslationModel
-from server.config import EngineSettings
+
+from dragoman.model.transformer import TranslationModel
+from dragoman.server.config import EngineSettings
 
 __all__ = ["MAX_TOKENS", "Point", "Series", "Work", "growth_series", "growth_subject"]
 

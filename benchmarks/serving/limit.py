@@ -13,12 +13,12 @@ from typing import Final, Literal
 
 import numpy as np
 import onnxruntime as ort
+from benchmarks.serving.systems import Reading, Setting, Workload
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from benchmarks.serving.systems import Reading, Setting, Workload
-from model.transformer import TranslationModel
+from dragoman.model.transformer import TranslationModel
 
 __all__ = ["BareProducts", "operations_per_token", "products", "workload_operations"]
 

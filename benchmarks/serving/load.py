@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 import grpc
 
-from client.load.arrivals import poisson_arrivals
+from dragoman.client.load.arrivals import poisson_arrivals
 
 __all__ = ["Load", "Service", "answers_of", "closed_loop", "open_loop", "unloaded_latency"]
 

@@ -8,13 +8,13 @@ from typing import Final, Protocol
 
 import numpy as np
 import psutil
-
 from benchmarks.serving.peers import PeerWorker
 from benchmarks.serving.systems import Reading, Setting, Workload
-from server.arena import HostArena
-from server.bundle import Bundle, Manifest
-from server.config import EngineSettings
-from server.engine import lane_layout
+
+from dragoman.server.bundle.reader import Bundle, Manifest
+from dragoman.server.config import EngineSettings
+from dragoman.server.engine.engine import lane_layout
+from dragoman.server.execution.arena import HostArena
 
 __all__ = ["DragomanProcess", "Hosted", "Memory", "arena_bytes", "measure_memory"]
 

@@ -2,9 +2,10 @@
 
 from benchmarks.serving.dragoman_systems import repeat
 from benchmarks.serving.systems import Reading, Setting, Workload
-from model.beam_search import beam_search
-from model.decoding import greedy_decode
-from model.transformer import TranslationModel
+
+from dragoman.model.beam_search import beam_search
+from dragoman.model.decoding import greedy_decode
+from dragoman.model.transformer import TranslationModel
 
 __all__ = ["PyTorchEager"]
 

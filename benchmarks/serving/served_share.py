@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
-
 from benchmarks.serving.dragoman_systems import EngineCallers, num_tokens, repeat
 from benchmarks.serving.load import Service, closed_loop
 from benchmarks.serving.services import dragoman_requests
 from benchmarks.serving.subject import Subject
-from server.bundle import Bundle
-from server.config import EngineSettings
-from server.decoding.parameters import DecodingParameters
-from server.engine import load_backend
+from rich.console import Console
+
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.config import EngineSettings
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.engine.engine import load_backend
 
 __all__ = ["ServedShare", "served_shares"]
 

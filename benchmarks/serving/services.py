@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import grpc
-from dragoman.v1 import translation_pb2
-
 from benchmarks.serving.load import Service
 from benchmarks.serving.peers import PEERS_FOLDER
-from client.cli.server_process import running_server
+
+from dragoman.cli.server_process import running_server
+from dragoman.v1 import translation_pb2
 
 __all__ = ["PeerModel", "ctranslate2_service", "dragoman_requests", "dragoman_service", "triton_service"]
 

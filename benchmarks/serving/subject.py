@@ -8,21 +8,21 @@ from typing import Final, Literal
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models
-
 from benchmarks.serving.systems import Workload
 from benchmarks.sizes import SIZES
-from export.exporter import write_graphs
-from model.corpora.public import read_multi30k
-from model.corpora.settings import Multi30kSettings
-from model.recipe import load_recipe
-from model.run import Run, load_run
-from model.tokenizer import END_ID, SPECIAL_TOKENS
-from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
-from server.backend import Backend
-from server.bundle import Bundle
-from server.config import EngineSettings
-from server.engine import load_backend
+from tokenizers import Tokenizer, models
+
+from dragoman.export.exporter import write_graphs
+from dragoman.model.corpora.public import read_multi30k
+from dragoman.model.corpora.settings import Multi30kSettings
+from dragoman.model.recipe import load_recipe
+from dragoman.model.run import Run, load_run
+from dragoman.model.tokenizer import END_ID, SPECIAL_TOKENS
+from dragoman.model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.config import EngineSettings
+from dragoman.server.engine.engine import load_backend
+from dragoman.server.execution.backend import Backend
 
 __all__ = [
     "BEAM_SIZE",

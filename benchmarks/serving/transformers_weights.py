@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.tokenizer import BEGIN_ID, END_ID
-from model.transformer import Dimensions, LanguageModel
+from dragoman.model.tokenizer import BEGIN_ID, END_ID
+from dragoman.model.transformer import Dimensions, LanguageModel
 
 __all__ = ["gpt2_config", "gpt2_weights"]
 

@@ -12,13 +12,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from client.asynchronous import AsyncClient
-from client.channel import ChannelSettings
-from client.errors import CallError
-from client.load.arrivals import poisson_arrivals
-from client.load.report import LoadReport, Outcome, Recorder
-from client.results import DecodingOptions, Task
-from common.errors import OperationError, UsageError
+from dragoman.client.asynchronous import AsyncClient
+from dragoman.client.channel import ChannelSettings
+from dragoman.client.errors import CallError
+from dragoman.client.load.arrivals import poisson_arrivals
+from dragoman.client.load.report import LoadReport, Outcome, Recorder
+from dragoman.client.results import DecodingOptions, Task
+from dragoman.common.errors import OperationError, UsageError
 
 __all__ = ["LoadPlan", "Progress", "run_load"]
 

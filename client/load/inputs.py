@@ -4,8 +4,8 @@ import codecs
 import json
 from pathlib import Path
 
-from client.results import ModelInfo
-from common.errors import UsageError
+from dragoman.client.results import ModelInfo
+from dragoman.common.errors import UsageError
 
 __all__ = ["lines_of", "read_inputs", "sample_inputs"]
 

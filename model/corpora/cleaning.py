@@ -5,9 +5,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from common.text import clean_text, is_blank
-from model.corpora.corpus import Example, Pair, example_digest
-from model.corpora.report import Place, Reason, Tally
+from dragoman.common.text import clean_text, is_blank
+from dragoman.model.corpora.corpus import Example, Pair, example_digest
+from dragoman.model.corpora.report import Place, Reason, Tally
 
 __all__ = [
     "MAX_REMEMBERED",
@@ -104,7 +104,7 @@ def clean(
 ) -> Iterator[Example]:
     """The examples worth keeping, in order, one at a time; `tally` counts the rest as it goes by.
 
-    Texts are cleaned (`common.text`); an example without text, or with text that UTF-8 cannot say (half of a
+    Texts are cleaned (`dragoman.common.text`); an example without text, or with text that UTF-8 cannot say (half of a
     surrogate pair, out of JSON's escapes), is left out; so is one equal to an earlier one, if wanted.
     """
     remembered = DigestSet() if drop_duplicates or count_duplicates else None
@@ -141,7 +141,7 @@ def clean(
 
 
 def clean_example(example: Example) -> Example:
-    """The example with each of its texts as `common.text.clean_text` leaves it."""
+    """The example with each of its texts as `dragoman.common.text.clean_text` leaves it."""
     if isinstance(example, Pair):
         return Pair(*map(clean_text, example))
     return clean_text(example)

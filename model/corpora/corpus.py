@@ -5,9 +5,9 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from model.corpora.report import CorpusReport
-from model.corpora.sources import SourceFile
-from model.errors import CorpusError
+from dragoman.model.corpora.report import CorpusReport
+from dragoman.model.corpora.sources import SourceFile
+from dragoman.model.errors import CorpusError
 
 __all__ = [
     "Corpus",

@@ -11,9 +11,9 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
-from model.corpora.corpus import Corpus, Pair, stable_share
-from model.corpora.date_forms import LOCALES, TWO_DIGIT_YEARS, Form, locale_forms
-from model.corpora.settings import DatesSettings
+from dragoman.model.corpora.corpus import Corpus, Pair, stable_share
+from dragoman.model.corpora.date_forms import LOCALES, TWO_DIGIT_YEARS, Form, locale_forms
+from dragoman.model.corpora.settings import DatesSettings
 
 __all__ = ["STYLES", "make_dates", "restyle", "spellings", "split_of"]
 

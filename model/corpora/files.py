@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
-from model.corpora.cleaning import Reading, clean
-from model.corpora.corpus import Corpus, Example, Pair, TrainingFiles
-from model.corpora.holding_out import HeldOut, hold_out_by_source, hold_out_ends
-from model.corpora.readers import (
+from dragoman.model.corpora.cleaning import Reading, clean
+from dragoman.model.corpora.corpus import Corpus, Example, Pair, TrainingFiles
+from dragoman.model.corpora.holding_out import HeldOut, hold_out_by_source, hold_out_ends
+from dragoman.model.corpora.readers import (
     Fields,
     make_pairs,
     make_texts,
@@ -16,8 +16,8 @@ from model.corpora.readers import (
     read_parallel,
     read_tsv,
 )
-from model.corpora.report import CorpusReport, Tally
-from model.corpora.settings import (
+from dragoman.model.corpora.report import CorpusReport, Tally
+from dragoman.model.corpora.settings import (
     JsonLinesSettings,
     ParallelSettings,
     ParquetSettings,
@@ -25,8 +25,8 @@ from model.corpora.settings import (
     TextSettings,
     TsvSettings,
 )
-from model.corpora.sources import STANDARD_INPUT, SourceFile, SourceFiles
-from model.errors import CorpusError
+from dragoman.model.corpora.sources import STANDARD_INPUT, SourceFile, SourceFiles
+from dragoman.model.errors import CorpusError
 
 __all__ = ["read_document_files", "read_pair_files"]
 
@@ -97,7 +97,7 @@ def _record_reader(
                 pair = (settings.source_field, settings.target_field)
                 return read_json_lines(file, pair if task == "translation" else (settings.text_field,), limit)
             case ParquetSettings():
-                from model.corpora.parquet import read_parquet  # noqa: PLC0415  Arrow is 100 MB in memory
+                from dragoman.model.corpora.parquet import read_parquet  # noqa: PLC0415  Arrow is 100 MB in memory
 
                 pair = (settings.source_column, settings.target_column)
                 return read_parquet(file, pair if task == "translation" else (settings.text_column,), limit)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Generic, TypeVar
 
-from model.corpora.cleaning import DigestSet
-from model.corpora.corpus import Example, Pair, stable_digest
+from dragoman.model.corpora.cleaning import DigestSet
+from dragoman.model.corpora.corpus import Example, Pair, stable_digest
 
 __all__ = ["MAX_HELD_OUT", "HeldOut", "cut_ends", "hold_out_by_source", "hold_out_ends"]
 

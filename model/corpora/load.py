@@ -3,11 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-from model.corpora.corpus import Corpus, Pair
-from model.corpora.dates import make_dates
-from model.corpora.files import read_document_files, read_pair_files
-from model.corpora.public import read_multi30k, read_shakespeare
-from model.corpora.settings import (
+from dragoman.model.corpora.corpus import Corpus, Pair
+from dragoman.model.corpora.dates import make_dates
+from dragoman.model.corpora.files import read_document_files, read_pair_files
+from dragoman.model.corpora.public import read_multi30k, read_shakespeare
+from dragoman.model.corpora.settings import (
     DatesSettings,
     FolderSettings,
     JsonLinesSettings,
@@ -18,11 +18,11 @@ from model.corpora.settings import (
     StdlibSettings,
     TextSettings,
 )
-from model.corpora.sources import SourceFiles
-from model.corpora.stdlib import read_stdlib
-from model.corpora.synthetic import with_synthetic_pairs
-from model.errors import CorpusError
-from model.recipe import Recipe
+from dragoman.model.corpora.sources import SourceFiles
+from dragoman.model.corpora.stdlib import read_stdlib
+from dragoman.model.corpora.synthetic import with_synthetic_pairs
+from dragoman.model.errors import CorpusError
+from dragoman.model.recipe import Recipe
 
 __all__ = ["load_corpus"]
 

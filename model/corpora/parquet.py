@@ -6,11 +6,11 @@ from typing import Any, Final
 import pyarrow as pa
 from pyarrow import parquet
 
-from model.corpora.cleaning import Fault
-from model.corpora.readers import Fields
-from model.corpora.report import Place, Reason
-from model.corpora.sources import SourceFile
-from model.errors import CorpusError
+from dragoman.model.corpora.cleaning import Fault
+from dragoman.model.corpora.readers import Fields
+from dragoman.model.corpora.report import Place, Reason
+from dragoman.model.corpora.sources import SourceFile
+from dragoman.model.errors import CorpusError
 
 __all__ = ["read_parquet"]
 

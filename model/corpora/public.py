@@ -15,15 +15,15 @@ import platformdirs
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from common.files import atomic_write
-from model.corpora.cleaning import clean
-from model.corpora.corpus import Corpus, Pair
-from model.corpora.holding_out import cut_ends
-from model.corpora.readers import read_documents, read_parallel
-from model.corpora.report import CorpusReport, Tally
-from model.corpora.settings import Multi30kSettings, ShakespeareSettings
-from model.corpora.sources import SourceFile
-from model.errors import CorpusError, DownloadError
+from dragoman.common.files import atomic_write
+from dragoman.model.corpora.cleaning import clean
+from dragoman.model.corpora.corpus import Corpus, Pair
+from dragoman.model.corpora.holding_out import cut_ends
+from dragoman.model.corpora.readers import read_documents, read_parallel
+from dragoman.model.corpora.report import CorpusReport, Tally
+from dragoman.model.corpora.settings import Multi30kSettings, ShakespeareSettings
+from dragoman.model.corpora.sources import SourceFile
+from dragoman.model.errors import CorpusError, DownloadError
 
 __all__ = ["MULTI30K_SOURCE", "SHAKESPEARE_SOURCE", "read_multi30k", "read_shakespeare"]
 

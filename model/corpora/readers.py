@@ -9,12 +9,12 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal
 
-from model.corpora.cleaning import CutLine, Fault, Reading
-from model.corpora.column_names import is_header
-from model.corpora.corpus import Pair
-from model.corpora.report import Place, Reason
-from model.corpora.sources import SourceFile
-from model.errors import CorpusError
+from dragoman.model.corpora.cleaning import CutLine, Fault, Reading
+from dragoman.model.corpora.column_names import is_header
+from dragoman.model.corpora.corpus import Pair
+from dragoman.model.corpora.report import Place, Reason
+from dragoman.model.corpora.sources import SourceFile
+from dragoman.model.errors import CorpusError
 
 __all__ = [
     "MAX_DOCUMENT_CHARACTERS",

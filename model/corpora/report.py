@@ -42,7 +42,7 @@ class CorpusReport:
         left_out: examples left out, by reason.
         cut: lines cut out of documents that stay, by reason.
         first: the first place of each reason, with what is wrong there.
-        num_mended: examples kept whose text was cleaned (`common.text`).
+        num_mended: examples kept whose text was cleaned (`dragoman.common.text`).
         num_duplicates: examples equal to an earlier one of their split, left out or not.
         num_searched: only so many distinct examples of a split were remembered to find duplicates among, where
             a split holds more; None where all were.

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.settings import Settings
+from dragoman.common.settings import Settings
 
 __all__ = [
     "CorpusSettings",
@@ -36,7 +36,7 @@ class _CorpusSettings(Settings):
 
 
 class DatesSettings(_CorpusSettings):
-    """Dates as people write them, made by `model.corpora.dates`."""
+    """Dates as people write them, made by `dragoman.model.corpora.dates`."""
 
     kind: Literal["dates"]
     """The kind of corpus."""

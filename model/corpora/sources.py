@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
-from model.errors import CorpusError
+from dragoman.model.errors import CorpusError
 
 __all__ = ["STANDARD_INPUT", "SourceFile", "SourceFiles"]
 

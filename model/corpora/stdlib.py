@@ -4,10 +4,10 @@ import sysconfig
 from pathlib import Path
 from typing import Final
 
-from common.text import clean_text, is_blank
-from model.corpora.corpus import Corpus, stable_share
-from model.corpora.sources import SourceFile
-from model.errors import CorpusError
+from dragoman.common.text import clean_text, is_blank
+from dragoman.model.corpora.corpus import Corpus, stable_share
+from dragoman.model.corpora.sources import SourceFile
+from dragoman.model.errors import CorpusError
 
 __all__ = ["read_stdlib"]
 

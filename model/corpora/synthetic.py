@@ -5,13 +5,13 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-from model.corpora.cleaning import Fault, Reading, clean, clean_example
-from model.corpora.corpus import Corpus, Pair, TrainingFiles
-from model.corpora.readers import make_pairs, read_json_lines
-from model.corpora.report import Reason, Tally
-from model.corpora.settings import PairSettings
-from model.corpora.sources import SourceFile, SourceFiles
-from model.errors import CorpusError
+from dragoman.model.corpora.cleaning import Fault, Reading, clean, clean_example
+from dragoman.model.corpora.corpus import Corpus, Pair, TrainingFiles
+from dragoman.model.corpora.readers import make_pairs, read_json_lines
+from dragoman.model.corpora.report import Reason, Tally
+from dragoman.model.corpora.settings import PairSettings
+from dragoman.model.corpora.sources import SourceFile, SourceFiles
+from dragoman.model.errors import CorpusError
 
 __all__ = ["FIELDS", "with_synthetic_pairs"]
 

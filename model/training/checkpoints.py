@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from common.files import atomic_write
-from common.settings import Settings
-from model.run import read_weights, write_weights
-from model.transformer import LanguageModel, TranslationModel
+from dragoman.common.files import atomic_write
+from dragoman.common.settings import Settings
+from dragoman.model.run import read_weights, write_weights
+from dragoman.model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["Checkpoint", "CheckpointKeeper", "CheckpointRecord", "average_weights", "load_best_weights"]
 

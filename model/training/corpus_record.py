@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from common.errors import UsageError
-from common.files import atomic_write, sha256_of
-from common.settings import Settings
-from model.corpora.sources import SourceFile
-from model.errors import CorpusError
-from model.run import CORPUS_RECORD_FILE, read_settings
+from dragoman.common.errors import UsageError
+from dragoman.common.files import atomic_write, sha256_of
+from dragoman.common.settings import Settings
+from dragoman.model.corpora.sources import SourceFile
+from dragoman.model.errors import CorpusError
+from dragoman.model.run import CORPUS_RECORD_FILE, read_settings
 
 __all__ = ["CorpusRecord", "changes_since_training", "in_words", "record_files"]
 

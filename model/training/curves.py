@@ -11,7 +11,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from model.training.history import History, Series
+from dragoman.model.training.history import History, Series
 
 __all__ = ["Chart", "draw_charts"]
 

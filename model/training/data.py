@@ -7,12 +7,12 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from model.batching import Examples, Pairs, ShardedPairs, ShardedStream, Stream
-from model.corpora.corpus import Corpus, Pair
-from model.errors import CorpusError
-from model.recipe import Recipe
-from model.shards import SHARD_TOKENS, Shards, ShardWriter
-from model.training.encoding import encode_documents, encode_pairs, write_documents, write_pairs
+from dragoman.model.batching import Examples, Pairs, ShardedPairs, ShardedStream, Stream
+from dragoman.model.corpora.corpus import Corpus, Pair
+from dragoman.model.errors import CorpusError
+from dragoman.model.recipe import Recipe
+from dragoman.model.shards import SHARD_TOKENS, Shards, ShardWriter
+from dragoman.model.training.encoding import encode_documents, encode_pairs, write_documents, write_pairs
 
 __all__ = ["EncodedCorpus", "encode_corpus"]
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.batching import Rows
-from model.training.hardware import choose_device
+from dragoman.model.batching import Rows
+from dragoman.model.training.hardware import choose_device
 
 __all__ = ["World", "gathered", "joined_world", "like", "whole"]
 

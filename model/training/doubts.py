@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.batching import Batch, Examples
-from model.tokenizer import PADDING_ID
+from dragoman.model.batching import Batch, Examples
+from dragoman.model.tokenizer import PADDING_ID
 
 __all__ = ["doubts", "unigram_loss"]
 

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tokenizers import Tokenizer
 
-from model.corpora.corpus import Example, Pair
-from model.recipe import Recipe
-from model.shards import ShardWriter
-from model.subwords import BpeDropout
-from model.tokenizer import END_ID
+from dragoman.model.corpora.corpus import Example, Pair
+from dragoman.model.recipe import Recipe
+from dragoman.model.shards import ShardWriter
+from dragoman.model.subwords import BpeDropout
+from dragoman.model.tokenizer import END_ID
 
 __all__ = ["EncodedPair", "encode_documents", "encode_pairs", "write_documents", "write_pairs"]
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import torch
 
-from common.cpu import usable_cores
-from common.errors import UsageError
+from dragoman.common.cpu import usable_cores
+from dragoman.common.errors import UsageError
 
 __all__ = [
     "check_memory",

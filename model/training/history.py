@@ -5,10 +5,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from model.errors import RunError
-from model.recipe import Recipe
-from model.run import METRICS_FILE, RECIPE_FILE, RECORD_FILE, SAMPLES_FILE, RunRecord, read_settings
-from model.training.records import Sample, read_records
+from dragoman.model.errors import RunError
+from dragoman.model.recipe import Recipe
+from dragoman.model.run import METRICS_FILE, RECIPE_FILE, RECORD_FILE, SAMPLES_FILE, RunRecord, read_settings
+from dragoman.model.training.records import Sample, read_records
 
 __all__ = ["History", "Series", "read_history"]
 

@@ -10,16 +10,16 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from model.attention import CrossAttention, SelfAttention, observe_weights
-from model.batching import Batch, Examples
-from model.corpora.corpus import Corpus, Pair
-from model.decoding import greedy_decode
-from model.loss import evaluating
-from model.quality import Comparison, bits_per_byte, headline, translation_figures
-from model.tokenizer import BEGIN_ID, PADDING_ID
-from model.training.measure import fitting_documents, translate_texts, within_time
-from model.training.records import Sample
-from model.transformer import LanguageModel, TranslationModel
+from dragoman.model.attention import CrossAttention, SelfAttention, observe_weights
+from dragoman.model.batching import Batch, Examples
+from dragoman.model.corpora.corpus import Corpus, Pair
+from dragoman.model.decoding import greedy_decode
+from dragoman.model.loss import evaluating
+from dragoman.model.quality import Comparison, bits_per_byte, headline, translation_figures
+from dragoman.model.tokenizer import BEGIN_ID, PADDING_ID
+from dragoman.model.training.measure import fitting_documents, translate_texts, within_time
+from dragoman.model.training.records import Sample
+from dragoman.model.transformer import LanguageModel, TranslationModel
 
 __all__ = [
     "Examiner",

@@ -9,9 +9,9 @@ from typing import Any, Literal, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from common.errors import OperationError
-from model.run import METRICS_FILE, SAMPLES_FILE, TENSORBOARD_FOLDER
-from model.training.records import Sample, cut_back, to_line
+from dragoman.common.errors import OperationError
+from dragoman.model.run import METRICS_FILE, SAMPLES_FILE, TENSORBOARD_FOLDER
+from dragoman.model.training.records import Sample, cut_back, to_line
 
 __all__ = ["Journal"]
 

@@ -4,7 +4,7 @@ import math
 import time
 from typing import Final, Literal
 
-from model.recipe import TrainingSettings
+from dragoman.model.recipe import TrainingSettings
 
 __all__ = ["MAX_EXAMINATION_SHARE", "MAX_QUALITY_SHARE", "MAX_VALIDATION_SHARE", "Limits", "StoppedBy"]
 

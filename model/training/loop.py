@@ -9,23 +9,23 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from common.errors import UsageError
-from model.batching import Batch, BatchSource, Examples, Rows
-from model.errors import TrainingError, TrainingStopped
-from model.recipe import TrainingSettings
-from model.training.checkpoints import CheckpointKeeper
-from model.training.data import EncodedCorpus
-from model.training.distributed import World, whole
-from model.training.hardware import choose_precision, release_freed_memory
-from model.training.limits import MAX_EXAMINATION_SHARE, MAX_VALIDATION_SHARE, Limits, StoppedBy
-from model.training.meter import Meter, check_finite
-from model.training.optimizer import learning_rate
-from model.training.progress import TRAINING_PHASE, Reporter
-from model.training.state import Progress, State, StateStore, optimizer_tensors, restore_optimizers
-from model.training.step import TrainingStep
-from model.training.stopping import StopRequest, StopRequestedError
-from model.training.validation import Validation
-from model.transformer import LanguageModel, TranslationModel
+from dragoman.common.errors import UsageError
+from dragoman.model.batching import Batch, BatchSource, Examples, Rows
+from dragoman.model.errors import TrainingError, TrainingStopped
+from dragoman.model.recipe import TrainingSettings
+from dragoman.model.training.checkpoints import CheckpointKeeper
+from dragoman.model.training.data import EncodedCorpus
+from dragoman.model.training.distributed import World, whole
+from dragoman.model.training.hardware import choose_precision, release_freed_memory
+from dragoman.model.training.limits import MAX_EXAMINATION_SHARE, MAX_VALIDATION_SHARE, Limits, StoppedBy
+from dragoman.model.training.meter import Meter, check_finite
+from dragoman.model.training.optimizer import learning_rate
+from dragoman.model.training.progress import TRAINING_PHASE, Reporter
+from dragoman.model.training.state import Progress, State, StateStore, optimizer_tensors, restore_optimizers
+from dragoman.model.training.step import TrainingStep
+from dragoman.model.training.stopping import StopRequest, StopRequestedError
+from dragoman.model.training.validation import Validation
+from dragoman.model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["Examine", "Outcome", "fit"]
 

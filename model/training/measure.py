@@ -8,11 +8,11 @@ from typing import Final, TypeVar
 
 from tokenizers import Tokenizer
 
-from model.corpora.corpus import Corpus, Pair
-from model.decoding import greedy_decode
-from model.quality import Comparison, bits_per_byte, translation_figures
-from model.training.validation import evenly_spread
-from model.transformer import LanguageModel, TranslationModel
+from dragoman.model.corpora.corpus import Corpus, Pair
+from dragoman.model.decoding import greedy_decode
+from dragoman.model.quality import Comparison, bits_per_byte, translation_figures
+from dragoman.model.training.validation import evenly_spread
+from dragoman.model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["Quality", "fitting_documents", "measure", "translate_texts", "within_time"]
 
@@ -60,8 +60,8 @@ def measure(
 ) -> Quality:
     """Measure at most `max_examples` of a split, or as many as there is time for; `model` evaluates.
 
-    Translation: `model.quality.translation_figures` of greedy decoding, on the test split or, without one, on the
-    validation split. Generation: bits per byte on both.
+    Translation: `dragoman.model.quality.translation_figures` of greedy decoding, on the test split or, without one,
+    on the validation split. Generation: bits per byte on both.
 
     Args:
         model: what is measured.

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.batching import Batch
-from model.errors import TrainingError
-from model.training.distributed import World
+from dragoman.model.batching import Batch
+from dragoman.model.errors import TrainingError
+from dragoman.model.training.distributed import World
 
 __all__ = ["Meter", "check_finite"]
 

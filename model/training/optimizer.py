@@ -6,9 +6,9 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from model.recipe import TrainingSettings
-from model.training.muon import Muon
-from model.transformer import LanguageModel, TranslationModel
+from dragoman.model.recipe import TrainingSettings
+from dragoman.model.training.muon import Muon
+from dragoman.model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["MAX_WARMUP_SHARE", "learning_rate", "new_optimizers"]
 

@@ -18,8 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from model.training.journal import Journal
-from model.training.records import Sample
+from dragoman.model.training.journal import Journal
+from dragoman.model.training.records import Sample
 
 __all__ = ["TRAINING_PHASE", "Reporter"]
 

@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from common.files import atomic_write
-from model.errors import RunError
+from dragoman.common.files import atomic_write
+from dragoman.model.errors import RunError
 
 __all__ = ["Sample", "cut_back", "read_records", "to_line"]
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import jinja2
 import torch
 
-from common.files import Destination
-from model.run import REPORT_FILE, TENSORBOARD_FOLDER
-from model.run_folder import report_flaw
-from model.training.curves import draw_charts
-from model.training.history import History, read_history
-from model.training.records import Sample
-from model.training.reproduction import as_toml, builtin_command, flat_settings
-from model.training.summary import WARNING, readable_figure
-from model.transformer import build_model
+from dragoman.common.files import Destination
+from dragoman.model.run import REPORT_FILE, TENSORBOARD_FOLDER
+from dragoman.model.run_folder import report_flaw
+from dragoman.model.training.curves import draw_charts
+from dragoman.model.training.history import History, read_history
+from dragoman.model.training.records import Sample
+from dragoman.model.training.reproduction import as_toml, builtin_command, flat_settings
+from dragoman.model.training.summary import WARNING, readable_figure
+from dragoman.model.transformer import build_model
 
 __all__ = ["write_report"]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from common.errors import SettingsError
-from model.corpora.settings import FolderSettings
-from model.errors import RecipeError
-from model.recipe import Recipe, builtin_recipes, load_recipe
+from dragoman.common.errors import SettingsError
+from dragoman.model.corpora.settings import FolderSettings
+from dragoman.model.errors import RecipeError
+from dragoman.model.recipe import Recipe, builtin_recipes, load_recipe
 
 __all__ = ["as_toml", "builtin_command", "flat_settings"]
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.errors import OperationError, UsageError
-from common.files import Destination, check_writable
-from model.recipe import Recipe
-from model.run import (
+from dragoman.common.errors import OperationError, UsageError
+from dragoman.common.files import Destination, check_writable
+from dragoman.model.recipe import Recipe
+from dragoman.model.run import (
     CHECKPOINT_FOLDER,
     RECIPE_FILE,
     RECORD_FILE,
@@ -19,15 +19,15 @@ from model.run import (
     WEIGHTS_FILE,
     read_settings,
 )
-from model.run_folder import run_flaw
-from model.training.reproduction import flat_settings
-from model.training.state import State, StateStore
+from dragoman.model.run_folder import run_flaw
+from dragoman.model.training.reproduction import flat_settings
+from dragoman.model.training.state import State, StateStore
 
 __all__ = ["changed_settings", "leaving_nothing_of_a_refusal", "make_room", "resume_state"]
 
 _FIXED = ("task", "model.", "tokenizer.", "training.optimizer")
 """Settings, or beginnings of their names, that weights, token ids and the optimizers' moments in a state depend on."""
-_FREE = ("model.dropout", "model.attention_dropout", "tokenizer.dropout", "tokenizer.num_editions")
+_FREE = ("dragoman.model.dropout", "model.attention_dropout", "tokenizer.dropout", "tokenizer.num_editions")
 
 
 def resume_state(out: Path, recipe: Recipe, *, accepts_changes: bool) -> tuple[State | None, list[str]]:

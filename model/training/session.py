@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from common.errors import OperationError, UsageError
-from common.files import atomic_write
-from model.corpora.corpus import Corpus, Pair
-from model.corpora.load import load_corpus
-from model.errors import CorpusError, TrainingStopped
-from model.quality import Comparison
-from model.recipe import Recipe
-from model.run import (
+from dragoman.common.errors import OperationError, UsageError
+from dragoman.common.files import atomic_write
+from dragoman.model.corpora.corpus import Corpus, Pair
+from dragoman.model.corpora.load import load_corpus
+from dragoman.model.errors import CorpusError, TrainingStopped
+from dragoman.model.quality import Comparison
+from dragoman.model.recipe import Recipe
+from dragoman.model.run import (
     CHECKPOINT_FOLDER,
     CORPUS_FOLDER,
     START_RECORD_FILE,
@@ -24,24 +24,24 @@ from model.run import (
     Run,
     save_run,
 )
-from model.shards import remove_shards
-from model.tokenizer import load_tokenizer, train_tokenizer
-from model.training.checkpoints import CheckpointKeeper, load_best_weights
-from model.training.corpus_record import changes_since_training, in_words, record_files
-from model.training.data import EncodedCorpus, encode_corpus
-from model.training.distributed import World
-from model.training.doubts import doubts, unigram_loss
-from model.training.hardware import check_memory, choose_precision, keep_freed_memory
-from model.training.insight import Examiner, quality_ratio
-from model.training.loop import Examine, Outcome, fit
-from model.training.measure import measure
-from model.training.progress import Reporter
-from model.training.state import State, StateStore
-from model.training.stopping import StopRequest, StopRequestedError
-from model.training.summary import TrainingSummary, outcome_facts
-from model.training.validation import Validation
-from model.transfer import start_from
-from model.transformer import LanguageModel, TranslationModel, build_model
+from dragoman.model.shards import remove_shards
+from dragoman.model.tokenizer import load_tokenizer, train_tokenizer
+from dragoman.model.training.checkpoints import CheckpointKeeper, load_best_weights
+from dragoman.model.training.corpus_record import changes_since_training, in_words, record_files
+from dragoman.model.training.data import EncodedCorpus, encode_corpus
+from dragoman.model.training.distributed import World
+from dragoman.model.training.doubts import doubts, unigram_loss
+from dragoman.model.training.hardware import check_memory, choose_precision, keep_freed_memory
+from dragoman.model.training.insight import Examiner, quality_ratio
+from dragoman.model.training.loop import Examine, Outcome, fit
+from dragoman.model.training.measure import measure
+from dragoman.model.training.progress import Reporter
+from dragoman.model.training.state import State, StateStore
+from dragoman.model.training.stopping import StopRequest, StopRequestedError
+from dragoman.model.training.summary import TrainingSummary, outcome_facts
+from dragoman.model.training.validation import Validation
+from dragoman.model.transfer import start_from
+from dragoman.model.transformer import LanguageModel, TranslationModel, build_model
 
 __all__ = ["Session"]
 

@@ -16,12 +16,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from common.errors import OperationError
-from common.files import atomic_write
-from common.settings import Settings
-from model.errors import RunError
-from model.training.checkpoints import CheckpointRecord
-from model.training.distributed import like, whole
+from dragoman.common.errors import OperationError
+from dragoman.common.files import atomic_write
+from dragoman.common.settings import Settings
+from dragoman.model.errors import RunError
+from dragoman.model.training.checkpoints import CheckpointRecord
+from dragoman.model.training.distributed import like, whole
 
 __all__ = ["Progress", "State", "StateStore", "optimizer_tensors", "restore_optimizers"]
 

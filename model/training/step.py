@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.batching import Batch
-from model.loss import total_loss
-from model.recipe import TrainingSettings
-from model.training.distributed import World, gathered
-from model.training.optimizer import new_optimizers
-from model.transformer import LanguageModel, TranslationModel
+from dragoman.model.batching import Batch
+from dragoman.model.loss import total_loss
+from dragoman.model.recipe import TrainingSettings
+from dragoman.model.training.distributed import World, gathered
+from dragoman.model.training.optimizer import new_optimizers
+from dragoman.model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["TrainingStep"]
 

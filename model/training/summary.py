@@ -7,8 +7,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from model.run import METRICS_FILE, REPORT_FILE, TENSORBOARD_FOLDER
-from model.training.loop import Outcome
+from dragoman.model.run import METRICS_FILE, REPORT_FILE, TENSORBOARD_FOLDER
+from dragoman.model.training.loop import Outcome
 
 __all__ = ["WARNING", "TrainingSummary", "outcome_facts", "print_summary", "readable_figure"]
 

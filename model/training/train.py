@@ -10,25 +10,25 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from rich.console import Console
 
-from common.errors import UsageError
-from common.files import atomic_write
-from common.settings import Settings
-from model.corpora.load import load_corpus
-from model.corpora.sources import STANDARD_INPUT
-from model.errors import TrainingStopped
-from model.recipe import Recipe
-from model.run import RECIPE_FILE, START_RECORD_FILE, load_run, read_settings
-from model.training.distributed import World, joined_world
-from model.training.hardware import set_threads
-from model.training.progress import Reporter
-from model.training.report import write_report
-from model.training.reproduction import flat_settings
-from model.training.resume import leaving_nothing_of_a_refusal, make_room, resume_state
-from model.training.session import Session
-from model.training.state import State
-from model.training.stopping import StopRequest, StopRequestedError
-from model.training.summary import TrainingSummary, print_summary
-from model.training.waiting import considerate_threads
+from dragoman.common.errors import UsageError
+from dragoman.common.files import atomic_write
+from dragoman.common.settings import Settings
+from dragoman.model.corpora.load import load_corpus
+from dragoman.model.corpora.sources import STANDARD_INPUT
+from dragoman.model.errors import TrainingStopped
+from dragoman.model.recipe import Recipe
+from dragoman.model.run import RECIPE_FILE, START_RECORD_FILE, load_run, read_settings
+from dragoman.model.training.distributed import World, joined_world
+from dragoman.model.training.hardware import set_threads
+from dragoman.model.training.progress import Reporter
+from dragoman.model.training.report import write_report
+from dragoman.model.training.reproduction import flat_settings
+from dragoman.model.training.resume import leaving_nothing_of_a_refusal, make_room, resume_state
+from dragoman.model.training.session import Session
+from dragoman.model.training.state import State
+from dragoman.model.training.stopping import StopRequest, StopRequestedError
+from dragoman.model.training.summary import TrainingSummary, print_summary
+from dragoman.model.training.waiting import considerate_threads
 
 __all__ = ["Beginning", "TrainingSummary", "train"]
 
@@ -64,11 +64,11 @@ def train(
 ) -> TrainingSummary:
     """Train by `recipe` and leave a run in the folder `out`.
 
-    Under `torchrun` all its processes train together (`model.training.distributed`); the main one writes.
+    Under `torchrun` all its processes train together (`dragoman.model.training.distributed`); the main one writes.
 
     Args:
         recipe: what to train, on what, and for how long.
-        out: the run folder; `model.run` says what it holds.
+        out: the run folder; `dragoman.model.run` says what it holds.
         data: folder of the corpus, in place of the recipe's own.
         beginning: what to start from; from nothing if it is left out.
         show_progress: talk on standard error.

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from model.batching import Batch, Examples, Rows
-from model.loss import sum_losses, total_loss
-from model.training.distributed import World
-from model.transformer import LanguageModel, TranslationModel
+from dragoman.model.batching import Batch, Examples, Rows
+from dragoman.model.loss import sum_losses, total_loss
+from dragoman.model.training.distributed import World
+from dragoman.model.transformer import LanguageModel, TranslationModel
 
 __all__ = ["Validation", "evenly_spread"]
 

@@ -22,7 +22,7 @@ from typing import Final
 
 import torch
 
-from common.cpu import busy_core_seconds
+from dragoman.common.cpu import busy_core_seconds
 
 __all__ = ["Contention", "IdleTeams", "considerate_threads"]
 

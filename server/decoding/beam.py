@@ -19,12 +19,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from server.decoding.candidates import Predictions, best_of_groups
-from server.decoding.constraints import Constraints
-from server.decoding.hypothesis import FinishReason, Hypothesis, TokenScore
-from server.decoding.parameters import DecodingParameters
-from server.decoding.scores import Alternatives, alternatives
-from server.decoding.stopping import StopCondition
+from dragoman.server.decoding.candidates import Predictions, best_of_groups
+from dragoman.server.decoding.constraints import Constraints
+from dragoman.server.decoding.hypothesis import FinishReason, Hypothesis, TokenScore
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.decoding.scores import Alternatives, alternatives
+from dragoman.server.decoding.stopping import StopCondition
 
 __all__ = ["BeamSearch", "Fork", "advance_all"]
 

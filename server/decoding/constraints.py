@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from server.decoding.parameters import DecodingParameters
+from dragoman.server.decoding.parameters import DecodingParameters
 
 __all__ = ["Constraints"]
 

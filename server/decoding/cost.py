@@ -3,8 +3,8 @@
 The scheduler keeps the sum small for each lane, so that whatever one caller asks for, a step of the others stays short.
 """
 
-from server.decoding.parameters import DecodingParameters
-from server.decoding.sampling import TokenChooser
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.decoding.sampling import TokenChooser
 
 __all__ = ["max_step_cost", "step_cost"]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from server.decoding.suppression import SuppressedTexts
+from dragoman.server.decoding.suppression import SuppressedTexts
 
 __all__ = ["DecodingParameters"]
 

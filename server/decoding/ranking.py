@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from server.decoding.hypothesis import Hypothesis
-from server.decoding.parameters import DecodingParameters
+from dragoman.server.decoding.hypothesis import Hypothesis
+from dragoman.server.decoding.parameters import DecodingParameters
 
 __all__ = ["coverage_penalty", "ranked"]
 

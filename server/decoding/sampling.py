@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from server.decoding.constraints import Constraints
-from server.decoding.parameters import DecodingParameters
+from dragoman.server.decoding.constraints import Constraints
+from dragoman.server.decoding.parameters import DecodingParameters
 
 __all__ = ["Choice", "TokenChooser", "choose_all", "new_generator", "sample"]
 

@@ -1,6 +1,6 @@
 """What the model thought of tokens, for callers who ask."""
 
-from server.decoding.candidates import Predictions
+from dragoman.server.decoding.candidates import Predictions
 
 __all__ = ["Alternatives", "alternatives"]
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from server.backend import Backend, load_sessions
-from server.bundle import Bundle
-from server.kernels import select_kernels
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.execution.backend import Backend, load_sessions
+from dragoman.server.execution.kernels import select_kernels
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 ON_DEVICE = " on a device"

@@ -8,16 +8,16 @@ from typing import Any
 import onnx
 import torch
 
-from common.files import sha256_of
-from export.graph import Graph
-from export.graphs import generation_graphs, translation_graphs
-from export.halves import halved
-from export.onnx_graphs import to_onnx
-from export.quantization import quantized
-from export.row_graphs import row_graphs
-from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
-from server import bundle
-from server.backend import Backend
+from dragoman.common.files import sha256_of
+from dragoman.export.graph import Graph
+from dragoman.export.graphs import generation_graphs, translation_graphs
+from dragoman.export.halves import halved
+from dragoman.export.onnx_graphs import to_onnx
+from dragoman.export.quantization import quantized
+from dragoman.export.row_graphs import row_graphs
+from dragoman.model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
+from dragoman.server.bundle import reader as bundle
+from dragoman.server.execution.backend import Backend
 
 SHARED: dict[str, Any] = {
     "vocabulary_size": 120,

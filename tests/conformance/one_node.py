@@ -8,9 +8,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.functions import DOMAIN, add_functions
-from server.errors import ProviderUnavailable
-from server.kernels import KERNELS, NO_KERNELS, register_kernels, select_kernels
+from dragoman.export.functions import DOMAIN, add_functions
+from dragoman.server.errors import ProviderUnavailable
+from dragoman.server.execution.kernels import KERNELS, NO_KERNELS, register_kernels, select_kernels
 
 Arrays = dict[str, NDArray[Any]]
 KINDS = {np.float32: "FLOAT", np.int32: "INT32", np.int64: "INT64"}

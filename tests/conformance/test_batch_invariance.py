@@ -6,16 +6,16 @@ import sys
 
 import numpy as np
 import pytest
-
-from server.backend import Backend
-from server.decoding.hypothesis import Finished
-from server.decoding.parameters import DecodingParameters
-from server.golden import check_golden_examples
-from server.lane import Lane
-from server.offline import decode_offline
-from server.running_sequence import RunningSequence
-from server.scheduler import Scheduler
 from tests.conformance.backends import ON_DEVICE, load
+
+from dragoman.server.decoding.hypothesis import Finished
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.engine.golden import check_golden_examples
+from dragoman.server.engine.lane import Lane
+from dragoman.server.engine.offline import decode_offline
+from dragoman.server.engine.scheduler import Scheduler
+from dragoman.server.engine.sequence import RunningSequence
+from dragoman.server.execution.backend import Backend
 
 BUNDLES = [
     *(f"bundles/{name}" for name in ("spell/1", "spell/2", "count/1", "count/2")),

@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-
-import server.backend
-from server.arena import HostArena
-from server.backend import Backend, load_sessions
-from server.bundle import Bundle
-from server.config import EngineSettings
-from server.decoding.parameters import DecodingParameters
-from server.device_arena import DeviceArena
-from server.device_rows import DeviceRows
-from server.engine import Engine
-from server.golden import check_golden_examples
-from server.offline import decode_offline
-from server.prefix_cache import BLOCK_TOKENS
-from server.rows import Rows, Source
-from server.scoring import score_offline
 from tests.conformance.backends import FIXTURES, ON_DEVICE, load
 from tests.conformance.exported_models import export
+
+import dragoman.server.execution.backend
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.config import EngineSettings
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.engine.engine import Engine
+from dragoman.server.engine.golden import check_golden_examples
+from dragoman.server.engine.offline import decode_offline
+from dragoman.server.engine.scoring import score_offline
+from dragoman.server.execution.arena import HostArena
+from dragoman.server.execution.backend import Backend, load_sessions
+from dragoman.server.execution.device_arena import DeviceArena
+from dragoman.server.execution.device_rows import DeviceRows
+from dragoman.server.execution.prefix_cache import BLOCK_TOKENS
+from dragoman.server.execution.rows import Rows, Source
 
 BUNDLES = ("halves/spell/1", "halves/count/1")
 LARGE = 1 << 24
@@ -162,14 +162,14 @@ def test_a_device_tells_the_best_tokens_that_the_host_tells(name: str, tmp_path:
 def test_cuda_leaves_nothing_but_shapes_to_the_cpu(
     bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = server.backend._session_options
+    options = dragoman.server.execution.backend._session_options
 
     def profiled(provider: str, num_threads: int) -> ort.SessionOptions:
         made = options(provider, num_threads)
         made.enable_profiling, made.profile_file_prefix = True, str(tmp_path / "profile")
         return made
 
-    monkeypatch.setattr(server.backend, "_session_options", profiled)
+    monkeypatch.setattr(dragoman.server.execution.backend, "_session_options", profiled)
     cuda = Backend.load(Bundle.read(FIXTURES / bundle), provider="cuda", num_threads=1)
     decode_offline(cuda.with_prefix_cache(LARGE), mixed(cuda), num_slots=32)
     nodes = [

@@ -9,30 +9,30 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-
-from export.decode_graphs import decode_graphs
-from export.errors import ExportError
-from export.graph import Graph
-from export.halves import halved
-from export.onnx_graphs import to_onnx
-from export.quantization import MAX_WEIGHT, Int8Linear, Range, quantized
-from export.verification import Agreement, compare, decode_both_ways
-from model.attention import observe_weights
-from model.beam_search import beam_search
-from model.decoding import greedy_decode, score
-from model.transformer import LanguageModel, TranslationModel, build_model
-from server.backend import Backend
-from server.decoding.hypothesis import Finished
-from server.decoding.parameters import DecodingParameters
-from server.decoding.stopping import StopCondition
-from server.kernels import NO_KERNELS
-from server.lane import Lane
-from server.offline import decode_offline, decode_sequences
-from server.prefix_cache import BLOCK_TOKENS
-from server.rows import Source
-from server.running_sequence import RunningSequence
-from server.scoring import score_offline
 from tests.conformance.exported_models import MODELS, export, random_ids
+
+from dragoman.export.decode_graphs import decode_graphs
+from dragoman.export.errors import ExportError
+from dragoman.export.graph import Graph
+from dragoman.export.halves import halved
+from dragoman.export.onnx_graphs import to_onnx
+from dragoman.export.quantization import MAX_WEIGHT, Int8Linear, Range, quantized
+from dragoman.export.verification import Agreement, compare, decode_both_ways
+from dragoman.model.attention import observe_weights
+from dragoman.model.beam_search import beam_search
+from dragoman.model.decoding import greedy_decode, score
+from dragoman.model.transformer import LanguageModel, TranslationModel, build_model
+from dragoman.server.decoding.hypothesis import Finished
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.decoding.stopping import StopCondition
+from dragoman.server.engine.lane import Lane
+from dragoman.server.engine.offline import decode_offline, decode_sequences
+from dragoman.server.engine.scoring import score_offline
+from dragoman.server.engine.sequence import RunningSequence
+from dragoman.server.execution.backend import Backend
+from dragoman.server.execution.kernels import NO_KERNELS
+from dragoman.server.execution.prefix_cache import BLOCK_TOKENS
+from dragoman.server.execution.rows import Source
 
 
 def agreement(model: TranslationModel | LanguageModel, backend: Backend) -> Agreement:
@@ -255,7 +255,7 @@ def test_large_models_and_halves_have_no_steps_in_one_call(monkeypatch: pytest.M
     weights = 2 * (5 * 64 * 64 + 64 * 64 + 2 * 64 * 96) + 120 * 64
     assert layer.cross_attention.key_value.weight.shape == (128, 64), "left out: not part of a step"
     for limit, names in ((weights, ["decode", "decode_steps"]), (weights - 1, ["decode"])):
-        monkeypatch.setattr("export.decode_graphs.MAX_STEP_WEIGHTS", limit)
+        monkeypatch.setattr("dragoman.export.decode_graphs.MAX_STEP_WEIGHTS", limit)
         assert [graph.name for graph in decode_graphs(model)] == names
     assert [graph.name for graph in decode_graphs(halved(model))] == ["decode"]
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-from client import CallError, Client
-from client.cli.server_process import running_server
-from client.local import local_client
 from tests.integration.serving import BUNDLES
+
+from dragoman.cli.server_process import running_server
+from dragoman.client import CallError, Client
+from dragoman.client.local import local_client
 
 ALIGNED = BUNDLES.parent / "aligned"
 DIGITS = ["12", "907", "4", "31415926", "12"]

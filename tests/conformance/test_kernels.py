@@ -8,10 +8,6 @@ import numpy as np
 import psutil
 import pytest
 from numpy.typing import NDArray
-
-from server import kernels as library
-from server.errors import ProviderUnavailable
-from server.kernels import NO_KERNELS, select_kernels
 from tests.conformance.one_node import (
     AVAILABLE,
     HEADS,
@@ -24,6 +20,10 @@ from tests.conformance.one_node import (
     one_node,
     session,
 )
+
+from dragoman.server.errors import ProviderUnavailable
+from dragoman.server.execution import kernels as library
+from dragoman.server.execution.kernels import NO_KERNELS, select_kernels
 
 
 def test_kernels_are_built_where_there_is_a_compiler() -> None:
@@ -210,12 +210,12 @@ def test_kernels_that_cannot_be_had_are_an_error(monkeypatch: pytest.MonkeyPatch
     if AVAILABLE:
         with pytest.raises(ProviderUnavailable, match="this processor does not have the instructions"):
             select_kernels("avx1024")
-    monkeypatch.setattr("server.kernels._LIBRARY", tmp_path / "absent.so")
+    monkeypatch.setattr("dragoman.server.execution.kernels._LIBRARY", tmp_path / "absent.so")
     assert select_kernels("auto") == NO_KERNELS
     with pytest.raises(ProviderUnavailable, match="'avx2': this installation has none"):
         select_kernels("avx2")
     (tmp_path / "other.so").write_bytes(b"of another machine")
-    monkeypatch.setattr("server.kernels._LIBRARY", tmp_path / "other.so")
+    monkeypatch.setattr("dragoman.server.execution.kernels._LIBRARY", tmp_path / "other.so")
     assert select_kernels("auto") == NO_KERNELS
 
 
@@ -225,9 +225,9 @@ def test_rows_are_copied_with_the_library_and_without(
     built: bool, locked: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     if not built:
-        monkeypatch.setattr("server.kernels._LIBRARY", tmp_path / "absent.so")
+        monkeypatch.setattr("dragoman.server.execution.kernels._LIBRARY", tmp_path / "absent.so")
     if not locked:
-        monkeypatch.setattr("server.kernels._MAX_LOCKED_BYTES", 0)
+        monkeypatch.setattr("dragoman.server.execution.kernels._MAX_LOCKED_BYTES", 0)
     sources = [np.arange(72, dtype=np.float32).reshape(4, 3, 6) + 100 * index for index in range(2)]
     targets = [np.zeros((5, 3, 7), np.float32) for _ in range(2)]
     expected = [target.copy() for target in targets]

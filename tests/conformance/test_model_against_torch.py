@@ -8,11 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.attention import CrossAttention, SelfAttention, explicit_attention, fused_attention
-from model.batching import Pairs, Stream, in_order
-from model.loss import total_loss
-from model.tokenizer import END_ID, PADDING_ID
-from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model, sinusoidal_positions
+from dragoman.model.attention import CrossAttention, SelfAttention, explicit_attention, fused_attention
+from dragoman.model.batching import Pairs, Stream, in_order
+from dragoman.model.loss import total_loss
+from dragoman.model.tokenizer import END_ID, PADDING_ID
+from dragoman.model.transformer import (
+    Dimensions,
+    LanguageModel,
+    TranslationModel,
+    build_model,
+    sinusoidal_positions,
+)
 
 WIDTH, HEADS, HIDDEN, LAYERS, VOCABULARY = 32, 4, 48, 3, 19
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}

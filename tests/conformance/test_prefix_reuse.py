@@ -5,16 +5,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-
-from server.arena import HostArena
-from server.backend import Backend
-from server.decoding.hypothesis import Finished
-from server.decoding.parameters import DecodingParameters
-from server.golden import check_golden_examples
-from server.offline import decode_offline
-from server.prefix_cache import BLOCK_TOKENS
-from server.rows import Source
 from tests.conformance.backends import ON_DEVICE, load
+
+from dragoman.server.decoding.hypothesis import Finished
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.engine.golden import check_golden_examples
+from dragoman.server.engine.offline import decode_offline
+from dragoman.server.execution.arena import HostArena
+from dragoman.server.execution.backend import Backend
+from dragoman.server.execution.prefix_cache import BLOCK_TOKENS
+from dragoman.server.execution.rows import Source
 
 LARGE = 64 * 1024 * 1024
 

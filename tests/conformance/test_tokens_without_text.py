@@ -5,20 +5,20 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
-import model.beam_search
-import model.decoding
-from model.transformer import LanguageModel, TranslationModel
-from server.backend import Backend
-from server.bundle import Bundle, GoldenExample, SpecialTokens
-from server.decoding.parameters import DecodingParameters
-from server.errors import BundleError
-from server.golden import check_golden_examples
-from server.lane import Lane
-from server.offline import decode_offline, decode_sequences
-from server.running_sequence import RunningSequence
 from tests.conformance.backends import ON_DEVICE, load
 from tests.conformance.exported_models import export
+
+import dragoman.model.beam_search
+import dragoman.model.decoding
+from dragoman.model.transformer import LanguageModel, TranslationModel
+from dragoman.server.bundle.reader import Bundle, GoldenExample, SpecialTokens
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.engine.golden import check_golden_examples
+from dragoman.server.engine.lane import Lane
+from dragoman.server.engine.offline import decode_offline, decode_sequences
+from dragoman.server.engine.sequence import RunningSequence
+from dragoman.server.errors import BundleError
+from dragoman.server.execution.backend import Backend
 
 BEGIN, END = 2, 3
 TOKENS_OF_21 = [7, 6]  # to the fixtures that spell
@@ -53,15 +53,15 @@ Exported = tuple[TranslationModel | LanguageModel, Backend, tuple[int, ...]]
 def exported(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exported:
     torch_model, backend = export(request.param, tmp_path)
     backend, without_text = taking_favourites(backend)
-    monkeypatch.setattr(model.decoding, "WITHOUT_TEXT", without_text)
-    monkeypatch.setattr(model.beam_search, "WITHOUT_TEXT", without_text)
+    monkeypatch.setattr(dragoman.model.decoding, "WITHOUT_TEXT", without_text)
+    monkeypatch.setattr(dragoman.model.beam_search, "WITHOUT_TEXT", without_text)
     return torch_model, backend, without_text
 
 
 @pytest.mark.parametrize("multi_step_rows", [0, 64])
 def test_greedy_answers_hold_none(exported: Exported, multi_step_rows: int) -> None:
     torch_model, backend, without_text = exported
-    expected = model.decoding.greedy_decode(torch_model, inputs(), MAX_TOKENS)
+    expected = dragoman.model.decoding.greedy_decode(torch_model, inputs(), MAX_TOKENS)
     lane = Lane(backend, 8, multi_step_rows=multi_step_rows)
     parameters = DecodingParameters(max_tokens=MAX_TOKENS)
     sequences = [RunningSequence.create(ids, parameters) for ids in inputs()]
@@ -74,7 +74,7 @@ def test_greedy_answers_hold_none(exported: Exported, multi_step_rows: int) -> N
 @pytest.mark.parametrize("beam_size", [2, 4, 5])
 def test_no_hypothesis_holds_one(exported: Exported, beam_size: int) -> None:
     torch_model, backend, without_text = exported
-    expected = model.beam_search.beam_search(
+    expected = dragoman.model.beam_search.beam_search(
         torch_model, inputs(), MAX_TOKENS, beam_size=beam_size, num_hypotheses=beam_size
     )
     parameters = DecodingParameters(max_tokens=MAX_TOKENS, beam_size=beam_size, num_hypotheses=beam_size)

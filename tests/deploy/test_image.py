@@ -16,8 +16,8 @@ import yaml
 from dockerfile_parse import DockerfileParser  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
 
-from client.cli.app import app
-from server.config import ListenSettings
+from dragoman.cli.app import app
+from dragoman.server.config import ListenSettings
 
 ROOT = Path(__file__).parents[2]
 TRAINING_ONLY = {"torch", "onnx", "onnxscript", "tensorboard", "babel", "sacrebleu"}

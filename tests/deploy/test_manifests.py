@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from server.config import ListenSettings, ServerSettings, load_settings
+from dragoman.server.config import ListenSettings, ServerSettings, load_settings
 
 Manifest = dict[str, Any]
 Build = Callable[[str], list[Manifest]]

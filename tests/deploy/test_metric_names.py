@@ -9,11 +9,17 @@ from typing import Any
 import grpc
 import pytest
 import yaml
-from dragoman.v1 import generation_pb2, model_pb2, translation_pb2
 
-from server.collectors import PROMPT_SOURCES
-from server.discovery import NOT_LOADED_REASONS
-from server.metrics import ARRIVAL_REASONS, GRAPHS, METRIC_PREFIX, REJECTION_REASONS, Metrics
+from dragoman.server.models.discovery import NOT_LOADED_REASONS
+from dragoman.server.operations.collectors import PROMPT_SOURCES
+from dragoman.server.operations.metrics import (
+    ARRIVAL_REASONS,
+    GRAPHS,
+    METRIC_PREFIX,
+    REJECTION_REASONS,
+    Metrics,
+)
+from dragoman.v1 import generation_pb2, model_pb2, translation_pb2
 
 SUFFIXES = {
     "counter": ["_total"],

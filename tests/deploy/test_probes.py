@@ -10,11 +10,11 @@ from typing import Any
 import grpc
 import pytest
 import yaml
-from dragoman.v1 import model_pb2, model_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.app import SERVICE_NAMES
-from server.config import load_settings
+from dragoman.server.app import SERVICE_NAMES
+from dragoman.server.config import load_settings
+from dragoman.v1 import model_pb2, model_pb2_grpc
 
 PROBES = ["startupProbe", "readinessProbe", "livenessProbe"]
 SERVING = health_pb2.HealthCheckResponse.SERVING

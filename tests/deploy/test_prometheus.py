@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import grpc
 import pytest
 import yaml
+
 from dragoman.v1 import decoding_pb2, generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
 from dragoman.v1 import translation_pb2 as translation
 from dragoman.v1 import translation_pb2_grpc as translation_grpc

@@ -1,4 +1,4 @@
-"""`python -m server` as a child process, and the events that it logs."""
+"""`python -m dragoman.server` as a child process, and the events that it logs."""
 
 import contextlib
 import json

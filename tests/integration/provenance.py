@@ -7,7 +7,7 @@ from typing import Final
 
 from tokenizers import Tokenizer
 
-from model.recipe import load_recipe
+from dragoman.model.recipe import load_recipe
 
 __all__ = ["BUNDLES", "GENERATION", "TRANSLATION", "bundle_with_recipe", "golden_pairs"]
 

@@ -13,14 +13,14 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from dragoman.v1 import generation_pb2_grpc, model_pb2_grpc, translation_pb2_grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from server.app import Server
-from server.config import load_settings
-from server.decoding.candidates import Predictions
-from server.rows import Rows
+from dragoman.server.app import Server
+from dragoman.server.config import load_settings
+from dragoman.server.decoding.candidates import Predictions
+from dragoman.server.execution.rows import Rows
+from dragoman.v1 import generation_pb2_grpc, model_pb2_grpc, translation_pb2_grpc
 
 BUNDLES = Path(__file__).parents[1] / "fixtures" / "bundles"
 PATIENCE_S = 20.0

@@ -8,7 +8,6 @@ from typing import Any
 
 import grpc
 import pytest
-
 from benchmarks.serving.load import Service, answers_of, closed_loop, open_loop, unloaded_latency
 
 

@@ -7,18 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from client.cli import back_translation
-from client.cli.main import main
-from model.corpora.corpus import Pair
-from model.corpora.load import load_corpus
-from model.recipe import load_recipe
-from server.backend import Backend
-from server.bundle import Bundle
-from server.decoding.parameters import DecodingParameters
-from server.offline import decode_offline
 from tests.integration.provenance import BUNDLES, TRANSLATION, bundle_with_recipe, golden_pairs
 from tests.trees import tree
+
+from dragoman.cli import back_translation
+from dragoman.cli.main import main
+from dragoman.model.corpora.corpus import Pair
+from dragoman.model.corpora.load import load_corpus
+from dragoman.model.recipe import load_recipe
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.engine.offline import decode_offline
+from dragoman.server.execution.backend import Backend
 
 SPELL = str(BUNDLES / "spell" / "1")
 NUMBERS = dict(golden_pairs(Path(SPELL)))

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+from tests.integration.scripted_server import Failure, ScriptedServer, invalid, overloaded, running_server
 
-from client import (
+from dragoman.client import (
     AsyncClient,
     ChannelSettings,
     Client,
@@ -25,8 +26,7 @@ from client import (
     Translation,
     UnavailableError,
 )
-from common.errors import OperationError, UsageError
-from tests.integration.scripted_server import Failure, ScriptedServer, invalid, overloaded, running_server
+from dragoman.common.errors import OperationError, UsageError
 
 NO_RETRIES = ChannelSettings(max_attempts=1)
 

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-from client import Client
-from client.cli.main import main
-from client.cli.server_process import ServerProcess, running_server
-from common.errors import OperationError
 from tests.integration import scripted_server
 from tests.integration.scripted_server import ScriptedServer, overloaded
+
+from dragoman.cli.main import main
+from dragoman.cli.server_process import ServerProcess, running_server
+from dragoman.client import Client
+from dragoman.common.errors import OperationError
 
 BUNDLES = Path(__file__).parents[1] / "fixtures" / "bundles"
 
@@ -57,7 +57,7 @@ def dragoman(capsys: pytest.CaptureFixture[str]) -> Run:
 def child(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """The command as a process of its own, with pipes."""
     with subprocess.Popen(
-        [sys.executable, "-m", "client.cli.main", *arguments],
+        [sys.executable, "-m", "dragoman.cli.main", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

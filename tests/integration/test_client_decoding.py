@@ -4,8 +4,10 @@ import math
 from collections.abc import Iterator
 
 import pytest
+from tests.integration.scripted_server import ScriptedServer, overloaded, running_server
+from tests.integration.serving import BUNDLES, serving
 
-from client import (
+from dragoman.client import (
     AsyncClient,
     Client,
     FinishReason,
@@ -15,10 +17,8 @@ from client import (
     TextScore,
     TokenAlternative,
 )
-from client.channel import ChannelSettings
-from common.errors import UsageError
-from tests.integration.scripted_server import ScriptedServer, overloaded, running_server
-from tests.integration.serving import BUNDLES, serving
+from dragoman.client.channel import ChannelSettings
+from dragoman.common.errors import UsageError
 
 
 @pytest.fixture

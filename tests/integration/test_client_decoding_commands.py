@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-from client import Client, TextScore
-from client.cli import options
-from client.cli.line_calls import LineAnswers
-from client.cli.line_scoring import LineScorer
-from client.cli.main import main
-from client.cli.model_source import ModelSource
-from client.cli.server_process import ServerProcess, running_server
 from tests.integration import scripted_server
 from tests.integration.scripted_server import ScriptedServer, invalid
 from tests.integration.serving import BUNDLES
+
+from dragoman.cli import options
+from dragoman.cli.line_calls import LineAnswers
+from dragoman.cli.line_scoring import LineScorer
+from dragoman.cli.main import main
+from dragoman.cli.model_source import ModelSource
+from dragoman.cli.server_process import ServerProcess, running_server
+from dragoman.client import Client, TextScore
 
 ALIGNED = BUNDLES.parent / "aligned"
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from client.asynchronous import AsyncClient
-from client.cli import bundle_evaluation
-from client.cli.main import main
-from client.cli.server_process import running_server
-from server.offline import decode_offline
 from tests.integration.provenance import BUNDLES, GENERATION, TRANSLATION, bundle_with_recipe, golden_pairs
+
+from dragoman.cli import bundle_evaluation
+from dragoman.cli.main import main
+from dragoman.cli.server_process import running_server
+from dragoman.client.asynchronous import AsyncClient
+from dragoman.server.engine.offline import decode_offline
 
 
 def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:

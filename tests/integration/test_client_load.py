@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-
-from client import NotFoundError
-from client.load import generator
-from client.load.generator import LoadPlan, Progress, run_load
-from common.errors import OperationError
 from tests.integration.scripted_server import Failure, ScriptedServer, invalid, running_server
+
+from dragoman.client import NotFoundError
+from dragoman.client.load import generator
+from dragoman.client.load.generator import LoadPlan, Progress, run_load
+from dragoman.common.errors import OperationError
 
 
 @pytest.fixture

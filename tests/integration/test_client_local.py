@@ -12,8 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.integration.serving import BUNDLES, Gate
 
-from client import (
+from dragoman.cli.main import main
+from dragoman.cli.server_process import running_server
+from dragoman.client import (
     CallCancelledError,
     Client,
     DeadlineExceededError,
@@ -22,12 +25,9 @@ from client import (
     ServerError,
     Translator,
 )
-from client.cli.main import main
-from client.cli.server_process import running_server
-from client.local import local_client
-from common.errors import SettingsError, UsageError
-from server.errors import BundleError
-from tests.integration.serving import BUNDLES, Gate
+from dragoman.client.local import local_client
+from dragoman.common.errors import SettingsError, UsageError
+from dragoman.server.errors import BundleError
 
 SPELL, COUNT = BUNDLES / "spell" / "2", BUNDLES / "count" / "2"
 
@@ -190,7 +190,7 @@ def test_a_fork_is_told_to_load_its_own_and_leaves() -> None:
 
 FORK = """
 import os, sys
-from client import Translator
+from dragoman.client import Translator
 
 translator = Translator(sys.argv[1], engine={"lanes": 1})
 child = os.fork()

@@ -7,8 +7,9 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.integration.scripted_server import Failure, ScriptedServer, invalid, running_server
 
-from client import (
+from dragoman.client import (
     AsyncClient,
     CallCancelledError,
     Client,
@@ -16,7 +17,6 @@ from client import (
     InvalidRequestError,
     ServerError,
 )
-from tests.integration.scripted_server import Failure, ScriptedServer, invalid, running_server
 
 Call = Callable[..., Any]
 TEXTS = [f"text {number}" for number in range(300)]

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-
-from client import AsyncClient, Client, MessageTooLargeError, UnavailableError
-from client.channel import ChannelSettings
-from common.errors import UsageError
 from tests.integration.scripted_server import Failure, ScriptedServer, running_server
+
+from dragoman.client import AsyncClient, Client, MessageTooLargeError, UnavailableError
+from dragoman.client.channel import ChannelSettings
+from dragoman.common.errors import UsageError
 
 NO_RETRIES = ChannelSettings(max_attempts=1)
 

@@ -8,21 +8,21 @@ from pathlib import Path
 import onnx
 import pytest
 
-import export.exporter
-from export.exporter import export_run
-from export.graph import Graph
-from export.held_out import held_out
-from export.onnx_graphs import to_onnx
-from export.quality import reference_quality
-from model.errors import CorpusError
-from model.recipe import load_recipe
-from model.run import load_run
-from model.training.train import train
-from model.transformer import build_model
-from server.backend import Backend
-from server.bundle import Bundle
-from server.errors import BundleError
-from server.prefix_cache import BLOCK_TOKENS
+import dragoman.export.exporter
+from dragoman.export.exporter import export_run
+from dragoman.export.graph import Graph
+from dragoman.export.held_out import held_out
+from dragoman.export.onnx_graphs import to_onnx
+from dragoman.export.quality import reference_quality
+from dragoman.model.errors import CorpusError
+from dragoman.model.recipe import load_recipe
+from dragoman.model.run import load_run
+from dragoman.model.training.train import train
+from dragoman.model.transformer import build_model
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.errors import BundleError
+from dragoman.server.execution.backend import Backend
+from dragoman.server.execution.prefix_cache import BLOCK_TOKENS
 
 RECIPE = """
 name = "abc"
@@ -69,7 +69,7 @@ def test_a_prompt_of_several_blocks_and_what_runs_without_kernels_are_verified(
             traced[graph.name] = to_onnx(graph)
         return traced[graph.name]
 
-    monkeypatch.setattr(export.exporter, "to_onnx", trace_once)
+    monkeypatch.setattr(dragoman.export.exporter, "to_onnx", trace_once)
     report = export_run(run, tmp_path / "abc" / "1", num_held_out=50)
     assert report.agreement.num_disagreements == report.agreement.num_batch_differences == 0
     bundle = Bundle.read(tmp_path / "abc" / "1")

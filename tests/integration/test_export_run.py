@@ -13,24 +13,24 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import export.exporter
-import export.verification
-from client.cli.export import export_lines
-from client.cli.main import main
-from common.errors import OperationError, UsageError
-from export.errors import ExportError
-from export.exporter import export_run
-from export.graph import Graph
-from export.onnx_graphs import to_onnx
-from export.quantization import Int8Linear
-from export.verification import verify_bundle
-from model.decoding import Hypothesis, greedy_decode
-from model.errors import CorpusError
-from model.recipe import load_recipe
-from model.training.train import train
-from server.bundle import Bundle
-from server.discovery import discover
-from server.scoring import forced_steps
+import dragoman.export.exporter
+import dragoman.export.verification
+from dragoman.cli.export import export_lines
+from dragoman.cli.main import main
+from dragoman.common.errors import OperationError, UsageError
+from dragoman.export.errors import ExportError
+from dragoman.export.exporter import export_run
+from dragoman.export.graph import Graph
+from dragoman.export.onnx_graphs import to_onnx
+from dragoman.export.quantization import Int8Linear
+from dragoman.export.verification import verify_bundle
+from dragoman.model.decoding import Hypothesis, greedy_decode
+from dragoman.model.errors import CorpusError
+from dragoman.model.recipe import load_recipe
+from dragoman.model.training.train import train
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.engine.scoring import forced_steps
+from dragoman.server.models.discovery import discover
 
 BUNDLES = Path(__file__).parents[1] / "fixtures" / "bundles"
 
@@ -84,7 +84,7 @@ def traced_once(
             traced[key] = to_onnx(graph)
         return traced[key]
 
-    monkeypatch.setattr(export.exporter, "to_onnx", reuse)
+    monkeypatch.setattr(dragoman.export.exporter, "to_onnx", reuse)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
@@ -144,7 +144,7 @@ def test_a_disagreement_with_pytorch_leaves_nothing(
             for h in truth
         ]
 
-    monkeypatch.setattr("export.verification.greedy_decode", other_answers)
+    monkeypatch.setattr("dragoman.export.verification.greedy_decode", other_answers)
     with pytest.raises(
         ExportError, match=r"\d+ of \d+ held-out inputs are answered differently from PyTorch"
     ):
@@ -162,7 +162,7 @@ def test_activations_beyond_fp16_leave_nothing(
                 log_probabilities[0, 5] = np.nan
             yield num_rows, log_probabilities
 
-    monkeypatch.setattr(export.verification, "forced_steps", overflowing)
+    monkeypatch.setattr(dragoman.export.verification, "forced_steps", overflowing)
     with pytest.raises(ExportError, match="the model's activations go beyond fp16"):
         export_run(run, tmp_path / "shout" / "1", precision="fp16")
     assert not (tmp_path / "shout").exists(), "not even the folder that was made for it"
@@ -175,7 +175,7 @@ def test_a_tie_is_counted_and_not_failed(run: Path, tmp_path: Path, monkeypatch:
         other = dataclasses.replace(tie, token_ids=[6, *truth[0].token_ids[1:]])
         return [other if truth[0].token_ids[0] == 4 else tie, *truth[1:]]
 
-    monkeypatch.setattr("export.verification.greedy_decode", other_answers)
+    monkeypatch.setattr("dragoman.export.verification.greedy_decode", other_answers)
     report = export_run(run, tmp_path / "shout" / "1")
     assert (report.agreement.num_ties, report.agreement.num_disagreements) == (1, 0)
 
@@ -190,7 +190,7 @@ def test_a_failed_export_keeps_the_bundle_that_was_there(
     def disk_full(path: Path, content: bytes | str) -> None:
         raise OperationError(f"cannot write {path}: No space left on device")
 
-    monkeypatch.setattr(export.exporter, "atomic_write", disk_full)
+    monkeypatch.setattr(dragoman.export.exporter, "atomic_write", disk_full)
     with pytest.raises(OperationError, match="No space left on device"):
         export_run(run, bundle, replaces=True)
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before

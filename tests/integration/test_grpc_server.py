@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from server.grpc_server import NUM_ACCEPTING, make_server
+from dragoman.server.fronts.grpc.server import NUM_ACCEPTING, make_server
 
 METHOD = "/test.Service/Wait"
 

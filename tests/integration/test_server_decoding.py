@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dragoman.v1 import decoding_pb2, generation_pb2, translation_pb2
-
-from server.bundle import Bundle
 from tests.integration.serving import BUNDLES, Served, error_of, one_version, serving, violations_of
+
+from dragoman.server.bundle.reader import Bundle
+from dragoman.v1 import decoding_pb2, generation_pb2, translation_pb2
 
 Options = decoding_pb2.DecodingOptions
 ALIGNED = BUNDLES.parent / "aligned"

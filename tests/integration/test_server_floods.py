@@ -12,11 +12,7 @@ import h2.errors
 import h2.events
 import h2.settings
 import pytest
-from dragoman.v1 import decoding_pb2, translation_pb2
 from google.rpc import error_details_pb2
-
-import server.interceptors
-from client import AsyncClient
 from tests.integration.raw_http2 import RawClient
 from tests.integration.serving import (
     PATIENCE_S,
@@ -28,6 +24,10 @@ from tests.integration.serving import (
     one_version,
     serving,
 )
+
+from dragoman.client import AsyncClient
+from dragoman.server.fronts.grpc import interceptors
+from dragoman.v1 import decoding_pb2, translation_pb2
 
 Request = translation_pb2.TranslateRequest
 TRANSLATE = "/dragoman.v1.TranslationService/Translate"
@@ -161,7 +161,7 @@ async def test_a_call_that_is_taken_up_late_is_refused_before_any_work(served: S
 async def test_a_call_without_a_message_is_an_invalid_one(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.interceptors, "NO_MESSAGE_S", 0.05)
+    monkeypatch.setattr(interceptors, "NO_MESSAGE_S", 0.05)
 
     def call() -> None:
         with RawClient(served.server.port, window=65_535) as client:

@@ -3,10 +3,10 @@
 import onnxruntime as ort
 import pytest
 import structlog
-from dragoman.v1 import decoding_pb2, translation_pb2
-
-from server.bundle import Bundle
 from tests.integration.serving import BUNDLES, serving
+
+from dragoman.server.bundle.reader import Bundle
+from dragoman.v1 import decoding_pb2, translation_pb2
 
 HALVES = BUNDLES.parent / "halves"
 

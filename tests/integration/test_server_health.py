@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-from server.app import SERVICE_NAMES
 from tests.integration.serving import PATIENCE_S, Served, error_of, eventually, one_version, serving
+
+from dragoman.server.app import SERVICE_NAMES
 
 Status = health_pb2.HealthCheckResponse
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from prometheus_client import CollectorRegistry
+from tests.integration.serving import PATIENCE_S, http_get
 from waitress.server import TcpWSGIServer
 
-import server.http_server
-from server.http import OperationsServer
-from server.http_server import MAX_CONNECTIONS
-from server.lifecycle import Lifecycle
-from tests.integration.serving import PATIENCE_S, http_get
+from dragoman.server.lifecycle import Lifecycle
+from dragoman.server.operations import http_server
+from dragoman.server.operations.endpoints import OperationsServer
+from dragoman.server.operations.http_server import MAX_CONNECTIONS
 
 HALF_A_REQUEST = b"GET /metrics HTTP/1.1\r\nHost: "
 
@@ -72,7 +72,7 @@ def test_with_one_connection_too_many_the_longest_silent_one_is_closed(operation
 def test_a_request_has_a_deadline_however_often_a_byte_comes(
     operations: OperationsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.http_server, "REQUEST_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(http_server, "REQUEST_TIMEOUT_S", 0.5)
     with half_open(operations.port, 1) as [connection]:
         begin_s = time.monotonic()
         with contextlib.suppress(ConnectionError):

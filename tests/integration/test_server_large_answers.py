@@ -6,13 +6,6 @@ from typing import Any
 
 import grpc
 import pytest
-from dragoman.v1 import decoding_pb2, generation_pb2, translation_pb2
-
-from server.answer_room import AnswerRoom, least_bytes
-from server.decoding.hypothesis import Finished
-from server.decoding.parameters import DecodingParameters
-from server.lane import Lane
-from server.scheduler import Plan
 from tests.integration.serving import (
     Served,
     error_of,
@@ -21,6 +14,13 @@ from tests.integration.serving import (
     serving,
     violations_of,
 )
+
+from dragoman.server.decoding.hypothesis import Finished
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.engine.lane import Lane
+from dragoman.server.engine.scheduler import Plan
+from dragoman.server.requests.answer_room import AnswerRoom, least_bytes
+from dragoman.v1 import decoding_pb2, generation_pb2, translation_pb2
 
 Options = decoding_pb2.DecodingOptions
 Request = translation_pb2.TranslateRequest

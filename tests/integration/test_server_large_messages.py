@@ -9,12 +9,12 @@ import grpc
 import h2.events
 import psutil
 import pytest
-from dragoman.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
 from google.protobuf.message import Message
-
 from tests.integration.child_server import ports, running
 from tests.integration.raw_http2 import RawClient
 from tests.integration.serving import PATIENCE_S
+
+from dragoman.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
 
 NUM_ENTRIES = 1_500_000
 NUM_CONNECTIONS, CALLS_EACH = 2, 10

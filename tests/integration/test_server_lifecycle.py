@@ -8,14 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from dragoman.v1 import model_pb2, model_pb2_grpc, translation_pb2, translation_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-from client.channel import ChannelSettings
-from server.app import Server
-from server.bundle import Bundle
-from server.config import load_settings
-from server.errors import AddressError, BundleError, ModelsError
 from tests.integration.serving import (
     BUNDLES,
     PATIENCE_S,
@@ -27,6 +20,13 @@ from tests.integration.serving import (
     one_version,
     serving,
 )
+
+from dragoman.client.channel import ChannelSettings
+from dragoman.server.app import Server
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.config import load_settings
+from dragoman.server.errors import AddressError, BundleError, ModelsError
+from dragoman.v1 import model_pb2, model_pb2_grpc, translation_pb2, translation_pb2_grpc
 
 Request = translation_pb2.TranslateRequest
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -208,7 +208,7 @@ async def test_versions_are_numbers_not_words(tmp_path: Path) -> None:
 
 async def test_two_servers_do_not_share_a_port(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the early check gRPC itself must refuse: SO_REUSEPORT would hand out connections by chance."""
-    monkeypatch.setattr("server.app.check_free", lambda host, port: None)
+    monkeypatch.setattr("dragoman.server.app.check_free", lambda host, port: None)
     second = Server(settings_of(BUNDLES, **{"server.port": served.server.port}))
     try:
         with pytest.raises(AddressError, match=f"127.0.0.1:{served.server.port}"):

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from dragoman.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
-
 from tests.integration.child_server import ENVIRONMENT, Process, ports, running
 from tests.integration.raw_http2 import RawClient
 from tests.integration.serving import PATIENCE_S, http_get
+
+from dragoman.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
 
 Request = translation_pb2.TranslateRequest
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dragoman.v1 import decoding_pb2, generation_pb2, translation_pb2
-
-from server.runtime import Runtime
-from server.tokenising import Tokenising
 from tests.integration.serving import Served, eventually, one_version, serving, violations_of
+
+from dragoman.server.requests.runtime import Runtime
+from dragoman.server.requests.tokenization import Tokenising
+from dragoman.v1 import decoding_pb2, generation_pb2, translation_pb2
 
 ENDLESS = "1" * 500_000
 

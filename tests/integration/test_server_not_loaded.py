@@ -14,15 +14,15 @@ from typing import Any
 import grpc
 import pytest
 import structlog
-from dragoman.v1 import model_pb2, translation_pb2
-
-from client import AsyncClient, Client, NotLoadedModel
-from server.app import Server
-from server.bundle import Bundle
-from server.config import load_settings
-from server.discovery import NOT_LOADED_REASONS
-from server.errors import BundleError, ModelsError, ProviderUnavailable
 from tests.integration.serving import BUNDLES, Served, error_of, one_version, serving
+
+from dragoman.client import AsyncClient, Client, NotLoadedModel
+from dragoman.server.app import Server
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.config import load_settings
+from dragoman.server.errors import BundleError, ModelsError, ProviderUnavailable
+from dragoman.server.models.discovery import NOT_LOADED_REASONS
+from dragoman.v1 import model_pb2, translation_pb2
 
 Request = translation_pb2.TranslateRequest
 
@@ -273,7 +273,7 @@ def ask_blocking(served: Served) -> tuple[list[str], list[NotLoadedModel]]:
 
 async def test_the_command_tells_it_in_80_columns(partly_loaded: Path) -> None:
     async with serving(partly_loaded) as served:
-        command = [sys.executable, "-m", "client.cli.main", "models"]
+        command = [sys.executable, "-m", "dragoman.cli.main", "models"]
         command += ["--target", f"127.0.0.1:{served.server.port}"]
         shown, as_json = await asyncio.gather(
             *(asyncio.to_thread(run, [*command, *options]) for options in ([], ["--json"]))

@@ -9,12 +9,12 @@ from typing import Any
 
 import grpc
 import pytest
-from dragoman.v1 import translation_pb2, translation_pb2_grpc
-
-from server.lane import Lane
-from server.rows import Rows
 from tests.integration.child_server import ports, running
 from tests.integration.serving import PATIENCE_S, error_of, eventually, one_version, serving
+
+from dragoman.server.engine.lane import Lane
+from dragoman.server.execution.rows import Rows
+from dragoman.v1 import translation_pb2, translation_pb2_grpc
 
 Request = translation_pb2.TranslateRequest
 
@@ -37,8 +37,8 @@ async def test_a_panic_in_the_tokenizer_ends_one_call(
         if method == "ScoreTranslations":
             request = translation_pb2.ScoreTranslationsRequest(model="spell")
         with monkeypatch.context() as patched:
-            patched.setattr("server.runtime.prepare", panic)
-            patched.setattr("server.runtime.prepare_scoring", panic)
+            patched.setattr("dragoman.server.requests.runtime.prepare", panic)
+            patched.setattr("dragoman.server.requests.runtime.prepare_scoring", panic)
             error = await error_of(call(request))
         assert error.code() is grpc.StatusCode.INTERNAL
         assert "123 bytes" not in (error.details() or "")
@@ -74,7 +74,7 @@ async def test_an_engine_whose_lane_died_answers_at_once(
 
 DYING_LANE = """
 import threading
-from server.lane import Lane
+from dragoman.server.engine.lane import Lane
 hand_over = Lane.hand_over
 
 def hand_over_once(lane, plan, scheduler):
@@ -86,17 +86,17 @@ Lane.hand_over = hand_over_once
 """
 
 NO_MEMORY_IN_THE_LOOP = """
-import server.engine
+import dragoman.server.engine.engine
 
 def fail(group):
     raise MemoryError
 
-server.engine._wake_group = fail
+dragoman.server.engine.engine._wake_group = fail
 """
 
 
 BROKEN_ACCEPTING = """
-from server.grpc_server import _AcceptingServer
+from dragoman.server.fronts.grpc.server import _AcceptingServer
 
 async def fail(self):
     raise ValueError("accepting")

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import structlog
-from dragoman.v1 import decoding_pb2, generation_pb2
-
-from server.bundle import Bundle
-from server.prefix_cache import BLOCK_TOKENS
 from tests.integration.serving import BUNDLES, Served, serving
+
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.execution.prefix_cache import BLOCK_TOKENS
+from dragoman.v1 import decoding_pb2, generation_pb2
 
 EXTENDING = BUNDLES.parent / "extending"
 TOKENIZER = Bundle.read(EXTENDING / "count" / "4").tokenizer

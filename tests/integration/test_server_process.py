@@ -1,4 +1,4 @@
-"""`python -m server` as an operator runs it: signals, exit codes, one line for each mistake."""
+"""`python -m dragoman.server` as an operator runs it: signals, exit codes, one line for each mistake."""
 
 import signal
 import socket
@@ -9,10 +9,10 @@ from typing import Any
 
 import grpc
 import pytest
-from dragoman.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
-
 from tests.integration.child_server import ENVIRONMENT, ROOT, ports, running
 from tests.integration.serving import PATIENCE_S, http_get, one_version
+
+from dragoman.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
 
 
 def translate(stub: translation_pb2_grpc.TranslationServiceStub, num_inputs: int, num_tokens: int) -> Any:
@@ -89,7 +89,7 @@ def test_a_missing_folder_and_a_corrupt_bundle(tmp_path: Path) -> None:
 
 def test_an_unknown_setting_is_one_line_without_a_traceback() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "server", "--set", "server.prt=1"],
+        [sys.executable, "-m", "dragoman.server", "--set", "server.prt=1"],
         env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
     )  # fmt: skip
     assert done.returncode == 2

@@ -9,11 +9,7 @@ import grpc
 import h2.events
 import pytest
 import structlog.testing
-from dragoman.v1 import decoding_pb2, generation_pb2, model_pb2, translation_pb2
 from google.rpc import error_details_pb2
-
-from server.lifecycle import Phase
-from server.rows import Rows
 from tests.integration.raw_http2 import RawClient
 from tests.integration.serving import (
     Gate,
@@ -25,6 +21,10 @@ from tests.integration.serving import (
     serving,
     violations_of,
 )
+
+from dragoman.server.execution.rows import Rows
+from dragoman.server.lifecycle import Phase
+from dragoman.v1 import decoding_pb2, generation_pb2, model_pb2, translation_pb2
 
 Options = decoding_pb2.DecodingOptions
 Request = translation_pb2.TranslateRequest

@@ -6,14 +6,14 @@ from typing import Any
 
 import grpc
 import pytest
-from dragoman.v1 import decoding_pb2, generation_pb2, model_pb2, translation_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.json_format import MessageToDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-
-from server.app import SERVICE_NAMES
 from tests.integration.serving import Gate, Served, error_of, eventually, one_version, serving
+
+from dragoman.server.app import SERVICE_NAMES
+from dragoman.v1 import decoding_pb2, generation_pb2, model_pb2, translation_pb2
 
 Options = decoding_pb2.DecodingOptions
 

@@ -12,13 +12,13 @@ import grpc
 import grpc.aio
 import h2.events
 import pytest
-from dragoman.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-from client.channel import ChannelSettings
 from tests.integration.child_server import Process, ports, running
 from tests.integration.raw_http2 import RawClient
 from tests.integration.serving import PATIENCE_S, http_get
+
+from dragoman.client.channel import ChannelSettings
+from dragoman.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
 
 Request = translation_pb2.TranslateRequest
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -28,7 +28,7 @@ IGNORE_SIGHUP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
 
 ENDLESS_LOADING = """
 import structlog, threading
-from server.bundle import Bundle
+from dragoman.server.bundle.reader import Bundle
 
 def read(folder):
     structlog.get_logger().info("reading")
@@ -39,7 +39,7 @@ Bundle.read = read
 
 SLOW_STEPS = """
 import structlog, threading, time
-from server.rows import Rows
+from dragoman.server.execution.rows import Rows
 
 decode = Rows.decode
 
@@ -63,15 +63,15 @@ ThreadPoolExecutor._adjust_thread_count = refuse
 
 STUCK_LOOP = """
 import time
-import server.app, structlog
-from server.app import Server
+import dragoman.server.app, structlog
+from dragoman.server.app import Server
 
 async def start(self, stop=None):
     structlog.get_logger().info("stuck")
     time.sleep(600)
 
 Server.start = start
-server.app.END_S = 0.5
+dragoman.server.app.END_S = 0.5
 """
 
 

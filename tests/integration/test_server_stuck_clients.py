@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 
 import pytest
-from dragoman.v1 import decoding_pb2, translation_pb2
-
 from tests.integration.child_server import ports, running
 from tests.integration.raw_http2 import RawClient
+
+from dragoman.v1 import decoding_pb2, translation_pb2
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"

@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from dragoman.v1 import generation_pb2, translation_pb2
-
 from tests.integration.serving import Served, one_version, serving, violations_of
 from tests.integration.test_server_decoding import Options, generate, request, translate
+
+from dragoman.v1 import generation_pb2, translation_pb2
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from model.recipe import Recipe
-from model.training.step import TrainingStep
-from model.training.train import Beginning, train
+from dragoman.model.recipe import Recipe
+from dragoman.model.training.step import TrainingStep
+from dragoman.model.training.train import Beginning, train
 
 RESUME = Beginning(resume=True)
 

@@ -6,4 +6,4 @@ import pytest
 @pytest.fixture
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings leave the number of threads as it is, and say one."""
-    monkeypatch.setattr("model.training.train.set_threads", lambda *_: 1)
+    monkeypatch.setattr("dragoman.model.training.train.set_threads", lambda *_: 1)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from model.corpora.corpus import Corpus, Pair
-from model.corpora.load import load_corpus
-from model.recipe import load_recipe
+from dragoman.model.corpora.corpus import Corpus, Pair
+from dragoman.model.corpora.load import load_corpus
+from dragoman.model.recipe import load_recipe
 
 MODEL = """
 [tokenizer]

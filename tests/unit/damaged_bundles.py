@@ -9,9 +9,9 @@ from typing import Any
 
 import onnx
 
-from server.backend import Backend
-from server.bundle import Bundle
-from server.trial import check_answers
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.engine.trial import check_answers
+from dragoman.server.execution.backend import Backend
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TRANSLATION = "aligned/spell/1"

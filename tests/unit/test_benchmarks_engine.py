@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models
-
 from benchmarks.serving.agreement import compare
 from benchmarks.serving.contest import Pace, Standing, best_setting, compete, ratio
 from benchmarks.serving.ctranslate2_weights import ctranslate2_shape, ctranslate2_weights
@@ -18,16 +16,18 @@ from benchmarks.serving.limit import BareProducts, operations_per_token, product
 from benchmarks.serving.pytorch_system import PyTorchEager
 from benchmarks.serving.subject import Subject, fixed_workloads, offline_workloads
 from benchmarks.serving.systems import Reading, Setting, System, Workload
-from model.beam_search import beam_search
-from model.decoding import Hypothesis
-from model.recipe import load_recipe
-from model.run import Run
-from model.tokenizer import END_ID, SPECIAL_TOKENS
-from model.transformer import Dimensions, LanguageModel, TranslationModel
-from server.backend import Backend
-from server.bundle import Bundle
-from server.config import EngineSettings
-from server.engine import lane_layout
+from tokenizers import Tokenizer, models
+
+from dragoman.model.beam_search import beam_search
+from dragoman.model.decoding import Hypothesis
+from dragoman.model.recipe import load_recipe
+from dragoman.model.run import Run
+from dragoman.model.tokenizer import END_ID, SPECIAL_TOKENS
+from dragoman.model.transformer import Dimensions, LanguageModel, TranslationModel
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.config import EngineSettings
+from dragoman.server.engine.engine import lane_layout
+from dragoman.server.execution.backend import Backend
 
 BUNDLE = Bundle.read(Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1")
 DIMS = Dimensions("translation", 60, 32, 4, 4, 64, 2, 3, 40, 40)

@@ -9,12 +9,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from numpy.typing import NDArray
-
 from benchmarks.serving.genai_model import write_genai_model
 from benchmarks.serving.generation_subject import Shape, prompts, random_generator
-from model.transformer import LanguageModel
-from server.bundle import Precision
+from numpy.typing import NDArray
+
+from dragoman.model.transformer import LanguageModel
+from dragoman.server.bundle.reader import Precision
 
 SHAPE = Shape(layers=2, width=32, heads=4, feed_forward=64, vocabulary=60, context=40)
 NUM_PROMPTS, PROMPT_TOKENS, NEW_TOKENS, CAPACITY = 3, 6, 4, 16

@@ -5,8 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
-
 from benchmarks.generation import check_agreement
 from benchmarks.serving.contest import Standing
 from benchmarks.serving.ctranslate2_weights import ctranslate2_generator_shape, ctranslate2_generator_weights
@@ -23,9 +21,11 @@ from benchmarks.serving.generation_subject import (
 from benchmarks.serving.generation_systems import Generator
 from benchmarks.serving.systems import Answers, Reading, Setting, Workload
 from benchmarks.serving.transformers_weights import gpt2_config, gpt2_weights
-from model.decoding import greedy_decode
-from model.tokenizer import BEGIN_ID, SPECIAL_TOKENS
-from model.transformer import LanguageModel
+from torch.nn import functional
+
+from dragoman.model.decoding import greedy_decode
+from dragoman.model.tokenizer import BEGIN_ID, SPECIAL_TOKENS
+from dragoman.model.transformer import LanguageModel
 
 SHAPE = Shape(layers=2, width=32, heads=4, feed_forward=64, vocabulary=60, context=40)
 WORK = Work(first_token_prompts=(5, 9), streams=(1, 3), prompt_tokens=4, new_tokens=6)

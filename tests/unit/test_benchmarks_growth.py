@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from benchmarks.growth import check_lengths
 from benchmarks.serving.contest import Standing
 from benchmarks.serving.growth_report import Growth, Measured, exponents, growth_rows, plot, report_growth
@@ -18,10 +17,11 @@ from benchmarks.serving.growth_subject import MAX_TOKENS, Point, Series, Work, g
 from benchmarks.serving.memory import DragomanProcess, Memory, arena_bytes, measure_memory
 from benchmarks.serving.subject import Subject
 from benchmarks.serving.systems import Reading, Setting, Workload
-from model.tokenizer import END_ID, SPECIAL_TOKENS
-from server.bundle import Bundle
-from server.config import EngineSettings
-from server.engine import lane_layout
+
+from dragoman.model.tokenizer import END_ID, SPECIAL_TOKENS
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.config import EngineSettings
+from dragoman.server.engine.engine import lane_layout
 
 BUNDLE = Bundle.read(Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1")
 WORK = Work(lengths=(8, 512), streams=(1, 3, 200), sizes=("mini", "tiny"), size="mini")

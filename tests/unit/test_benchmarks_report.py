@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
-
 from benchmarks.report import add_json_option, add_plot_option, argument_parser, write_json, write_plot
+from matplotlib.figure import Figure
 from tests.trees import tree
 
 

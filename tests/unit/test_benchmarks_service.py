@@ -5,14 +5,14 @@ import math
 from pathlib import Path
 
 import pytest
-from dragoman.v1 import translation_pb2
-from rich.console import Console
-
 from benchmarks import service as benchmark
 from benchmarks.serving import services
 from benchmarks.serving.load import Load, Service
 from benchmarks.serving.served_share import ServedShare
 from benchmarks.serving.service_report import Race, limit_rows, plot, share_rows, summary_rows
+from rich.console import Console
+
+from dragoman.v1 import translation_pb2
 
 
 def race(name: str = "a", unloaded_s: float = 0.01) -> Race:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from benchmarks.nanogpt import prepare_nanogpt
 from benchmarks.race import CONTEXT, cut_windows, mean_loss, run_timed
 from benchmarks.shakespeare import check_same_size, our_logits
 from benchmarks.shakespeare_loss import informed_logits
-from model.tokenizer import BEGIN_ID
-from model.transformer import Dimensions, LanguageModel
+
+from dragoman.model.tokenizer import BEGIN_ID
+from dragoman.model.transformer import Dimensions, LanguageModel
 
 SAME_SIZE = ["model.max_target_tokens=64"]
 

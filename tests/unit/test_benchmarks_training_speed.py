@@ -5,13 +5,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
-
 from benchmarks.nn_transformer import NnTransformer, NnTransformerStep
 from benchmarks.sizes import SIZES
 from benchmarks.training_speed import bucketed, enter_contestants, make_pairs, shuffled
-from model.batching import Pairs
-from model.recipe import load_recipe
-from model.transformer import Dimensions, TranslationModel
+
+from dragoman.model.batching import Pairs
+from dragoman.model.recipe import load_recipe
+from dragoman.model.transformer import Dimensions, TranslationModel
 
 DIMS = Dimensions("translation", 50, 32, 4, 4, 64, 2, 2, 12, 12)
 

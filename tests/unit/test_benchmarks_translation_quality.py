@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from benchmarks import translation_quality
 from benchmarks.translation_quality import (
     honest_scores,
@@ -15,10 +14,11 @@ from benchmarks.translation_quality import (
     moses_tokenizer,
     tokenized_bleu,
 )
-from model.recipe import load_recipe
-from model.run import Run, save_run
-from model.tokenizer import train_tokenizer
-from model.transformer import build_model
+
+from dragoman.model.recipe import load_recipe
+from dragoman.model.run import Run, save_run
+from dragoman.model.tokenizer import train_tokenizer
+from dragoman.model.transformer import build_model
 
 GERMAN = ["zwei hunde spielen im schnee .", "ein mann schläft .", "ein kind rennt .", "eine frau liest ."]
 ENGLISH = ["two dogs play in the snow .", "a man 's dog sleeps .", "a child runs .", "a woman reads ."]

@@ -1,6 +1,6 @@
 """One rule for every command that writes: into something new, or over a thing of its kind when told to.
 
-The rule is `common.files.Destination`. Each command is tried on what it must not touch.
+The rule is `dragoman.common.files.Destination`. Each command is tried on what it must not touch.
 """
 
 import dataclasses
@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-from client.cli.app import app
-from client.cli.demo import _free_run_folder
-from client.cli.main import main
-from model.recipe import load_recipe
-from model.run import Run, save_run
-from model.tokenizer import train_tokenizer
-from model.transformer import build_model
 from tests.trees import tree
+
+from dragoman.cli.app import app
+from dragoman.cli.demo import _free_run_folder
+from dragoman.cli.main import main
+from dragoman.model.recipe import load_recipe
+from dragoman.model.run import Run, save_run
+from dragoman.model.tokenizer import train_tokenizer
+from dragoman.model.transformer import build_model
 
 BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "2"
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from client.cli import app as cli
-from client.cli.main import main
-from common.errors import DragomanError, OperationError, SettingsError, UsageError
+from dragoman.cli import app as cli
+from dragoman.cli.main import main
+from dragoman.common.errors import DragomanError, OperationError, SettingsError, UsageError
 
 
 @pytest.mark.parametrize(

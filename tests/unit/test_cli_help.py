@@ -10,11 +10,11 @@ from typing import get_args
 import pytest
 from typer.models import OptionInfo
 
-from client.cli import options, serve
-from client.cli.app import app
-from client.cli.main import main
-from model.recipe import builtin_recipes
-from server.config import ServerSettings
+from dragoman.cli import options, serve
+from dragoman.cli.app import app
+from dragoman.cli.main import main
+from dragoman.model.recipe import builtin_recipes
+from dragoman.server.config import ServerSettings
 
 COMMANDS = (
     "train",

@@ -7,10 +7,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from client import FieldViolation, InvalidRequestError, UnavailableError
-from client.cli.line_calls import LineCalls, lines_from
-from client.cli.lines import BadLine
-from common.errors import UsageError
+from dragoman.cli.line_calls import LineCalls, lines_from
+from dragoman.cli.lines import BadLine
+from dragoman.client import FieldViolation, InvalidRequestError, UnavailableError
+from dragoman.common.errors import UsageError
 
 asked: list[list[str]] = []
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from client.cli.lines import BadLine, Block, blocks_of, read_blocks, read_text
-from common.errors import UsageError
+from dragoman.cli.lines import BadLine, Block, blocks_of, read_blocks, read_text
+from dragoman.common.errors import UsageError
 
 
 @pytest.fixture

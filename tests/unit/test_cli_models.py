@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from client.cli.models import models_table, not_loaded_table
-from client.results import ModelInfo, NotLoadedModel, QualityFigure, Task
+from dragoman.cli.models import models_table, not_loaded_table
+from dragoman.client.results import ModelInfo, NotLoadedModel, QualityFigure, Task
 
 QUALITY = tuple(QualityFigure(name, 99.71, 2_000, "test") for name in ("exact_match", "bleu", "chrf"))
 

@@ -12,8 +12,8 @@ import pytest
 import typer.main
 from typer.core import TyperCommand
 
-from client.cli.app import app
-from client.cli.main import main
+from dragoman.cli.app import app
+from dragoman.cli.main import main
 
 commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -32,19 +32,19 @@ def run(program: str, *, shell: tuple[str, ...] = (), **streams: Any) -> "subpro
 
 
 @pytest.mark.parametrize(
-    "module", ["client.cli.app", "client.cli.exit_codes", "client.cli.config", "pydantic"]
+    "module", ["dragoman.cli.app", "dragoman.cli.exit_codes", "dragoman.cli.config", "pydantic"]
 )
 def test_an_interrupt_at_any_import_leaves_with_its_code_and_without_a_traceback(module: str) -> None:
     done = run(f"""
 import os, signal, sys
-from client.cli.main import main
+from dragoman.cli.main import main
 
 class Interrupter:
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:
             os.kill(os.getpid(), signal.SIGINT)
 
-sys.modules.pop("client.cli.exit_codes")
+sys.modules.pop("dragoman.cli.exit_codes")
 sys.meta_path.insert(0, Interrupter())
 sys.exit(main())
 """)
@@ -54,11 +54,11 @@ sys.exit(main())
 def test_an_interrupt_where_nothing_can_be_raised_is_not_lost() -> None:
     done = run("""
 import os, signal, sys, time, weakref
-from client.cli.main import main
+from dragoman.cli.main import main
 
 class Interrupter:
     def find_spec(self, name, path=None, target=None):
-        if name == "server.config":
+        if name == "dragoman.server.config":
             dying = Interrupter()
             self.kept = weakref.ref(dying, lambda _: os.kill(os.getpid(), signal.SIGINT))
 
@@ -74,7 +74,7 @@ sys.exit(code)
 def test_an_interrupt_while_the_interpreter_leaves_shows_nothing() -> None:
     done = run("""
 import atexit, os, signal, sys
-from client.cli.main import main
+from dragoman.cli.main import main
 
 atexit.register(os.kill, os.getpid(), signal.SIGINT)
 sys.exit(main())
@@ -87,7 +87,7 @@ def test_an_interrupt_that_the_shell_has_switched_off_stays_off() -> None:
     done = run("""
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-from client.cli.main import main
+from dragoman.cli.main import main
 code = main()
 os.kill(os.getpid(), signal.SIGINT)
 sys.exit(code)
@@ -134,9 +134,9 @@ def broken_pipe() -> BinaryIO:
 def test_standard_error_that_cannot_be_written_costs_no_result(stderr: Callable[[], BinaryIO]) -> None:
     program = """
 import logging, sys
-import client.cli.app
-from client.cli.main import main
-from client.cli.output import note, report_console
+import dragoman.cli.app
+from dragoman.cli.main import main
+from dragoman.cli.output import note, report_console
 
 def run(arguments):
     note("said")
@@ -158,7 +158,7 @@ def test_what_is_said_on_standard_error_is_said() -> None:
     done = run(r"""
 import sys
 sys.argv[1:] = ["config", "\udcff"]
-from client.cli.main import main
+from dragoman.cli.main import main
 code = main()
 print("ä\udcff", end="", file=sys.stderr)
 sys.exit(code)

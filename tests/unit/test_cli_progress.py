@@ -2,7 +2,7 @@
 
 import pytest
 
-from client.cli.progress import progress_bar
+from dragoman.cli.progress import progress_bar
 
 
 def test_a_line_once_a_minute(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

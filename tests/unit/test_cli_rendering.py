@@ -5,7 +5,10 @@ import math
 
 import pytest
 
-from client import (
+from dragoman.cli.line_scoring import CorpusScore
+from dragoman.cli.lines import BadLine
+from dragoman.cli.rendering import AnswerForm, Form, form_of, shown_score
+from dragoman.client import (
     DecodingOptions,
     FinishReason,
     GenerationSummary,
@@ -15,9 +18,6 @@ from client import (
     TokenAlternative,
     Translation,
 )
-from client.cli.line_scoring import CorpusScore
-from client.cli.lines import BadLine
-from client.cli.rendering import AnswerForm, Form, form_of, shown_score
 
 TOKENS = (
     OutputToken(

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from client import AsyncClient, Client
-from common.errors import UsageError
+from dragoman.client import AsyncClient, Client
+from dragoman.common.errors import UsageError
 
 NOWHERE = "127.0.0.1:1"
 

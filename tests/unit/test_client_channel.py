@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from client.channel import ChannelSettings, resolve_target
-from common.errors import UsageError
+from dragoman.client.channel import ChannelSettings, resolve_target
+from dragoman.common.errors import UsageError
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,15 @@ import pytest
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-import client.errors
-from client.errors import CallError, FieldViolation, InvalidRequestError, OverloadedError, error_from_call
-from common.errors import OperationError, UsageError
+import dragoman.client.errors
+from dragoman.client.errors import (
+    CallError,
+    FieldViolation,
+    InvalidRequestError,
+    OverloadedError,
+    error_from_call,
+)
+from dragoman.common.errors import OperationError, UsageError
 
 
 def aio_error(
@@ -39,9 +45,9 @@ def test_a_call_that_the_server_ended_was_not_cancelled_by_its_caller(details: s
 
 def test_a_call_that_its_caller_cancelled_is_called_so() -> None:
     """The words are gRPC's own: a version that changes them fails here."""
-    assert grpc.aio._call._LOCAL_CANCELLATION_DETAILS == client.errors.CANCELLED_HERE  # type: ignore[attr-defined]  # not in the stubs
+    assert grpc.aio._call._LOCAL_CANCELLATION_DETAILS == dragoman.client.errors.CANCELLED_HERE  # type: ignore[attr-defined]  # not in the stubs
     error = error_from_call(
-        aio_error(grpc.StatusCode.CANCELLED, client.errors.CANCELLED_HERE), target="host:1"
+        aio_error(grpc.StatusCode.CANCELLED, dragoman.client.errors.CANCELLED_HERE), target="host:1"
     )
     assert str(error) == "the call to host:1 was cancelled"
 
@@ -85,4 +91,4 @@ def test_an_empty_message_becomes_the_codes_name() -> None:
 
 def test_the_whole_tree_is_public() -> None:
     leaves = {cls.__name__ for cls in CallError.__subclasses__()}
-    assert leaves | {"CallError"} <= set(client.errors.__all__)
+    assert leaves | {"CallError"} <= set(dragoman.client.errors.__all__)

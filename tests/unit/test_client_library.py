@@ -5,19 +5,19 @@ import sys
 from typing import Any
 
 import pytest
-from dragoman.v1 import decoding_pb2
 
-import client
-from client import messages
-from client.errors import FieldViolation
-from common.errors import UsageError
+import dragoman.client
+from dragoman.client import messages
+from dragoman.client.errors import FieldViolation
+from dragoman.common.errors import UsageError
+from dragoman.v1 import decoding_pb2
 
 
 def test_every_public_name_is_there() -> None:
-    assert {name for name in client.__all__ if not hasattr(client, name)} == set()
-    assert sorted(client.__all__) == client.__all__
+    assert {name for name in dragoman.client.__all__ if not hasattr(dragoman.client, name)} == set()
+    assert sorted(dragoman.client.__all__) == dragoman.client.__all__
     with pytest.raises(AttributeError, match="no attribute 'Clinet'"):
-        _ = client.Clinet
+        _ = dragoman.client.Clinet
 
 
 def test_the_library_imports_neither_training_nor_serving() -> None:
@@ -78,7 +78,7 @@ def test_an_unknown_option_is_an_error_like_any_unknown_keyword() -> None:
 
 def test_the_library_knows_every_option_of_the_contract() -> None:
     fields = decoding_pb2.DecodingOptions.DESCRIPTOR.fields
-    assert set(client.DecodingOptions.__annotations__) == {field.name for field in fields}
+    assert set(dragoman.client.DecodingOptions.__annotations__) == {field.name for field in fields}
 
 
 def test_text_that_is_no_unicode_is_refused() -> None:

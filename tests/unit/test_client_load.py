@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.cli import bench
-from client.load.arrivals import poisson_arrivals
-from client.load.generator import LoadPlan
-from client.load.inputs import lines_of, read_inputs, sample_inputs
-from client.load.report import Distribution, LoadReport, Outcome, Recorder
-from client.results import ModelInfo, Task
-from common.errors import UsageError
+from dragoman.cli import bench
+from dragoman.client.load.arrivals import poisson_arrivals
+from dragoman.client.load.generator import LoadPlan
+from dragoman.client.load.inputs import lines_of, read_inputs, sample_inputs
+from dragoman.client.load.report import Distribution, LoadReport, Outcome, Recorder
+from dragoman.client.results import ModelInfo, Task
+from dragoman.common.errors import UsageError
 
 
 def test_percentiles_are_numpys() -> None:

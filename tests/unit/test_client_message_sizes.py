@@ -3,8 +3,8 @@
 import grpc
 import pytest
 
-from client.batching import Batches, KnownSizes
-from client.errors import (
+from dragoman.client.batching import Batches, KnownSizes
+from dragoman.client.errors import (
     FieldViolation,
     InvalidRequestError,
     MessageTooLargeError,
@@ -12,7 +12,7 @@ from client.errors import (
     ServerError,
     error_from_call,
 )
-from common.errors import UsageError
+from dragoman.common.errors import UsageError
 
 
 def exhausted(details: str, *trailers: tuple[str, str]) -> grpc.aio.AioRpcError:

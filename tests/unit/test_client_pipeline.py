@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Iterable
 import grpc
 import pytest
 
-from client import OverloadedError
-from client.pipeline import map_in_order, until_accepted
+from dragoman.client import OverloadedError
+from dragoman.client.pipeline import map_in_order, until_accepted
 
 
 async def each(items: Iterable[int]) -> AsyncIterator[int]:

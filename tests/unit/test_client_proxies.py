@@ -2,8 +2,8 @@
 
 import pytest
 
-from client.channel import ChannelSettings
-from client.proxies import is_loopback, proxy_in_use
+from dragoman.client.channel import ChannelSettings
+from dragoman.client.proxies import is_loopback, proxy_in_use
 
 LOCAL = [
     "localhost:8500", "127.0.0.1:8500", "127.3.2.1:1", "[::1]:8500", "dns:///localhost:8500", "dns:localhost:8500",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.cpu import cpu_limit_cores, usable_cores
+from dragoman.common.cpu import cpu_limit_cores, usable_cores
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from common.errors import OperationError, UsageError
-from common.files import Destination, atomic_file, atomic_write, check_writable
 from tests.trees import tree
+
+from dragoman.common.errors import OperationError, UsageError
+from dragoman.common.files import Destination, atomic_file, atomic_write, check_writable
 
 
 def notebook_flaw(path: Path) -> str | None:
@@ -220,7 +220,7 @@ def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path) -> None:
 
 _WAITING = """
 import pathlib, signal, sys
-from common.files import Destination, atomic_file
+from dragoman.common.files import Destination, atomic_file
 path = pathlib.Path(sys.argv[1])
 place = Destination(path=path, kind="it", is_folder=True, flaw=lambda _: None)
 with place.folder() if sys.argv[2] == "folder" else atomic_file(path):

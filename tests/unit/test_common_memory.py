@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.memory import AvailableMemory, available_memory, readable_bytes
+from dragoman.common.memory import AvailableMemory, available_memory, readable_bytes
 
 MIB = 2**20
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from common.errors import SettingsError
-from common.settings import Settings, parse_overrides, read_toml
+from dragoman.common.errors import SettingsError
+from dragoman.common.settings import Settings, parse_overrides, read_toml
 
 
 class Part(Settings):

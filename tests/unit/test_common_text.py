@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, normalizers
 
-from common.text import clean_text, is_blank, normalize, prepare_tokenizer
-from model.corpora.cleaning import clean_example
-from model.corpora.corpus import Pair
-from model.recipe import TokenizerSettings
-from model.subwords import BpeDropout
-from model.tokenizer import UNKNOWN_ID, load_tokenizer, train_tokenizer
-from server.bundle import Bundle
+from dragoman.common.text import clean_text, is_blank, normalize, prepare_tokenizer
+from dragoman.model.corpora.cleaning import clean_example
+from dragoman.model.corpora.corpus import Pair
+from dragoman.model.recipe import TokenizerSettings
+from dragoman.model.subwords import BpeDropout
+from dragoman.model.tokenizer import UNKNOWN_ID, load_tokenizer, train_tokenizer
+from dragoman.server.bundle.reader import Bundle
 
 Kind = Literal["bpe", "byte_bpe", "character"]
 KINDS: tuple[Kind, ...] = ("bpe", "byte_bpe", "character")

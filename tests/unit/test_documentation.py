@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from client.cli.app import app
+from dragoman.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -47,7 +47,7 @@ def commands_of(page: Path) -> list[list[str]]:
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     words = [shlex.split(re.split(r"\s[<>|&]", line)[0], comments=True) for line in lines]
-    module = ["-m", "client.cli.main"]
+    module = ["-m", "dragoman.cli.main"]
     found = [each[each.index(module[1]) + 1 :] for each in words if module[1] in each]
     return found + [each[1:] for each in words if each[:1] == ["dragoman"]]
 

@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from common.errors import UsageError
-from export.destination import bundle_destination, choose_bundle_folder, served_folder
 from tests.trees import tree
+
+from dragoman.common.errors import UsageError
+from dragoman.export.destination import bundle_destination, choose_bundle_folder, served_folder
 
 SPELL = Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "2"
 

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from kernels.build import LIBRARY, KernelsNotBuilt, NoCompiler, build_kernels
 
 needs_compiler = pytest.mark.skipif(

@@ -9,8 +9,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.batching import Batch, BatchSource, Examples, Pairs, Stream, bucket_by_length, in_order, pad_right
-from model.tokenizer import BEGIN_ID, END_ID, PADDING_ID
+from dragoman.model.batching import (
+    Batch,
+    BatchSource,
+    Examples,
+    Pairs,
+    Stream,
+    bucket_by_length,
+    in_order,
+    pad_right,
+)
+from dragoman.model.tokenizer import BEGIN_ID, END_ID, PADDING_ID
 
 
 def rng(seed: int = 0) -> np.random.Generator:

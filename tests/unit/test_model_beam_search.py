@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
-from model.beam_search import BeamHypothesis, beam_search
-from model.decoding import greedy_decode, score
-from model.tokenizer import BEGIN_ID, END_ID, WITHOUT_TEXT
-from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
+from dragoman.model.beam_search import BeamHypothesis, beam_search
+from dragoman.model.decoding import greedy_decode, score
+from dragoman.model.tokenizer import BEGIN_ID, END_ID, WITHOUT_TEXT
+from dragoman.model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
 
 Model = TranslationModel | LanguageModel
 
@@ -95,7 +95,7 @@ def test_without_a_reward_for_length_stopping_early_loses_nothing(model: Model, 
     found = beam_search(model, inputs, 10, beam_size=4, length_penalty=penalty)
     endless = pytest.MonkeyPatch()
     with endless.context() as patch:
-        patch.setattr("model.beam_search._Search._is_over", lambda *_: False)
+        patch.setattr("dragoman.model.beam_search._Search._is_over", lambda *_: False)
         assert beam_search(model, inputs, 10, beam_size=4, length_penalty=penalty) == found
 
 
@@ -104,7 +104,7 @@ def test_with_a_reward_for_length_enough_finished_hypotheses_end_the_search(mode
     inputs = make_inputs(model, 32)
     found = beam_search(model, inputs, 10, beam_size=2, length_penalty=4.0)
     with pytest.MonkeyPatch().context() as patch:
-        patch.setattr("model.beam_search._Search._is_over", lambda *_: False)
+        patch.setattr("dragoman.model.beam_search._Search._is_over", lambda *_: False)
         endless = beam_search(model, inputs, 10, beam_size=2, length_penalty=4.0)
     lengths, longer = ([len(best.token_ids) for [best] in each if best.finished] for each in (found, endless))
     assert sum(lengths) / len(lengths) < sum(longer) / len(longer) - 0.5

@@ -3,15 +3,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
-from model.corpora import cleaning
-from model.corpora.cleaning import CutLine, DigestSet, Fault, Reading, clean
-from model.corpora.corpus import Pair, TrainingFiles, stable_digest
-from model.corpora.readers import read_documents
-from model.corpora.report import CorpusReport, Place, Reason, Tally
-from model.corpora.sources import SourceFile
-from model.errors import CorpusError
 from tests.unit.corpus_files import PARALLEL, load, numbered, write
+
+from dragoman.model.corpora import cleaning
+from dragoman.model.corpora.cleaning import CutLine, DigestSet, Fault, Reading, clean
+from dragoman.model.corpora.corpus import Pair, TrainingFiles, stable_digest
+from dragoman.model.corpora.readers import read_documents
+from dragoman.model.corpora.report import CorpusReport, Place, Reason, Tally
+from dragoman.model.corpora.sources import SourceFile
+from dragoman.model.errors import CorpusError
 
 PLACE = Place("file", 1)
 
@@ -92,7 +92,7 @@ def test_lines_are_cut_out_of_documents_that_stay(tmp_path: Path) -> None:
 
 
 def test_a_huge_file_is_several_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.corpora.readers.MAX_DOCUMENT_CHARACTERS", 30)
+    monkeypatch.setattr("dragoman.model.corpora.readers.MAX_DOCUMENT_CHARACTERS", 30)
     text = "".join(f"line {n}\n" for n in range(20))
     (tmp_path / "a").write_text(text)
     files = [SourceFile(tmp_path / "a", "a")]

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 import babel.dates
 import pytest
 
-from model.corpora.corpus import Corpus, Pair
-from model.corpora.date_forms import LOCALES, TWO_DIGIT_YEARS, Form, locale_forms
-from model.corpora.dates import make_dates, restyle, spellings, split_of
-from model.corpora.settings import DatesSettings
-from model.recipe import load_recipe
-from model.tokenizer import train_tokenizer
+from dragoman.model.corpora.corpus import Corpus, Pair
+from dragoman.model.corpora.date_forms import LOCALES, TWO_DIGIT_YEARS, Form, locale_forms
+from dragoman.model.corpora.dates import make_dates, restyle, spellings, split_of
+from dragoman.model.corpora.settings import DatesSettings
+from dragoman.model.recipe import load_recipe
+from dragoman.model.tokenizer import train_tokenizer
 
 
 @functools.cache

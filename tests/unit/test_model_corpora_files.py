@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from common.errors import DragomanError
-from model.corpora.corpus import Pair
-from model.corpora.holding_out import cut_ends
-from model.corpora.report import Reason
-from model.errors import CorpusError
 from tests.unit.corpus_files import PARALLEL, load, numbered, write
+
+from dragoman.common.errors import DragomanError
+from dragoman.model.corpora.corpus import Pair
+from dragoman.model.corpora.holding_out import cut_ends
+from dragoman.model.corpora.report import Reason
+from dragoman.model.errors import CorpusError
 
 
 def test_parallel_files_keep_their_pairs_together(tmp_path: Path) -> None:

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-
-from model.corpora.column_names import is_header
-from model.corpora.corpus import Pair
-from model.corpora.report import Reason
 from tests.unit.corpus_files import load
+
+from dragoman.model.corpora.column_names import is_header
+from dragoman.model.corpora.corpus import Pair
+from dragoman.model.corpora.report import Reason
 
 ROWS = "".join(f"source {n}\ttarget {n}\n" for n in range(60))
 SECTION = 'kind = "tsv"\ntrain = "*.tsv"\n'

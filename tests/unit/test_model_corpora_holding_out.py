@@ -3,9 +3,9 @@ import random
 
 import pytest
 
-from model.corpora import holding_out
-from model.corpora.corpus import Pair, stable_share
-from model.corpora.holding_out import hold_out_by_source, hold_out_ends
+from dragoman.model.corpora import holding_out
+from dragoman.model.corpora.corpus import Pair, stable_share
+from dragoman.model.corpora.holding_out import hold_out_by_source, hold_out_ends
 
 
 def ranked(pairs: list[Pair]) -> list[str]:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from common.errors import DragomanError, SettingsError
-from model.corpora.corpus import Pair
-from model.errors import CorpusError
 from tests.unit.corpus_files import PARALLEL, load, numbered, write
+
+from dragoman.common.errors import DragomanError, SettingsError
+from dragoman.model.corpora.corpus import Pair
+from dragoman.model.errors import CorpusError
 
 TSV = "".join(f"source {n}\ttarget {n}\n" for n in range(60)).encode()
 PAIRS = {Pair(f"source {n}", f"target {n}") for n in range(60)}

@@ -8,13 +8,13 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from model.corpora import public
-from model.corpora.corpus import Pair
-from model.corpora.load import load_corpus
-from model.corpora.public import read_multi30k, read_shakespeare
-from model.corpora.settings import Multi30kSettings, ShakespeareSettings
-from model.errors import CorpusError, DownloadError
-from model.recipe import load_recipe
+from dragoman.model.corpora import public
+from dragoman.model.corpora.corpus import Pair
+from dragoman.model.corpora.load import load_corpus
+from dragoman.model.corpora.public import read_multi30k, read_shakespeare
+from dragoman.model.corpora.settings import Multi30kSettings, ShakespeareSettings
+from dragoman.model.errors import CorpusError, DownloadError
+from dragoman.model.recipe import load_recipe
 
 SPLITS = {"train": 29_000, "val": 1_014, "test_2016_flickr": 1_000}
 

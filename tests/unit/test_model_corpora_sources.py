@@ -11,12 +11,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-
-from common.errors import UsageError
-from model.corpora.corpus import Pair
-from model.corpora.report import Reason
-from model.errors import CorpusError
 from tests.unit.corpus_files import PARALLEL, load, numbered, write
+
+from dragoman.common.errors import UsageError
+from dragoman.model.corpora.corpus import Pair
+from dragoman.model.corpora.report import Reason
+from dragoman.model.errors import CorpusError
 
 PARQUET = 'kind = "parquet"\ntrain = "data.parquet"\n'
 TSV = "".join(f"source {n}\ttarget {n}\n" for n in range(60)).encode()

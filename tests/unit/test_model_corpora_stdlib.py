@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from common.text import clean_text
-from model.corpora.load import load_corpus
-from model.corpora.stdlib import read_stdlib
-from model.errors import CorpusError
-from model.recipe import load_recipe
+from dragoman.common.text import clean_text
+from dragoman.model.corpora.load import load_corpus
+from dragoman.model.corpora.stdlib import read_stdlib
+from dragoman.model.errors import CorpusError
+from dragoman.model.recipe import load_recipe
 
 
 def test_this_interpreters_own_library() -> None:

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-
-from common.errors import SettingsError
-from model.corpora.corpus import Pair
-from model.corpora.report import Reason
-from model.errors import CorpusError
 from tests.unit.corpus_files import PARALLEL, load, numbered, write
+
+from dragoman.common.errors import SettingsError
+from dragoman.model.corpora.corpus import Pair
+from dragoman.model.corpora.report import Reason
+from dragoman.model.errors import CorpusError
 
 MADE = 'synthetic_pairs = ["made.jsonl"]\n'
 

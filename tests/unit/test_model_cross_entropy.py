@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model import cross_entropy
-from model.cross_entropy import linear_cross_entropy, linear_cross_entropy_twice
+from dragoman.model import cross_entropy
+from dragoman.model.cross_entropy import linear_cross_entropy, linear_cross_entropy_twice
 
 
 @pytest.fixture(params=[1 << 20, 700, 1], ids=["one chunk", "several", "a row at a time"])

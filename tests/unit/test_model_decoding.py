@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from model.decoding import Hypothesis, greedy_decode, score
-from model.tokenizer import BEGIN_ID, END_ID, WITHOUT_TEXT
-from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
+from dragoman.model.decoding import Hypothesis, greedy_decode, score
+from dragoman.model.tokenizer import BEGIN_ID, END_ID, WITHOUT_TEXT
+from dragoman.model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
 
 Model = TranslationModel | LanguageModel
 

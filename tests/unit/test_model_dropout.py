@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.dropout import Dropout, dropout
+from dragoman.model.dropout import Dropout, dropout
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.25, 0.5, 0.9])

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from model.batching import Batch, Pairs, Stream, in_order
-from model.loss import mean_loss, total_loss
-from model.tokenizer import BEGIN_ID, END_ID, PADDING_ID
-from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
+from dragoman.model.batching import Batch, Pairs, Stream, in_order
+from dragoman.model.loss import mean_loss, total_loss
+from dragoman.model.tokenizer import BEGIN_ID, END_ID, PADDING_ID
+from dragoman.model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
 
 SOURCES = [[5, 6, 7, END_ID], [9, END_ID], [4, 5, END_ID]]
 TARGETS = [[8, 8], [9, 10, 4, 5], [6]]

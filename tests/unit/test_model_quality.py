@@ -6,7 +6,7 @@ import pytest
 import sacrebleu
 import torch
 
-from model.quality import (
+from dragoman.model.quality import (
     Comparison,
     bits_per_byte,
     bleu,
@@ -16,9 +16,9 @@ from model.quality import (
     signatures,
     translation_figures,
 )
-from model.recipe import Recipe, TokenizerSettings, load_recipe
-from model.tokenizer import BEGIN_ID, END_ID, train_tokenizer
-from model.transformer import Dimensions, LanguageModel, build_model
+from dragoman.model.recipe import Recipe, TokenizerSettings, load_recipe
+from dragoman.model.tokenizer import BEGIN_ID, END_ID, train_tokenizer
+from dragoman.model.transformer import Dimensions, LanguageModel, build_model
 
 
 def test_exact_match_is_a_percentage() -> None:

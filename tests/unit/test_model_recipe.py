@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from common.errors import SettingsError
-from common.settings import Settings
-from model.corpora.settings import CorpusSettings
-from model.errors import RecipeError
-from model.recipe import Recipe, TrainingSettings, builtin_recipes, load_recipe
+from dragoman.common.errors import SettingsError
+from dragoman.common.settings import Settings
+from dragoman.model.corpora.settings import CorpusSettings
+from dragoman.model.errors import RecipeError
+from dragoman.model.recipe import Recipe, TrainingSettings, builtin_recipes, load_recipe
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "example-recipe.toml"
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.errors import OperationError
-from model.errors import RunError
-from model.recipe import Recipe, TokenizerSettings
-from model.run import Run, load_run, save_run
-from model.tokenizer import train_tokenizer
-from model.transformer import build_model
+from dragoman.common.errors import OperationError
+from dragoman.model.errors import RunError
+from dragoman.model.recipe import Recipe, TokenizerSettings
+from dragoman.model.run import Run, load_run, save_run
+from dragoman.model.tokenizer import train_tokenizer
+from dragoman.model.transformer import build_model
 
 RECIPE = Recipe.model_validate(
     {
@@ -104,7 +104,7 @@ def test_a_run_that_could_not_be_replaced_whole_is_no_run(run: Run, monkeypatch:
     def full(*_: object) -> None:
         raise OperationError("cannot write: No space left on device")
 
-    monkeypatch.setattr("model.run.write_weights", full)
+    monkeypatch.setattr("dragoman.model.run.write_weights", full)
     with pytest.raises(OperationError, match="No space left"):
         save_run(run)
     with pytest.raises(RunError, match=r"it holds no run\.json"):

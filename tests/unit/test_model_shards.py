@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from common.errors import OperationError
-from model.batching import Examples, Pairs, ShardedPairs, ShardedStream, Stream
-from model.shards import MIXED_SHARDS, Shards, ShardWriter, remove_shards
-from model.tokenizer import END_ID, PADDING_ID
 from tests.trees import tree
+
+from dragoman.common.errors import OperationError
+from dragoman.model.batching import Examples, Pairs, ShardedPairs, ShardedStream, Stream
+from dragoman.model.shards import MIXED_SHARDS, Shards, ShardWriter, remove_shards
+from dragoman.model.tokenizer import END_ID, PADDING_ID
 
 Sequences = list[list[int]]
 

@@ -3,9 +3,9 @@
 import pytest
 from tokenizers import Tokenizer
 
-from model.recipe import TokenizerSettings
-from model.subwords import BpeDropout
-from model.tokenizer import UNKNOWN_ID, train_tokenizer
+from dragoman.model.recipe import TokenizerSettings
+from dragoman.model.subwords import BpeDropout
+from dragoman.model.tokenizer import UNKNOWN_ID, train_tokenizer
 
 TEXTS = ["the lowest of the low", "newer and wider, the widest", "low lower lowest; new newer newest"] * 3
 

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from common.text import clean_text, is_blank
-from model.errors import CorpusError, RunError
-from model.recipe import TokenizerSettings
-from model.tokenizer import (
+from dragoman.common.text import clean_text, is_blank
+from dragoman.model.errors import CorpusError, RunError
+from dragoman.model.recipe import TokenizerSettings
+from dragoman.model.tokenizer import (
     BEGIN_ID,
     END_ID,
     PADDING_ID,

@@ -9,14 +9,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
-
-from common.errors import UsageError
-from model.decoding import greedy_decode
-from model.errors import CorpusError, TrainingError
-from model.recipe import Recipe, load_recipe
-from model.run import load_run
-from model.training.train import Beginning, _reads_standard_input, train
 from tests.trees import tree
+
+from dragoman.common.errors import UsageError
+from dragoman.model.decoding import greedy_decode
+from dragoman.model.errors import CorpusError, TrainingError
+from dragoman.model.recipe import Recipe, load_recipe
+from dragoman.model.run import load_run
+from dragoman.model.training.train import Beginning, _reads_standard_input, train
 
 pytestmark = pytest.mark.usefixtures("one_core")
 

@@ -9,22 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-from client.cli.main import main
-from model.batching import Batch, Pairs
-from model.errors import TrainingError
-from model.recipe import TrainingSettings
-from model.run import load_run
-from model.training.distributed import World
-from model.training.doubts import doubts, unigram_loss
-from model.training.history import read_history
-from model.training.limits import Limits
-from model.training.measure import translate_texts, within_time
-from model.training.optimizer import learning_rate
-from model.training.step import TrainingStep
-from model.training.train import train
-from model.training.validation import Validation, evenly_spread
 from tests.unit.capitals import capitals, recipe
+
+from dragoman.cli.main import main
+from dragoman.model.batching import Batch, Pairs
+from dragoman.model.errors import TrainingError
+from dragoman.model.recipe import TrainingSettings
+from dragoman.model.run import load_run
+from dragoman.model.training.distributed import World
+from dragoman.model.training.doubts import doubts, unigram_loss
+from dragoman.model.training.history import read_history
+from dragoman.model.training.limits import Limits
+from dragoman.model.training.measure import translate_texts, within_time
+from dragoman.model.training.optimizer import learning_rate
+from dragoman.model.training.step import TrainingStep
+from dragoman.model.training.train import train
+from dragoman.model.training.validation import Validation, evenly_spread
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -217,7 +217,7 @@ def slow(
     monkeypatch.setattr(TrainingStep, "run", after(TrainingStep.run, lambda *_: step_s))
     monkeypatch.setattr(TrainingStep, "plain_loss", after(TrainingStep.plain_loss, lambda *_: batch_s))
     for module in ("measure", "insight"):
-        name = f"model.training.{module}.translate_texts"
+        name = f"dragoman.model.training.{module}.translate_texts"
         monkeypatch.setattr(name, after(translate_texts, lambda _, __, sources, *___: pair_s * len(sources)))
 
 

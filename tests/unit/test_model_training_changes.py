@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from common.errors import UsageError
-from model.run import load_run
-from model.training.resume import changed_settings, resume_state
-from model.training.train import Beginning, train
 from tests.unit.capitals import RESUME, capitals, recipe, stop_after, weights
+
+from dragoman.common.errors import UsageError
+from dragoman.model.run import load_run
+from dragoman.model.training.resume import changed_settings, resume_state
+from dragoman.model.training.train import Beginning, train
 
 pytestmark = pytest.mark.usefixtures("one_core")
 

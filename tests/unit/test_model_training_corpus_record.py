@@ -7,22 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from common.errors import UsageError
-from common.files import sha256_of
-from model.corpora.corpus import Pair
-from model.corpora.load import load_corpus
-from model.corpora.sources import SourceFile
-from model.errors import CorpusError
-from model.recipe import Recipe
-from model.run import load_run
-from model.training import corpus_record, session
-from model.training.corpus_record import CorpusRecord, changes_since_training, in_words
-from model.training.data import encode_corpus
-from model.training.state import StateStore
-from model.training.train import Beginning, train
 from tests.trees import tree
 from tests.unit.capitals import RESUME, capitals, recipe, stop_after, weights
+
+from dragoman.common.errors import UsageError
+from dragoman.common.files import sha256_of
+from dragoman.model.corpora.corpus import Pair
+from dragoman.model.corpora.load import load_corpus
+from dragoman.model.corpora.sources import SourceFile
+from dragoman.model.errors import CorpusError
+from dragoman.model.recipe import Recipe
+from dragoman.model.run import load_run
+from dragoman.model.training import corpus_record, session
+from dragoman.model.training.corpus_record import CorpusRecord, changes_since_training, in_words
+from dragoman.model.training.data import encode_corpus
+from dragoman.model.training.state import StateStore
+from dragoman.model.training.train import Beginning, train
 
 pytestmark = pytest.mark.usefixtures("one_core")
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from model.batching import Examples, Pairs, Stream
-from model.corpora.corpus import Corpus, Pair, TrainingFiles
-from model.errors import CorpusError
-from model.recipe import Recipe
-from model.run import RECORD_FILE
-from model.subwords import BpeDropout
-from model.tokenizer import END_ID, train_tokenizer
-from model.training.data import encode_corpus
-from model.training.encoding import encode_documents, encode_pairs
+from dragoman.model.batching import Examples, Pairs, Stream
+from dragoman.model.corpora.corpus import Corpus, Pair, TrainingFiles
+from dragoman.model.errors import CorpusError
+from dragoman.model.recipe import Recipe
+from dragoman.model.run import RECORD_FILE
+from dragoman.model.subwords import BpeDropout
+from dragoman.model.tokenizer import END_ID, train_tokenizer
+from dragoman.model.training.data import encode_corpus
+from dragoman.model.training.encoding import encode_documents, encode_pairs
 
 PAIRS = [Pair(f"the number {n} and {n * n}", f"die Zahl {n} und {n * n}") for n in range(300)]
 LONG = Pair("number " * 30, "Zahl")
@@ -166,7 +166,7 @@ def test_a_corpus_through_standard_input(tmp_path: Path, content: bool, code: in
     (tmp_path / "temporary").mkdir()
     lines = "".join(f"{pair.source}\t{pair.target}\n" for pair in PAIRS).encode() + b"\xff\n"
     done = subprocess.run(
-        [sys.executable, "-m", "client.cli.main", "train", str(path), "--out", str(tmp_path / "run")],
+        [sys.executable, "-m", "dragoman.cli.main", "train", str(path), "--out", str(tmp_path / "run")],
         input=lines if content else b"\n\n",
         env={**os.environ, "TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,

@@ -8,14 +8,14 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from model.attention import CrossAttention, SelfAttention, observe_weights
-from model.batching import Batch, Pairs, Stream, pad_right
-from model.corpora.corpus import Corpus, Pair
-from model.decoding import Hypothesis
-from model.quality import Comparison
-from model.recipe import TokenizerSettings
-from model.tokenizer import BEGIN_ID, END_ID, train_tokenizer
-from model.training.insight import (
+from dragoman.model.attention import CrossAttention, SelfAttention, observe_weights
+from dragoman.model.batching import Batch, Pairs, Stream, pad_right
+from dragoman.model.corpora.corpus import Corpus, Pair
+from dragoman.model.decoding import Hypothesis
+from dragoman.model.quality import Comparison
+from dragoman.model.recipe import TokenizerSettings
+from dragoman.model.tokenizer import BEGIN_ID, END_ID, train_tokenizer
+from dragoman.model.training.insight import (
     Examiner,
     attention_entropies,
     first_bytes,
@@ -23,8 +23,8 @@ from model.training.insight import (
     sample_continuations,
     sample_translations,
 )
-from model.training.records import Sample
-from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
+from dragoman.model.training.records import Sample
+from dragoman.model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
 
 SOURCES = [[4, 5, 6, 7, END_ID], [8, END_ID], [9, 4, END_ID]]
 TARGETS = [[4, 5, 6], [7, 8, 9, 4, 5, 6], []]
@@ -169,7 +169,7 @@ def test_samples_are_the_models_own_translations(monkeypatch: pytest.MonkeyPatch
         limits.append(max_tokens)
         return [Hypothesis([*reversed(ids[:-1]), END_ID], 0.0, []) for ids in inputs]
 
-    monkeypatch.setattr("model.training.measure.greedy_decode", decode)
+    monkeypatch.setattr("dragoman.model.training.measure.greedy_decode", decode)
     samples = sample_translations(model, tokenizer, PAIRS, max_tokens=3)
     assert samples[:2] == [Sample("ab", "BA", "ba"), Sample("ba", "AB", "ab")]
     assert samples[2].hypothesis == "", "a source over the limit has no answer, as when served"
@@ -196,7 +196,7 @@ def worth(
     answer: str, reference: str, monkeypatch: pytest.MonkeyPatch, comparison: Comparison | None = None
 ) -> dict[str, float]:
     model, tokenizer = copying(["abAB"])
-    monkeypatch.setattr("model.training.insight.translate_texts", lambda *_: [answer])
+    monkeypatch.setattr("dragoman.model.training.insight.translate_texts", lambda *_: [answer])
     pair = Pair("x", reference)
     corpus = Corpus("test", train=[pair], validation=[pair], test=[])
     examples = Pairs([[4, END_ID]], [[6]])
@@ -236,8 +236,8 @@ def test_a_look_that_takes_too_long_is_at_fewer_pairs(monkeypatch: pytest.Monkey
         return ["BA"] * len(sources)
 
     monkeypatch.setattr("time.monotonic", lambda: now_s)
-    monkeypatch.setattr("model.training.insight.translate_texts", translate)
-    monkeypatch.setattr("model.training.insight.sample_translations", lambda *_: [])
+    monkeypatch.setattr("dragoman.model.training.insight.translate_texts", translate)
+    monkeypatch.setattr("dragoman.model.training.insight.sample_translations", lambda *_: [])
     pairs = [Pair(f"{number:03}", "BA") for number in range(200)]
     corpus = Corpus("test", train=pairs, validation=pairs, test=[])
     examine = Examiner(model, tokenizer, corpus, Pairs([[4, END_ID]], [[6]]), show_samples=lambda *_: None)
@@ -282,7 +282,7 @@ def test_a_look_at_a_language_model_reads_what_there_is_time_for(monkeypatch: py
 
     monkeypatch.setattr("time.monotonic", lambda: now_s)
     for module in ("measure", "insight"):
-        monkeypatch.setattr(f"model.training.{module}.bits_per_byte", bits)
+        monkeypatch.setattr(f"dragoman.model.training.{module}.bits_per_byte", bits)
     examine = Examiner(model, tokenizer, corpus, Stream([[4, 5, 6]], 16), show_samples=lambda *_: None)
     examine(1, end_s=now_s + 30.0)
     assert now_s <= 130.0

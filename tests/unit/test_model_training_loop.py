@@ -11,24 +11,24 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from common.errors import OperationError
-from model.batching import Batch, BatchSource, Pairs, in_order
-from model.corpora.load import load_corpus
-from model.errors import TrainingError
-from model.loss import mean_loss
-from model.recipe import Recipe, TrainingSettings
-from model.run import load_run
-from model.tokenizer import END_ID
-from model.training import validation
-from model.training.checkpoints import CheckpointKeeper, load_best_weights
-from model.training.data import encode_corpus
-from model.training.distributed import World
-from model.training.limits import Limits
-from model.training.meter import Meter
-from model.training.progress import Reporter
-from model.training.step import TrainingStep
-from model.training.train import train
-from model.transformer import Dimensions, TranslationModel, build_model
+from dragoman.common.errors import OperationError
+from dragoman.model.batching import Batch, BatchSource, Pairs, in_order
+from dragoman.model.corpora.load import load_corpus
+from dragoman.model.errors import TrainingError
+from dragoman.model.loss import mean_loss
+from dragoman.model.recipe import Recipe, TrainingSettings
+from dragoman.model.run import load_run
+from dragoman.model.tokenizer import END_ID
+from dragoman.model.training import validation
+from dragoman.model.training.checkpoints import CheckpointKeeper, load_best_weights
+from dragoman.model.training.data import encode_corpus
+from dragoman.model.training.distributed import World
+from dragoman.model.training.limits import Limits
+from dragoman.model.training.meter import Meter
+from dragoman.model.training.progress import Reporter
+from dragoman.model.training.step import TrainingStep
+from dragoman.model.training.train import train
+from dragoman.model.transformer import Dimensions, TranslationModel, build_model
 
 pytestmark = pytest.mark.usefixtures("one_core")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.training.muon import Muon, orthogonalise
+from dragoman.model.training.muon import Muon, orthogonalise
 
 
 def matrices() -> list[nn.Parameter]:

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.errors import UsageError
-from model.errors import RunError
-from model.recipe import TrainingSettings
-from model.run import write_weights
-from model.training.checkpoints import Checkpoint, CheckpointKeeper, average_weights
-from model.training.hardware import choose_device, choose_precision, set_threads
-from model.training.limits import Limits
-from model.training.optimizer import learning_rate, new_optimizers
-from model.transformer import Dimensions, build_model
+from dragoman.common.errors import UsageError
+from dragoman.model.errors import RunError
+from dragoman.model.recipe import TrainingSettings
+from dragoman.model.run import write_weights
+from dragoman.model.training.checkpoints import Checkpoint, CheckpointKeeper, average_weights
+from dragoman.model.training.hardware import choose_device, choose_precision, set_threads
+from dragoman.model.training.limits import Limits
+from dragoman.model.training.optimizer import learning_rate, new_optimizers
+from dragoman.model.transformer import Dimensions, build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,7 +98,7 @@ def test_cuda_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_threads_are_the_cores_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
-    monkeypatch.setattr("model.training.hardware.usable_cores", lambda: 3)
+    monkeypatch.setattr("dragoman.model.training.hardware.usable_cores", lambda: 3)
     try:
         assert set_threads("auto") == 3
         assert torch.get_num_threads() == 3
@@ -169,7 +169,7 @@ def test_memory_that_is_kept_can_be_handed_back() -> None:
     """In a process of its own: what is set holds until its end."""
     program = """
 import random, torch
-from model.training.hardware import keep_freed_memory, release_freed_memory
+from dragoman.model.training.hardware import keep_freed_memory, release_freed_memory
 
 def resident_mib():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20

@@ -13,12 +13,12 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
     EventAccumulator,
 )
 
-from common.errors import OperationError
-from model.errors import RunError
-from model.recipe import TrainingSettings
-from model.training.limits import Limits
-from model.training.progress import Reporter
-from model.training.records import Sample
+from dragoman.common.errors import OperationError
+from dragoman.model.errors import RunError
+from dragoman.model.recipe import TrainingSettings
+from dragoman.model.training.limits import Limits
+from dragoman.model.training.progress import Reporter
+from dragoman.model.training.records import Sample
 
 SAMPLE = Sample("le chat", "the cat", "the <dog>")
 
@@ -174,7 +174,7 @@ def test_time_left_is_that_of_the_minutes(tmp_path: Path, monkeypatch: pytest.Mo
 def test_where_no_bar_is_drawn_it_is_said_where_training_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.training.progress._MAX_SILENCE_S", 0.01)
+    monkeypatch.setattr("dragoman.model.training.progress._MAX_SILENCE_S", 0.01)
     written = Lines()
     console = Console(file=written, width=160)
     with Reporter(tmp_path, console, max_steps=6000) as reporter:
@@ -192,7 +192,7 @@ def test_where_no_bar_is_drawn_it_is_said_where_training_is(
 
 
 def test_a_bar_needs_no_lines_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.training.progress._MAX_SILENCE_S", 0.0)
+    monkeypatch.setattr("dragoman.model.training.progress._MAX_SILENCE_S", 0.0)
     with Reporter(tmp_path, Terminal().console) as reporter:
         assert not reporter._heart.is_alive()
     with Reporter(tmp_path, quiet(), silent=True) as reporter:

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from client.cli.main import main
-from common.errors import OperationError
-from model.errors import RunError
-from model.recipe import Recipe, load_recipe
-from model.run import RunRecord
-from model.training.history import read_history
-from model.training.report import _stories, write_report
-from model.training.reproduction import as_toml, builtin_command
+from dragoman.cli.main import main
+from dragoman.common.errors import OperationError
+from dragoman.model.errors import RunError
+from dragoman.model.recipe import Recipe, load_recipe
+from dragoman.model.run import RunRecord
+from dragoman.model.training.history import read_history
+from dragoman.model.training.report import _stories, write_report
+from dragoman.model.training.reproduction import as_toml, builtin_command
 
 VOID = {"meta", "br", "hr", "link", "img", "input"}
 VALIDATION_LOSSES = {100: 3.0, 200: 1.5, 300: 1.75}

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-
-from common.errors import OperationError
-from common.files import atomic_write
-from model.errors import RunError, TrainingError, TrainingStopped
-from model.training import loop, validation
-from model.training.checkpoints import CheckpointKeeper
-from model.training.state import Progress, State, StateStore
-from model.training.step import TrainingStep
-from model.training.train import Beginning, train
 from tests.unit.capitals import RESUME, KilledError, capitals, recipe, stop_after, weights
+
+from dragoman.common.errors import OperationError
+from dragoman.common.files import atomic_write
+from dragoman.model.errors import RunError, TrainingError, TrainingStopped
+from dragoman.model.training import loop, validation
+from dragoman.model.training.checkpoints import CheckpointKeeper
+from dragoman.model.training.state import Progress, State, StateStore
+from dragoman.model.training.step import TrainingStep
+from dragoman.model.training.train import Beginning, train
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -33,7 +33,7 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 
 
 def command(recipe_file: Path, out: Path, *options: str) -> list[str]:
-    start = [sys.executable, "-m", "client.cli.main", "train", str(recipe_file), "--out", str(out)]
+    start = [sys.executable, "-m", "dragoman.cli.main", "train", str(recipe_file), "--out", str(out)]
     return [*start, *options]
 
 
@@ -221,7 +221,7 @@ def test_a_full_disk_leaves_the_last_state(
         atomic_write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr("model.training.state.atomic_write", fills_up)
+        patch.setattr("dragoman.model.training.state.atomic_write", fills_up)
         with pytest.raises(OperationError, match="No space left on device"):
             train(chosen, out, show_progress=False)
     found = StateStore(out / "state").load()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from model.training.loop import Outcome
-from model.training.summary import TrainingSummary, outcome_facts, print_summary
+from dragoman.model.training.loop import Outcome
+from dragoman.model.training.summary import TrainingSummary, outcome_facts, print_summary
 
 SUMMARY = TrainingSummary(
     path=Path("runs/captions"),

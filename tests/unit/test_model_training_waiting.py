@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.cpu import busy_core_seconds
-from model.training import waiting
-from model.training.waiting import Contention, IdleTeams, considerate_threads
+from dragoman.common.cpu import busy_core_seconds
+from dragoman.model.training import waiting
+from dragoman.model.training.waiting import Contention, IdleTeams, considerate_threads
 
 STAT = """cpu  300 0 300 800 0 0 0 0 0 0
 cpu0 100 10 100 400 7 1 2 5 0 0

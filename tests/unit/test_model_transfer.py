@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-
-from common.errors import UsageError
-from model.errors import RunError
-from model.recipe import Recipe
-from model.run import load_run
-from model.tokenizer import SPECIAL_TOKENS, train_tokenizer
-from model.training import session
-from model.training.train import Beginning, train
-from model.transfer import start_from
-from model.transformer import build_model
 from tests.unit.capitals import RESUME, KilledError, weights
+
+from dragoman.common.errors import UsageError
+from dragoman.model.errors import RunError
+from dragoman.model.recipe import Recipe
+from dragoman.model.run import load_run
+from dragoman.model.tokenizer import SPECIAL_TOKENS, train_tokenizer
+from dragoman.model.training import session
+from dragoman.model.training.train import Beginning, train
+from dragoman.model.transfer import start_from
+from dragoman.model.transformer import build_model
 
 pytestmark = pytest.mark.usefixtures("one_core")
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
+from dragoman.model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
 
 TRANSLATION = Dimensions("translation", 23, 32, 4, 2, 48, 2, 2, 16, 16)
 GENERATION = Dimensions("generation", 23, 32, 4, 2, 48, 0, 2, 0, 16)

@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from client.cli.main import main
-from common.errors import SettingsError
-from common.settings_reference import sections_of
-from model.recipe import Recipe
-from model.training.reproduction import as_toml
+from dragoman.cli.main import main
+from dragoman.common.errors import SettingsError
+from dragoman.common.settings_reference import sections_of
+from dragoman.model.recipe import Recipe
+from dragoman.model.training.reproduction import as_toml
 
 TSV = {"kind": "tsv", "train": "pairs.tsv", "validation_share": 0.2, "test_share": 0.2}
 BASE: dict[str, Any] = {
@@ -174,7 +174,7 @@ def test_a_recipe_that_is_taken_trains_or_ends_in_one_line(
     except SettingsError:
         return  # the test above has looked at it
     monkeypatch.setattr("sys.stdin", None)  # for "-"
-    monkeypatch.setattr("model.training.train.set_threads", lambda *_: 1)
+    monkeypatch.setattr("dragoman.model.training.train.set_threads", lambda *_: 1)
     path = folder / "values.toml"
     path.write_text(as_toml(recipe), encoding="utf-8")
     code = main(["train", str(path), "--out", str(folder / "run"), "--data", str(folder), "--restart"])

@@ -2,7 +2,7 @@
 
 import math
 
-from server.admission import MAX_DELAY_S, Load
+from dragoman.server.requests.admission import MAX_DELAY_S, Load
 
 SLOTS = 8
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server import rows as rows_module
-from server.backend import Backend
-from server.bundle import Bundle
-from server.rows import Rows
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.execution import rows as rows_module
+from dragoman.server.execution.backend import Backend
+from dragoman.server.execution.rows import Rows
 
 ALIGNED = Path(__file__).parents[1] / "fixtures" / "aligned"
 

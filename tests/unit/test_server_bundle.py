@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from server.bundle import Bundle
-from server.errors import BundleError
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.errors import BundleError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "bundles"
 

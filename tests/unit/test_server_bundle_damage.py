@@ -10,9 +10,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-
-from server.bundle import MAX_MANIFEST_BYTES
-from server.errors import BundleError
 from tests.unit.damaged_bundles import (
     GENERATION,
     TRANSLATION,
@@ -24,6 +21,9 @@ from tests.unit.damaged_bundles import (
     set_value,
     write_manifest,
 )
+
+from dragoman.server.bundle.reader import MAX_MANIFEST_BYTES
+from dragoman.server.errors import BundleError
 
 Damage = Callable[[Path], None]
 

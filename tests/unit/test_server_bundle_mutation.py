@@ -12,12 +12,12 @@ import pytest
 from google.protobuf import json_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from server.bundle import Bundle
-from server.errors import BundleError
-from server.registry import ServedModel
-from server.services.model import model_message
 from tests.unit.damaged_bundles import FIXTURES, GENERATION, TRANSLATION, load
+
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.errors import BundleError
+from dragoman.server.fronts.grpc.dragoman_v1.model import model_message
+from dragoman.server.models.registry import ServedModel
 
 ORIGINAL = "original.json"
 NUMBERS = [

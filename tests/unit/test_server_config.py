@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import SettingsError
-from server.config import ServerSettings, load_settings
+from dragoman.common.errors import SettingsError
+from dragoman.server.config import ServerSettings, load_settings
 
 
 def test_defaults() -> None:

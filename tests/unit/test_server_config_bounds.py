@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from common.errors import SettingsError
-from server.config import ServerSettings, load_settings
-from server.listening import channel_options
+from dragoman.common.errors import SettingsError
+from dragoman.server.config import ServerSettings, load_settings
+from dragoman.server.fronts.grpc.listening import channel_options
 
 GRPC_INT = 2**31 - 1
 """Channel arguments are C's int; as a time its largest value means "never"."""

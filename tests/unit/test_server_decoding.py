@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from server.decoding.beam import BeamSearch, advance_all
-from server.decoding.candidates import Predictions, best_of_groups, best_of_rows
-from server.decoding.constraints import Constraints
-from server.decoding.hypothesis import FinishReason, Hypothesis
-from server.decoding.parameters import DecodingParameters
-from server.decoding.ranking import coverage_penalty, ranked
+from dragoman.server.decoding.beam import BeamSearch, advance_all
+from dragoman.server.decoding.candidates import Predictions, best_of_groups, best_of_rows
+from dragoman.server.decoding.constraints import Constraints
+from dragoman.server.decoding.hypothesis import FinishReason, Hypothesis
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.decoding.ranking import coverage_penalty, ranked
 
 END = 3
 

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.backend import Backend
-from server.bundle import Bundle
-from server.config import EngineSettings
-from server.decoding.candidates import Predictions
-from server.decoding.hypothesis import FinishReason
-from server.decoding.parameters import DecodingParameters
-from server.engine import Engine, Ticket, lane_layout
-from server.errors import Cancelled, DeadlineExceeded, EngineError, Overloaded
-from server.offline import decode_offline
-from server.rows import Reading, Rows, Source
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.config import EngineSettings
+from dragoman.server.decoding.candidates import Predictions
+from dragoman.server.decoding.hypothesis import FinishReason
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.engine.engine import Engine, Ticket, lane_layout
+from dragoman.server.engine.offline import decode_offline
+from dragoman.server.errors import Cancelled, DeadlineExceeded, EngineError, Overloaded
+from dragoman.server.execution.backend import Backend
+from dragoman.server.execution.rows import Reading, Rows, Source
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BUNDLE = Bundle.read(FIXTURES / "bundles" / "spell" / "1")
@@ -259,7 +259,7 @@ async def test_close_settles_what_is_left(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_lanes_and_threads_fill_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.engine.usable_cores", lambda: 6)
+    monkeypatch.setattr("dragoman.server.engine.engine.usable_cores", lambda: 6)
     assert lane_layout(EngineSettings()) == (6, 1)
     assert lane_layout(EngineSettings(lanes=2)) == (2, 3)
     assert lane_layout(EngineSettings(lanes=4, threads_per_lane=2)) == (4, 2)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from server.backend import Backend
-from server.bundle import Bundle
-from server.config import EngineSettings
-from server.decoding.candidates import Predictions
-from server.decoding.parameters import DecodingParameters
-from server.engine import Engine
-from server.errors import EngineError
-from server.rows import Rows
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.config import EngineSettings
+from dragoman.server.decoding.candidates import Predictions
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.engine.engine import Engine
+from dragoman.server.errors import EngineError
+from dragoman.server.execution.backend import Backend
+from dragoman.server.execution.rows import Rows
 
 BUNDLE = Bundle.read(Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1")
 ONE_TOKEN = DecodingParameters(max_tokens=1, min_tokens=1)

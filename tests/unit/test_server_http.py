@@ -5,9 +5,9 @@ from wsgiref.util import setup_testing_defaults
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from server.errors import AddressError
-from server.http import OperationsServer, operations_app
-from server.lifecycle import Lifecycle, Phase
+from dragoman.server.errors import AddressError
+from dragoman.server.lifecycle import Lifecycle, Phase
+from dragoman.server.operations.endpoints import OperationsServer, operations_app
 
 
 def get(lifecycle: Lifecycle, path: str, registry: CollectorRegistry | None = None) -> tuple[int, str]:

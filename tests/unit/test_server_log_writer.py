@@ -7,8 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.log_limits import BURST, LINES_PER_SECOND, MAX_KINDS, LogLimiter, Suppressed
-from server.log_writer import DroppedLinesCollector, LogStream, LogWriter, descriptor_writer
+from dragoman.server.operations.log_limits import BURST, LINES_PER_SECOND, MAX_KINDS, LogLimiter, Suppressed
+from dragoman.server.operations.log_writer import (
+    DroppedLinesCollector,
+    LogStream,
+    LogWriter,
+    descriptor_writer,
+)
 
 PATIENCE_S = 20.0
 

@@ -10,10 +10,10 @@ import structlog
 from google.protobuf.message import DecodeError
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # no stubs
 
-from server.config import LoggingSettings
-from server.interceptors import _abort
-from server.logs import ServerLog, configure_logs
-from server.status import internal_status
+from dragoman.server.config import LoggingSettings
+from dragoman.server.fronts.grpc.interceptors import _abort
+from dragoman.server.fronts.grpc.status import internal_status
+from dragoman.server.operations.logs import ServerLog, configure_logs
 
 
 @pytest.fixture(autouse=True)

@@ -4,16 +4,16 @@ import re
 import threading
 
 import pytest
-
-from common.memory import AvailableMemory
-from server.arena import HostArena, row_bytes
-from server.backend import Backend
-from server.bundle import Bundle
-from server.config import EngineSettings
-from server.engine import Engine
-from server.errors import ResourceUnavailable
-from server.memory import MemoryBudget, engine_bytes
 from tests.unit.damaged_bundles import FIXTURES, GENERATION, TRANSLATION
+
+from dragoman.common.memory import AvailableMemory
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.config import EngineSettings
+from dragoman.server.engine.engine import Engine
+from dragoman.server.errors import ResourceUnavailable
+from dragoman.server.execution.arena import HostArena, row_bytes
+from dragoman.server.execution.backend import Backend
+from dragoman.server.execution.memory import MemoryBudget, engine_bytes
 
 MIB = 2**20
 
@@ -24,7 +24,10 @@ def backend() -> Backend:
 
 
 def available(monkeypatch: pytest.MonkeyPatch, num_bytes: int) -> None:
-    monkeypatch.setattr("server.memory.available_memory", lambda: AvailableMemory(num_bytes, "MemAvailable"))
+    monkeypatch.setattr(
+        "dragoman.server.execution.memory.available_memory",
+        lambda: AvailableMemory(num_bytes, "MemAvailable"),
+    )
 
 
 @pytest.mark.parametrize("fixture", [TRANSLATION, GENERATION, "halves/spell/1"])
@@ -91,7 +94,7 @@ def test_memory_that_the_system_refuses_is_one_line(
     def refuse(*_: object) -> HostArena:
         raise MemoryError("Unable to allocate 9.99 TiB for an array")
 
-    monkeypatch.setattr("server.backend.HostArena", refuse)
+    monkeypatch.setattr("dragoman.server.execution.backend.HostArena", refuse)
     with pytest.raises(ResourceUnavailable, match=r"for 7 rows .*9\.99 TiB.*lower engine\.slots_per_lane"):
         backend.rows(7)
 

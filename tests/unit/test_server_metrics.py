@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.collectors import StepCollector
-from server.metrics import Metrics
+from dragoman.server.operations.collectors import StepCollector
+from dragoman.server.operations.metrics import Metrics
 
 LABELS = {
     "dragoman_requests": {"model", "method", "code"},

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-import server.pace
-from server import runtime
-from server.pace import Pace
+import dragoman.server.requests
+import dragoman.server.requests.pace
+from dragoman.server.requests import runtime
+from dragoman.server.requests.pace import Pace
 
 
 class Clock:
@@ -24,7 +25,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(server.pace, "time", clock)
+    monkeypatch.setattr(dragoman.server.requests.pace, "time", clock)
     return clock
 
 

@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
+
+from dragoman.server.errors import InvalidRequest, Overloaded
+from dragoman.server.fronts.grpc.parsing import Parsing
 from dragoman.v1.decoding_pb2 import DecodingOptions
 from dragoman.v1.translation_pb2 import ScoredPair, ScoreTranslationsRequest, TranslateRequest
-
-from server.errors import InvalidRequest, Overloaded
-from server.parsing import Parsing
 
 TRANSLATE = "/dragoman.v1.TranslationService/Translate"
 SCORE = "/dragoman.v1.TranslationService/ScoreTranslations"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from server.prefix_cache import PrefixCache
+from dragoman.server.execution.prefix_cache import PrefixCache
 
 BLOCK = 2
 SHAPE = (4, 2, BLOCK, 3)  # keys and values of two layers

@@ -5,9 +5,9 @@ from pathlib import Path
 import onnxruntime as ort
 import pytest
 
-from server.backend import Backend
-from server.bundle import Bundle
-from server.errors import ProviderUnavailable
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.errors import ProviderUnavailable
+from dragoman.server.execution.backend import Backend
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BUNDLE = FIXTURES / "halves" / "spell" / "1"

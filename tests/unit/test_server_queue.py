@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.queue import Call, Queue, Sequence
-from server.scheduler import QueueFullError, Scheduler
+from dragoman.server.engine.queue import Call, Queue, Sequence
+from dragoman.server.engine.scheduler import QueueFullError, Scheduler
 
 MAX_ROWS = 5
 Histories = st.lists(

@@ -8,13 +8,13 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from dragoman.v1.translation_pb2 import TranslateRequest
 from google.protobuf.message import DecodeError
 
-from server.draining import CallsInFlight
-from server.errors import FieldViolation, InvalidRequest
-from server.interceptors import CallInterceptor
-from server.metrics import Metrics
+from dragoman.server.errors import FieldViolation, InvalidRequest
+from dragoman.server.fronts.grpc.draining import CallsInFlight
+from dragoman.server.fronts.grpc.interceptors import CallInterceptor
+from dragoman.server.operations.metrics import Metrics
+from dragoman.v1.translation_pb2 import TranslateRequest
 
 PATH = "/dragoman.v1.TranslationService/Translate"
 TOO_MANY = TranslateRequest(inputs=[""] * 20_000).SerializeToString()

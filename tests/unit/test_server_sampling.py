@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.decoding.parameters import DecodingParameters
-from server.decoding.sampling import new_generator, sample
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.decoding.sampling import new_generator, sample
 
 GRID = (np.arange(4000) + 0.5) / 4000
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.scheduler import Call, Departure, Plan, QueueFullError, Scheduler, Sequence
+from dragoman.server.engine.scheduler import Call, Departure, Plan, QueueFullError, Scheduler, Sequence
 
 
 class Rows:

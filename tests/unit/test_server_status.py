@@ -7,8 +7,8 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-import server.errors
-from server.errors import (
+import dragoman.server.errors
+from dragoman.server.errors import (
     MAX_LISTED,
     Draining,
     EngineError,
@@ -18,7 +18,7 @@ from server.errors import (
     Overloaded,
     RequestError,
 )
-from server.status import STATUS_CODES, internal_status, rejection_reason, to_status
+from dragoman.server.fronts.grpc.status import STATUS_CODES, internal_status, rejection_reason, to_status
 
 METADATA_LIMIT_BYTES = 8 * 1024
 
@@ -36,13 +36,15 @@ def test_every_request_error_has_a_code() -> None:
 
 
 def test_the_module_draws_and_exports_every_error() -> None:
-    tree = ast.parse(Path(server.errors.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(dragoman.server.errors.__file__).read_text(encoding="utf-8"))
     classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
     assert classes == {
-        name for name in server.errors.__all__ if isinstance(getattr(server.errors, name), type)
+        name
+        for name in dragoman.server.errors.__all__
+        if isinstance(getattr(dragoman.server.errors, name), type)
     }
     for name in classes - {"FieldViolation"}:
-        assert name in (server.errors.__doc__ or "")
+        assert name in (dragoman.server.errors.__doc__ or "")
 
 
 def test_invalid_request_carries_all_field_violations() -> None:

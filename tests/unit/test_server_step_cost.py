@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from server.backend import Backend
-from server.bundle import Bundle
-from server.config import EngineSettings
-from server.decoding.cost import max_step_cost, step_cost
-from server.decoding.parameters import DecodingParameters
-from server.engine import Engine
-from server.lane import Lane
-from server.running_sequence import RunningSequence
-from server.scheduler import Call, Plan
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.config import EngineSettings
+from dragoman.server.decoding.cost import max_step_cost, step_cost
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.engine.engine import Engine
+from dragoman.server.engine.lane import Lane
+from dragoman.server.engine.scheduler import Call, Plan
+from dragoman.server.engine.sequence import RunningSequence
+from dragoman.server.execution.backend import Backend
 
 BUNDLE = Bundle.read(Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1")
 
@@ -61,7 +61,7 @@ async def test_a_call_of_costly_samples_has_few_rows_at_a_time(monkeypatch: pyte
     monkeypatch.setattr(Lane, "execute", recorded)
     parameters = DecodingParameters(max_tokens=6, temperature=1.0, num_alternatives=3)
     each = step_cost(parameters, BUNDLE.manifest.dimensions.vocabulary_size)
-    monkeypatch.setattr("server.engine.max_step_cost", lambda *_: 4 * each)
+    monkeypatch.setattr("dragoman.server.engine.engine.max_step_cost", lambda *_: 4 * each)
     settings = EngineSettings(lanes=1, slots_per_lane=12)
     engine = Engine(Backend.load(BUNDLE, provider="cpu", num_threads=1), settings)
     try:

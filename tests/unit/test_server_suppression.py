@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders
 
-from model.recipe import TokenizerSettings
-from model.tokenizer import train_tokenizer
-from server.decoding.constraints import Constraints
-from server.decoding.parameters import DecodingParameters
-from server.decoding.suppression import SuppressedTexts, TokenTexts, UnknownDecoderError, Vocabulary
+from dragoman.model.recipe import TokenizerSettings
+from dragoman.model.tokenizer import train_tokenizer
+from dragoman.server.decoding.constraints import Constraints
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.decoding.suppression import SuppressedTexts, TokenTexts, UnknownDecoderError, Vocabulary
 
 END = 3
 SENTENCES = [

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from model.recipe import TokenizerSettings
-from model.tokenizer import train_tokenizer
-from server.text import OutputText, StopStrings
+from dragoman.model.recipe import TokenizerSettings
+from dragoman.model.tokenizer import train_tokenizer
+from dragoman.server.decoding.text import OutputText, StopStrings
 
 SENTENCES = [
     "the quick brown fox jumps over the lazy dog, and then sleeps",

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from server import tokenising
-from server.bundle import Bundle
-from server.errors import DeadlineExceeded, Overloaded
-from server.tokenising import Tokenising, longest_token
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.errors import DeadlineExceeded, Overloaded
+from dragoman.server.requests import tokenization as tokenising
+from dragoman.server.requests.tokenization import Tokenising, longest_token
 
 BUNDLES = Path(__file__).parents[1] / "fixtures" / "bundles"
 SPELL = Bundle.read(BUNDLES / "spell" / "1").tokenizer

@@ -3,15 +3,15 @@
 from pathlib import Path
 
 import pytest
-
-from server.backend import Backend, load_sessions
-from server.bundle import Bundle
-from server.decoding.parameters import DecodingParameters
-from server.errors import BundleError
-from server.golden import check_golden_examples
-from server.offline import decode_offline
-from server.trial import check_answers
 from tests.unit.damaged_bundles import FIXTURES, GENERATION, TRANSLATION, copy_of, set_value
+
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.engine.golden import check_golden_examples
+from dragoman.server.engine.offline import decode_offline
+from dragoman.server.engine.trial import check_answers
+from dragoman.server.errors import BundleError
+from dragoman.server.execution.backend import Backend, load_sessions
 
 ALL = sorted(str(path.parent.relative_to(FIXTURES)) for path in FIXTURES.glob("*/*/*/bundle.json"))
 

@@ -4,13 +4,13 @@ import contextlib
 from typing import Any
 
 import pytest
-from dragoman.v1 import generation_pb2, translation_pb2
-from dragoman.v1.decoding_pb2 import DecodingOptions
 from google.protobuf.message import DecodeError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.wire_entries import count_entries
+from dragoman.server.fronts.grpc.wire_entries import count_entries
+from dragoman.v1 import generation_pb2, translation_pb2
+from dragoman.v1.decoding_pb2 import DecodingOptions
 
 ANY = 10**9
 TEXTS = st.lists(st.text(max_size=200), max_size=8)

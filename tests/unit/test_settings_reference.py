@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 from pydantic import Field
-
-from client.cli.main import main
-from common.settings import Settings
-from common.settings_reference import as_toml, sections_of
-from model.recipe import Recipe
-from server.config import ServerSettings
 from tools.generate_settings_page import settings_page
+
+from dragoman.cli.main import main
+from dragoman.common.settings import Settings
+from dragoman.common.settings_reference import as_toml, sections_of
+from dragoman.model.recipe import Recipe
+from dragoman.server.config import ServerSettings
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,82 @@
+"""The model that a command calls: on a server, or in a bundle's folder."""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from dragoman.cli.options import DEFAULT_TARGET
+from dragoman.common.errors import UsageError
+
+if TYPE_CHECKING:
+    from dragoman.client.asynchronous import AsyncClient
+    from dragoman.client.blocking import Client
+
+__all__ = ["ModelSource"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """A model that a command calls.
+
+    Attributes:
+        target: The server that holds it.
+        model: The model's name; empty for a bundle, which holds only one model.
+        version: Its version; empty is the highest.
+        timeout_s: Deadline of each call, and how long a call may be repeated while the server has no room.
+        bundle: The bundle's folder, which is loaded into this process; None for a server.
+    """
+
+    target: str = DEFAULT_TARGET
+    model: str = ""
+    version: str = ""
+    timeout_s: float
+    bundle: Path | None = None
+
+    @classmethod
+    def of(
+        cls, *, target: str, model: str | None, version: str, timeout_s: float, bundle: Path | None
+    ) -> Self:
+        """Return the model that the options of a command name.
+
+        Raises:
+            UsageError: they name no model, or two.
+        """
+        if bundle is None:
+            if model is None:
+                raise UsageError("missing option '--model' / '-m' (or '--bundle', without a server)")
+            return cls(target=target, model=model, version=version, timeout_s=timeout_s)
+        given = {"--target": target != DEFAULT_TARGET, "--model": model, "--model-version": version}
+        for option, is_given in given.items():
+            if is_given:
+                raise UsageError(f"--bundle {bundle} and {option}: give one of them")
+        return cls(timeout_s=timeout_s, bundle=bundle)
+
+    @contextlib.asynccontextmanager
+    async def connect(self) -> "AsyncIterator[AsyncClient]":
+        """Give an asyncio client of the model."""
+        from dragoman.client.asynchronous import AsyncClient
+
+        if self.bundle is None:
+            async with AsyncClient(self.target, timeout_s=self.timeout_s) as client:
+                yield client
+        else:
+            from dragoman.client.local import local_async_client
+
+            async with local_async_client(self.bundle, timeout_s=self.timeout_s) as client:
+                yield client
+
+    @contextlib.contextmanager
+    def connect_blocking(self) -> "Iterator[Client]":
+        """Give a blocking client of the model."""
+        from dragoman.client.blocking import Client
+
+        if self.bundle is None:
+            with Client(self.target, timeout_s=self.timeout_s) as client:
+                yield client
+        else:
+            from dragoman.client.local import local_client
+
+            with local_client(self.bundle, timeout_s=self.timeout_s) as client:
+                yield client

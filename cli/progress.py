@@ -1,0 +1,49 @@
+"""Progress on standard error: a bar in a terminal, and a line now and then where that is a file or a pipe."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from dragoman.cli.output import note
+
+__all__ = ["progress_bar"]
+
+_MAX_SILENCE_S: Final = 50.0  # a reader of the log sees once a minute that the command goes on
+
+
+@contextlib.contextmanager
+def progress_bar(*, beside_results: bool = False) -> Iterator[Callable[[str, float, float], None]]:
+    """Give a function that shows progress; its arguments are the phase, the amount done and the total.
+
+    The bar leaves the screen when the block ends. `beside_results` says that the command prints results meanwhile:
+    where they go to the same terminal there is no bar, which would garble them.
+    """
+    if not sys.stderr.isatty():
+        yield _LinesNowAndThen()
+        return
+    if beside_results and sys.stdout.isatty():
+        yield lambda *_: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from dragoman.cli.output import report_console
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=report_console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+
+
+class _LinesNowAndThen:
+    """Prints progress as a line when no line was printed for `_MAX_SILENCE_S`."""
+
+    def __init__(self) -> None:
+        self._said_s = time.monotonic()
+
+    def __call__(self, what: str, done: float, total: float) -> None:
+        now_s = time.monotonic()
+        if now_s - self._said_s >= _MAX_SILENCE_S:
+            self._said_s = now_s
+            note(f"{what}: {done:,.0f} of {total:,.0f}")

@@ -1,7 +1,0 @@
-"""Exit codes of the command; `client.cli.app` says when which."""
-
-__all__ = ["EXIT_FAILURE", "EXIT_INTERRUPTED", "EXIT_USAGE"]
-
-EXIT_FAILURE = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130

@@ -1,0 +1,303 @@
+"""One lane: a set of rows and the sequences in them. Carry out a plan, run one step, choose the tokens.
+
+Synchronous and free of threads, so that the server's loop (`server/engine/engine.py`), export's verification and the
+golden check (`server/engine/offline.py`) run the very same code.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dragoman.server.config import MULTI_STEP_ROWS
+from dragoman.server.decoding.beam import BeamSearch, advance_all
+from dragoman.server.decoding.candidates import Predictions
+from dragoman.server.decoding.constraints import Constraints
+from dragoman.server.decoding.hypothesis import Finished, FinishReason, Hypothesis, TokenScore
+from dragoman.server.decoding.ranking import ranked
+from dragoman.server.decoding.sampling import Choice, TokenChooser, choose_all
+from dragoman.server.decoding.scores import alternatives
+from dragoman.server.engine import scheduler
+from dragoman.server.engine.sequence import RunningSequence
+from dragoman.server.execution.backend import Backend
+from dragoman.server.execution.rows import Reading, Rows, Source
+
+__all__ = ["EngineObserver", "Lane"]
+
+
+class EngineObserver(Protocol):
+    """Told of every graph that ran; must be quick and safe to call from any thread."""
+
+    def observe_step(self, graph: str, seconds: float, rows: int) -> None:
+        """`graph` is "encode", "prefill", "decode", "decode_steps" or "align"."""
+
+
+class Lane:
+    """Rows of a backend and who is in them. One thread at a time.
+
+    Args:
+        backend: the graphs.
+        num_slots: rows.
+        observer: told of every graph that ran.
+        multi_step_rows: up to how many rows, all greedy, take several steps in one call where the bundle can.
+
+    Attributes:
+        num_steps: that the last plan took.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        num_slots: int,
+        observer: EngineObserver | None = None,
+        *,
+        multi_step_rows: int = MULTI_STEP_ROWS,
+    ) -> None:
+        self.rows: Rows = backend.rows(num_slots)
+        self.num_steps = 1
+        self._multi_step_rows = multi_step_rows
+        self._sequences: list[RunningSequence] = []  # by row; one with beam search comes several times
+        self._readings: dict[Source, Reading] = {}  # of who was read ahead by the last plan
+        self._observer = observer
+        special = backend.bundle.manifest.special_tokens
+        self._end = special.end
+        self._without_text = special.without_text
+        self._translates = backend.bundle.manifest.task == "translation"
+
+    def execute(self, plan: scheduler.Plan) -> list[RunningSequence]:
+        """Carry out `plan` and run one step, or several where nobody has to be asked between them.
+
+        Returns:
+            The sequences that took a step, in row order; those that ended have their `result`.
+        """
+        if plan.moves:
+            self._move(plan.moves)
+        if plan.starts:
+            self._start(plan)
+        del self._sequences[plan.num_rows :]
+        if not plan.num_rows:
+            return []
+        self.num_steps = self._take_steps(plan.num_rows) or self._take_step(plan.num_rows)
+        if plan.starts:
+            now = time.monotonic()
+            for sequence, _ in plan.starts:
+                assert isinstance(sequence, RunningSequence)
+                sequence.first_token_s = now
+                sequence.num_first_tokens = sequence.num_tokens
+        return list(dict.fromkeys(self._sequences))
+
+    def hand_over(self, plan: scheduler.Plan, plans: scheduler.Scheduler) -> None:
+        """Let any lane start what was read ahead; to be called after `execute`, by who guards the scheduler."""
+        for sequence in plan.ahead:
+            assert isinstance(sequence, RunningSequence)
+            # None for one of another length, or after a failure.
+            reading = self._readings.get(sequence.source)
+            if plans.end_reading(sequence, is_read=reading is not None):
+                sequence.source.reading = reading
+        self._readings = {}
+
+    def clear(self) -> None:
+        """Forget who is in which row, after a step that failed."""
+        self._sequences.clear()
+        self._readings = {}
+
+    def _take_step(self, num_rows: int) -> int:
+        started = time.perf_counter()
+        predictions = self.rows.decode(
+            num_rows,
+            max(sequence.num_best for sequence in self._sequences),
+            needs_all=any(sequence.needs_all for sequence in self._sequences),
+        )
+        self._observe("decode", started, num_rows)
+        if searching := self._choose(predictions):
+            self._advance(searching, predictions)
+        return 1
+
+    def _take_steps(self, num_rows: int) -> int:
+        """Several steps in one call, if all rows are greedy, few and far from full; returns how many."""
+        if (
+            num_rows > self._multi_step_rows
+            or not self.rows.has_room_for_steps(num_rows)
+            or not all(sequence.is_greedy for sequence in self._sequences)
+        ):
+            return 0
+        started = time.perf_counter()
+        steps = self.rows.decode_steps(num_rows)
+        self._observe("decode_steps", started, num_rows)
+        if steps is None:
+            return 0
+        token_ids, log_probabilities = steps
+        for row, sequence in enumerate(self._sequences):
+            for token_id, score in zip(
+                token_ids[:, row].tolist(), log_probabilities[:, row].tolist(), strict=True
+            ):
+                self._accept(sequence, token_id, score)
+                if sequence.result is not None:
+                    break  # what follows was computed for nobody
+        return self.rows.num_steps
+
+    def _move(self, moves: Sequence[scheduler.Move]) -> None:
+        self.rows.copy([move.source for move in moves], [move.target for move in moves])
+        for move in moves:
+            sequence = self._sequences[move.target] = self._sequences[move.source]
+            if sequence.search is not None:
+                sequence.search.move(move.source, move.target)
+
+    def _start(self, plan: scheduler.Plan) -> None:
+        now = time.monotonic()
+        new: list[tuple[list[int], RunningSequence]] = []
+        for sequence, rows in plan.starts:
+            assert isinstance(sequence, RunningSequence)
+            self._prepare(sequence, rows)
+            sequence.started_s = now
+            for row in rows:
+                if row == len(self._sequences):
+                    self._sequences.append(sequence)
+                else:
+                    self._sequences[row] = sequence
+            new.append((rows, sequence))
+        started = time.perf_counter()
+        num_read, self._readings = self.rows.start(
+            [rows[0] for rows, _ in new],
+            [sequence.source for _, sequence in new],
+            [sequence.source for sequence in plan.ahead if isinstance(sequence, RunningSequence)],
+        )
+        if copies := [(rows[0], row) for rows, _ in new for row in rows[1:]]:
+            self.rows.copy(*zip(*copies, strict=True))
+        if num_read:
+            self._observe(self.rows.first_graph, started, num_read)
+
+    def _prepare(self, sequence: RunningSequence, rows: list[int]) -> None:
+        """Make what chooses the sequence's tokens, if that is not plainly the most probable one."""
+        parameters = sequence.parameters
+        if parameters.beam_size > 1:  # a search sees to `min_tokens` itself
+            constraints = (
+                self._constraints(sequence) if Constraints.are_more_than_length(parameters) else None
+            )
+            search = BeamSearch(parameters, self._end, list(rows), constraints, sequence.stop)
+            sequence.search, sequence.needs_all = search, search.needs_all
+            sequence.num_best = max(sequence.num_best, search.num_best)
+        elif TokenChooser.is_needed(parameters):
+            sequence.chooser = TokenChooser(parameters, self._constraints(sequence))
+
+    def _constraints(self, sequence: RunningSequence) -> Constraints:
+        context = () if self._translates else sequence.input_ids
+        return Constraints(sequence.parameters, self._end, context, never=self._without_text)
+
+    def _choose(self, predictions: Predictions) -> list[RunningSequence]:
+        """Give every row without beam search its next token, and end those that have come to it.
+
+        Returns:
+            The sequences with beam search, which are left to do.
+        """
+        if all(sequence.search is not None for sequence in self._sequences):
+            return list(dict.fromkeys(self._sequences))
+        chosen: list[int] = predictions.token_ids[:, 0].tolist()
+        scores: list[float] = predictions.best[:, 0].tolist()
+        if not all(sequence.is_plain for sequence in self._sequences):
+            self._choose_otherwise(predictions.log_probabilities, chosen, scores)
+        self.rows.arena.token_ids[: len(chosen)] = chosen
+        searching: dict[RunningSequence, None] = {}
+        for row, sequence in enumerate(self._sequences):
+            if sequence.search is not None:
+                searching[sequence] = None
+                continue
+            if not sequence.is_plain and sequence.parameters.num_alternatives is not None:
+                told = alternatives(predictions, row, sequence.parameters.num_alternatives)
+                sequence.tokens.append(TokenScore(chosen[row], scores[row], told))
+            self._accept(sequence, chosen[row], scores[row])
+        return list(searching)
+
+    def _choose_otherwise(
+        self, log_probabilities: NDArray[np.float32], chosen: list[int], scores: list[float]
+    ) -> None:
+        """Change what is chosen where that is not the most probable token."""
+        choices: list[Choice] = []
+        for row, sequence in enumerate(self._sequences):
+            if sequence.chooser is not None:
+                choices.append(Choice(row, sequence.chooser, sequence.token_ids))
+            elif (
+                chosen[row] == self._end
+                and sequence.search is None
+                and len(sequence.token_ids) < sequence.parameters.min_tokens
+            ):
+                chosen[row] = _best_but((self._end, *self._without_text), log_probabilities[row])
+                scores[row] = float(log_probabilities[row, chosen[row]])
+        for choice, token_id in zip(choices, choose_all(choices, log_probabilities), strict=True):
+            chosen[choice.row] = token_id
+            scores[choice.row] = float(log_probabilities[choice.row, token_id])
+
+    def _accept(self, sequence: RunningSequence, token_id: int, score: float) -> None:
+        """One more token of a sequence without beam search, which may be its last."""
+        sequence.log_probability += score
+        if token_id == self._end:
+            self._finish(sequence, FinishReason.END_OF_SEQUENCE)
+            return
+        sequence.token_ids.append(token_id)
+        if sequence.stop is not None and sequence.stop.accept(token_id):
+            self._finish(sequence, FinishReason.STOP_STRING)
+        elif len(sequence.token_ids) >= sequence.parameters.max_tokens:
+            self._finish(sequence, FinishReason.LENGTH)
+
+    def _finish(self, sequence: RunningSequence, reason: FinishReason) -> None:
+        """The end of a sequence without beam search."""
+        num_tokens = len(sequence.token_ids) + (reason is FinishReason.END_OF_SEQUENCE)
+        hypothesis = Hypothesis(
+            token_ids=tuple(sequence.token_ids),
+            finish_reason=reason,
+            log_probability=sequence.log_probability,
+            num_output_tokens=num_tokens,
+            score=sequence.log_probability / num_tokens**sequence.parameters.length_penalty,
+            tokens=tuple(sequence.tokens),
+        )
+        self._settle(sequence, (hypothesis,))
+
+    def _advance(self, sequences: Sequence[RunningSequence], predictions: Predictions) -> None:
+        """One step of all beam searches."""
+        searches = [sequence.search for sequence in sequences if sequence.search is not None]
+        forks = []
+        for sequence, search, (copies, answers) in zip(
+            sequences, searches, advance_all(searches, predictions), strict=True
+        ):
+            if answers is not None:
+                self._settle(sequence, answers)
+                assert sequence.result is not None
+                sequence.token_ids += sequence.result.best.token_ids
+                continue
+            forks += copies
+            for row, token_id in search.next_tokens():
+                self.rows.arena.token_ids[row] = token_id
+        if forks:
+            self.rows.fork([fork.source for fork in forks], [fork.target for fork in forks])
+
+    def _settle(self, sequence: RunningSequence, hypotheses: tuple[Hypothesis, ...]) -> None:
+        """Rank the answers by all that counts, keep as many as were asked for."""
+        parameters = sequence.parameters
+        if (
+            not parameters.coverage_penalty
+        ):  # the order stands: attention is looked at for those that are told alone
+            hypotheses = hypotheses[: parameters.num_hypotheses]
+        if parameters.align or parameters.coverage_penalty:
+            started = time.perf_counter()
+            attentions = self.rows.align(
+                sequence.input_ids, [hypothesis.token_ids for hypothesis in hypotheses]
+            )
+            self._observe("align", started, len(hypotheses))
+            hypotheses = ranked(hypotheses, attentions, parameters)
+        sequence.result = Finished(hypotheses[: parameters.num_hypotheses])
+
+    def _observe(self, graph: str, started: float, num_rows: int) -> None:
+        if self._observer is not None:
+            self._observer.observe_step(graph, time.perf_counter() - started, num_rows)
+
+
+def _best_but(token_ids: Sequence[int], row: NDArray[np.float32]) -> int:
+    """The most probable token of a row (V,) that is none of `token_ids`; the row stays as it is."""
+    places = list(token_ids)
+    log_probabilities = row[places]
+    row[places] = -np.inf
+    best = int(row.argmax())
+    row[places] = log_probabilities
+    return best

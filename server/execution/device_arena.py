@@ -1,0 +1,205 @@
+"""An arena whose caches live on an accelerator and never leave it.
+
+Rows cannot be indexed there from Python, so graphs of the bundle copy tokens between them, as
+`dragoman.export.row_graphs` describes. Prefixes are kept in the host's memory, which is larger: a block crosses in a
+fraction of the time to compute it.
+
+With `device="cpu"` the same code runs on ONNX Runtime's CPU provider; that is how it is tested where no GPU is
+(docs/adr/0013-halves-and-where-caches-live.md).
+"""
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from dragoman.server.bundle.reader import Manifest
+from dragoman.server.execution.arena import LAST, SMALL_INPUTS, Arena, Buffer
+from dragoman.server.execution.prefix_cache import BLOCK_TOKENS, PrefixCache
+
+__all__ = ["DEVICE_TURN", "ROW_GRAPHS", "DeviceArena"]
+
+DEVICE_TURN = threading.RLock()
+"""Held by whoever has a device do something: while one thread records a step, CUDA fails it for what another does."""
+
+ROW_GRAPHS = ("copy_tokens", "fill_tokens", "read_tokens")
+"""Graphs that only an arena on a device runs."""
+
+
+class _Table:
+    """All caches of one kind, behind each other: (caches, rows, kv heads, capacity, head size).
+
+    Attributes:
+        memory: where they lie.
+        names: of the caches, in their order.
+    """
+
+    def __init__(
+        self, names: Sequence[str], shape: tuple[int, ...], dtype: np.dtype[np.floating], device: str
+    ) -> None:
+        self.names = tuple(names)
+        self._shape = shape
+        # Zeros, not whatever was there: a kernel may multiply what it masks by 0, and NaN stays NaN.
+        self.memory = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), device, 0)
+        num_caches, num_rows, num_heads, capacity, _ = shape
+        self._row_places = num_heads * capacity
+        self._begins = np.arange(num_caches, dtype=np.int64)[:, None] * (num_rows * self._row_places)
+        self._heads = np.arange(num_heads, dtype=np.int64)[:, None] * capacity
+
+    @property
+    def flat(self) -> tuple[int, int]:
+        """Its shape as the graphs take it: (places, head size)."""
+        return math.prod(self._shape[:-1]), self._shape[-1]
+
+    def begin_of(self, name: str) -> int:
+        """In elements."""
+        return self.names.index(name) * math.prod(self._shape[1:])
+
+    def tokens_shape(self, num_rows: int, num_tokens: int) -> tuple[int, ...]:
+        """Of so many tokens of so many rows of one cache."""
+        return num_rows, self._shape[2], num_tokens, self._shape[-1]
+
+    def bases(self, rows: Sequence[int]) -> NDArray[np.int64]:
+        """Where these rows begin, those of the first cache first: (caches * rows, 1, 1)."""
+        return (self._begins + np.array(rows, np.int64) * self._row_places).reshape(-1, 1, 1)
+
+    def offsets(self, tokens: range) -> NDArray[np.int64]:
+        """Of these tokens from the begin of their row: (kv heads, tokens)."""
+        return self._heads + np.arange(tokens.start, tokens.stop)
+
+
+class DeviceArena(Arena):
+    """The caches and a copy of the step's small inputs on `device`; those inputs themselves stay numpy arrays.
+
+    Attributes:
+        device: ONNX Runtime's device type.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        num_rows: int,
+        dtype: np.dtype[np.floating],
+        device: str,
+        sessions: Mapping[str, ort.InferenceSession],
+    ) -> None:
+        super().__init__(manifest, num_rows, dtype)
+        self.device = device
+        self._sessions = sessions
+        num_heads, head_size = manifest.dimensions.num_kv_heads, manifest.dimensions.head_size
+        self._tables: dict[str, _Table] = {}
+        for kind, names in self._names.items():
+            capacity = math.prod(self._shapes[names[0]][1:]) // (num_heads * head_size)
+            shape = (len(names), num_rows, num_heads, capacity, head_size)
+            self._tables[kind] = _Table(names, shape, dtype, device)
+        self._small = {
+            name: ort.OrtValue.ortvalue_from_numpy(getattr(self, name).copy(), device, 0)
+            for name in SMALL_INPUTS
+        }
+        self._bindings: dict[tuple[str, str], ort.IOBinding] = {}
+
+    def upload(self, num_rows: int) -> None:
+        """Bring the device's copy of the small inputs up to date, before a step of the first `num_rows` rows.
+
+        To the device the others have no length: a step of more rows than have to be does nothing beyond their memory.
+        """
+        lengths = self.lengths.copy()
+        lengths[num_rows:] = 0
+        self._small["lengths"].update_inplace(lengths)
+        for name in ("token_ids", "source_lengths"):
+            self._small[name].update_inplace(getattr(self, name))
+
+    def cache(self, name: str) -> NDArray[np.floating]:
+        """A copy of one cache, as the graphs name it, in numpy's memory: (rows, ...)."""
+        table = self._tables[self._kinds[name]]
+        whole: NDArray[np.floating] = table.memory.numpy()
+        cache: NDArray[np.floating] = whole[table.names.index(name)].reshape(self._shapes[name])
+        return cache
+
+    def _buffer(self, name: str) -> Buffer:
+        if name in self._small:
+            value = self._small[name]
+            return Buffer(self.device, value.data_ptr(), tuple(value.shape()), getattr(self, name).dtype)
+        table = self._tables[self._kinds[name]]
+        address = table.memory.data_ptr() + table.begin_of(name) * self.dtype.itemsize
+        return Buffer(self.device, address, self._shapes[name], self.dtype)
+
+    def keep(
+        self,
+        rows: Sequence[int],
+        num_tokens: Sequence[int],
+        computed: Mapping[str, ort.OrtValue],
+        places: Sequence[int],
+    ) -> None:
+        """As `Arena.keep`, of all that were computed; padding is copied too, to where no row looks."""
+        assert list(places) == list(range(len(rows))), "nothing is read ahead on a device"
+        for kind in dict.fromkeys(self._kinds[name] for name in computed):
+            table = self._tables[kind]
+            most = 1 if kind == LAST else max(num_tokens)
+            binding = self._binding("fill_tokens", kind)
+            for index, name in enumerate(table.names):
+                shape, address = table.tokens_shape(len(rows), most), computed[name].data_ptr()
+                binding.bind_input(f"computed_{index}", self.device, 0, self.dtype, shape, address)
+            binding.bind_cpu_input("targets", table.bases(rows))
+            binding.bind_cpu_input("offsets", table.offsets(range(most)))
+            self._sessions["fill_tokens"].run_with_iobinding(binding)
+
+    def _copy_caches(self, kind: str, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """As `Arena._copy_caches`, of every row as many tokens as the longest has."""
+        if num_tokens := max(self._num_tokens(kind, sources)):
+            table, binding = self._tables[kind], self._binding("copy_tokens", kind)
+            binding.bind_cpu_input("sources", table.bases(sources))
+            binding.bind_cpu_input("targets", table.bases(targets))
+            binding.bind_cpu_input("offsets", table.offsets(range(num_tokens)))
+            self._sessions["copy_tokens"].run_with_iobinding(binding)
+
+    def load_prefix(self, cache: PrefixCache, row: int, token_ids: Sequence[int]) -> int:
+        """As `Arena.load_prefix`."""
+        whole = self._staging()
+        num_tokens = cache.load(token_ids, list(whole.values()))
+        if num_tokens:
+            known = {
+                name: ort.OrtValue.ortvalue_from_numpy(
+                    np.ascontiguousarray(array[:, :num_tokens]), self.device, 0
+                )
+                for name, array in whole.items()
+            }
+            self.keep([row], [num_tokens], known, [0])
+        return num_tokens
+
+    def store_prefix(self, cache: PrefixCache, row: int, token_ids: Sequence[int]) -> None:
+        """As `Arena.store_prefix`."""
+        if not cache.max_blocks:
+            return
+        tokens = range(len(token_ids) - BLOCK_TOKENS, len(token_ids))
+        [(kind, table)] = self._tables.items()  # a model that generates has no other
+        binding = self._binding("read_tokens", kind)
+        binding.bind_cpu_input("sources", table.bases([row]))
+        binding.bind_cpu_input("offsets", table.offsets(tokens))
+        self._sessions["read_tokens"].run_with_iobinding(binding)
+        [blocks] = binding.copy_outputs_to_cpu()
+        whole = self._staging()
+        for array, block in zip(whole.values(), blocks, strict=True):
+            array[:, tokens.start : tokens.stop] = block
+        cache.store(token_ids, list(whole.values()))
+
+    def _staging(self) -> dict[str, np.ndarray]:
+        """One row's caches in the host's memory, to hand to and take from the prefix cache."""
+        return {name: np.empty(shape[1:], self.dtype) for name, shape in self._shapes.items()}
+
+    def _binding(self, graph: str, kind: str) -> ort.IOBinding:
+        """What is bound of one of the graphs to the caches of a kind, for good."""
+        binding = self._bindings.get((graph, kind))
+        if binding is None:
+            binding = self._bindings[graph, kind] = self._sessions[graph].io_binding()
+            table = self._tables[kind]
+            caches = self.device, 0, self.dtype, table.flat, table.memory.data_ptr()
+            binding.bind_input("caches", *caches)
+            if graph == "read_tokens":
+                binding.bind_output("tokens", "cpu")
+            else:
+                binding.bind_output("new_caches", *caches)
+        return binding

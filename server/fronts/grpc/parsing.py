@@ -1,0 +1,73 @@
+"""From a message's bytes to a request: what no valid call needs is refused before it costs memory and time."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf import descriptor_pool
+from google.protobuf.message import DecodeError
+
+from dragoman.server.errors import FieldViolation, InvalidRequest, Overloaded
+from dragoman.server.fronts.grpc.wire_entries import count_entries
+from dragoman.server.requests.options import MAX_STOP_STRINGS, MAX_SUPPRESSED_TEXTS, MAX_SUPPRESSED_TOKENS
+
+__all__ = ["Parsing"]
+
+_LARGE_BYTES = 32 * 1024
+"""Messages up to this size are parsed at once: within a millisecond, whatever they hold."""
+_MAX_WAITING_BYTES = 64 * 1024 * 1024
+"""Of all large messages together that wait for their turn: 16 messages of the default limit, some 50 ms."""
+_RETRY_DELAY_S = 1.0
+_ENTRIES_PER_INPUT = 3
+"""A pair with its two texts; an input and its prefix are two."""
+_OTHER_ENTRIES = MAX_STOP_STRINGS + MAX_SUPPRESSED_TEXTS + MAX_SUPPRESSED_TOKENS + 1024
+"""What options may hold; the rest is room for single fields and for those of a newer client."""
+
+
+class Parsing:
+    """Parses messages of all calls; use it from one event loop."""
+
+    def __init__(self, max_inputs: int) -> None:
+        """Let a call have up to `max_inputs` inputs."""
+        self._max_inputs = max_inputs
+        self._max_entries = _ENTRIES_PER_INPUT * max_inputs + _OTHER_ENTRIES
+        self._num_waiting_bytes = 0
+        self._turn = asyncio.Lock()
+
+    async def parse(self, path: str, parse: Callable[[bytes], Any], message: bytes) -> Any:
+        """Returns the request that `message` holds. `path` is the method's, as gRPC gives it.
+
+        Raises:
+            InvalidRequest: the message is not of the method's type, or has more entries than any call may have.
+            Overloaded: too many large messages wait already.
+        """
+        num_bytes = len(message)
+        if num_bytes <= _LARGE_BYTES:
+            return _parse(parse, message)
+        if self._num_waiting_bytes and self._num_waiting_bytes + num_bytes > _MAX_WAITING_BYTES:
+            waiting = f"{self._num_waiting_bytes} bytes of large messages are waiting to be parsed already"
+            raise Overloaded(waiting, _RETRY_DELAY_S)
+        self._num_waiting_bytes += num_bytes
+        try:
+            async with self._turn:
+                await asyncio.sleep(0)  # one large message in a turn of the event loop
+                self._check_entries(path, message)
+                return _parse(parse, message)
+        finally:
+            self._num_waiting_bytes -= num_bytes
+
+    def _check_entries(self, path: str, message: bytes) -> None:
+        method = descriptor_pool.Default().FindMethodByName(path.removeprefix("/").replace("/", "."))
+        if count_entries(message, method.input_type, self._max_entries) > self._max_entries:
+            what = (
+                f"the message has more than {self._max_entries} entries, which no call needs; "
+                f"the server's limit is {self._max_inputs} inputs"
+            )
+            raise InvalidRequest([FieldViolation("", what)])
+
+
+def _parse(parse: Callable[[bytes], Any], message: bytes) -> Any:
+    try:
+        return parse(message)
+    except DecodeError as error:
+        raise InvalidRequest([FieldViolation("", "the message is not of this method's type")]) from error

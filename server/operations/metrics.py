@@ -1,0 +1,215 @@
+"""What Prometheus is told. Labels come from closed sets: models, methods, status codes, graphs, reasons."""
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from dragoman.server.models.discovery import NOT_LOADED_REASONS
+from dragoman.server.operations.collectors import (
+    METRIC_PREFIX,
+    ArrivalCollector,
+    CountingPrefixCache,
+    OccupancyCollector,
+    OccupiedEngine,
+    PrefixCacheCollector,
+    StepCollector,
+)
+
+__all__ = ["METRIC_PREFIX", "UNKNOWN_MODEL", "ArrivalReason", "Metrics", "ModelMetrics", "RejectionReason"]
+
+RejectionReason = Literal["queue_full", "draining", "invalid", "deadline"]
+REJECTION_REASONS: tuple[RejectionReason, ...] = ("queue_full", "draining", "invalid", "deadline")
+ArrivalReason = Literal["too_many_calls", "no_time", "late", "no_message"]
+ARRIVAL_REASONS: tuple[ArrivalReason, ...] = ("too_many_calls", "no_time", "late", "no_message")
+"""Of calls that ended before any work: too many at one time, no time left to wait for a slot, late when they were taken
+up, or without a whole message (the client left, or the message is longer than gRPC takes). All but `no_time` end before
+the model is known."""
+UNKNOWN_MODEL = "unknown"
+"""Label of calls for a model that is not served, and of calls whose message was not read."""
+GRAPHS = {
+    "translation": ("encode", "decode", "decode_steps", "align"),
+    "generation": ("prefill", "decode", "decode_steps"),
+}
+METHODS = {
+    "translation": ("Translate", "StreamTranslate", "ScoreTranslations"),
+    "generation": ("Generate", "ScoreTexts"),
+}
+
+# fmt: off
+_LATENCY_BUCKETS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)
+_TOKEN_BUCKETS = (
+    5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 7.5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0,
+)
+_ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+# fmt: on
+
+
+class Metrics:
+    """All series of one server, on a registry of their own."""
+
+    def __init__(self, cpu_limit_cores: float) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+        self.requests = self._counter("requests", "Calls that ended.", ["model", "method", "code"])
+        self.rejected = self._counter(
+            "rejected_requests", "Calls refused before any work was done for them.", ["model", "reason"]
+        )
+        self.input_tokens = self._counter("input_tokens", "Tokens of accepted inputs.", ["model"])
+        self.unknown_input_tokens = self._counter(
+            "unknown_input_tokens", "Those that stand for characters the vocabulary lacks.", ["model"]
+        )
+        self.output_tokens = self._counter("output_tokens", "Tokens of finished answers.", ["model"])
+
+        self.request_duration = self._histogram(
+            "request_duration_seconds", "From a call's start to its end.", ["model", "method"]
+        )
+        self.queue_duration = self._histogram(
+            "queue_duration_seconds", "How long an input waited for a slot."
+        )
+        self.time_to_first_token = self._histogram(
+            "time_to_first_token_seconds", "From an input's arrival to its first token."
+        )
+        self.time_per_output_token = self._histogram(
+            "time_per_output_token_seconds",
+            "Mean time for a token of an answer, after the first ones.",
+            buckets=_TOKEN_BUCKETS,
+        )
+        self.step_duration = StepCollector(
+            "step_duration_seconds",
+            "One run of a graph over the rows of a lane.",
+            ["model", "graph"],
+            _TOKEN_BUCKETS,
+        )
+        self.batch_rows = StepCollector(
+            "batch_rows", "Rows in one run of a decode graph.", ["model"], _ROW_BUCKETS
+        )
+        for collector in (self.step_duration, self.batch_rows):
+            self.registry.register(collector)
+
+        self.model_info = self._gauge(
+            "model_info",
+            "Models being served; always 1.",
+            ["model", "version", "task", "precision", "provider"],
+        )
+        self.model_load_duration = self._gauge(
+            "model_load_duration_seconds",
+            "From reading the bundle to its golden examples agreeing.",
+            ["model"],
+        )
+        self.models_not_loaded = self._gauge(
+            "models_not_loaded", "What lies in the models folder and is not served.", ["reason"]
+        )
+        for not_loaded in NOT_LOADED_REASONS:
+            self.models_not_loaded.labels(not_loaded)
+        self.threads = self._gauge("threads", "Threads that compute, over all models.")
+        self._gauge("cpu_limit_cores", "Cores this process may use.").set(cpu_limit_cores)
+
+        for reason in ARRIVAL_REASONS:
+            self.rejected.labels(UNKNOWN_MODEL, reason)
+        self._arrivals = ArrivalCollector()
+        self.registry.register(self._arrivals)
+        self._occupancy = OccupancyCollector()
+        self.registry.register(self._occupancy)
+        self._prefix_caches = PrefixCacheCollector()
+        self.registry.register(self._prefix_caches)
+
+    def for_model(self, name: str, task: str) -> "ModelMetrics":
+        """The series of one model; its labels exist from now on, at zero."""
+        return ModelMetrics(self, name, task)
+
+    def watch(self, name: str, engine: OccupiedEngine) -> None:
+        """Read the engine's occupancy at every scrape."""
+        self._occupancy.engines[name] = engine
+
+    def watch_arrivals(
+        self, count_started: Callable[[], int | None], count_taken_up: Callable[[], int]
+    ) -> None:
+        """Read both counts of calls at every scrape, from the thread that scrapes."""
+        self._arrivals.count_started, self._arrivals.count_taken_up = count_started, count_taken_up
+
+    def watch_prefix_cache(self, name: str, cache: CountingPrefixCache) -> None:
+        """Read a generation model's prefix cache at every scrape."""
+        self._prefix_caches.caches[name] = cache
+
+    def _counter(self, name: str, help_text: str, labels: Iterable[str] = ()) -> Counter:
+        return Counter(name, help_text, labels, namespace=METRIC_PREFIX, registry=self.registry)
+
+    def _gauge(self, name: str, help_text: str, labels: Iterable[str] = ()) -> Gauge:
+        return Gauge(name, help_text, labels, namespace=METRIC_PREFIX, registry=self.registry)
+
+    def _histogram(
+        self,
+        name: str,
+        help_text: str,
+        labels: Iterable[str] = ("model",),
+        buckets: Iterable[float] = _LATENCY_BUCKETS,
+    ) -> Histogram:
+        return Histogram(
+            name, help_text, labels, namespace=METRIC_PREFIX, registry=self.registry, buckets=tuple(buckets)
+        )
+
+
+class ModelMetrics:
+    """One model's series, looked up once; safe to call from any thread."""
+
+    def __init__(self, metrics: Metrics, name: str, task: str) -> None:
+        self._input_tokens = metrics.input_tokens.labels(name)
+        self._unknown_input_tokens = metrics.unknown_input_tokens.labels(name)
+        self._output_tokens = metrics.output_tokens.labels(name)
+        self._queue_duration = metrics.queue_duration.labels(name)
+        self._time_to_first_token = metrics.time_to_first_token.labels(name)
+        self._time_per_output_token = metrics.time_per_output_token.labels(name)
+        self._batch_rows = metrics.batch_rows.labels(name)
+        self._steps = {graph: metrics.step_duration.labels(name, graph) for graph in GRAPHS[task]}
+        for method in METHODS[task]:
+            # A rate needs a series that was there before the first call.
+            metrics.requests.labels(name, method, "OK")
+            metrics.request_duration.labels(name, method)
+        self._rejected = {reason: metrics.rejected.labels(name, reason) for reason in REJECTION_REASONS}
+        metrics.rejected.labels(name, "no_time")
+
+    def observe_step(self, graph: str, seconds: float, rows: int) -> None:
+        """One run of a graph; called by the engine's lanes."""
+        self._steps[graph].add(seconds)
+        if graph.startswith("decode"):
+            self._batch_rows.add(rows)
+
+    def observe_accepted(self, num_input_tokens: int, num_unknown: int = 0) -> None:
+        """An input was queued."""
+        self._input_tokens.inc(num_input_tokens)
+        if num_unknown:
+            self._unknown_input_tokens.inc(num_unknown)
+
+    def observe_times(
+        self, submitted_s: float, admitted_s: float | None, first_token_s: float | None
+    ) -> None:
+        """An input ended, well or not: what it waited for a slot and for its first token."""
+        if admitted_s is not None:
+            self._queue_duration.observe(admitted_s - submitted_s)
+        if first_token_s is not None:
+            self._time_to_first_token.observe(first_token_s - submitted_s)
+
+    def observe_answer(self, num_output_tokens: int, num_first_tokens: int, decoding_s: float) -> None:
+        """An input was answered.
+
+        Args:
+            num_output_tokens: of the answer.
+            num_first_tokens: of them came together first: one for each sample, or what one call of several steps gave.
+            decoding_s: passed between these and the last token.
+        """
+        self._output_tokens.inc(num_output_tokens)
+        if num_output_tokens > num_first_tokens:
+            self._time_per_output_token.observe(decoding_s / (num_output_tokens - num_first_tokens))
+
+    def observe_rejected(self, reason: RejectionReason) -> None:
+        """A call was refused before any work was done for it."""
+        self._rejected[reason].inc()

@@ -1,0 +1,157 @@
+"""From what the engine decoded to what callers see: texts, spelled tokens, figures for the metrics."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from dragoman.server.decoding.hypothesis import Finished, FinishReason, Hypothesis, TokenScore
+from dragoman.server.decoding.text import OutputText
+from dragoman.server.engine.engine import Ticket
+from dragoman.server.models.registry import ServedModel
+from dragoman.server.requests.answer_room import AnswerRoom
+from dragoman.server.requests.calls import Answer, OutputToken, Scored, TextAnswer
+from dragoman.server.requests.pace import Pace
+
+__all__ = ["Submitted", "scored", "settled"]
+
+
+@dataclass(slots=True)
+class Submitted:
+    """An input that the engine has.
+
+    Attributes:
+        model: which answers it.
+        token_ids: the input.
+        stop: strings that end its answers.
+        tickets: one for each sequence that answers it; there are several when there are to be several samples.
+        room: what its answer may take of a message; None: nobody counts.
+    """
+
+    model: ServedModel
+    token_ids: Sequence[int]
+    stop: Sequence[str]
+    tickets: list[Ticket]
+    room: AnswerRoom | None = None
+
+    @property
+    def context_ids(self) -> Sequence[int]:
+        """A generated text continues its prompt; a translation begins anew."""
+        return self.token_ids if self.model.manifest.task == "generation" else ()
+
+    def new_text(self) -> OutputText:
+        """An empty answer."""
+        return OutputText(self.model.tokenizer, context_ids=self.context_ids, stop=self.stop)
+
+
+async def settled(submitted: Submitted, finished: Sequence[Finished], pace: Pace) -> Answer:
+    """The answer to an input, from one result for each of its tickets.
+
+    Raises:
+        AnswerTooLarge: it cannot be sent.
+    """
+    hypotheses = [hypothesis for each in finished for hypothesis in each.hypotheses]
+    if len(finished) > 1:
+        hypotheses.sort(key=lambda hypothesis: -hypothesis.score)
+    texts = []
+    for hypothesis in hypotheses:
+        if submitted.room is not None:
+            submitted.room.check()
+        texts.append(_text_answer(submitted, hypothesis))
+        await pace()
+    answer = Answer(
+        version=submitted.model.version,
+        num_input_tokens=len(submitted.token_ids),
+        texts=tuple(texts),
+        source_tokens=_source_tokens(submitted, hypotheses),
+    )
+    _observe(submitted, answer.num_output_tokens)
+    return answer
+
+
+async def scored(submitted: Submitted, finished: Sequence[Finished], pace: Pace) -> Scored:
+    """How probable a text is, from the result of forcing it.
+
+    Raises:
+        AnswerTooLarge: it cannot be sent.
+    """
+    [result] = finished
+    if submitted.room is not None:
+        submitted.room.check()
+    await pace()
+    hypothesis = result.best
+    _observe(submitted, hypothesis.num_output_tokens)
+    return Scored(
+        version=submitted.model.version,
+        log_probability=hypothesis.log_probability,
+        perplexity=hypothesis.perplexity,
+        tokens=_OutputTokens(submitted.model.tokenizer, hypothesis),
+    )
+
+
+def _observe(submitted: Submitted, num_output_tokens: int) -> None:
+    """Tell the metrics how long the answer was in coming, once its first tokens were there."""
+    firsts, lasts, num_first_tokens = [], [], 0
+    for ticket in submitted.tickets:
+        assert ticket.first_token_s is not None, "a finished sequence has tokens"
+        assert ticket.finished_s is not None, "its result was awaited"
+        firsts.append(ticket.first_token_s)
+        lasts.append(ticket.finished_s)
+        num_first_tokens += ticket.sequence.num_first_tokens
+    submitted.model.metrics.observe_answer(num_output_tokens, num_first_tokens, max(lasts) - min(firsts))
+
+
+def _text_answer(submitted: Submitted, hypothesis: Hypothesis) -> TextAnswer:
+    text = submitted.new_text()
+    text.finish(hypothesis.token_ids)
+    return TextAnswer(
+        text=text.text,
+        # A stop string may also come complete with the last characters, which only the end sets free.
+        finish_reason=FinishReason.STOP_STRING if text.stopped else hypothesis.finish_reason,
+        num_output_tokens=hypothesis.num_output_tokens,
+        log_probability=hypothesis.log_probability,
+        score=hypothesis.score,
+        tokens=_OutputTokens(submitted.model.tokenizer, hypothesis),
+    )
+
+
+class _OutputTokens:
+    """Tokens of a hypothesis, spelled when they are read.
+
+    A call may have hundreds of thousands of them: kept, they would make each collection of garbage take 50 ms.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, hypothesis: Hypothesis) -> None:
+        self._tokenizer = tokenizer
+        self._hypothesis = hypothesis
+
+    def __iter__(self) -> Iterator[OutputToken]:
+        tokens, alignment = self._hypothesis.tokens, self._hypothesis.alignment
+        # The end of sequence has no place in the alignment.
+        for token, place in itertools.zip_longest(tokens, alignment[: len(tokens)]):
+            yield _output_token(self._tokenizer, token, place)
+
+
+def _output_token(tokenizer: Tokenizer, token: TokenScore, source_index: int | None) -> OutputToken:
+    return OutputToken(
+        token_id=token.token_id,
+        token=_spelled(tokenizer, token.token_id),
+        log_probability=token.log_probability,
+        alternatives=tuple(
+            (token_id, _spelled(tokenizer, token_id), log_probability)
+            for token_id, log_probability in token.alternatives
+        ),
+        source_index=source_index,
+    )
+
+
+def _source_tokens(submitted: Submitted, hypotheses: Sequence[Hypothesis]) -> tuple[str, ...]:
+    if not any(hypothesis.alignment for hypothesis in hypotheses):
+        return ()
+    return tuple(_spelled(submitted.model.tokenizer, token_id) for token_id in submitted.token_ids)
+
+
+def _spelled(tokenizer: Tokenizer, token_id: int) -> str:
+    # A model may have room for more tokens than its vocabulary holds.
+    return tokenizer.id_to_token(token_id) or ""

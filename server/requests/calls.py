@@ -1,0 +1,124 @@
+"""What callers ask and what they get, free of any transport."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from dragoman.server.decoding.hypothesis import FinishReason
+from dragoman.server.requests.options import Options
+
+__all__ = ["Answer", "Call", "Delta", "OutputToken", "Scored", "ScoringCall", "TextAnswer"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _AnyCall:
+    """What every call says.
+
+    Attributes:
+        model: a name.
+        version: "" for whichever is served.
+        task: what the called service does; the model must do the same.
+        deadline_s: on `time.monotonic()`, or None.
+    """
+
+    model: str
+    version: str
+    task: str
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(_AnyCall):
+    """Answer some inputs.
+
+    Attributes:
+        inputs: texts, each answered on its own.
+        input_field: the request's field that `inputs` came from, for messages.
+        prefixes: what each answer begins with; none at all for a call without any.
+        options: the same for all inputs.
+    """
+
+    inputs: Sequence[str]
+    input_field: str
+    prefixes: Sequence[str] = ()
+    options: Options = field(default_factory=Options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringCall(_AnyCall):
+    """Tell how probable some texts are.
+
+    Attributes:
+        sources: what the texts are translations of; empty for language models.
+        texts: to be scored.
+        source_field: the request's field that source number {} came from, for messages.
+        text_field: the same for texts.
+        num_alternatives: most probable tokens to tell at each place.
+    """
+
+    sources: Sequence[str]
+    texts: Sequence[str]
+    source_field: str
+    text_field: str
+    num_alternatives: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutputToken:
+    """A token as callers see it; `alternatives` are (id, spelling, log-probability), best first."""
+
+    token_id: int
+    token: str
+    log_probability: float
+    alternatives: tuple[tuple[int, str, float], ...]
+    source_index: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TextAnswer:
+    """One of the answers to an input. The end of sequence counts as an output token."""
+
+    text: str
+    finish_reason: FinishReason
+    num_output_tokens: int
+    log_probability: float
+    score: float
+    tokens: Iterable[OutputToken]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """All answers to an input, best first; `source_tokens` if an alignment was asked for."""
+
+    version: str
+    num_input_tokens: int
+    texts: tuple[TextAnswer, ...]
+    source_tokens: tuple[str, ...]
+
+    @property
+    def best(self) -> TextAnswer:
+        """The first one."""
+        return self.texts[0]
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Of all answers together."""
+        return sum(text.num_output_tokens for text in self.texts)
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New text of input number `index`; the last delta of each input carries its answer."""
+
+    index: int
+    text: str
+    answer: Answer | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """How probable a text is."""
+
+    version: str
+    log_probability: float
+    perplexity: float
+    tokens: Iterable[OutputToken]

@@ -1,0 +1,222 @@
+"""Text in, answers out: the core of every service, free of any transport.
+
+A call's life: refuse it or make inputs of its texts (`dragoman.server.requests.prepare`), submit each to the model's
+engine, turn tokens into text (`dragoman.server.requests.answers`), and free whatever is still running when the
+caller leaves.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from dragoman.server.decoding.hypothesis import Finished
+from dragoman.server.decoding.text import StopStrings
+from dragoman.server.engine import scheduler
+from dragoman.server.engine.sequence import RunningSequence
+from dragoman.server.errors import Cancelled, DeadlineExceeded, Draining
+from dragoman.server.lifecycle import Lifecycle
+from dragoman.server.models.registry import Registry, ServedModel
+from dragoman.server.requests.answer_room import AnswerRoom
+from dragoman.server.requests.answers import Submitted, scored, settled
+from dragoman.server.requests.calls import Answer, Call, Delta, Scored, ScoringCall
+from dragoman.server.requests.option_texts import stop_strings
+from dragoman.server.requests.pace import Pace
+from dragoman.server.requests.prepare import CallLimits, Prepared, prepare, prepare_scoring
+from dragoman.server.requests.tokenization import Tokenising
+
+__all__ = ["Runtime"]
+
+
+class Runtime:
+    """Answers calls with the models of a registry."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        lifecycle: Lifecycle,
+        *,
+        max_inputs: int,
+        max_message_bytes: int | None = None,
+    ) -> None:
+        """Answer calls of up to `max_inputs` inputs, in messages of up to `max_message_bytes`; None: any size."""
+        self.registry = registry
+        self.max_message_bytes = max_message_bytes
+        self._lifecycle = lifecycle
+        self._limits = CallLimits(max_inputs, max_message_bytes)
+        self._tokenising = Tokenising()
+
+    async def answer(self, call: Call) -> list[Answer]:
+        """Answer all inputs, in their order.
+
+        Raises:
+            RequestError: one of its leaves; see `dragoman.server.errors`. Nothing of the call runs on.
+        """
+        model = self._find(call)
+        prepared = await self._prepare(model, call)
+        pace = Pace()
+        async with self._submitted(model, call, prepared) as inputs:
+            return [await settled(each, await _all_results(each, pace), pace) for each in inputs]
+
+    async def score(self, call: ScoringCall) -> list[Scored]:
+        """Return how probable all texts are, in their order.
+
+        Raises:
+            RequestError: one of its leaves; see `dragoman.server.errors`. Nothing of the call runs on.
+        """
+        model = self._find(call)
+        prepared = await self._prepare(model, call)
+        pace = Pace()
+        async with self._submitted(model, call, prepared) as inputs:
+            return [await scored(each, await _all_results(each, pace), pace) for each in inputs]
+
+    async def stream(self, call: Call, emit: Callable[[Delta], Awaitable[None]]) -> None:
+        """Answer all inputs side by side, handing text to `emit`, one delta at a time, as it comes.
+
+        A slow `emit` holds up nothing but its own call: tokens are joined until it has time for them.
+
+        Raises:
+            RequestError: as `answer` does.
+        """
+        model = self._find(call)
+        prepared = await self._prepare(model, call, stream=True)
+        async with self._submitted(model, call, prepared, stream=True) as inputs:
+            if len(inputs) == 1:
+                await _follow(0, inputs[0], emit)
+                return
+            turn = asyncio.Lock()
+
+            async def emit_in_turn(delta: Delta) -> None:
+                async with turn:
+                    await emit(delta)
+
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for index, each in enumerate(inputs):
+                        group.create_task(_follow(index, each, emit_in_turn))
+            except ExceptionGroup as errors:
+                raise _first(errors) from None
+
+    async def _prepare(
+        self, model: ServedModel, call: Call | ScoringCall, *, stream: bool = False
+    ) -> list[Prepared]:
+        # Each answer of a stream is a message of its own.
+        limits = CallLimits(self._limits.max_inputs, None) if stream else self._limits
+        try:
+            if isinstance(call, ScoringCall):
+                return await prepare_scoring(model, call, limits, self._tokenising)
+            return await prepare(model, call, limits, self._tokenising)
+        except (DeadlineExceeded, asyncio.CancelledError):
+            if _expired(call):
+                model.metrics.observe_rejected("deadline")
+            raise
+
+    @asynccontextmanager
+    async def _submitted(
+        self, model: ServedModel, call: Call | ScoringCall, prepared: list[Prepared], *, stream: bool = False
+    ) -> AsyncIterator[list[Submitted]]:
+        """Submit every input; on the way out, free those that still run."""
+        inputs = _submit(model, call, prepared, stream=stream)
+        tickets = [ticket for each in inputs for ticket in each.tickets]
+
+        def cancel() -> None:
+            if open_tickets := [ticket for ticket in tickets if ticket.finished_s is None]:
+                model.engine.cancel(*open_tickets)
+
+        try:
+            if self.max_message_bytes is not None and prepared[0].parameters[0].num_alternatives is not None:
+                _watch(inputs, self.max_message_bytes, cancel, are_one_message=not stream)
+            yield inputs
+        except Cancelled:
+            for each in inputs:
+                if each.room is not None:
+                    each.room.check()
+            raise
+        finally:
+            cancel()
+            for ticket in tickets:
+                model.metrics.observe_times(ticket.submitted_s, ticket.admitted_s, ticket.first_token_s)
+            if _expired(call) and any(ticket.admitted_s is None for ticket in tickets):
+                model.metrics.observe_rejected("deadline")
+
+    def _find(self, call: Call | ScoringCall) -> ServedModel:
+        if not self._lifecycle.accepts_calls:
+            raise Draining
+        return self.registry.find(call.model, call.version)
+
+
+def _submit(
+    model: ServedModel, call: Call | ScoringCall, prepared: list[Prepared], *, stream: bool
+) -> list[Submitted]:
+    if _expired(call):
+        model.metrics.observe_rejected("deadline")
+        raise DeadlineExceeded("the deadline passed before the call could be queued")
+    stop = stop_strings(model, call.options) if isinstance(call, Call) else ()
+    inputs = [Submitted(model, each.token_ids, stop, []) for each in prepared]
+    together = scheduler.Call()
+    sequences = [
+        RunningSequence.create(
+            each.token_ids,
+            parameters,
+            deadline_s=call.deadline_s,
+            stop=StopStrings(model.tokenizer, context_ids=submitted.context_ids, stop=stop) if stop else None,
+            stream=stream,
+            call=together,
+        )
+        for submitted, each in zip(inputs, prepared, strict=True)
+        for parameters in each.parameters
+    ]
+    tickets = iter(model.engine.submit_all(sequences))
+    for submitted, each in zip(inputs, prepared, strict=True):
+        submitted.tickets.extend(itertools.islice(tickets, len(each.parameters)))
+        num_unknown = each.token_ids.count(model.manifest.special_tokens.unknown)
+        model.metrics.observe_accepted(len(each.token_ids), num_unknown)
+    return inputs
+
+
+def _watch(
+    inputs: list[Submitted], max_bytes: int, cancel: Callable[[], None], *, are_one_message: bool
+) -> None:
+    """Count the bytes of answers as they come, and `cancel` when there are too many."""
+    room = AnswerRoom(max_bytes, cancel)
+    for each in inputs:
+        each.room = room if are_one_message else AnswerRoom(max_bytes, cancel)
+        for ticket in each.tickets:
+            ticket.when_answered(each.room.take)
+
+
+async def _all_results(submitted: Submitted, pace: Pace) -> list[Finished]:
+    """Wait for the results of an input's sequences; `pace` counts none of the waiting."""
+    results = []
+    for ticket in submitted.tickets:
+        waits = ticket.finished_s is None
+        results.append(await ticket.result())
+        if waits:
+            pace.begin_turn()
+    return results
+
+
+async def _follow(index: int, submitted: Submitted, emit: Callable[[Delta], Awaitable[None]]) -> None:
+    """Emit one input's text as it comes; of several answers, the best one's when it is known."""
+    if len(submitted.tickets) > 1:
+        pace = Pace()
+        answer = await settled(submitted, await _all_results(submitted, pace), pace)
+        await emit(Delta(index, answer.best.text, answer))
+        return
+    [ticket] = submitted.tickets
+    text = submitted.new_text()
+    async for token_ids in ticket:
+        if piece := text.push(token_ids):
+            await emit(Delta(index, piece, None))
+    finished = await ticket.result()
+    await emit(Delta(index, text.finish(), await settled(submitted, [finished], Pace())))
+
+
+def _expired(call: Call | ScoringCall) -> bool:
+    return call.deadline_s is not None and time.monotonic() >= call.deadline_s
+
+
+def _first(errors: ExceptionGroup[Exception]) -> Exception:
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, ExceptionGroup) else error

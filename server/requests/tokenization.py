@@ -1,0 +1,100 @@
+"""From texts to token ids for all calls of a server, without holding up its event loop.
+
+Short texts are tokenised where they are needed. Long ones go to one thread, a piece of a call at a time, so that calls
+take turns and the lanes keep their cores. `encode` of `tokenizers` keeps the interpreter's lock all along;
+`encode_batch_fast` releases it and gives the same ids.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from tokenizers import Tokenizer
+
+from dragoman.server.errors import DeadlineExceeded, Overloaded
+
+__all__ = ["Tokenising", "longest_token"]
+
+_MAX_INLINE_CHARACTERS = 2048
+"""Tokenised on the event loop: a millisecond or two."""
+_PIECE_CHARACTERS = 32_768
+"""Tokenised at a time, unless one text is longer: some 30 ms, and 10 MB of what `tokenizers` keeps of each token."""
+_MAX_WAITING_CHARACTERS = 8 * 1024 * 1024
+"""Of all calls together: two messages of the default size, some ten seconds of one core."""
+_RETRY_DELAY_S = 1.0
+
+
+def longest_token(tokenizer: Tokenizer) -> int:
+    """Characters of the vocabulary's longest token, special ones left out: no text is tokenised as those."""
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    return max((len(token) for token in tokenizer.get_vocab() if token not in special), default=1)
+
+
+class Tokenising:
+    """Tokenises texts of all calls; use it from one event loop."""
+
+    def __init__(self) -> None:
+        # One thread: a second one would only take a core from the lanes.
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
+        self._num_waiting_characters = 0
+
+    async def encode(
+        self,
+        tokenizer: Tokenizer,
+        texts: Sequence[str],
+        *,
+        bare: bool = False,
+        deadline_s: float | None = None,
+    ) -> list[Sequence[int]]:
+        """Token ids of each text.
+
+        Args:
+            tokenizer: of the model that gets them.
+            texts: each of a bounded length.
+            bare: leave out the special tokens that make a text an input.
+            deadline_s: on `time.monotonic()`, or None.
+
+        Raises:
+            Overloaded: too many characters wait already.
+            DeadlineExceeded: the deadline passed before all were tokenised.
+        """
+        num_characters = sum(map(len, texts))
+        if num_characters <= _MAX_INLINE_CHARACTERS:
+            return [tokenizer.encode(text, add_special_tokens=not bare).ids for text in texts]
+        if self._num_waiting_characters + num_characters > _MAX_WAITING_CHARACTERS:
+            waiting = f"{self._num_waiting_characters} characters are waiting to be tokenised already"
+            raise Overloaded(waiting, _RETRY_DELAY_S)
+        self._num_waiting_characters += num_characters
+        try:
+            return await self._encode_long(tokenizer, texts, bare, deadline_s)
+        finally:
+            self._num_waiting_characters -= num_characters
+
+    async def _encode_long(
+        self, tokenizer: Tokenizer, texts: Sequence[str], bare: bool, deadline_s: float | None
+    ) -> list[Sequence[int]]:
+        loop = asyncio.get_running_loop()
+        encoded: list[Sequence[int]] = []
+        for piece in _pieces(texts):
+            if deadline_s is not None and time.monotonic() >= deadline_s:
+                raise DeadlineExceeded("the deadline passed before the call's texts were tokenised")
+            # The executor serves pieces in their order: those of other calls come in between.
+            encoded += await loop.run_in_executor(self._executor, _encode, tokenizer, piece, bare)
+        return encoded
+
+
+def _encode(tokenizer: Tokenizer, texts: list[str], bare: bool) -> list[Sequence[int]]:
+    return [each.ids for each in tokenizer.encode_batch_fast(texts, add_special_tokens=not bare)]
+
+
+def _pieces(texts: Sequence[str]) -> Iterator[list[str]]:
+    piece: list[str] = []
+    num_characters = 0
+    for text in texts:
+        if piece and num_characters + len(text) > _PIECE_CHARACTERS:
+            yield piece
+            piece, num_characters = [], 0
+        piece.append(text)
+        num_characters += len(text)
+    yield piece
