@@ -27,7 +27,7 @@ __all__ = ["changed_settings", "leaving_nothing_of_a_refusal", "make_room", "res
 
 _FIXED = ("task", "model.", "tokenizer.", "training.optimizer")
 """Settings, or beginnings of their names, that weights, token ids and the optimizers' moments in a state depend on."""
-_FREE = ("dragoman.model.dropout", "model.attention_dropout", "tokenizer.dropout", "tokenizer.num_editions")
+_FREE = ("model.dropout", "model.attention_dropout", "tokenizer.dropout", "tokenizer.num_editions")
 
 
 def resume_state(out: Path, recipe: Recipe, *, accepts_changes: bool) -> tuple[State | None, list[str]]:

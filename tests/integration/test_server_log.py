@@ -18,7 +18,7 @@ from dragoman.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
 Request = translation_pb2.TranslateRequest
 
 CLOSE_STANDARD_ERROR = "import os, sys; os.close(2); sys.stderr = None"
-SMALL_QUEUE = "import server.log_writer as w; w.LogWriter.__init__.__defaults__ = (1000,)"
+SMALL_QUEUE = "import dragoman.server.operations.log_writer as w; w.LogWriter.__init__.__defaults__ = (1000,)"
 
 
 def free_port() -> int:

@@ -97,7 +97,7 @@ def test_an_unknown_setting_is_one_line_without_a_traceback() -> None:
 
 
 def test_serving_loads_nothing_of_training() -> None:
-    program = "import server.app, sys; print(*sorted(m.partition('.')[0] for m in sys.modules))"
+    program = "import dragoman.server.app, sys; print(*sorted(m.partition('.')[0] for m in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", program], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=True
     )

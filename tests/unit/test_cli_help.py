@@ -102,7 +102,7 @@ def test_nothing_heavy_is_loaded_before_a_command_needs_it() -> None:
         "torch",
         "urllib.request",
     }
-    program = f"import sys, client.cli.app; print(*sorted({heavy} & set(sys.modules)))"
+    program = f"import sys, dragoman.cli.app; print(*sorted({heavy} & set(sys.modules)))"
     loaded = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,

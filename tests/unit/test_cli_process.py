@@ -18,7 +18,7 @@ from dragoman.cli.main import main
 commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
-COMMAND = "import sys; from client.cli.main import main; sys.exit(main())"
+COMMAND = "import sys; from dragoman.cli.main import main; sys.exit(main())"
 
 
 def run(program: str, *, shell: tuple[str, ...] = (), **streams: Any) -> "subprocess.CompletedProcess[bytes]":
@@ -146,7 +146,7 @@ def run(arguments):
     print("a result")
     return 0
 
-client.cli.app.run = run
+dragoman.cli.app.run = run
 sys.exit(main())
 """
     with stderr() as stream:

@@ -15,7 +15,7 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    (tmp_path / "server").mkdir()
+    (tmp_path / LIBRARY.parent).mkdir(parents=True)
     (tmp_path / LIBRARY).write_bytes(b"the one before")
     return tmp_path
 
@@ -24,7 +24,7 @@ def tree(tmp_path: Path) -> Path:
 def test_the_library_takes_the_place_of_the_one_before(tree: Path) -> None:
     assert build_kernels(tree) == tree / LIBRARY
     assert (tree / LIBRARY).stat().st_size > 10_000
-    assert [path.name for path in (tree / "server").iterdir()] == [LIBRARY.name]
+    assert [path.name for path in (tree / LIBRARY.parent).iterdir()] == [LIBRARY.name]
     program = (
         f"import ctypes; print(ctypes.CDLL({str(tree / LIBRARY)!r}).DragomanSelectKernels(b'portable') != 0)"
     )
