@@ -23,10 +23,12 @@ DragomanError
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from dragoman.common.errors import DragomanError, OperationError, UsageError
 
 __all__ = [
+    "NOT_LOADED_REASONS",
     "AddressError",
     "AnswerTooLarge",
     "BundleError",
@@ -38,11 +40,25 @@ __all__ = [
     "InvalidRequest",
     "ModelNotFound",
     "ModelsError",
+    "NotLoadedReason",
     "Overloaded",
     "ProviderUnavailable",
     "RequestError",
     "ResourceUnavailable",
 ]
+
+NotLoadedReason = Literal[
+    "not_a_model", "invalid_name", "unreadable", "duplicate_version", "broken", "unavailable"
+]
+NOT_LOADED_REASONS: tuple[NotLoadedReason, ...] = (
+    "not_a_model",
+    "invalid_name",
+    "unreadable",
+    "duplicate_version",
+    "broken",
+    "unavailable",
+)
+"""Why a folder of the models folder is not served."""
 
 MAX_LISTED = 20
 """Most violations or models a message lists: gRPC clients refuse more than 8 KiB of trailing metadata."""

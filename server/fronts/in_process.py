@@ -27,7 +27,8 @@ from dragoman.server.fronts.grpc.dragoman_v1.model import ModelServicer
 from dragoman.server.fronts.grpc.dragoman_v1.translation import TranslationServicer
 from dragoman.server.fronts.grpc.status import to_status
 from dragoman.server.lifecycle import Lifecycle, Phase
-from dragoman.server.models.registry import Registry, ServedModel, load_model
+from dragoman.server.models.registry import Registry, load_model
+from dragoman.server.models.served_model import ServedModel
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.requests.runtime import Runtime
 from dragoman.v1 import generation_pb2_grpc, model_pb2_grpc, translation_pb2_grpc

@@ -11,23 +11,10 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from dragoman.server.errors import ModelsError
+from dragoman.server.errors import ModelsError, NotLoadedReason
 
-__all__ = ["MAX_VERSION_DIGITS", "NOT_LOADED_REASONS", "NotLoaded", "NotLoadedReason", "discover"]
-
-NotLoadedReason = Literal[
-    "not_a_model", "invalid_name", "unreadable", "duplicate_version", "broken", "unavailable"
-]
-NOT_LOADED_REASONS: tuple[NotLoadedReason, ...] = (
-    "not_a_model",
-    "invalid_name",
-    "unreadable",
-    "duplicate_version",
-    "broken",
-    "unavailable",
-)
+__all__ = ["MAX_VERSION_DIGITS", "NotLoaded", "discover"]
 
 MAX_VERSION_DIGITS = 18
 """Such a number fits into 64 bits with a sign, in whatever program reads it."""

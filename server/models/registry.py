@@ -3,57 +3,24 @@
 import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from tokenizers import Tokenizer
 
 from dragoman.common.errors import DragomanError, OperationError
-from dragoman.server.bundle.reader import Bundle, Manifest, one_line
+from dragoman.server.bundle.reader import Bundle, one_line
 from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.suppression import Vocabulary
 from dragoman.server.engine.engine import Engine, load_checked_backend
-from dragoman.server.errors import ModelNotFound
+from dragoman.server.errors import ModelNotFound, NotLoadedReason
 from dragoman.server.execution.memory import MemoryBudget
-from dragoman.server.models.discovery import NotLoaded, NotLoadedReason, discover
-from dragoman.server.operations.metrics import Metrics, ModelMetrics
-from dragoman.server.requests.tokenization import longest_token
+from dragoman.server.models.discovery import NotLoaded, discover
+from dragoman.server.models.served_model import ServedModel, max_characters_per_token
+from dragoman.server.operations.metrics import Metrics
 
-__all__ = ["Registry", "ServedModel", "load_model", "load_models"]
-
-_MAX_SHRINKING = 4
-"""How many characters a tokenizer's normaliser may make one of: a letter may have three accents beside it."""
+__all__ = ["Registry", "load_model", "load_models"]
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedModel:
-    """A loaded bundle and all that answering with it takes.
-
-    Attributes:
-        max_characters_per_token: longest stretch of a text that one token may stand for.
-        vocabulary: what each token adds to a text; laid out when it is first asked for.
-    """
-
-    name: str
-    version: str
-    provider: str
-    manifest: Manifest
-    tokenizer: Tokenizer
-    max_characters_per_token: int
-    vocabulary: Callable[[], Vocabulary]
-    engine: Engine
-    metrics: ModelMetrics
-
-    @property
-    def max_input_tokens(self) -> int:
-        """Longest input accepted, special tokens included; a prompt leaves room for one token of answer."""
-        limits = self.manifest.limits
-        if self.manifest.task == "translation":
-            return limits.max_source_tokens
-        return min(limits.max_source_tokens, limits.max_context_tokens - 1)
 
 
 class Registry:
@@ -230,7 +197,7 @@ def load_model(
         provider=settings.provider,
         manifest=manifest,
         tokenizer=tokenizer,
-        max_characters_per_token=_MAX_SHRINKING * longest_token(tokenizer),
+        max_characters_per_token=max_characters_per_token(tokenizer),
         vocabulary=functools.cache(functools.partial(Vocabulary.of, tokenizer)),
         engine=engine,
         metrics=model_metrics,

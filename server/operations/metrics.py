@@ -8,7 +8,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from dragoman.server.models.discovery import NOT_LOADED_REASONS
+from dragoman.server.errors import NOT_LOADED_REASONS
 from dragoman.server.operations.collectors import (
     METRIC_PREFIX,
     ArrivalCollector,

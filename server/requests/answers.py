@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from dragoman.server.decoding.hypothesis import Finished, FinishReason, Hypothesis, TokenScore
 from dragoman.server.decoding.text import OutputText
 from dragoman.server.engine.engine import Ticket
-from dragoman.server.models.registry import ServedModel
+from dragoman.server.models.served_model import ServedModel
 from dragoman.server.requests.answer_room import AnswerRoom
 from dragoman.server.requests.calls import Answer, OutputToken, Scored, TextAnswer
 from dragoman.server.requests.pace import Pace

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dragoman.common.text import normalize
 from dragoman.server.decoding.suppression import SuppressedTexts, UnknownDecoderError
 from dragoman.server.errors import FieldViolation
-from dragoman.server.models.registry import ServedModel
+from dragoman.server.models.served_model import ServedModel
 from dragoman.server.requests.options import Options
 
 __all__ = [

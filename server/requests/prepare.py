@@ -11,7 +11,7 @@ from dragoman.common.text import clean_text, is_blank
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.decoding.suppression import SuppressedTexts
 from dragoman.server.errors import FieldViolation, InvalidRequest
-from dragoman.server.models.registry import ServedModel
+from dragoman.server.models.served_model import ServedModel
 from dragoman.server.requests.answer_room import least_bytes
 from dragoman.server.requests.calls import Call, ScoringCall
 from dragoman.server.requests.option_texts import (

@@ -17,7 +17,8 @@ from dragoman.server.engine import scheduler
 from dragoman.server.engine.sequence import RunningSequence
 from dragoman.server.errors import Cancelled, DeadlineExceeded, Draining
 from dragoman.server.lifecycle import Lifecycle
-from dragoman.server.models.registry import Registry, ServedModel
+from dragoman.server.models.registry import Registry
+from dragoman.server.models.served_model import ServedModel
 from dragoman.server.requests.answer_room import AnswerRoom
 from dragoman.server.requests.answers import Submitted, scored, settled
 from dragoman.server.requests.calls import Answer, Call, Delta, Scored, ScoringCall

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from dragoman.server.errors import DeadlineExceeded, Overloaded
 
-__all__ = ["Tokenising", "longest_token"]
+__all__ = ["Tokenising"]
 
 _MAX_INLINE_CHARACTERS = 2048
 """Tokenised on the event loop: a millisecond or two."""
@@ -23,12 +23,6 @@ _PIECE_CHARACTERS = 32_768
 _MAX_WAITING_CHARACTERS = 8 * 1024 * 1024
 """Of all calls together: two messages of the default size, some ten seconds of one core."""
 _RETRY_DELAY_S = 1.0
-
-
-def longest_token(tokenizer: Tokenizer) -> int:
-    """Characters of the vocabulary's longest token, special ones left out: no text is tokenised as those."""
-    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-    return max((len(token) for token in tokenizer.get_vocab() if token not in special), default=1)
 
 
 class Tokenising:

@@ -10,7 +10,7 @@ import grpc
 import pytest
 import yaml
 
-from dragoman.server.models.discovery import NOT_LOADED_REASONS
+from dragoman.server.errors import NOT_LOADED_REASONS
 from dragoman.server.operations.collectors import PROMPT_SOURCES
 from dragoman.server.operations.metrics import (
     ARRIVAL_REASONS,

@@ -20,8 +20,7 @@ from dragoman.client import AsyncClient, Client, NotLoadedModel
 from dragoman.server.app import Server
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import load_settings
-from dragoman.server.errors import BundleError, ModelsError, ProviderUnavailable
-from dragoman.server.models.discovery import NOT_LOADED_REASONS
+from dragoman.server.errors import NOT_LOADED_REASONS, BundleError, ModelsError, ProviderUnavailable
 from dragoman.v1 import model_pb2, translation_pb2
 
 Request = translation_pb2.TranslateRequest

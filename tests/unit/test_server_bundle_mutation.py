@@ -17,7 +17,7 @@ from tests.unit.damaged_bundles import FIXTURES, GENERATION, TRANSLATION, load
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.errors import BundleError
 from dragoman.server.fronts.grpc.dragoman_v1.model import model_message
-from dragoman.server.models.registry import ServedModel
+from dragoman.server.models.served_model import ServedModel
 
 ORIGINAL = "original.json"
 NUMBERS = [

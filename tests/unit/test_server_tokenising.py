@@ -11,8 +11,9 @@ from tokenizers import Tokenizer
 
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.errors import DeadlineExceeded, Overloaded
+from dragoman.server.models.served_model import longest_token
 from dragoman.server.requests import tokenization as tokenising
-from dragoman.server.requests.tokenization import Tokenising, longest_token
+from dragoman.server.requests.tokenization import Tokenising
 
 BUNDLES = Path(__file__).parents[1] / "fixtures" / "bundles"
 SPELL = Bundle.read(BUNDLES / "spell" / "1").tokenizer

@@ -2,8 +2,9 @@
 
 import grpc.aio
 
-from dragoman.server.models.discovery import NOT_LOADED_REASONS
-from dragoman.server.models.registry import Registry, ServedModel
+from dragoman.server.errors import NOT_LOADED_REASONS
+from dragoman.server.models.registry import Registry
+from dragoman.server.models.served_model import ServedModel
 from dragoman.v1 import model_pb2, model_pb2_grpc
 
 __all__ = ["ModelServicer", "model_message"]
