@@ -14,30 +14,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import grpc
-import grpc.aio
 import structlog
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from prometheus_client import disable_created_metrics
 
 from dragoman.common.cpu import cpu_limit_cores
 from dragoman.common.errors import DragomanError, UsageError
 from dragoman.server.config import ServerSettings
-from dragoman.server.fronts.grpc.dragoman_v1.generation import GenerationServicer
-from dragoman.server.fronts.grpc.dragoman_v1.model import ModelServicer
-from dragoman.server.fronts.grpc.dragoman_v1.translation import TranslationServicer
-from dragoman.server.fronts.grpc.draining import CallsInFlight, GrpcStop
-from dragoman.server.fronts.grpc.health import HealthServicer
-from dragoman.server.fronts.grpc.interceptors import CallInterceptor
-from dragoman.server.fronts.grpc.listening import (
-    bind,
-    channel_options,
-    check_free,
-    count_of_started_calls,
-    grpc_server_ids,
-)
-from dragoman.server.fronts.grpc.server import make_server
+from dragoman.server.fronts.grpc.front import SERVICE_NAMES, GrpcFront
+from dragoman.server.fronts.grpc.listening import check_free
 from dragoman.server.lifecycle import Lifecycle, Phase
 from dragoman.server.models.registry import Registry, load_models
 from dragoman.server.operations.endpoints import OperationsServer
@@ -45,27 +29,9 @@ from dragoman.server.operations.log_writer import DroppedLinesCollector
 from dragoman.server.operations.logs import ServerLog, queued_logs
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.operations.stop_signals import EXIT_BROKEN, StopSignals, leaving_on_dead_threads
-from dragoman.server.requests.runtime import Runtime
 from dragoman.server.unix_sockets import SocketFile
-from dragoman.v1 import (
-    generation_pb2,
-    generation_pb2_grpc,
-    model_pb2,
-    model_pb2_grpc,
-    translation_pb2,
-    translation_pb2_grpc,
-)
 
 __all__ = ["SERVICE_NAMES", "Server", "run", "serve"]
-
-SERVICE_NAMES = tuple(
-    module.DESCRIPTOR.services_by_name[name].full_name
-    for module, name in (
-        (translation_pb2, "TranslationService"),
-        (generation_pb2, "GenerationService"),
-        (model_pb2, "ModelService"),
-    )
-)
 
 END_S = 8.0
 """How long the server may take to end once the drain's time is over. Longer than the sum of what it waits for
@@ -213,7 +179,6 @@ class Server:
         """
         self._started = time.perf_counter()
         self._settings = settings
-        self._on_crash = on_crash
         listen = settings.server
         self.lifecycle = Lifecycle()
         self.metrics = Metrics(cpu_limit_cores())
@@ -224,10 +189,8 @@ class Server:
         )
         self.metrics_port = self._operations.port
         self._registry = Registry([])
-        self._health = HealthServicer(("", *SERVICE_NAMES))
-        self._calls = CallsInFlight()
+        self._front = GrpcFront(listen, self.lifecycle, self.metrics, on_crash)
         self._loading: asyncio.Task[Registry] | None = None
-        self._stop: GrpcStop | None = None
         self._socket_file: SocketFile | None = None
 
     async def start(self, stop: asyncio.Event | None = None) -> None:
@@ -240,13 +203,10 @@ class Server:
         stop = stop or asyncio.Event()
         if not await self._load(stop):
             return
-        server = self._build_grpc()
         listen = self._settings.server
-        self.port = bind(server, listen.host, listen.port)
+        await self._front.start(self._registry, listen.port)
+        self.port = self._front.port
         self._socket_file = SocketFile.of(listen.host)
-        self._health.set_serving(serving=True)
-        await server.start()
-        self._stop = GrpcStop(server, self._calls)
         self.lifecycle.phase = Phase.SERVING
         _log.info(
             "serving",
@@ -260,21 +220,15 @@ class Server:
     async def drain(self) -> None:
         """Readiness off, go on serving, refuse new calls, finish what runs."""
         self.lifecycle.phase = Phase.DRAINING
-        self._health.set_serving(serving=False)
-        if self._stop is None:
-            return
-        listen = self._settings.server
-        _log.info("draining", running=self._calls.count, delay_s=listen.drain_delay_s)
-        await asyncio.sleep(listen.drain_delay_s)
-        if num_running := await self._stop.drain(listen.drain_timeout_s):
-            _log.warning("drain_timeout", cancelled=num_running, timeout_s=listen.drain_timeout_s)
+        self._front.leave_health()
+        await self._front.drain()
         self.lifecycle.phase = Phase.STOPPING
-        await self._stop.end()
+        await self._front.end()
 
     async def close(self) -> bool:
         """Stop whatever still runs, within seconds; returns whether everything has ended."""
         self.lifecycle.phase = Phase.STOPPING
-        is_over = self._stop is None or await self._stop.end()
+        is_over = await self._front.end()
         if self._socket_file is not None:
             self._socket_file.remove()
         is_over &= await self._end_loading()
@@ -308,38 +262,3 @@ class Server:
         if done and self._loading.exception() is None:
             self._registry = self._loading.result()
         return bool(done)
-
-    def _build_grpc(self) -> grpc.aio.Server:
-        listen = self._settings.server
-        slots = {model.name: model.engine.occupancy().slots_total for model in self._registry.models}
-        interceptor = CallInterceptor(
-            self.metrics,
-            slots,
-            self._calls,
-            max_calls=listen.max_concurrent_calls,
-            max_message_bytes=listen.max_message_bytes,
-            max_inputs=listen.max_inputs,
-        )
-        ids_before = grpc_server_ids()
-        server = make_server(
-            [interceptor],
-            channel_options(listen, sum(slots.values())),
-            on_crash=self._on_crash,
-            on_refusal=interceptor.count_call,
-        )
-        count_started = count_of_started_calls(grpc_server_ids() - ids_before)
-        self.metrics.watch_arrivals(count_started, lambda: interceptor.num_taken_up)
-        runtime = Runtime(
-            self._registry,
-            self.lifecycle,
-            max_inputs=listen.max_inputs,
-            max_message_bytes=listen.max_message_bytes,
-        )
-        translation_pb2_grpc.add_TranslationServiceServicer_to_server(TranslationServicer(runtime), server)
-        generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationServicer(runtime), server)
-        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._registry), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection(
-            (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-        )
-        return server

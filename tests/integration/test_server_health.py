@@ -36,7 +36,7 @@ async def test_check_and_list_know_the_services(served: Served) -> None:
     assert {service: each.status for service, each in listed.items()} == dict.fromkeys(
         ("", *SERVICE_NAMES), Status.SERVING
     )
-    served.server._health.set_serving(serving=False)
+    served.server._front._health.set_serving(serving=False)
     assert (await stub(served).Check(about(""))).status == Status.NOT_SERVING
 
 
@@ -50,7 +50,7 @@ async def test_an_unknown_service_is_not_found_and_can_be_watched(served: Served
 
 
 async def test_every_watcher_hears_each_change_and_leaves_nothing(served: Served) -> None:
-    health = served.server._health
+    health = served.server._front._health
     watches = [stub(served).Watch(about("")) for _ in range(20)]
 
     async def heard() -> list[int]:

@@ -1,0 +1,140 @@
+"""The gRPC front: one gRPC server with all services, its calls in flight, its health and its end."""
+
+import asyncio
+from collections.abc import Callable
+
+import grpc
+import grpc.aio
+import structlog
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from dragoman.server.config import ListenSettings
+from dragoman.server.fronts.grpc.dragoman_v1.generation import GenerationServicer
+from dragoman.server.fronts.grpc.dragoman_v1.model import ModelServicer
+from dragoman.server.fronts.grpc.dragoman_v1.translation import TranslationServicer
+from dragoman.server.fronts.grpc.draining import CallsInFlight, GrpcStop
+from dragoman.server.fronts.grpc.health import HealthServicer
+from dragoman.server.fronts.grpc.interceptors import CallInterceptor
+from dragoman.server.fronts.grpc.listening import (
+    bind,
+    channel_options,
+    count_of_started_calls,
+    grpc_server_ids,
+)
+from dragoman.server.fronts.grpc.server import make_server
+from dragoman.server.lifecycle import Lifecycle
+from dragoman.server.models.registry import Registry
+from dragoman.server.operations.metrics import Metrics
+from dragoman.server.requests.runtime import Runtime
+from dragoman.v1 import (
+    generation_pb2,
+    generation_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    translation_pb2,
+    translation_pb2_grpc,
+)
+
+__all__ = ["SERVICE_NAMES", "GrpcFront"]
+
+SERVICE_NAMES = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (translation_pb2, "TranslationService"),
+        (generation_pb2, "GenerationService"),
+        (model_pb2, "ModelService"),
+    )
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class GrpcFront:
+    """Answers calls over gRPC from `start` to `end`.
+
+    Attributes:
+        port: the bound one, once started.
+    """
+
+    def __init__(
+        self,
+        listen: ListenSettings,
+        lifecycle: Lifecycle,
+        metrics: Metrics,
+        on_crash: Callable[[BaseException], object],
+    ) -> None:
+        """`lifecycle` says which calls are answered; `on_crash` is called when no more calls can be accepted."""
+        self.port = 0
+        self._listen = listen
+        self._lifecycle = lifecycle
+        self._metrics = metrics
+        self._on_crash = on_crash
+        self._health = HealthServicer(("", *SERVICE_NAMES))
+        self._calls = CallsInFlight()
+        self._stop: GrpcStop | None = None
+
+    async def start(self, registry: Registry, port: int) -> None:
+        """Listen on `port`, and answer calls for the models of `registry`.
+
+        Raises:
+            AddressError: the port is in use.
+        """
+        server = self._build(registry)
+        self.port = bind(server, self._listen.host, port)
+        self._health.set_serving(serving=True)
+        await server.start()
+        self._stop = GrpcStop(server, self._calls)
+
+    def leave_health(self) -> None:
+        """Let every watcher of health know that this server is about to go. Calls are still answered."""
+        self._health.set_serving(serving=False)
+
+    async def drain(self) -> None:
+        """Go on serving for `drain_delay_s`. Then refuse new calls and let running ones end in `drain_timeout_s`."""
+        if self._stop is None:
+            return
+        listen = self._listen
+        _log.info("draining", running=self._calls.count, delay_s=listen.drain_delay_s)
+        await asyncio.sleep(listen.drain_delay_s)
+        if num_running := await self._stop.drain(listen.drain_timeout_s):
+            _log.warning("drain_timeout", cancelled=num_running, timeout_s=listen.drain_timeout_s)
+
+    async def end(self) -> bool:
+        """End whatever still runs, within seconds; returns whether gRPC has ended."""
+        return self._stop is None or await self._stop.end()
+
+    def _build(self, registry: Registry) -> grpc.aio.Server:
+        listen = self._listen
+        slots = {model.name: model.engine.occupancy().slots_total for model in registry.models}
+        interceptor = CallInterceptor(
+            self._metrics,
+            slots,
+            self._calls,
+            max_calls=listen.max_concurrent_calls,
+            max_message_bytes=listen.max_message_bytes,
+            max_inputs=listen.max_inputs,
+        )
+        ids_before = grpc_server_ids()
+        server = make_server(
+            [interceptor],
+            channel_options(listen, sum(slots.values())),
+            on_crash=self._on_crash,
+            on_refusal=interceptor.count_call,
+        )
+        count_started = count_of_started_calls(grpc_server_ids() - ids_before)
+        self._metrics.watch_arrivals(count_started, lambda: interceptor.num_taken_up)
+        runtime = Runtime(
+            registry,
+            self._lifecycle,
+            max_inputs=listen.max_inputs,
+            max_message_bytes=listen.max_message_bytes,
+        )
+        translation_pb2_grpc.add_TranslationServiceServicer_to_server(TranslationServicer(runtime), server)
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationServicer(runtime), server)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(registry), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection(
+            (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        )
+        return server
