@@ -5,7 +5,6 @@ A recipe is one of those beside this file (`builtin_recipes`) or a path to a `.t
 """
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -26,6 +25,8 @@ __all__ = [
     "builtin_recipes",
     "load_recipe",
 ]
+
+_RECIPES: Final = Path(__file__).parent / "recipes"
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -320,8 +321,7 @@ class Recipe(Settings):
 
 def builtin_recipes() -> tuple[str, ...]:
     """Names of the recipes that come with the package."""
-    files = resources.files("model").joinpath("recipes").iterdir()
-    return tuple(sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml")))
+    return tuple(sorted(file.stem for file in _RECIPES.glob("*.toml")))
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -339,11 +339,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
             f"no recipe {name_or_path!r}: there are {', '.join(builtin_recipes())}, "
             f"or give the path of a .toml file"
         )
-    if builtin:
-        with resources.as_file(resources.files("model").joinpath("recipes", f"{name_or_path}.toml")) as path:
-            values = read_toml(path)
-    else:
-        values = read_toml(Path(name_or_path))
+    values = read_toml(_RECIPES / f"{name_or_path}.toml" if builtin else Path(name_or_path))
     recipe = Recipe.load(parse_overrides(values, overrides), source=f"recipe {name_or_path}")
     if isinstance(recipe.corpus, FolderSettings) and (recipe.corpus.folder or not builtin):
         base = Path.cwd() if builtin else Path(name_or_path).parent

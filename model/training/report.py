@@ -72,7 +72,7 @@ def write_report(folder: Path) -> Path:
     """
     history = read_history(folder)
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("model", "training"),
+        loader=jinja2.PackageLoader("dragoman.model", "training"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -12,10 +12,10 @@ from typing import Any
 from tests.integration.serving import BUNDLES, PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")])}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
 
 
-RUN_SERVER = "import runpy; runpy.run_module('server', run_name='__main__')"
+RUN_SERVER = "import runpy; runpy.run_module('dragoman.server', run_name='__main__')"
 
 
 class Process:

@@ -183,7 +183,7 @@ def test_arenas_are_counted_as_the_server_allocates_them() -> None:
 
 def test_the_engine_in_a_process_of_its_own_does_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(__file__).parents[2]
-    paths = [str(root), str(root / "proto"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(root / "src"), str(root), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     workload = Workload("work", [[5, 6, END_ID]] * 4, max_tokens=8, min_tokens=8, num_rows=2)
     setting: dict[str, Any] = {"slots_per_lane": 2, "order": "as given"}

@@ -39,7 +39,7 @@ def command(recipe_file: Path, out: Path, *options: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     root = Path(__file__).resolve().parents[2]
-    return {**os.environ, "PYTHONPATH": f"{root}:{root / 'proto'}", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": "1"}
 
 
 def toml(values: dict[str, Any], path: Path) -> Path:
