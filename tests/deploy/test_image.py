@@ -142,7 +142,7 @@ def test_what_is_copied_exists_and_is_let_through_by_dockerignore(stages: dict[s
 
 def test_the_wheel_gets_every_package_it_names(stages: dict[str, Stage]) -> None:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    packages = pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    packages = pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
     sources = " ".join(stages["wheels"].values("COPY")).split()
     for needed in [*packages, pyproject["project"]["readme"], *pyproject["project"]["license-files"]]:
         assert Path(needed).parts[0] in sources
