@@ -42,22 +42,6 @@ from dragoman.common.errors import DragomanError, UsageError
 
 __all__ = ["app", "run"]
 
-_TRAIN_EXTRA = frozenset(
-    {
-        "babel",
-        "jinja2",
-        "matplotlib",
-        "onnx",
-        "onnx_ir",
-        "onnxscript",
-        "pyarrow",
-        "sacrebleu",
-        "safetensors",
-        "tensorboard",
-        "torch",
-    }
-)
-
 app = typer.Typer(
     name="dragoman",
     help="Train a Transformer, export it to ONNX, serve it over gRPC, and call it.",
@@ -175,8 +159,6 @@ def _explain(error: Exception) -> tuple[str, int]:
             return str(error), EXIT_USAGE
         case DragomanError():
             return str(error), EXIT_FAILURE
-        case ModuleNotFoundError(name=str(name)) if name.partition(".")[0] in _TRAIN_EXTRA:
-            return f"this needs {name}, which is not installed: pip install 'dragoman[train]'", EXIT_FAILURE
         case OSError(errno=errno.EBADF):
             return "standard input or standard output is closed", EXIT_FAILURE
         case OSError(strerror=str(reason), filename=filename):

@@ -9,6 +9,7 @@ from dragoman.cli.options import Data, examples
 from dragoman.cli.output import note, write_text
 from dragoman.cli.progress import progress_bar
 from dragoman.common.errors import UsageError
+from dragoman.common.extras import require_extra
 
 if TYPE_CHECKING:
     from dragoman.cli.back_translation import BackTranslation
@@ -74,6 +75,7 @@ def back_translate(
     texts again, in words that differ from the known translations (data
     diversification). This helps where there is little data.
     """
+    require_extra("train")
     if text is not None and data is not None:
         raise UsageError(f"--data {data} is for the model's own training texts: leave it out with --text")
     from dragoman.cli.back_translation import PairSearch, back_translate_texts

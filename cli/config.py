@@ -8,6 +8,7 @@ import typer
 from dragoman.cli.options import examples
 from dragoman.cli.output import write_text
 from dragoman.common.errors import UsageError
+from dragoman.common.extras import require_extra
 
 __all__ = ["EPILOG", "config"]
 
@@ -69,6 +70,7 @@ def config(
     from dragoman.server.config import ServerSettings
 
     if subject is Subject.RECIPE:
+        require_extra("train")
         from dragoman.model.recipe import Recipe
 
         sections = sections_of(Recipe)

@@ -12,6 +12,7 @@ from dragoman.cli.export import export_lines
 from dragoman.cli.options import DEFAULT_TIMEOUT_S, Overrides, examples
 from dragoman.cli.output import report_console
 from dragoman.cli.progress import progress_bar
+from dragoman.common.extras import require_extra
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,6 +62,7 @@ def demo(
     The command needs no data, no network and no GPU. It writes the run runs/dates and the bundle models/dates/1. If
     these exist already, it takes the next free names and does not touch them.
     """
+    require_extra("train")
     from dragoman.cli.server_process import running_server
     from dragoman.export.destination import bundle_destination, choose_bundle_folder
 

@@ -11,6 +11,7 @@ from dragoman.cli.options import DEFAULT_TIMEOUT_S, Data, ModelVersion, Timeout,
 from dragoman.cli.output import write_json
 from dragoman.cli.progress import progress_bar
 from dragoman.common.errors import UsageError
+from dragoman.common.extras import require_extra
 
 __all__ = ["EPILOG", "evaluate"]
 
@@ -54,6 +55,7 @@ def evaluate(
     `headline` names the figures that fit the task best. Generation: bits per byte, of a bundle only. A server does
     not take documents of that length; `dragoman score` scores shorter texts.
     """
+    require_extra("train")
     folder = Path(subject)
     is_folder = folder.is_dir()
     if not is_folder and ":" not in subject:

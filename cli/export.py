@@ -11,6 +11,7 @@ from dragoman.cli.agreement import agreement_lines
 from dragoman.cli.options import Data, examples
 from dragoman.cli.output import note, write_text
 from dragoman.cli.progress import progress_bar
+from dragoman.common.extras import require_extra
 
 if TYPE_CHECKING:
     from dragoman.export.exporter import ExportReport
@@ -64,6 +65,7 @@ def export(
     If an fp32 bundle disagrees with PyTorch in any token, the command writes nothing. An fp16 or int8 bundle rounds
     numbers: the command prints and records how far it agrees, and prints its quality beside that of fp32.
     """
+    require_extra("train")
     from dragoman.export.destination import bundle_destination, choose_bundle_folder, served_folder
     from dragoman.export.exporter import export_run
     from dragoman.model.training.corpus_record import in_words

@@ -7,6 +7,7 @@ import typer
 
 from dragoman.cli.options import examples
 from dragoman.cli.output import write_text
+from dragoman.common.extras import require_extra
 
 __all__ = ["EPILOG", "report"]
 
@@ -28,6 +29,7 @@ def report(
 
     `dragoman train` writes the page when it ends. The page needs no other file. The command prints its path.
     """
+    require_extra("train")
     from dragoman.model.training.report import write_report
 
     write_text(f"{write_report(run)}\n")

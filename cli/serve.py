@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from dragoman.cli.options import examples
+from dragoman.common.extras import require_extra
 
 __all__ = ["EPILOG", "serve"]
 
@@ -86,6 +87,7 @@ def serve(
     from dragoman.server.operations.stop_signals import StopSignals
 
     with StopSignals() as signals:  # first of all: what follows takes a second
+        require_extra("serve")
         from dragoman.server.config import load_settings
 
         settings = load_settings(

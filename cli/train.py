@@ -9,6 +9,7 @@ from dragoman.cli.exit_codes import EXIT_INTERRUPTED
 from dragoman.cli.options import Data, Overrides, complete_recipe, examples, recipe_names
 from dragoman.cli.output import note
 from dragoman.common.errors import UsageError
+from dragoman.common.extras import require_extra
 
 __all__ = ["EPILOG", "train"]
 
@@ -84,6 +85,7 @@ def train(
     SIGTERM and Ctrl-C save the state before they end training. A killed training loses at most the last
     training.state_interval_s seconds.
     """
+    require_extra("train")
     from dragoman.model.errors import TrainingStopped
     from dragoman.model.recipe import load_recipe
     from dragoman.model.training.train import Beginning

@@ -9,6 +9,7 @@ from dragoman.cli.agreement import agreement_lines
 from dragoman.cli.options import Data, examples
 from dragoman.cli.output import write_text
 from dragoman.cli.progress import progress_bar
+from dragoman.common.extras import require_extra
 
 __all__ = ["EPILOG", "verify"]
 
@@ -34,6 +35,7 @@ def verify(
     data: Data = None,
 ) -> None:
     """Check the files and golden examples of a bundle. With --run, compare the bundle with PyTorch too."""
+    require_extra("train")
     from dragoman.export.verification import verify_bundle
 
     with progress_bar() as progress:

@@ -5,7 +5,8 @@
     with Translator("models/dates/1") as translator:
         print(translator.translate("le 3 mars 2024")[0].text)
 
-This is the one module of the library that loads the server's packages.
+This is the one module of the library that loads the server's packages, once a bundle is loaded: the extra `serve`
+installs them.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequenc
 from concurrent.futures import CancelledError
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
 import grpc
 import grpc.aio
@@ -29,8 +30,11 @@ from dragoman.client.blocking_streams import Generation, TranslationStream
 from dragoman.client.errors import CANCELLED_HERE
 from dragoman.client.results import DecodingOptions, ModelInfo, Task, TextScore, Translation
 from dragoman.common.errors import UsageError
+from dragoman.common.extras import require_extra
 from dragoman.server.config import EngineSettings
-from dragoman.server.fronts.in_process import InProcessServer
+
+if TYPE_CHECKING:
+    from dragoman.server.fronts.in_process import InProcessServer
 
 __all__ = ["Generator", "Translator", "local_async_client", "local_client"]
 
@@ -53,6 +57,7 @@ class _LocalModel:
         Raises:
             BundleError: the folder holds no sound bundle.
             UsageError: the bundle does something else, or a setting does not fit.
+            MissingExtraError: the extra `serve` is not installed.
         """
         settings = EngineSettings.load(dict(engine or {}), source="engine")
         self._engine = _RunningEngine(Path(bundle), settings)
@@ -164,7 +169,7 @@ async def local_async_client(
         BundleError: the folder holds no sound bundle.
     """
     # Not in a thread: an interrupt would wait for its end, and nothing else runs in this loop yet.
-    server = InProcessServer(bundle, settings or EngineSettings())
+    server = _load(bundle, settings or EngineSettings())
     try:
         channel = cast("grpc.aio.Channel", server.channel())
         async with AsyncClient.over(channel, target=str(bundle), timeout_s=timeout_s) as client:
@@ -191,6 +196,13 @@ def local_client(
         engine.close()
 
 
+def _load(bundle: Path, settings: EngineSettings) -> "InProcessServer":
+    require_extra("serve")
+    from dragoman.server.fronts.in_process import InProcessServer  # noqa: PLC0415  not in every installation
+
+    return InProcessServer(bundle, settings)
+
+
 class _RunningEngine:
     """A bundle's engine with an event loop on a thread of its own, for callers that wait.
 
@@ -198,7 +210,7 @@ class _RunningEngine:
     """
 
     def __init__(self, bundle: Path, settings: EngineSettings) -> None:
-        server = InProcessServer(bundle, settings)
+        server = _load(bundle, settings)
         self.channel = server.channel()
         self._loop = asyncio.new_event_loop()
         self._process_id = os.getpid()
@@ -228,7 +240,7 @@ class _RunningEngine:
             raise
 
 
-def _shut_down(loop: asyncio.AbstractEventLoop, thread: threading.Thread, server: InProcessServer) -> None:
+def _shut_down(loop: asyncio.AbstractEventLoop, thread: threading.Thread, server: "InProcessServer") -> None:
     """End all calls, the event loop and the engine. In a fork, which has none of the threads, nothing happens."""
     if not thread.is_alive():
         return

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from dragoman.common.text import cleaning_steps, prepare_tokenizer, vocabulary_steps
+from dragoman.common.normalization import cleaning_steps, prepare_tokenizer, vocabulary_steps
 from dragoman.model.errors import CorpusError, RunError
 from dragoman.model.recipe import TokenizerSettings
 

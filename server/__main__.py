@@ -16,11 +16,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace, signals: StopSignals) -> int:
-    from dragoman.common.errors import UsageError  # noqa: PLC0415
+    from dragoman.common.errors import MissingExtraError, UsageError  # noqa: PLC0415
+    from dragoman.common.extras import require_extra  # noqa: PLC0415
     from dragoman.server.config import load_settings  # noqa: PLC0415
-    from dragoman.server.operations.logs import quiet_grpc_core  # noqa: PLC0415
 
     try:
+        require_extra("serve")
         settings = load_settings(
             options.config,
             options={
@@ -37,6 +38,11 @@ def _serve(options: argparse.Namespace, signals: StopSignals) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except MissingExtraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    from dragoman.server.operations.logs import quiet_grpc_core  # noqa: PLC0415
+
     quiet_grpc_core()
     from dragoman.server.app import serve  # noqa: PLC0415 a wrong option is answered before the heavy imports
 

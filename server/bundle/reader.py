@@ -23,7 +23,7 @@ from typing import BinaryIO, Self
 from pydantic import BaseModel, ValidationError
 from tokenizers import Tokenizer
 
-from dragoman.common.text import prepare_tokenizer
+from dragoman.common.normalization import prepare_tokenizer
 from dragoman.server.bundle.manifest import (
     Dimensions,
     FileRecord,

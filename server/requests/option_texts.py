@@ -9,7 +9,7 @@ import functools
 import itertools
 from collections.abc import Iterator, Sequence
 
-from dragoman.common.text import normalize
+from dragoman.common.normalization import normalize
 from dragoman.server.decoding.suppression import SuppressedTexts, UnknownDecoderError
 from dragoman.server.errors import FieldViolation
 from dragoman.server.models.served_model import ServedModel

@@ -2,11 +2,11 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 import typer.main
 import yaml
 from dockerfile_parse import DockerfileParser  # type: ignore[import-untyped]
-from packaging.requirements import Requirement
+from tests.distributions import distributions_of
 
 from dragoman.cli.app import app
 from dragoman.server.config import ListenSettings
@@ -165,10 +165,11 @@ def test_the_image_s_wheel_has_the_kernels_or_is_not_built(stages: dict[str, Sta
 def test_serving_installs_pinned_wheels_and_no_training_library(stages: dict[str, Stage]) -> None:
     (build,) = stages["wheels"].values("RUN")
     assert "--constraint constraints.txt" in build
-    assert build.split()[-1] == "."  # no extra
+    assert shlex.split(build)[-1] == ".[serve]"
     (install,) = stages["base"].values("RUN")
     assert "--no-index" in install
-    installed = dependency_closure("dragoman")
+    assert install.endswith(' "$(echo /wheels/dragoman-*.whl)[serve]"')
+    installed = distributions_of("serve")
     assert "onnxruntime" in installed
     assert not installed & TRAINING_ONLY
     pinned = {
@@ -176,24 +177,4 @@ def test_serving_installs_pinned_wheels_and_no_training_library(stages: dict[str
         for line in (ROOT / "constraints.txt").read_text().splitlines()
         if line[:1].isalnum()
     }
-    assert installed - {"dragoman"} <= pinned
-
-
-def dependency_closure(name: str) -> set[str]:
-    """Distributions that installing `name` without extras brings, by normalised name."""
-    closure: set[str] = set()
-    waiting: list[tuple[str, frozenset[str]]] = [(name, frozenset())]
-    seen = set()
-    while waiting:
-        current, extras = waiting.pop()
-        if (current, extras) in seen:
-            continue
-        seen.add((current, extras))
-        closure.add(current)
-        for line in distribution(current).requires or []:
-            requirement = Requirement(line)
-            marker = requirement.marker
-            if marker is None or any(marker.evaluate({"extra": extra}) for extra in (*extras, "")):
-                needed = requirement.name.lower().replace("_", "-")
-                waiting.append((needed, frozenset(requirement.extras)))
-    return closure
+    assert installed <= pinned

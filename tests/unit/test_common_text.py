@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, normalizers
 
-from dragoman.common.text import clean_text, is_blank, normalize, prepare_tokenizer
+from dragoman.common.normalization import normalize, prepare_tokenizer
+from dragoman.common.text import clean_text, is_blank
 from dragoman.model.corpora.cleaning import clean_example
 from dragoman.model.corpora.corpus import Pair
 from dragoman.model.recipe import TokenizerSettings
