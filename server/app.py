@@ -100,7 +100,7 @@ async def run(settings: ServerSettings, signals: StopSignals, log: ServerLog) ->
     signals.call_on_stop(partial(_stop_soon, loop, stop))
     server = Server(settings, partial(_on_crash, signals))
     if log.writer is not None:
-        server.metrics.registry.register(DroppedLinesCollector(log.writer))
+        server.metrics.read_at_scrape(DroppedLinesCollector(log.writer))
     reporting = asyncio.create_task(_report_losses(log))
     try:
         await server.start(stop)
@@ -185,7 +185,7 @@ class Server:
         self.port = 0
         check_free(listen.host, listen.port)
         self._operations = OperationsServer(
-            listen.http_host, listen.metrics_port, self.metrics.registry, self.lifecycle
+            listen.http_host, listen.metrics_port, self.metrics.page, self.lifecycle
         )
         self.metrics_port = self._operations.port
         self._registry = Registry([])

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import make_wsgi_app
+from prometheus_client.registry import Collector
 
 from dragoman.server.errors import AddressError
 from dragoman.server.lifecycle import Lifecycle
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["OperationsServer", "operations_app"]
 
 
-def operations_app(registry: CollectorRegistry, lifecycle: Lifecycle) -> "WSGIApplication":
+def operations_app(registry: Collector, lifecycle: Lifecycle) -> "WSGIApplication":
     """The WSGI application behind the metrics port."""
     metrics: WSGIApplication = make_wsgi_app(registry)
 
@@ -44,7 +45,7 @@ class OperationsServer:
         port: the bound one, also when 0 was asked for.
     """
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, lifecycle: Lifecycle) -> None:
+    def __init__(self, host: str, port: int, registry: Collector, lifecycle: Lifecycle) -> None:
         """Bind and start serving.
 
         Raises:

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 from dragoman.server.errors import NOT_LOADED_REASONS
 from dragoman.server.operations.collectors import (
@@ -18,6 +19,8 @@ from dragoman.server.operations.collectors import (
     PrefixCacheCollector,
     StepCollector,
 )
+from dragoman.server.operations.merging import MergedRegistry
+from dragoman.server.operations.shared_values import ValueWriter
 
 __all__ = ["METRIC_PREFIX", "UNKNOWN_MODEL", "ArrivalReason", "Metrics", "ModelMetrics", "RejectionReason"]
 
@@ -51,10 +54,17 @@ _ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class Metrics:
-    """All series of one server, on a registry of their own."""
+    """All series of one process, on a registry of their own.
+
+    Attributes:
+        registry: this process's series.
+        page: what a scrape gets: these series, with those of the server's other fronts added.
+    """
 
     def __init__(self, cpu_limit_cores: float) -> None:
         self.registry = CollectorRegistry()
+        self.page = MergedRegistry(self.registry)
+        self._read_at_scrape: list[Collector] = []
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
@@ -93,7 +103,7 @@ class Metrics:
             "batch_rows", "Rows in one run of a decode graph.", ["model"], _ROW_BUCKETS
         )
         for collector in (self.step_duration, self.batch_rows):
-            self.registry.register(collector)
+            self.read_at_scrape(collector)
 
         self.model_info = self._gauge(
             "model_info",
@@ -116,11 +126,20 @@ class Metrics:
         for reason in ARRIVAL_REASONS:
             self.rejected.labels(UNKNOWN_MODEL, reason)
         self._arrivals = ArrivalCollector()
-        self.registry.register(self._arrivals)
+        self.read_at_scrape(self._arrivals)
         self._occupancy = OccupancyCollector()
-        self.registry.register(self._occupancy)
+        self.read_at_scrape(self._occupancy)
         self._prefix_caches = PrefixCacheCollector()
-        self.registry.register(self._prefix_caches)
+        self.read_at_scrape(self._prefix_caches)
+
+    def read_at_scrape(self, collector: Collector) -> None:
+        """Have a collector of this server asked at every scrape."""
+        self.registry.register(collector)
+        self._read_at_scrape.append(collector)
+
+    def publish(self, writer: ValueWriter) -> None:
+        """Write what is read at a scrape for the process that is scraped. The other series are there already."""
+        writer.publish(family for collector in self._read_at_scrape for family in collector.collect())
 
     def for_model(self, name: str, task: str) -> "ModelMetrics":
         """The series of one model; its labels exist from now on, at zero."""

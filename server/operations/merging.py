@@ -1,0 +1,161 @@
+"""One page of metrics for several processes that serve as one.
+
+The process that is asked has its own series. Of the others it reads the memory (`shared_values`):
+
+    counters, histograms    the sums over all processes, those that have ended included: no count goes back
+    gauges of `SUMMED`      the sums over the processes that live and have lately written
+    other gauges            this process's own: they are of the server as a whole (what is loaded, what there is)
+"""
+
+import functools
+import json
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+from prometheus_client.utils import floatToGoString
+
+from dragoman.server.operations.shared_values import HEARTBEAT, ValueMemory, own_counts
+
+__all__ = ["STALE_S", "SUMMED", "MergedRegistry"]
+
+SUMMED = frozenset({"dragoman_requests_running", "dragoman_requests_waiting", "dragoman_slots_used"})
+"""Gauges of what a process holds itself."""
+COUNTED = frozenset({"counter", "histogram"})
+STALE_S = 5.0
+"""A process that has written nothing for this long hangs: its gauges say nothing of now."""
+
+
+class _Key(NamedTuple):
+    family: str
+    sample: str
+    labels: tuple[tuple[str, str], ...]
+
+
+Values = Mapping[_Key, float]
+
+
+class MergedRegistry(Collector):
+    """What a scrape gets: the series of `own`, with those of other processes of this server added. Thread-safe."""
+
+    def __init__(self, own: CollectorRegistry, clock: Callable[[], float] = time.monotonic) -> None:
+        self._own = own
+        self._clock = clock
+        self._memories: dict[ValueMemory, None] = {}
+        self._ended: dict[_Key, float] = defaultdict(float)
+        self._lock = threading.Lock()
+
+    def add(self, memory: ValueMemory) -> None:
+        """Read a process's values at every scrape from now on."""
+        with self._lock:
+            self._memories[memory] = None
+
+    def retire(self, memory: ValueMemory) -> None:
+        """The process has ended: keep what it has counted, and close its memory."""
+        with self._lock:
+            del self._memories[memory]
+            for key, value in _parsed(memory.read()).items():
+                self._ended[key] += value
+            memory.close()
+
+    def collect(self) -> Iterator[Metric]:
+        """All families, in the order of this process."""
+        own = list(self._own.collect())
+        gauges, counts = self._others()
+        for family in own:
+            others = counts if family.type in COUNTED else gauges if family.name in SUMMED else {}
+            values = others.get(family.name)
+            yield _merged(family, values) if values else family
+
+    def restricted_registry(self, names: Collection[str]) -> "_Restricted":
+        """Those samples only that have one of `names`, as a scrape with `name[]=` wants it."""
+        return _Restricted(self, frozenset(names))
+
+    def _others(self) -> tuple[dict[str, dict[_Key, float]], dict[str, dict[_Key, float]]]:
+        """Sums over the other processes, by family: of those that live now, and of all there ever were."""
+        with self._lock:
+            values = [memory.read() for memory in self._memories]
+            counts = [dict(self._ended)] if self._ended else []
+        begin_s = self._clock() - STALE_S
+        alive = [_parsed(each) for each in values if each.get(HEARTBEAT, 0.0) >= begin_s]
+        return _sums(alive), _sums(counts + [_parsed(each) for each in values])
+
+
+class _Restricted:
+    def __init__(self, registry: MergedRegistry, names: frozenset[str]) -> None:
+        self._registry, self._names = registry, names
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            samples = [sample for sample in family.samples if sample.name in self._names]
+            if samples:
+                yield _family(family, samples)
+
+
+def _sums(processes: Iterable[Values]) -> dict[str, dict[_Key, float]]:
+    sums: dict[str, dict[_Key, float]] = defaultdict(lambda: defaultdict(float))
+    for values in processes:
+        for key, value in values.items():
+            sums[key.family][key] += value
+    return sums
+
+
+def _merged(family: Metric, others: Values) -> Metric:
+    values: dict[_Key, float] = defaultdict(float)
+    for sample in own_counts(family):
+        values[_Key(family.name, sample.name, _sorted(sample.labels))] += sample.value
+    for key, value in others.items():
+        values[key] += value
+    samples = _histogram_samples(family.name, values) if family.type == "histogram" else _samples(values)
+    return _family(family, samples)
+
+
+def _samples(values: Values) -> Iterator[Sample]:
+    for key, value in values.items():
+        yield Sample(key.sample, dict(key.labels), value)
+
+
+def _histogram_samples(name: str, values: Values) -> Iterator[Sample]:
+    """Buckets in their order, each with those below it; then count and sum, for each set of labels."""
+    sums: dict[tuple[tuple[str, str], ...], float] = {}
+    buckets: dict[tuple[tuple[str, str], ...], list[tuple[float, float]]] = defaultdict(list)
+    for key, value in values.items():
+        if key.sample.endswith("_bucket"):
+            labels = tuple(label for label in key.labels if label[0] != "le")
+            buckets[labels].append((float(dict(key.labels)["le"]), value))
+        else:
+            sums[key.labels] = value
+    for labels, counts in buckets.items():
+        total = 0.0
+        for bound, count in sorted(counts):
+            total += count
+            le: str = floatToGoString(bound)  # type: ignore[no-untyped-call]
+            yield Sample(f"{name}_bucket", {**dict(labels), "le": le}, total)
+        yield Sample(f"{name}_count", dict(labels), total)
+        yield Sample(f"{name}_sum", dict(labels), sums.get(labels, 0.0))
+
+
+def _family(family: Metric, samples: Iterable[Sample]) -> Metric:
+    copy = Metric(family.name, family.documentation, family.type, family.unit)
+    copy.samples = list(samples)
+    return copy
+
+
+def _parsed(values: Mapping[str, float]) -> dict[_Key, float]:
+    return {_key(key): value for key, value in values.items() if key != HEARTBEAT}
+
+
+@functools.lru_cache(maxsize=65_536)  # label sets are closed, and the keys of all processes are the same
+def _key(key: str) -> _Key:
+    family, sample, labels, _ = json.loads(key)
+    return _Key(family, sample, _sorted(labels))
+
+
+def _sorted(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(labels.items()))
