@@ -13,14 +13,13 @@ reserved for calls that have little there.
 The caller hands in the time and holds a lock if it uses threads.
 """
 
-import heapq
-import itertools
 import sys
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from dragoman.server.engine.lane_rows import LaneRows, Move, is_long
-from dragoman.server.engine.queue import Call, Queue, Sequence
+from dragoman.server.engine.lane_room import is_long
+from dragoman.server.engine.lane_rows import LaneRows, Move
+from dragoman.server.engine.queue import Call, Queue, QueueFullError, Sequence
 
 __all__ = ["Call", "Departure", "Move", "Plan", "QueueFullError", "Scheduler", "Sequence"]
 
@@ -33,10 +32,6 @@ class Departure(Enum):
 
     CANCELLED = auto()
     EXPIRED = auto()
-
-
-class QueueFullError(Exception):
-    """As many sequences wait as are allowed to."""
 
 
 @dataclass(slots=True)
@@ -97,8 +92,6 @@ class Scheduler:
         self.reserved_rows = reserved_rows
         self._lanes = [LaneRows(slots_per_lane, reserved_rows, max_step_cost) for _ in range(num_lanes)]
         self._queue = Queue()
-        self._deadlines: list[tuple[float, int, Sequence]] = []  # a heap over the waiting
-        self._order = itertools.count()
         self.num_running = 0
         self.num_used_slots = 0
 
@@ -132,16 +125,14 @@ class Scheduler:
             raise QueueFullError
         for sequence in sequences:
             self._queue.add(sequence)
-            if sequence.deadline_s is not None:
-                self._forget_stale_deadlines()
-                heapq.heappush(self._deadlines, (sequence.deadline_s, next(self._order), sequence))
 
     def cancel(self, sequence: Sequence) -> bool:
         """Take a sequence out: at once if it waits (True), before its lane's next step if it runs (False)."""
         sequence.cancelled = True
         was_waiting = sequence.waiting
         if was_waiting:
-            self._leave_queue(sequence)
+            self._queue.remove(sequence)
+            sequence.finished = True
         return was_waiting
 
     def end_reading(self, sequence: Sequence, *, is_read: bool) -> bool:
@@ -155,7 +146,7 @@ class Scheduler:
         sequence.finished = True
         self.num_running -= 1
         self.num_used_slots -= sequence.num_rows
-        self._lanes[sequence.lane].end(sequence)
+        self._lanes[sequence.lane].give_back(sequence)
 
     def has_work(self, lane: int) -> bool:
         """Whether `plan(lane)` has anything to do, apart from deadlines of the waiting."""
@@ -183,7 +174,9 @@ class Scheduler:
         """
         plan = Plan()
         mine = self._lanes[lane]
-        self._drop_expired_waiting(plan, now_s)
+        for sequence in self._queue.take_expired(now_s):
+            sequence.finished = True
+            plan.dropped.append((sequence, Departure.EXPIRED))
         holes = self._free_rows(mine.rows, plan, now_s)
         mine.num_steps_since_reading += num_steps
         if self._queue:
@@ -192,24 +185,6 @@ class Scheduler:
             plan.moves = mine.close_holes(holes)
         plan.num_rows = len(mine.rows)
         return plan
-
-    def _drop_expired_waiting(self, plan: Plan, now_s: float) -> None:
-        while self._deadlines and (self._deadlines[0][0] <= now_s or not self._deadlines[0][2].waiting):
-            sequence = heapq.heappop(self._deadlines)[2]
-            if sequence.waiting:
-                self._leave_queue(sequence)
-                plan.dropped.append((sequence, Departure.EXPIRED))
-
-    def _forget_stale_deadlines(self) -> None:
-        """Keep the heap in proportion to the queue: far deadlines of answered sequences would pile up in it."""
-        if len(self._deadlines) > 2 * len(self._queue) + 64:
-            self._deadlines = [entry for entry in self._deadlines if entry[2].waiting]
-            heapq.heapify(self._deadlines)
-
-    def _leave_queue(self, sequence: Sequence) -> None:
-        self._queue.remove(sequence)
-        sequence.waiting = False
-        sequence.finished = True
 
     def _free_rows(self, rows: list[Sequence | None], plan: Plan, now_s: float) -> list[int]:
         """Take out sequences that have ended, were cancelled or are too late. Returns the rows that are free now."""
@@ -268,7 +243,8 @@ class Scheduler:
         for sequence in self._queue.firsts(_MAX_LOOKED_AT):
             if sequence.is_claimed:
                 continue
-            if lane.fits_reserved(sequence):
+            is_small = sequence.call.num_running_rows + sequence.num_rows <= lane.num_reserved
+            if is_small and lane.fits_reserved(sequence):
                 return sequence
             if not waits_for_rows and not sequence.cost and lane.fits(sequence):
                 return sequence
@@ -292,7 +268,6 @@ class Scheduler:
     def _start(self, sequence: Sequence, lane: int, holes: list[int]) -> list[int]:
         """Take a sequence from the queue into a lane; returns its rows."""
         self._queue.take(sequence)
-        sequence.waiting = False
         sequence.lane = lane
         self.num_running += 1
         self.num_used_slots += sequence.num_rows

@@ -366,7 +366,7 @@ def test_far_deadlines_of_answered_sequences_do_not_pile_up() -> None:
         scheduler.submit(sequence)
         scheduler.plan(0, 0.0)
         scheduler.finish(sequence)
-    assert len(scheduler._deadlines) < 200
+    assert len(scheduler._queue._deadlines) < 200
 
 
 def test_a_beam_gets_all_its_rows_at_once_and_nobody_passes_it() -> None:

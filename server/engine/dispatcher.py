@@ -1,0 +1,390 @@
+"""Which waiting sequence goes to which lane, and when. Pure bookkeeping: no clock, no I/O, no threads.
+
+A front keeps its waiting sequences here as long as it can, and calls take turns (`server/engine/queue.py`, ADR 18). A
+lane is given what it can start, and a few more (`lookahead_rows`), so that the row of a sequence that ends is taken
+again in the lane's next plan, before the front hears of the end. Everything else waits for the lane that has room first
+(late binding, as the central queue of Shinjuku, Kaffes et al. 2019, or of any M/G/k system).
+
+A few sequences run on one lane while the others rest: a step of four rows costs little more than one of a single row
+(ADR 14). What is beyond those, and long inputs, spread over the lanes at once.
+
+However much one call has, another need not wait for its end: some rows of each lane and a part of the queue are for
+calls that have little there. A sequence that needs many rows at once is overtaken by others for a while, and then gets
+a lane that others leave to it.
+"""
+
+import itertools
+import sys
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from dragoman.server.engine.lane_room import LaneRoom, is_long
+from dragoman.server.engine.queue import Call, Queue, QueueFullError, Sequence
+
+__all__ = ["Call", "Dispatcher", "QueueFullError", "Sequence"]
+
+_MAX_LOOKED_AT = 64
+"""Calls among which one is looked for that may go while the first may not."""
+_MAX_LOST_LANES = 2
+"""A sequence that so many lanes died with before it started is not given to another: it may be what they die of."""
+_num_free = attrgetter("num_free")
+_num_free_reserved = attrgetter("num_free_reserved")
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What a front knows of a lane.
+
+    Attributes:
+        index: its number.
+        room: rows of the sequences that this front gave to it.
+        sent: sequences that were given and have not started, in their order.
+        started: sequences that have started.
+        num_sent_rows: of `sent`.
+        num_started_rows: of `started`.
+        num_other_rows: that other fronts' sequences run in and wait for, as the lane said last.
+        num_other_reserved: reserved rows that they run in.
+        num_rows: that all fronts' sequences need here.
+        num_free: shared rows that a sequence could start in at once; negative where some are waited for.
+        num_free_reserved: reserved rows that a sequence could start in at once.
+    """
+
+    index: int
+    room: LaneRoom
+    sent: dict[Sequence, None] = field(default_factory=dict)
+    started: dict[Sequence, None] = field(default_factory=dict)
+    num_sent_rows: int = 0
+    num_started_rows: int = 0
+    num_other_rows: int = 0
+    num_other_reserved: int = 0
+    num_rows: int = 0
+    num_free: int = 0
+    num_free_reserved: int = 0
+
+    def __post_init__(self) -> None:
+        self._count()
+
+    def has_reserved(self, sequence: Sequence) -> bool:
+        """Whether a sequence of a small call could start in reserved rows at once."""
+        return sequence.num_rows <= self.num_free_reserved and self.room.fits_reserved(sequence)
+
+    def may_wait(self, sequence: Sequence, lookahead_rows: int) -> bool:
+        """Whether a sequence that cannot start at once may wait on the lane.
+
+        Where it is other fronts that have taken the rows, a front may always have one sequence there, or a few: the
+        lane's queue gives calls their turns, and a lane that has nothing of a front tells it nothing.
+        """
+        num_more = sequence.num_rows - lookahead_rows
+        if num_more <= min(0, self.num_free):
+            return self.room.fits_cost(sequence)
+        if not self.num_other_rows or not self.room.fits(sequence):
+            return False
+        return not self.num_sent_rows or self.num_sent_rows + num_more <= 0
+
+    def send(self, sequence: Sequence, *, is_reserved: bool) -> None:
+        """Count in a sequence that is given to the lane."""
+        sequence.lane = self.index
+        self.sent[sequence] = None
+        self.num_sent_rows += sequence.num_rows
+        self.room.take(sequence, is_reserved=is_reserved)
+        self._count()
+
+    def start(self, sequence: Sequence) -> None:
+        """A sequence that was given has started."""
+        del self.sent[sequence]
+        self.started[sequence] = None
+        self.num_sent_rows -= sequence.num_rows
+        self.num_started_rows += sequence.num_rows
+
+    def end(self, sequence: Sequence) -> None:
+        """Count out a sequence, started or not."""
+        if sequence in self.started:
+            del self.started[sequence]
+            self.num_started_rows -= sequence.num_rows
+        else:
+            del self.sent[sequence]
+            self.num_sent_rows -= sequence.num_rows
+        self.room.give_back(sequence)
+        self._count()
+
+    def set_load(self, num_rows: int, num_waiting_rows: int) -> None:
+        """Learn what others have here: the load of all less what is this front's."""
+        num_waiting_others = max(0, num_waiting_rows - self.num_sent_rows)
+        self.num_other_rows = max(0, num_rows - self.num_started_rows) + num_waiting_others
+        self.num_other_reserved = max(0, num_rows - self.room.num_shared - self.room.num_reserved_used)
+        self._count()
+
+    def _count(self) -> None:
+        room, num_others = self.room, self.num_other_rows
+        self.num_rows = room.num_shared_used + room.num_reserved_used + num_others
+        self.num_free = room.num_shared - room.num_shared_used - num_others
+        self.num_free_reserved = room.num_reserved - room.num_reserved_used - self.num_other_reserved
+
+
+class Dispatcher:
+    """Waiting sequences of a front, and the room that its lanes have for them.
+
+    Call `dispatch` after whatever changes who waits or what room there is.
+
+    Args:
+        num_lanes: lanes there are, numbered from 0; `add_lane` adds others.
+        slots_per_lane: rows of each lane for any call.
+        max_waiting: rows that may be waited for; a call that needs one more is refused, unless it is a small one: a
+            quarter more may be waited for by calls that need no more than a sixteenth.
+        reserved_rows: rows that each lane has beside its `slots_per_lane`. While those are taken, a call that has no
+            more than `reserved_rows` on all lanes may start there.
+        rows_before_spread: rows up to which a lane that runs is filled before an idle one starts. 1: all lanes
+            start as soon as there is work.
+        max_step_cost: of sequences that run together on a lane, so that its steps stay short. One sequence is always
+            allowed, whatever it costs; the reserved rows may cost a quarter more.
+        lookahead_rows: rows that may be waited for on each lane.
+    """
+
+    def __init__(
+        self,
+        num_lanes: int,
+        slots_per_lane: int,
+        max_waiting: int,
+        *,
+        reserved_rows: int = 0,
+        rows_before_spread: int = 1,
+        max_step_cost: int = sys.maxsize,
+        lookahead_rows: int = 0,
+    ) -> None:
+        self.slots_per_lane = slots_per_lane
+        self.max_waiting = max_waiting
+        self.reserved_rows = reserved_rows
+        self.rows_before_spread = rows_before_spread
+        self.max_step_cost = max_step_cost
+        self.lookahead_rows = lookahead_rows
+        self._queue = Queue()
+        self._num_shared_used = 0
+        self._small: dict[Call, None] = {}  # calls whose first waiting sequence may use reserved rows
+        self._lanes: dict[int, _Lane] = {}
+        for index in range(num_lanes):
+            self.add_lane(index)
+
+    @property
+    def num_slots(self) -> int:
+        """Rows of all lanes, the reserved ones included."""
+        return (self.slots_per_lane + self.reserved_rows) * len(self._lanes)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that have not started: those in the queue and those that wait on a lane."""
+        return len(self._queue) + sum(len(lane.sent) for lane in self._lanes.values())
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that have started and not ended."""
+        return sum(len(lane.started) for lane in self._lanes.values())
+
+    @property
+    def num_used_slots(self) -> int:
+        """Rows of the sequences that have started and not ended."""
+        return sum(lane.num_started_rows for lane in self._lanes.values())
+
+    def submit(self, *sequences: Sequence) -> None:
+        """Queue sequences of one call, each of at most `slots_per_lane` rows: all of them or none.
+
+        Raises:
+            QueueFullError: more rows would wait than may, those not counted that are free for them; while nothing
+                waits, those of all lanes.
+        """
+        assert all(1 <= each.num_rows <= self.slots_per_lane for each in sequences), "it could never start"
+        if not sequences:
+            return
+        call = sequences[0].call
+        num_rows = sum(each.num_rows for each in sequences)
+        most = self.max_waiting
+        if call.num_waiting_rows + num_rows <= self.max_waiting // 16:
+            most += self.max_waiting // 4
+        # While nothing waits a call need not be small enough for the rows that others have left free.
+        num_free = self.slots_per_lane * len(self._lanes) - (self._num_shared_used if self._queue else 0)
+        if self._queue.num_rows + num_rows > most + num_free:
+            raise QueueFullError
+        for sequence in sequences:
+            self._queue.add(sequence)
+        self._note_small(call)
+
+    def dispatch(self) -> list[tuple[Sequence, int]]:
+        """Give to the lanes what there is room for; returns the sequences in their order, each with its lane."""
+        sent: list[tuple[Sequence, int]] = []
+        while self._queue and self._lanes:
+            first = self._queue.first()
+            if (lane := self._lane_for(first)) is not None:
+                self._send(first, lane, sent)
+            elif first.call in self._small and (reserved := self._most_reserved()).has_reserved(first):
+                self._send(first, reserved, sent, is_reserved=True)
+            elif (lane := self._lane_to_wait_on(first)) is not None:
+                self._send(first, lane, sent)
+            elif not self._send_other(first, sent):
+                break
+        return sent
+
+    def start(self, sequence: Sequence) -> None:
+        """A sequence that was given to a lane has started there."""
+        self._lanes[sequence.lane].start(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        """A sequence that was given to a lane is over, however it ended."""
+        sequence.finished = True
+        self._take_back(sequence, self._lanes[sequence.lane])
+        self._note_small(sequence.call)
+
+    def cancel(self, sequence: Sequence) -> bool:
+        """Cancel a sequence that is not over. Returns True if it waited here and is gone, False if a lane has it."""
+        sequence.cancelled = True
+        if not sequence.waiting:
+            return False
+        self._queue.remove(sequence)
+        sequence.finished = True
+        self._note_small(sequence.call)
+        return True
+
+    def expire(self, now_s: float) -> list[Sequence]:
+        """Take out the sequences that wait here and whose deadline has passed, and return them."""
+        expired = self._queue.take_expired(now_s)
+        for sequence in expired:
+            sequence.finished = True
+            self._note_small(sequence.call)
+        return expired
+
+    def set_load(self, lane: int, num_rows: int, num_waiting_rows: int) -> None:
+        """Note what a lane reported, after the events of the same report: rows in use and rows waited for there.
+
+        Both count the sequences of all fronts. Of this front's own, those under way to the lane may be missing.
+        """
+        self._lanes[lane].set_load(num_rows, num_waiting_rows)
+
+    def add_lane(self, lane: int) -> None:
+        """A lane is there, with nothing in it."""
+        assert lane not in self._lanes, "lanes have different numbers"
+        room = LaneRoom(self.slots_per_lane, self.reserved_rows, self.max_step_cost)
+        self._lanes[lane] = _Lane(lane, room)
+
+    def remove_lane(self, lane: int) -> list[Sequence]:
+        """A lane died. Returns the sequences that are lost with it.
+
+        Those that had not started wait again, before all others and in their order. A cancelled one is lost, and so is
+        one that has waited on too many lanes that died.
+        """
+        gone = self._lanes.pop(lane)
+        lost, again = list(gone.started), list[Sequence]()
+        for sequence in gone.sent:
+            sequence.num_lost_lanes += 1
+            is_lost = sequence.cancelled or sequence.num_lost_lanes >= _MAX_LOST_LANES
+            (lost if is_lost else again).append(sequence)
+        for sequence in (*lost, *again):
+            self._take_back(sequence, gone)
+        for sequence in lost:
+            sequence.finished = True
+        for sequence in reversed(again):
+            self._queue.put_back(sequence)
+        for call in dict.fromkeys(sequence.call for sequence in (*lost, *again)):
+            self._note_small(call)
+        return lost
+
+    def _send(
+        self, sequence: Sequence, lane: _Lane, sent: list[tuple[Sequence, int]], *, is_reserved: bool = False
+    ) -> None:
+        self._queue.take(sequence)
+        sequence.is_small = sequence.call in self._small
+        lane.send(sequence, is_reserved=is_reserved)
+        if not is_reserved:
+            self._num_shared_used += sequence.num_rows
+        self._note_small(sequence.call)
+        sent.append((sequence, lane.index))
+
+    def _take_back(self, sequence: Sequence, lane: _Lane) -> None:
+        lane.end(sequence)
+        if not sequence.is_reserved:
+            self._num_shared_used -= sequence.num_rows
+
+    def _note_small(self, call: Call) -> None:
+        """Keep `_small` right after a change of the call's rows or of its first waiting sequence."""
+        if call.waiting and call.num_running_rows + call.waiting[0].num_rows <= self.reserved_rows:
+            self._small[call] = None
+        else:
+            self._small.pop(call, None)
+
+    def _lane_for(self, sequence: Sequence) -> _Lane | None:
+        """Return the lane where a sequence had best start at once, or None if it could on none.
+
+        A short one joins the fullest lane of those with few rows and no long input, then wakes an idle lane. What is
+        beyond goes where least is, so that lanes share a burst evenly.
+        """
+        joined = idle = least = None
+        max_joined = 0 if is_long(sequence) else self.rows_before_spread
+        num_joined, num_least = -1, sys.maxsize
+        num_rows = sequence.num_rows
+        for lane in self._lanes.values():
+            if num_rows > lane.num_free or (sequence.cost and not lane.room.fits_cost(sequence)):
+                continue
+            num_used = lane.num_rows
+            if not num_used:
+                idle = idle or lane
+            elif num_joined < num_used < max_joined and not lane.room.num_long:
+                joined, num_joined = lane, num_used
+            elif num_used < num_least:
+                least, num_least = lane, num_used
+        return joined or idle or least
+
+    def _most_reserved(self) -> _Lane:
+        """Return the lane with the most reserved rows free; there must be a lane."""
+        return max(self._lanes.values(), key=_num_free_reserved)
+
+    def _lane_to_wait_on(self, sequence: Sequence) -> _Lane | None:
+        """Return the lane where a sequence had best wait, or None if it had best wait here."""
+        best, num_best = None, sys.maxsize
+        num_more = sequence.num_rows - self.lookahead_rows
+        for lane in self._lanes.values():
+            if lane.num_rows >= num_best or (num_more > lane.num_free and not lane.num_other_rows):
+                continue
+            if lane.may_wait(sequence, self.lookahead_rows):
+                best, num_best = lane, lane.num_rows
+        return best
+
+    def _send_other(self, first: Sequence, sent: list[tuple[Sequence, int]]) -> bool:
+        """Give a lane something although `first` has to wait. Returns whether there was anything to give."""
+        if (other := self._overtaking(first)) is not None:
+            if not first.is_overtaken_enough_by(other[0]):
+                first.num_overtaking_rows += other[0].num_rows
+                self._send(*other, sent)
+                return True
+            if self._commit(first, sent):
+                return True
+        if not self._small or (lane := self._most_reserved()).num_free_reserved < 1:
+            return False
+        for call in itertools.islice(self._small, _MAX_LOOKED_AT):
+            if lane.has_reserved(call.waiting[0]):
+                self._send(call.waiting[0], lane, sent, is_reserved=True)
+                return True
+        return False
+
+    def _overtaking(self, first: Sequence) -> tuple[Sequence, _Lane] | None:
+        """Return a sequence that may go before `first`, with its lane.
+
+        Where `first` lacks rows on all lanes, any may go that needs fewer. Where it costs too much, only one that costs
+        nothing: costs are given back one by one, so that it need not wait for long.
+        """
+        num_free = max(map(_num_free, self._lanes.values()))
+        if num_free <= 0:
+            return None
+        waits_for_rows = first.num_rows > num_free
+        for sequence in self._queue.firsts(_MAX_LOOKED_AT):
+            if sequence.num_rows > num_free or (sequence.cost and not waits_for_rows):
+                continue
+            if (lane := self._lane_for(sequence)) is not None:
+                return sequence, lane
+        return None
+
+    def _commit(self, first: Sequence, sent: list[tuple[Sequence, int]]) -> bool:
+        """Give a sequence that was overtaken enough to the lane that needs to give up least for it.
+
+        From then on its rows count as taken: no other gets them, and the lane starts it when they are free.
+        """
+        lanes = [lane for lane in self._lanes.values() if lane.room.num_free >= 0]
+        if lanes:
+            self._send(first, max(lanes, key=_num_free), sent)
+        return bool(lanes)
