@@ -1,0 +1,1 @@
+"""Lanes as processes: the host that has the weights, the lanes that it forks, and the sockets between all of them."""

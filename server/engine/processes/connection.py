@@ -1,0 +1,91 @@
+"""A front's connection with the engine's host: which models there are, and a link to each lane."""
+
+import asyncio
+import os
+import socket
+from typing import Protocol
+
+from dragoman.server.engine.processes.channel import Channel
+from dragoman.server.engine.processes.messages import (
+    EndLane,
+    LaneAdded,
+    LaneRemoved,
+    LoadingEnded,
+    ModelLoaded,
+    ModelNotLoaded,
+    ToFront,
+)
+
+__all__ = ["HostConnection", "Listener"]
+
+
+class Listener(Protocol):
+    """Hears of models and lanes, on the event loop, in the order in which they come and go."""
+
+    def model_loaded(self, model: ModelLoaded, manifest: bytes, tokenizer: bytes) -> None:
+        """A model is loaded; its lanes follow."""
+
+    def model_not_loaded(self, model: ModelNotLoaded) -> None:
+        """A folder is not served."""
+
+    def lane_added(self, lane: LaneAdded, link: socket.socket) -> None:
+        """A lane waits for work on `link`. A lane of the same number may not have been told as removed yet."""
+
+    def lane_removed(self, lane: LaneRemoved) -> None:
+        """A lane's process has ended; its link ends by itself."""
+
+    def loading_ended(self) -> None:
+        """All models have been told, and all lanes that there are."""
+
+
+class HostConnection:
+    """Reads what the host says to one front."""
+
+    def __init__(self, sock: socket.socket, listener: Listener) -> None:
+        """`sock` is what `Supervisor.connect` returned, in this process or another. Call from a running event loop."""
+        self._channel: Channel[ToFront] = Channel(sock, ToFront)
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._channel.fileno(), self._read)
+
+    def end_lane(self, pid: int) -> None:
+        """Have a lane's process ended that gives no sign of life."""
+        try:
+            self._channel.send(EndLane(pid))
+        except ConnectionError:  # its host is gone, and so is the lane
+            return
+
+    def close(self) -> None:
+        """Hear nothing more. Links stay. Harmless when the host is gone."""
+        if self._channel.fileno() >= 0:
+            self._loop.remove_reader(self._channel.fileno())
+            self._channel.close()
+
+    def _read(self) -> None:
+        try:
+            while self._channel.fileno() >= 0 and (received := self._channel.receive()):
+                self._tell(*received)
+        except ConnectionError:  # a new host connects anew
+            self.close()
+
+    def _tell(self, message: ToFront, descriptors: list[int]) -> None:
+        if isinstance(message, ModelLoaded):
+            self._listener.model_loaded(message, *map(_content, descriptors))
+        elif isinstance(message, ModelNotLoaded):
+            self._listener.model_not_loaded(message)
+        elif isinstance(message, LaneAdded):
+            [link] = descriptors
+            self._listener.lane_added(message, socket.socket(fileno=link))
+        elif isinstance(message, LaneRemoved):
+            self._listener.lane_removed(message)
+        else:
+            assert isinstance(message, LoadingEnded)
+            self._listener.loading_ended()
+
+
+def _content(descriptor: int) -> bytes:
+    """All bytes of a file in memory, which is closed. Other processes read it too, so its position is left alone."""
+    try:
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    finally:
+        os.close(descriptor)

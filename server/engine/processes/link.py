@@ -1,0 +1,119 @@
+"""A front's end of a link with one lane, on the front's event loop."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from typing import Self
+
+import msgspec
+
+from dragoman.server.engine.api import Command, Report
+from dragoman.server.engine.processes.frames import (
+    MAX_QUEUED_BYTES,
+    READ_BYTES,
+    SIGN_OF_LIFE,
+    FrameReader,
+    framed,
+)
+
+__all__ = ["ASKING_INTERVAL_S", "MAX_UNANSWERED", "SocketLink"]
+
+ASKING_INTERVAL_S = 5.0
+"""How often a lane is asked for a sign of life. It answers between two steps."""
+MAX_UNANSWERED = 12
+"""A lane that leaves so many unanswered is given up: after 60 s. No graph that was accepted runs for longer
+(`server/engine/trial.py`). What is counted is the times asked, not the time: this process may have been stopped
+itself."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Report).decode
+
+
+class SocketLink(asyncio.BufferedProtocol):
+    """Commands to one lane, reports from it.
+
+    Attributes:
+        is_silent: whether the lane was given up because it gave no sign of life.
+    """
+
+    def __init__(
+        self,
+        on_report: Callable[[Report], object],
+        on_lost: Callable[[], object],
+        *,
+        asking_interval_s: float = ASKING_INTERVAL_S,
+    ) -> None:
+        self.is_silent = False
+        self._on_report = on_report
+        self._on_lost = on_lost
+        self._asking_interval_s = asking_interval_s
+        self._reader = FrameReader()
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._num_unanswered = 0
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._asking: asyncio.TimerHandle
+
+    @classmethod
+    async def open(
+        cls,
+        sock: socket.socket,
+        on_report: Callable[[Report], object],
+        on_lost: Callable[[], object],
+        *,
+        asking_interval_s: float = ASKING_INTERVAL_S,
+    ) -> Self:
+        """A link over `sock`. `on_lost` is called once, when the lane is gone or given up, or after `close`."""
+        loop = asyncio.get_running_loop()
+        _, link = await loop.connect_accepted_socket(
+            lambda: cls(on_report, on_lost, asking_interval_s=asking_interval_s), sock
+        )
+        return link
+
+    def send(self, commands: Sequence[Command]) -> None:
+        """Send `commands`; returns at once. After the lane is lost they go nowhere."""
+        if not self._transport.is_closing():
+            self._write(framed(_encode(commands)))
+
+    def close(self) -> None:
+        """Give the lane up: it cancels what it holds for this front."""
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by asyncio."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._asking = self._loop.call_later(self._asking_interval_s, self._ask)
+
+    def get_buffer(self, size_hint: int) -> memoryview:  # noqa: ARG002
+        """Called by asyncio."""
+        return self._buffer
+
+    def buffer_updated(self, num_bytes: int) -> None:
+        """Called by asyncio."""
+        self._num_unanswered = 0
+        for content in self._reader.feed(self._buffer[:num_bytes]):
+            if content:
+                self._on_report(_decode(content))
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  how it ended is for the host to say
+        """Called by asyncio, also after `close`."""
+        self._asking.cancel()
+        self._on_lost()
+
+    def _write(self, data: bytes) -> None:
+        self._transport.write(data)
+        if self._transport.get_write_buffer_size() > MAX_QUEUED_BYTES:
+            self._give_up()
+
+    def _ask(self) -> None:
+        if self._num_unanswered == MAX_UNANSWERED:
+            self._give_up()
+            return
+        self._num_unanswered += 1
+        self._asking = self._loop.call_later(self._asking_interval_s, self._ask)
+        self._write(SIGN_OF_LIFE)
+
+    def _give_up(self) -> None:
+        self.is_silent = True
+        self._transport.abort()

@@ -1,0 +1,40 @@
+"""What Linux offers a process beyond Python's standard library: prctl(2)."""
+
+import ctypes
+import os
+import signal
+
+__all__ = ["adopt_orphans", "die_with_parent", "name_process"]
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+_MAX_NAME_BYTES = 15
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel end this process at once when `parent` ends, however that ends.
+
+    The kernel counts the thread that made this process as its parent: call it for children of a main thread.
+    """
+    _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:  # it ended before the kernel knew
+        os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of processes whose parent, a child of this process, ends before them."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def name_process(name: str) -> None:
+    """Give this process a name for `ps` and `top`, cut to what the kernel keeps."""
+    kept = ctypes.create_string_buffer(name.encode()[:_MAX_NAME_BYTES])
+    _prctl(_PR_SET_NAME, ctypes.addressof(kept))
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(ctypes.c_int(option), *(ctypes.c_ulong(each) for each in (value, 0, 0, 0))):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,132 @@
+"""What the processes of an engine tell each other about lanes and fronts; not about sequences: that is `engine/api.py`.
+
+    server process -> host    Begin, AddFront
+    host -> server process    LoadingEnded, LoadingFailed
+    host -> front             ModelLoaded, ModelNotLoaded, LaneAdded, LaneRemoved, LoadingEnded
+    front -> host             EndLane
+    host -> lane              AddFront
+    lane -> host              LaneReady, LaneFailed
+
+Each goes in one packet of a `Channel`, some with descriptors.
+"""
+
+from typing import TypeAlias
+
+import msgspec
+
+__all__ = [
+    "AddFront",
+    "Begin",
+    "EndLane",
+    "FromFront",
+    "FromLane",
+    "LaneAdded",
+    "LaneFailed",
+    "LaneReady",
+    "LaneRemoved",
+    "LoadingEnded",
+    "LoadingFailed",
+    "ModelLoaded",
+    "ModelNotLoaded",
+    "ToFront",
+    "ToHost",
+    "ToLane",
+    "ToServer",
+]
+
+
+class Begin(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Load models; the first message to a host.
+
+    Attributes:
+        settings: of the server, as JSON.
+        versions: `name/version` of what has to be loaded, and nothing else; None: whatever is there. A host that takes
+            the place of another one loads what that one had.
+    """
+
+    settings: bytes
+    versions: list[str] | None = None
+
+
+class AddFront(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Here is the socket of one more front: to the host its channel, to a lane its link."""
+
+    front: int
+
+
+class EndLane(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The lane's process gives no sign of life: end it."""
+
+    pid: int
+
+
+class ModelLoaded(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A model is loaded and checked. Two descriptors come along: its manifest's and its tokenizer's bytes.
+
+    Attributes:
+        name: of the model.
+        version: of the model.
+        path: of its bundle, for the log.
+        facts: of its engine: JSON of what `engine/client.py` describes.
+    """
+
+    name: str
+    version: str
+    path: str
+    facts: bytes
+
+
+class ModelNotLoaded(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A folder of the models folder is not served: see `models/discovery.py`."""
+
+    name: str
+    version: str
+    reason: str
+    description: str
+
+
+class LaneAdded(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A lane waits for work. A descriptor comes along: the front's link with it."""
+
+    model: str
+    lane: int
+    pid: int
+
+
+class LaneRemoved(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A lane's process has ended; `how` for people."""
+
+    model: str
+    lane: int
+    pid: int
+    how: str
+
+
+class LoadingEnded(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """All models are loaded and their lanes wait for work."""
+
+
+class LoadingFailed(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Nothing can be served: the name of an error class of the server and the error's message."""
+
+    kind: str
+    message: str
+
+
+class LaneReady(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The lane has its rows and waits for work."""
+
+
+class LaneFailed(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The lane cannot have its rows, with the name of an error class of the server and the error's message."""
+
+    kind: str
+    message: str
+
+
+ToHost: TypeAlias = Begin | AddFront
+FromFront: TypeAlias = EndLane
+ToServer: TypeAlias = LoadingEnded | LoadingFailed
+ToFront: TypeAlias = ModelLoaded | ModelNotLoaded | LaneAdded | LaneRemoved | LoadingEnded
+ToLane: TypeAlias = AddFront
+FromLane: TypeAlias = LaneReady | LaneFailed

@@ -1,0 +1,147 @@
+"""A lane's end: commands from all fronts come in, reports go out. Nothing here waits for a front."""
+
+import select
+import socket
+from dataclasses import dataclass, field
+
+import msgspec
+
+from dragoman.server.engine.api import Cancel, Command, Failed, Finished, Report, Submit
+from dragoman.server.engine.processes.channel import Channel
+from dragoman.server.engine.processes.frames import (
+    MAX_QUEUED_BYTES,
+    READ_BYTES,
+    SIGN_OF_LIFE,
+    FrameReader,
+    framed,
+)
+from dragoman.server.engine.processes.messages import ToLane
+
+__all__ = ["SocketPort"]
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Command]).decode
+
+
+@dataclass(eq=False, slots=True)
+class _Front:
+    """A front's link, and what the front has to be answered yet."""
+
+    number: int
+    socket: socket.socket
+    reader: FrameReader = field(default_factory=FrameReader)
+    unsent: bytearray = field(default_factory=bytearray)
+    open_ids: set[int] = field(default_factory=set)
+
+
+class SocketPort:
+    """The commands for one lane, from sockets. For one thread."""
+
+    def __init__(self, host: "Channel[ToLane]") -> None:
+        """`host` hands over a socket for each front; the lane ends when the host does."""
+        self._host = host
+        self._fronts: dict[int, _Front] = {}  # by descriptor
+        self._by_number: dict[int, _Front] = {}
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._poll = select.epoll()
+        self._poll.register(host.fileno(), select.EPOLLIN)
+
+    def receive(self, *, wait: bool) -> list[tuple[int, Command]] | None:
+        """What fronts want, with each one's number; the commands of one front in their order.
+
+        Args:
+            wait: until there is something; else an empty list may be returned.
+
+        Returns:
+            None when the host is gone: the lane ends. A front that is gone has its sequences cancelled.
+        """
+        commands: list[tuple[int, Command]] = []
+        while True:
+            for descriptor, event in self._poll.poll(None if wait else 0):
+                front = self._fronts.get(descriptor)
+                if front is None:
+                    if not self._hear_host():
+                        return None
+                    continue
+                if event & select.EPOLLOUT:
+                    self._flush(front)
+                if event & ~select.EPOLLOUT:
+                    commands += self._read(front)
+            if commands or not wait:
+                return commands
+
+    def send(self, front: int, report: Report) -> None:
+        """Send `report`. Where the front does not read, the report waits in memory of a bounded size."""
+        receiver = self._by_number.get(front)
+        if receiver is None:  # it has gone
+            return
+        for event in report.events:
+            if isinstance(event, (Finished, Failed)):
+                receiver.open_ids.discard(event.id)
+        self._write(receiver, framed(_encode(report)))
+
+    def _hear_host(self) -> bool:
+        """Take the sockets of new fronts; returns False when the host is gone."""
+        try:
+            while received := self._host.receive():
+                message, descriptors = received
+                for descriptor in descriptors:
+                    link = socket.socket(fileno=descriptor)
+                    link.setblocking(False)
+                    self._fronts[descriptor] = self._by_number[message.front] = _Front(message.front, link)
+                    self._poll.register(descriptor, select.EPOLLIN)
+        except ConnectionError:
+            return False
+        return True
+
+    def _read(self, front: _Front) -> list[tuple[int, Command]]:
+        try:
+            num_bytes = front.socket.recv_into(self._buffer)
+        except BlockingIOError:
+            return []
+        except ConnectionError:
+            num_bytes = 0
+        if not num_bytes:
+            return self._drop(front)
+        commands: list[tuple[int, Command]] = []
+        for content in front.reader.feed(self._buffer[:num_bytes]):
+            if not content:
+                self._write(front, SIGN_OF_LIFE)
+                continue
+            for command in _decode(content):
+                if isinstance(command, Submit):
+                    front.open_ids.update(request.id for request in command.requests)
+                commands.append((front.number, command))
+        return commands
+
+    def _write(self, front: _Front, data: bytes) -> None:
+        if front.unsent:
+            front.unsent += data
+            if len(front.unsent) > MAX_QUEUED_BYTES:
+                front.socket.shutdown(socket.SHUT_RDWR)  # read as its end, in its turn
+            return
+        try:
+            num_sent = front.socket.send(data)
+        except BlockingIOError:
+            num_sent = 0
+        except ConnectionError:  # its end is read next
+            return
+        if num_sent < len(data):
+            front.unsent += data[num_sent:]
+            self._poll.modify(front.socket.fileno(), select.EPOLLIN | select.EPOLLOUT)
+
+    def _flush(self, front: _Front) -> None:
+        try:
+            del front.unsent[: front.socket.send(front.unsent)]
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            front.unsent.clear()
+        if not front.unsent:
+            self._poll.modify(front.socket.fileno(), select.EPOLLIN)
+
+    def _drop(self, front: _Front) -> list[tuple[int, Command]]:
+        self._poll.unregister(front.socket.fileno())
+        del self._fronts[front.socket.fileno()], self._by_number[front.number]
+        front.socket.close()
+        return [(front.number, Cancel(sorted(front.open_ids)))] if front.open_ids else []

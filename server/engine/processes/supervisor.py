@@ -1,0 +1,242 @@
+"""The server process's side of the engine's host: start it, watch it, start another one when it dies, end it."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import Protocol
+
+import structlog
+
+from dragoman.common import errors as common_errors
+from dragoman.common.errors import DragomanError, OperationError
+from dragoman.server import errors as server_errors
+from dragoman.server.engine.processes.channel import Channel, packet_pair
+from dragoman.server.engine.processes.linux import adopt_orphans
+from dragoman.server.engine.processes.logs import relay
+from dragoman.server.engine.processes.messages import AddFront, Begin, LoadingEnded, ToServer
+
+__all__ = ["MAX_FAILED_STARTS", "HostProcess", "Supervisor"]
+
+MAX_FAILED_STARTS = 3
+"""Hosts that die so often in a row before they serve are not started again: the server ends."""
+END_S = 1.0
+"""Processes that were killed are gone within this time, unless the system holds them."""
+
+_PACKAGE = __name__.rpartition(".")[0]
+
+_log = structlog.get_logger(__name__)
+
+
+class HostProcess:
+    """One host, started by the thread that calls this: it ends with that thread, so call it in the main one.
+
+    Host and lanes have a process group of their own: Ctrl-C in a terminal goes to the server alone.
+
+    Attributes:
+        channel: with the host.
+        log: the end of a socket on which host and lanes send what they log.
+    """
+
+    def __init__(self, begin: Begin, module: str) -> None:
+        """Run `main` of `module`, with the import path of this process and one thread.
+
+        Raises:
+            OperationError: the system refuses another process.
+        """
+        ours, theirs = packet_pair()
+        self.log, log_of_host = packet_pair()
+        self.log.setblocking(False)
+        numbers = [str(theirs.fileno()), str(log_of_host.fileno()), str(os.getpid())]
+        adopt_orphans()  # lanes of a host that died: else they would be zombies where process 1 does not look
+        with theirs, log_of_host:
+            try:
+                self._process = subprocess.Popen(  # noqa: S603  our own program
+                    [sys.executable, "-P", "-m", _PACKAGE, module, *numbers],
+                    stdin=subprocess.DEVNULL,
+                    stdout=2,
+                    pass_fds=(theirs.fileno(), log_of_host.fileno()),
+                    env=_environment(),
+                    process_group=0,
+                )
+            except OSError as error:
+                ours.close()
+                self.log.close()
+                raise OperationError(f"cannot start the engine's host: {error.strerror}") from error
+        self.channel: Channel[ToServer] = Channel(ours, ToServer)
+        self.channel.send(begin)
+
+    @property
+    def pid(self) -> int:
+        """The host's process, which is also the number of the group that its lanes are in."""
+        return self._process.pid
+
+    def connect(self, number: int) -> socket.socket:
+        """A front's end of a new channel with the host; `number` is of no other front.
+
+        Raises:
+            ConnectionError: the host has ended.
+        """
+        of_front, of_host = packet_pair()
+        self.channel.send(AddFront(number), [of_host.detach()])
+        return of_front
+
+    def end(self) -> str:
+        """Kill the host and its lanes and wait until they are gone; returns how the host ended, for people."""
+        self.channel.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        try:
+            code = self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            return "it does not end"
+        end_s = time.monotonic() + END_S
+        with contextlib.suppress(ChildProcessError):  # there is no lane any more
+            while time.monotonic() < end_s:
+                if os.waitpid(-self.pid, os.WNOHANG) == (0, 0):
+                    time.sleep(0.005)
+        if code >= 0:
+            return f"exit code {code}"
+        return f"killed by {signal.Signals(-code).name}"
+
+
+class Listener(Protocol):
+    """Hears what becomes of the host, on the event loop."""
+
+    def host_started(self) -> None:
+        """There is a host: `connect` each front. Called for each host but the first."""
+
+    def host_failed(self, error: DragomanError) -> None:
+        """There will be no host any more: nothing can be served."""
+
+
+class Supervisor:
+    """Keeps a host running. After `watch` for the event loop that called it."""
+
+    def __init__(self, begin: Begin, module: str) -> None:
+        """Start the first host; from the main thread.
+
+        Raises:
+            OperationError: the system refuses another process.
+        """
+        self._begin = begin
+        self._module = module
+        self._host = HostProcess(begin, module)
+        self._num_failed_starts = 0
+        self._is_closed = False
+        self._failure: DragomanError | None = None  # that the host gave as its reason to end
+        self._listener: Listener
+        self._replacing: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The present host's process."""
+        return self._host.pid
+
+    def watch(self, listener: Listener) -> None:
+        """Hear the host from now on, and have its log written."""
+        self._listener = listener
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._host.channel.fileno(), self._hear)
+        loop.add_reader(self._host.log.fileno(), self._relay)
+
+    def reload(self, versions: list[str]) -> None:
+        """Say what was loaded (`name/version`): a host that takes the place of this one loads the same."""
+        self._begin = Begin(self._begin.settings, versions)
+
+    def connect(self, number: int) -> socket.socket:
+        """As `HostProcess.connect`, with the present host."""
+        return self._host.connect(number)
+
+    async def close(self) -> None:
+        """End the host and its lanes, whatever they do."""
+        self._is_closed = True
+        if self._replacing is not None:
+            await self._replacing
+        if self._host.log.fileno() >= 0:
+            await self._end_host()
+
+    def close_at_once(self) -> None:
+        """`close` where nothing watches yet."""
+        self._host.end()
+        self._host.log.close()
+
+    def _hear(self) -> None:
+        try:
+            while received := self._host.channel.receive():
+                message, _ = received
+                if isinstance(message, LoadingEnded):
+                    self._num_failed_starts = 0
+                else:
+                    self._failure = _error(message.kind, message.message)
+        except ConnectionError:
+            if not self._is_closed:
+                self._forget()
+                self._replacing = asyncio.get_running_loop().create_task(self._replace())
+
+    def _relay(self) -> None:
+        if not relay(self._host.log):
+            asyncio.get_running_loop().remove_reader(self._host.log.fileno())
+
+    def _forget(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._host.channel.fileno())
+        loop.remove_reader(self._host.log.fileno())
+
+    async def _end_host(self) -> str:
+        """End the host and its lanes, log what they had to say; returns how the host ended."""
+        self._forget()
+        how = await asyncio.to_thread(self._host.end)
+        relay(self._host.log)
+        self._host.log.close()
+        return how
+
+    async def _replace(self) -> None:
+        """The host has ended: lanes end with it. Start another one."""
+        pid = self._host.pid
+        how = await self._end_host()
+        if self._is_closed:
+            return
+        if self._failure is not None:
+            self._listener.host_failed(self._failure)
+            return
+        _log.error("engine_host_died", pid=pid, how=how)
+        self._num_failed_starts += 1
+        if self._num_failed_starts == MAX_FAILED_STARTS:
+            self._listener.host_failed(
+                OperationError(f"the engine's host died {MAX_FAILED_STARTS} times in a row: {how}")
+            )
+            return
+        try:
+            self._host = HostProcess(self._begin, self._module)
+        except OperationError as error:
+            self._listener.host_failed(error)
+            return
+        self.watch(self._listener)
+        self._listener.host_started()
+
+
+def _environment() -> dict[str, str]:
+    """Of the host. Libraries read it when they are imported: more threads than one could not be forked."""
+    return {
+        **os.environ,
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        # It imports what this process would import, wherever that lies, and nothing else (-P).
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+
+
+def _error(kind: str, message: str) -> DragomanError:
+    """The error that another process ran into."""
+    for module in (server_errors, common_errors):
+        known = getattr(module, kind, None)
+        if isinstance(known, type) and issubclass(known, DragomanError):
+            return known(message)
+    return OperationError(message)

@@ -1,0 +1,86 @@
+"""A host of lanes that answer each sequence with its input; some inputs have them do other things instead."""
+
+import json
+import os
+import signal
+import time
+
+from dragoman.server.decoding.hypothesis import FinishReason, Hypothesis
+from dragoman.server.engine.api import Cancel, Event, Finished, LaneLoad, Report, Started
+from dragoman.server.engine.processes.entry import run_host
+from dragoman.server.engine.processes.host import Host
+from dragoman.server.engine.processes.messages import Begin, ModelLoaded, ModelNotLoaded
+from dragoman.server.engine.processes.port import SocketPort
+from dragoman.server.errors import BundleError, ResourceUnavailable
+
+CRASH, WORK, TELL_CANCELLED, EXIT, BLOAT = 1, 2, 3, 4, 5
+"""First token of an input: end with SIGSEGV; compute for ever; answer with the ids that were cancelled so far; end by
+itself; answer with 4 MiB."""
+
+
+class EchoWorker:
+    def __init__(self, port: SocketPort) -> None:
+        self._port = port
+        self._cancelled: list[int] = []
+
+    def run(self) -> None:
+        while (received := self._port.receive(wait=True)) is not None:
+            for front, command in received:
+                if isinstance(command, Cancel):
+                    self._cancelled += command.ids
+                    continue
+                for request in command.requests:
+                    answer = self._answer(request.input_ids)
+                    if answer is not None:
+                        self._port.send(front, report(request.id, answer))
+
+    def _answer(self, input_ids: tuple[int, ...]) -> tuple[int, ...] | None:
+        match input_ids[0]:
+            case 0:
+                return None
+            case 1:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case 2:
+                while True:
+                    pass
+            case 3:
+                return tuple(self._cancelled)
+            case 4:
+                raise KeyError("surprise")
+            case 5:
+                return tuple(range(1 << 20))
+        return input_ids
+
+
+def report(number: int, token_ids: tuple[int, ...]) -> Report:
+    hypothesis = Hypothesis(token_ids, FinishReason.LENGTH, 0.0, len(token_ids), 0.0)
+    events: list[Event] = [Started(number, time.monotonic(), time.monotonic(), 1)]
+    return Report([*events, Finished(number, (hypothesis,))], [], LaneLoad(0, 0))
+
+
+def load(host: Host, begin: Begin) -> None:
+    wanted = json.loads(begin.settings)
+    if wanted.get("load_s"):
+        time.sleep(wanted["load_s"])
+    if wanted.get("dies_loading"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if wanted.get("fails"):
+        raise BundleError("what is wrong with it")
+
+    def start(port: SocketPort) -> EchoWorker:
+        if wanted.get("lane_fails"):
+            raise ResourceUnavailable("no memory for rows")
+        if wanted.get("lane_dies"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return EchoWorker(port)
+
+    for name in ("echo", "other"):
+        host.tell_model(
+            ModelLoaded(name, "1", "/models", b"{}"), b"manifest of " + name.encode(), b"t" * 300_000
+        )
+        host.add_lanes(name, wanted["num_lanes"], start)
+    host.tell(ModelNotLoaded("third", "1", "broken", "it is"))
+
+
+def main() -> None:
+    run_host(load)

@@ -1,0 +1,425 @@
+"""The host, its lanes and its fronts: started, killed, replaced, ended; with lanes that answer with their input."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import structlog
+from tests.integration import echo_host
+from tests.integration.serving import PATIENCE_S, eventually
+
+from dragoman.common.errors import DragomanError
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.engine.api import Cancel, Finished, Report, Request, Submit
+from dragoman.server.engine.processes import link as link_module
+from dragoman.server.engine.processes import supervisor as supervisor_module
+from dragoman.server.engine.processes.connection import HostConnection
+from dragoman.server.engine.processes.link import SocketLink
+from dragoman.server.engine.processes.messages import (
+    Begin,
+    LaneAdded,
+    LaneRemoved,
+    ModelLoaded,
+    ModelNotLoaded,
+)
+from dragoman.server.engine.processes.supervisor import Supervisor
+from dragoman.server.errors import BundleError, ResourceUnavailable
+
+MODULE = "tests.integration.echo_host"
+PARAMETERS = DecodingParameters(max_tokens=8)
+LaneKey = tuple[str, int]
+
+
+def begin(num_lanes: int = 2, **options: Any) -> Begin:
+    return Begin(json.dumps({"num_lanes": num_lanes, **options}).encode())
+
+
+class Front:
+    """A front that remembers what it hears."""
+
+    def __init__(self, asking_interval_s: float = 5.0) -> None:
+        self.models: dict[str, tuple[bytes, bytes]] = {}
+        self.not_loaded: list[str] = []
+        self.pids: dict[LaneKey, int] = {}
+        self.links: dict[LaneKey, SocketLink] = {}
+        self.removed: list[LaneRemoved] = []
+        self.answers: dict[int, tuple[int, ...]] = {}
+        self.num_lost_links = 0
+        self.loaded = asyncio.Event()
+        self.connection: HostConnection
+        self._asking_interval_s = asking_interval_s
+        self._opening: set[asyncio.Task[None]] = set()
+
+    def connect(self, sock: socket.socket) -> None:
+        self.connection = HostConnection(sock, self)
+
+    def model_loaded(self, model: ModelLoaded, manifest: bytes, tokenizer: bytes) -> None:
+        self.models[model.name] = (manifest, tokenizer)
+
+    def model_not_loaded(self, model: ModelNotLoaded) -> None:
+        self.not_loaded.append(model.name)
+
+    def lane_added(self, lane: LaneAdded, link: socket.socket) -> None:
+        self._opening.add(asyncio.create_task(self._open(lane, link)))
+
+    async def _open(self, lane: LaneAdded, sock: socket.socket) -> None:
+        key = (lane.model, lane.lane)
+        link = await SocketLink.open(
+            sock,
+            self._hear,
+            lambda: self._lose(key, lane.pid),
+            asking_interval_s=self._asking_interval_s,
+        )
+        self.links[key], self.pids[key] = link, lane.pid
+
+    def _lose(self, key: LaneKey, pid: int) -> None:
+        self.num_lost_links += 1
+        if self.links[key].is_silent:
+            self.connection.end_lane(pid)
+
+    def lane_removed(self, lane: LaneRemoved) -> None:
+        self.removed.append(lane)
+
+    def loading_ended(self) -> None:
+        self.loaded.set()
+
+    def _hear(self, report: Report) -> None:
+        for event in report.events:
+            if isinstance(event, Finished):
+                self.answers[event.id] = event.hypotheses[0].token_ids
+
+    def ask(self, number: int, *input_ids: int, lane: LaneKey = ("echo", 0)) -> None:
+        self.links[lane].send([Submit([Request(number, 1, input_ids, PARAMETERS)])])
+
+    async def answer(self, number: int, *input_ids: int, lane: LaneKey = ("echo", 0)) -> tuple[int, ...]:
+        self.ask(number, *input_ids, lane=lane)
+        await eventually(lambda: number in self.answers)
+        return self.answers[number]
+
+
+class Engine:
+    """A host in the care of a supervisor, and fronts."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.supervisor = supervisor
+        self.fronts: list[Front] = []
+        self.num_started = 0
+        self.failures: list[DragomanError] = []
+
+    def host_started(self) -> None:
+        self.num_started += 1
+        for number, front in enumerate(self.fronts):
+            front.connect(self.supervisor.connect(number))
+
+    def host_failed(self, error: DragomanError) -> None:
+        self.failures.append(error)
+
+    async def front(self, num_lanes: int = 2, **options: Any) -> Front:
+        front = Front(**options)
+        front.connect(self.supervisor.connect(len(self.fronts)))
+        self.fronts.append(front)
+        await asyncio.wait_for(front.loaded.wait(), PATIENCE_S)
+        await eventually(lambda: len(front.links) == 2 * num_lanes)
+        return front
+
+
+@contextlib.asynccontextmanager
+async def engine(start: Begin) -> AsyncIterator[Engine]:
+    supervisor = Supervisor(start, MODULE)
+    held = Engine(supervisor)
+    supervisor.watch(held)
+    try:
+        yield held
+    finally:
+        pid = supervisor.pid
+        await supervisor.close()
+        assert members(pid) == []
+
+
+def members(group: int) -> list[int]:
+    """Processes of a group, zombies included."""
+    return [each.pid for each in psutil.process_iter() if group_of(each.pid) == group]
+
+
+def group_of(pid: int) -> int | None:
+    with contextlib.suppress(ProcessLookupError):
+        return os.getpgid(pid)
+    return None
+
+
+def open_files() -> Counter[str]:
+    kinds = (str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+    return Counter(kind.partition(":")[0] for kind in kinds)
+
+
+async def test_fronts_hear_of_models_and_reach_every_lane() -> None:
+    async with engine(begin()) as held:
+        first = await held.front()
+        late = await held.front()  # as one that is started anew
+        for front in (first, late):
+            assert front.models == {
+                "echo": (b"manifest of echo", b"t" * 300_000),
+                "other": (b"manifest of other", b"t" * 300_000),
+            }
+            assert front.not_loaded == ["third"]
+        assert first.pids == late.pids
+        assert len(set(first.pids.values())) == 4
+        for front in (first, late):
+            for number, lane in enumerate(front.links):
+                assert await front.answer(number, 7, number, lane=lane) == (7, number)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+async def test_a_lane_that_dies_is_replaced_and_nothing_else_is_touched(how: signal.Signals) -> None:
+    with structlog.testing.capture_logs() as log:
+        async with engine(begin()) as held:
+            front = await held.front()
+            before = dict(front.pids)
+            began = time.monotonic()
+            os.kill(before["echo", 1], how)
+            await eventually(lambda: front.pids["echo", 1] != before["echo", 1])
+            print(f"replaced within {1000 * (time.monotonic() - began):.0f} ms")
+            assert await front.answer(1, 9, lane=("echo", 1)) == (9,)
+            assert await front.answer(2, 9, lane=("echo", 0)) == (9,)
+            assert {lane: pid for lane, pid in front.pids.items() if lane != ("echo", 1)} == {
+                lane: pid for lane, pid in before.items() if lane != ("echo", 1)
+            }
+            [removed] = front.removed
+            assert (removed.lane, removed.pid, removed.how) == (1, before["echo", 1], f"killed by {how.name}")
+            assert front.num_lost_links == 1
+            assert not psutil.pid_exists(before["echo", 1])
+    [died] = [each for each in log if each["event"] == "lane_died"]
+    assert (died["model"], died["lane"], died["how"]) == ("echo", 1, f"killed by {how.name}")
+
+
+async def test_what_a_lane_raises_reaches_the_servers_log() -> None:
+    with structlog.testing.capture_logs() as log:
+        async with engine(begin()) as held:
+            front = await held.front()
+            before = dict(front.pids)
+            front.ask(1, echo_host.EXIT)
+            await eventually(lambda: front.pids["echo", 0] != before["echo", 0])
+    [failed] = [each for each in log if each["event"] == "lane_failed"]
+    assert (failed["model"], failed["lane"], failed["log_level"]) == ("echo", 0, "error")
+    assert "KeyError: 'surprise'" in failed["exception"]
+
+
+async def test_a_host_that_dies_is_replaced_with_its_lanes() -> None:
+    with structlog.testing.capture_logs() as log:
+        async with engine(begin()) as held:
+            fronts = [await held.front(), await held.front()]
+            files, first, before = open_files(), held.supervisor.pid, dict(fronts[0].pids)
+            for front in fronts:
+                front.loaded.clear()
+            began = time.monotonic()
+            os.kill(first, signal.SIGKILL)
+            for front in fronts:
+                await asyncio.wait_for(front.loaded.wait(), PATIENCE_S)
+                await eventually(lambda front=front: not set(front.pids.values()) & set(before.values()))  # type: ignore[misc]
+            print(f"replaced within {1000 * (time.monotonic() - began):.0f} ms")
+            assert members(first) == []
+            for number, front in enumerate(fronts):
+                assert front.num_lost_links == 4
+                assert await front.answer(number, 9) == (9,)
+            assert open_files() == files
+            assert held.num_started == 1
+    [died] = [each for each in log if each["event"] == "engine_host_died"]
+    assert (died["pid"], died["how"]) == (first, "killed by SIGKILL")
+
+
+async def test_many_deaths_leave_nothing_behind() -> None:
+    async with engine(begin()) as held:
+        front = await held.front()
+        files = open_files()
+        host = psutil.Process(held.supervisor.pid)
+        num_of_host = host.num_fds()
+        for death in range(30):
+            lane = ("echo", death % 2)
+            pid = front.pids[lane]
+            os.kill(pid, signal.SIGKILL)
+            await eventually(lambda lane=lane, pid=pid: front.pids[lane] != pid)  # type: ignore[misc]
+        assert await front.answer(1, 9) == (9,)
+        assert open_files() == files
+        assert host.num_fds() == num_of_host
+        assert sorted(members(host.pid)) == sorted([host.pid, *front.pids.values()])
+
+
+async def test_a_front_that_goes_is_forgotten_and_its_sequences_are_cancelled() -> None:
+    async with engine(begin()) as held:
+        leaving, staying = await held.front(), await held.front()
+        num_of_lane = psutil.Process(staying.pids["echo", 0]).num_fds()
+        num_of_host = psutil.Process(held.supervisor.pid).num_fds()
+        leaving.ask(41, 0)
+        leaving.ask(42, 0)
+        assert await leaving.answer(43, 9) == (9,)
+        leaving.links["echo", 0].send([Cancel([41])])
+        leaving.connection.close()
+        for link in leaving.links.values():
+            link.close()
+        lane = psutil.Process(staying.pids["echo", 0])
+        await eventually(lambda: lane.num_fds() == num_of_lane - 1)
+        await eventually(lambda: psutil.Process(held.supervisor.pid).num_fds() == num_of_host - 1)
+        assert await staying.answer(1, echo_host.TELL_CANCELLED) == (
+            41,
+            41,
+            42,
+        )  # it is harmless to cancel again
+
+
+async def test_large_requests_and_answers_pass() -> None:
+    async with engine(begin()) as held:
+        front = await held.front()
+        tokens = tuple(range(6, 1 << 20))
+        assert await front.answer(1, *tokens) == tokens
+        assert await front.answer(2, echo_host.BLOAT) == tuple(range(1 << 20))
+
+
+async def test_a_lane_that_gives_no_sign_of_life_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "MAX_UNANSWERED", 3)
+    async with engine(begin()) as held:
+        front = await held.front(asking_interval_s=0.1)
+        before = dict(front.pids)
+        os.kill(before["echo", 0], signal.SIGSTOP)
+        front.ask(1, echo_host.WORK, lane=("echo", 1))
+        for _ in range(100):  # more than its socket holds: the event loop goes on
+            front.ask(2, *range(6, 4096))
+        assert await front.answer(3, 9, lane=("other", 0)) == (9,)
+        for lane in (("echo", 0), ("echo", 1)):
+            await eventually(lambda lane=lane: front.pids[lane] != before[lane])  # type: ignore[misc]
+            assert await front.answer(4 + lane[1], 9, lane=lane) == (9,)
+        assert front.pids["other", 0] == before["other", 0]
+
+
+async def test_a_lane_that_never_reads_is_given_up_before_it_takes_all_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link_module, "MAX_QUEUED_BYTES", 1 << 20)
+    async with engine(begin()) as held:
+        front = await held.front()
+        pid = front.pids["echo", 0]
+        os.kill(pid, signal.SIGSTOP)
+        while not front.links["echo", 0].is_silent:
+            front.ask(1, *range(6, 4096))
+        await eventually(lambda: front.pids["echo", 0] != pid)
+        assert await front.answer(2, 9) == (9,)
+
+
+async def test_a_front_that_never_reads_holds_up_no_lane() -> None:
+    async with engine(begin(num_lanes=1)) as held:
+        stuck, other = await held.front(1), await held.front(1)
+        transport = stuck.links["echo", 0]._transport
+        transport.pause_reading()
+        for number in range(20):  # of each 4 MiB and some
+            stuck.ask(number, echo_host.BLOAT)
+        assert await other.answer(1, 9) == (9,)
+        pid = other.pids["echo", 0]
+        await eventually(lambda: stuck.links["echo", 0]._transport.is_closing() or not transport.is_reading())
+        transport.resume_reading()  # more than MAX_QUEUED_BYTES was unread: the lane has cut it off
+        await eventually(lambda: stuck.num_lost_links == 1)
+        assert await other.answer(2, 9) == (9,)
+        assert other.pids["echo", 0] == pid
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "said"),
+    [
+        ({"fails": True}, BundleError, "what is wrong with it"),
+        ({"lane_fails": True}, ResourceUnavailable, "no memory for rows"),
+        ({"lane_dies": True}, ResourceUnavailable, "could not start 5 times in a row: killed by SIGSEGV"),
+        ({"dies_loading": True}, DragomanError, "the engine's host died 3 times in a row: killed by SIGSEGV"),
+    ],
+)
+async def test_what_cannot_start_is_one_error(
+    options: dict[str, Any], kind: type[DragomanError], said: str
+) -> None:
+    with structlog.testing.capture_logs() as log:
+        async with engine(begin(**options)) as held:
+            await eventually(lambda: bool(held.failures))
+            [error] = held.failures
+            assert isinstance(error, kind)
+            assert said in str(error)
+            if kind is not DragomanError:
+                assert held.num_started == 0
+    assert sum(each["event"] == "engine_host_died" for each in log) == (3 if kind is DragomanError else 0)
+
+
+PARENT = """
+import asyncio, sys, time
+from tests.integration.test_engine_processes import begin, Supervisor, Engine, MODULE, echo_host
+
+async def main():
+    supervisor = Supervisor(begin(**{options!r}), MODULE)
+    held = Engine(supervisor)
+    supervisor.watch(held)
+    if {waits}:
+        front = await held.front()
+        front.ask(1, echo_host.WORK)  # a step that never ends
+        await front.answer(2, 9, lane=("echo", 1))
+    print(supervisor.pid, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def ends_with(act: Callable[["subprocess.Popen[str]"], object], *, loading: bool = False) -> float:
+    """Start a server process with a host and have `act` end it; returns how long host and lanes then lived."""
+    options = {"load_s": 60} if loading else {}
+    program = PARENT.format(options=options, waits=not loading)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        host = int(process.stdout.readline())
+        assert len(members(host)) == (1 if loading else 5)
+        act(process)
+        process.wait(PATIENCE_S)
+        began = time.monotonic()
+        while members(host):
+            with contextlib.suppress(
+                ChildProcessError
+            ):  # a server that ran in this process has it adopt orphans
+                os.waitpid(-host, os.WNOHANG)
+            assert time.monotonic() < began + PATIENCE_S
+        return time.monotonic() - began
+
+
+@pytest.mark.parametrize("loading", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_survives_the_server(number: signal.Signals, *, loading: bool) -> None:
+    assert ends_with(lambda process: process.send_signal(number), loading=loading) < 1.0
+
+
+async def test_signals_of_the_terminal_and_of_a_service_manager_are_the_servers_alone() -> None:
+    async with engine(begin()) as held:
+        front = await held.front()
+        before = dict(front.pids)
+        assert os.getpgid(held.supervisor.pid) != os.getpgid(0)  # Ctrl-C does not even reach them
+        for pid in (held.supervisor.pid, *before.values()):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                os.kill(pid, number)
+        for place, lane in enumerate(front.links):
+            assert await front.answer(place, 9, lane=lane) == (9,)
+        assert front.pids == before
+
+
+async def test_the_host_is_one_thread_of_the_servers_python() -> None:
+    async with engine(begin()) as held:
+        await held.front()
+        host = psutil.Process(held.supervisor.pid)
+        assert host.num_threads() == 1
+        assert host.cmdline()[-5:-3] == ["dragoman.server.engine.processes", MODULE]
+        assert supervisor_module._environment()["PYTHONPATH"].split(os.pathsep) == sys.path
