@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dragoman.server.bundle.reader import GraphRecord, Manifest
 from dragoman.server.execution.kernels import Arrays, copy_rows
-from dragoman.server.execution.prefix_cache import PrefixCache
+from dragoman.server.execution.prefix_cache import BLOCK_TOKENS, PrefixCache
 
 __all__ = ["LAST", "SMALL_INPUTS", "Arena", "Buffer", "HostArena", "row_bytes"]
 
@@ -244,8 +244,18 @@ class HostArena(Arena):
 
     def load_prefix(self, cache: PrefixCache, row: int, token_ids: Sequence[int]) -> int:
         """As `Arena.load_prefix`."""
-        return cache.load(token_ids, [array[row] for array in self.caches.values()])
+        with cache.known(token_ids) as blocks:
+            for position, block in enumerate(blocks):
+                for stored, part in zip(block, self._block(row, position), strict=True):
+                    part[:] = stored
+        return len(blocks) * BLOCK_TOKENS
 
     def store_prefix(self, cache: PrefixCache, row: int, token_ids: Sequence[int]) -> None:
         """As `Arena.store_prefix`."""
-        cache.store(token_ids, [array[row] for array in self.caches.values()])
+        if cache.max_blocks:
+            cache.store(token_ids, self._block(row, len(token_ids) // BLOCK_TOKENS - 1))
+
+    def _block(self, row: int, position: int) -> list[NDArray[np.floating]]:
+        """Views of block number `position` of a row, one of each cache."""
+        tokens = slice(position * BLOCK_TOKENS, (position + 1) * BLOCK_TOKENS)
+        return [array[row, :, tokens] for array in self.caches.values()]

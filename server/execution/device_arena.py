@@ -29,6 +29,10 @@ ROW_GRAPHS = ("copy_tokens", "fill_tokens", "read_tokens")
 """Graphs that only an arena on a device runs."""
 
 
+_STAGED_BLOCKS = 8
+"""Blocks of a prefix that cross together: a run that copies them costs more than their copy."""
+
+
 class _Table:
     """All caches of one kind, behind each other: (caches, rows, kv heads, capacity, head size).
 
@@ -71,6 +75,29 @@ class _Table:
         return self._heads + np.arange(tokens.start, tokens.stop)
 
 
+class _Staging:
+    """Memory here and on the device, through which blocks of one row cross.
+
+    Attributes:
+        addresses: where the part of each cache lies on the device.
+    """
+
+    def __init__(
+        self, num_caches: int, shape: tuple[int, ...], dtype: np.dtype[np.floating], device: str
+    ) -> None:
+        """`shape` is that of a cache's part: (kv heads, tokens, head size)."""
+        self._host = np.zeros((num_caches, *shape), dtype)
+        self._device = ort.OrtValue.ortvalue_from_numpy(self._host.copy(), device, 0)
+        cache_bytes = self._host.nbytes // num_caches
+        self.addresses = [self._device.data_ptr() + index * cache_bytes for index in range(num_caches)]
+
+    def upload(self, blocks: Sequence[NDArray[np.floating]]) -> None:
+        """Bring blocks (caches, kv heads, tokens, head size), as many as there is room for, to the device."""
+        for position, block in enumerate(blocks):
+            self._host[:, :, position * BLOCK_TOKENS : (position + 1) * BLOCK_TOKENS] = block
+        self._device.update_inplace(self._host)
+
+
 class DeviceArena(Arena):
     """The caches and a copy of the step's small inputs on `device`; those inputs themselves stay numpy arrays.
 
@@ -100,6 +127,7 @@ class DeviceArena(Arena):
             for name in SMALL_INPUTS
         }
         self._bindings: dict[tuple[str, str], ort.IOBinding] = {}
+        self._stagings: dict[int, _Staging] = {}  # by blocks: two at most
 
     def upload(self, num_rows: int) -> None:
         """Bring the device's copy of the small inputs up to date, before a step of the first `num_rows` rows.
@@ -137,15 +165,18 @@ class DeviceArena(Arena):
         """As `Arena.keep`, of all that were computed; padding is copied too, to where no row looks."""
         assert list(places) == list(range(len(rows))), "nothing is read ahead on a device"
         for kind in dict.fromkeys(self._kinds[name] for name in computed):
-            table = self._tables[kind]
-            most = 1 if kind == LAST else max(num_tokens)
-            binding = self._binding("fill_tokens", kind)
-            for index, name in enumerate(table.names):
-                shape, address = table.tokens_shape(len(rows), most), computed[name].data_ptr()
-                binding.bind_input(f"computed_{index}", self.device, 0, self.dtype, shape, address)
-            binding.bind_cpu_input("targets", table.bases(rows))
-            binding.bind_cpu_input("offsets", table.offsets(range(most)))
-            self._sessions["fill_tokens"].run_with_iobinding(binding)
+            addresses = [computed[name].data_ptr() for name in self._tables[kind].names]
+            self._fill(kind, rows, range(1 if kind == LAST else max(num_tokens)), addresses)
+
+    def _fill(self, kind: str, rows: Sequence[int], tokens: range, addresses: Sequence[int]) -> None:
+        """Copy what lies at `addresses`, one for each cache of a kind, to these tokens of rows."""
+        table, binding = self._tables[kind], self._binding("fill_tokens", kind)
+        shape = table.tokens_shape(len(rows), len(tokens))
+        for index, address in enumerate(addresses):
+            binding.bind_input(f"computed_{index}", self.device, 0, self.dtype, shape, address)
+        binding.bind_cpu_input("targets", table.bases(rows))
+        binding.bind_cpu_input("offsets", table.offsets(tokens))
+        self._sessions["fill_tokens"].run_with_iobinding(binding)
 
     def _copy_caches(self, kind: str, sources: Sequence[int], targets: Sequence[int]) -> None:
         """As `Arena._copy_caches`, of every row as many tokens as the longest has."""
@@ -157,38 +188,39 @@ class DeviceArena(Arena):
             self._sessions["copy_tokens"].run_with_iobinding(binding)
 
     def load_prefix(self, cache: PrefixCache, row: int, token_ids: Sequence[int]) -> int:
-        """As `Arena.load_prefix`."""
-        whole = self._staging()
-        num_tokens = cache.load(token_ids, list(whole.values()))
-        if num_tokens:
-            known = {
-                name: ort.OrtValue.ortvalue_from_numpy(
-                    np.ascontiguousarray(array[:, :num_tokens]), self.device, 0
-                )
-                for name, array in whole.items()
-            }
-            self.keep([row], [num_tokens], known, [0])
-        return num_tokens
+        """As `Arena.load_prefix`, through memory of a fixed size, `_STAGED_BLOCKS` blocks at a time."""
+        [kind] = self._tables  # a model that generates has no other
+        with cache.known(token_ids) as blocks:
+            position = 0
+            while position < len(blocks):
+                num_blocks = _STAGED_BLOCKS if len(blocks) - position >= _STAGED_BLOCKS else 1
+                staging = self._staging(num_blocks)
+                staging.upload(blocks[position : position + num_blocks])
+                tokens = range(position * BLOCK_TOKENS, (position + num_blocks) * BLOCK_TOKENS)
+                self._fill(kind, [row], tokens, staging.addresses)
+                position += num_blocks
+        return len(blocks) * BLOCK_TOKENS
 
     def store_prefix(self, cache: PrefixCache, row: int, token_ids: Sequence[int]) -> None:
         """As `Arena.store_prefix`."""
         if not cache.max_blocks:
             return
-        tokens = range(len(token_ids) - BLOCK_TOKENS, len(token_ids))
-        [(kind, table)] = self._tables.items()  # a model that generates has no other
+        [(kind, table)] = self._tables.items()
         binding = self._binding("read_tokens", kind)
         binding.bind_cpu_input("sources", table.bases([row]))
-        binding.bind_cpu_input("offsets", table.offsets(tokens))
+        binding.bind_cpu_input("offsets", table.offsets(range(len(token_ids) - BLOCK_TOKENS, len(token_ids))))
         self._sessions["read_tokens"].run_with_iobinding(binding)
-        [blocks] = binding.copy_outputs_to_cpu()
-        whole = self._staging()
-        for array, block in zip(whole.values(), blocks, strict=True):
-            array[:, tokens.start : tokens.stop] = block
-        cache.store(token_ids, list(whole.values()))
+        [block] = binding.copy_outputs_to_cpu()
+        cache.store(token_ids, block)
 
-    def _staging(self) -> dict[str, np.ndarray]:
-        """One row's caches in the host's memory, to hand to and take from the prefix cache."""
-        return {name: np.empty(shape[1:], self.dtype) for name, shape in self._shapes.items()}
+    def _staging(self, num_blocks: int) -> "_Staging":
+        staging = self._stagings.get(num_blocks)
+        if staging is None:
+            [table] = self._tables.values()
+            _, *shape = table.tokens_shape(1, num_blocks * BLOCK_TOKENS)
+            staging = _Staging(len(table.names), tuple(shape), self.dtype, self.device)
+            self._stagings[num_blocks] = staging
+        return staging
 
     def _binding(self, graph: str, kind: str) -> ort.IOBinding:
         """What is bound of one of the graphs to the caches of a kind, for good."""

@@ -7,7 +7,8 @@ themselves, never by a hash alone. When memory is full, the block used longest a
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,30 +72,26 @@ class PrefixCache:
         """Bytes of keys and values held."""
         return len(self._by_use) * self._block_bytes
 
-    def load(self, token_ids: Sequence[int], caches: Sequence[NDArray[np.floating]]) -> int:
-        """Copy the longest known prefix of `token_ids`, in whole blocks, to the start of one row's caches.
+    @contextmanager
+    def known(self, token_ids: Sequence[int]) -> Iterator[list[NDArray[np.floating]]]:
+        """The blocks of the longest known prefix of `token_ids`, first to last; they are valid within the `with`.
 
-        Args:
-            token_ids: the tokens that the row will hold.
-            caches: of each layer keys and values, (kv heads, capacity, head size), always in the same order.
-
-        Returns:
-            The number of tokens copied.
+        Each is (caches, kv heads, tokens, head size), the caches in the order in which they were stored.
         """
         with self._lock:
             path = self._find(token_ids)
             self._touch(path)
-            for position, block in enumerate(path):
-                tokens = self._tokens(position)
-                for cache, stored in zip(caches, self._storage[block.index], strict=True):
-                    cache[:, tokens] = stored
-        return len(path) * self._block_tokens
+            yield [self._storage[block.index] for block in path]
 
-    def store(self, token_ids: Sequence[int], caches: Sequence[NDArray[np.floating]]) -> None:
-        """Keep the last block of `token_ids`, a whole number of blocks that one row's caches begin with.
+    def store(self, token_ids: Sequence[int], block: Iterable[NDArray[np.floating]]) -> None:
+        """Keep the last block of `token_ids`, a whole number of blocks.
 
         Nothing is kept where the block is known, where the blocks before it are gone, or where the prefix alone
         fills the memory.
+
+        Args:
+            token_ids: the tokens of the block, after those of all blocks before it.
+            block: of each layer keys and values, (kv heads, tokens, head size), always in the same order.
         """
         assert token_ids, "an empty prefix needs no keeping"
         assert len(token_ids) % self._block_tokens == 0, "only whole blocks are kept"
@@ -108,12 +105,11 @@ class PrefixCache:
             index = self._take_index(parent)
             if index is None:
                 return
-            tokens = self._tokens(position)
-            for cache, stored in zip(caches, self._storage[index], strict=True):
-                stored[:] = cache[:, tokens]
-            block = _Block(token_ids=tuple(token_ids[tokens]), parent=parent, index=index)
-            parent.children[block.token_ids] = block
-            self._touch([*path, block])
+            for stored, cache in zip(self._storage[index], block, strict=True):
+                stored[:] = cache
+            kept = _Block(token_ids=tuple(token_ids[self._tokens(position)]), parent=parent, index=index)
+            parent.children[kept.token_ids] = kept
+            self._touch([*path, kept])
 
     def count(self, *, num_reused: int, num_computed: int) -> None:
         """A prompt was started with so many tokens from here and so many run."""

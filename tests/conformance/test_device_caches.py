@@ -2,6 +2,7 @@
 
 import json
 import random
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,40 @@ def test_rows_are_started_copied_and_forked_alike(bundle: str) -> None:
     for index in range(6):
         assert row(device, index) == row(host, index)
     np.testing.assert_array_equal(device.decode(6).log_probabilities, host.decode(6).log_probabilities)
+
+
+def test_prefixes_cross_to_a_device_and_back_in_memory_of_a_fixed_size() -> None:
+    """A whole row was reserved for each prompt that was found, and for each block that was kept."""
+    backend = load("halves/count/1" + ON_DEVICE).with_prefix_cache(LARGE)
+    rows = backend.rows(2)
+    arena, cache = rows.arena, backend.prefix_cache
+    row_bytes = sum(int(np.prod(shape[1:])) for shape in arena._shapes.values()) * arena.dtype.itemsize
+    prompts = [random_prompt(random.Random(seed), backend, 7 * BLOCK_TOKENS + 1) for seed in (1, 2)]
+    for prompt in prompts:
+        rows.start([0], [Source(prompt)])
+    tracemalloc.start()
+    try:
+        assert arena.load_prefix(cache, 1, prompts[0]) == 7 * BLOCK_TOKENS
+        arena.store_prefix(cache, 1, prompts[0][: 3 * BLOCK_TOKENS])
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < row_bytes // 2, "of eight blocks in a row, less than four"
+
+
+def test_a_long_prefix_crosses_in_groups_of_blocks_and_is_the_computed_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dragoman.server.execution.device_arena._STAGED_BLOCKS", 3)
+    backend = load("halves/count/1" + ON_DEVICE).with_prefix_cache(LARGE)
+    rows = backend.rows(2)
+    for num_blocks in (1, 3, 5, 7):
+        prompt = random_prompt(random.Random(num_blocks), backend, num_blocks * BLOCK_TOKENS + 9)
+        rows.start([0], [Source(prompt)])
+        num_reused = backend.prefix_cache.num_reused_tokens
+        rows.start([1], [Source(prompt)])
+        assert backend.prefix_cache.num_reused_tokens - num_reused == num_blocks * BLOCK_TOKENS
+        assert row(rows, 1) == row(rows, 0)
 
 
 def test_a_cache_of_halves_takes_half_the_memory() -> None:

@@ -25,17 +25,10 @@ def new_cache(num_blocks: int) -> PrefixCache:
     return PrefixCache(num_blocks * BLOCK_BYTES + BLOCK_BYTES - 1, SHAPE, FLOAT)
 
 
-def empty() -> list[NDArray[np.float32]]:
-    return [np.zeros((2, CAPACITY, 3), np.float32) for _ in range(4)]
-
-
-def computed(token_ids: Prefix) -> list[NDArray[np.float32]]:
-    """A row's caches: what stands at a position depends on all tokens up to it, as attention has it."""
-    caches = empty()
-    for position in range(len(token_ids)):
-        for cache, state in zip(caches, last_states(token_ids[: position + 1]), strict=True):
-            cache[:, position] = state
-    return caches
+def last_block(token_ids: Prefix) -> NDArray[np.float32]:
+    """What stands at a position depends on all tokens up to it, as attention has it."""
+    ends = range(len(token_ids) - BLOCK + 1, len(token_ids) + 1)
+    return np.stack([last_states(token_ids[:end]) for end in ends], axis=2)
 
 
 @functools.cache
@@ -45,18 +38,16 @@ def last_states(token_ids: Prefix) -> NDArray[np.float32]:
 
 def load(cache: PrefixCache, token_ids: Prefix) -> int:
     """The number of tokens found, which must be the right ones and nothing more."""
-    row = empty()
-    num_tokens = cache.load(token_ids, row)
-    for got, expected in zip(row, computed(token_ids[:num_tokens]), strict=True):
-        np.testing.assert_array_equal(got, expected)
-    return num_tokens
+    with cache.known(token_ids) as blocks:
+        for end, block in enumerate(blocks, 1):
+            np.testing.assert_array_equal(block, last_block(token_ids[: end * BLOCK]))
+    return len(blocks) * BLOCK
 
 
 def store(cache: PrefixCache, token_ids: Prefix) -> None:
     """Store every block of a prompt, as they come to be computed."""
-    row = computed(token_ids)
     for end in range(BLOCK, len(token_ids) + 1, BLOCK):
-        cache.store(token_ids[:end], row)
+        cache.store(token_ids[:end], last_block(token_ids[:end]))
 
 
 def test_whole_blocks_of_the_longest_known_prefix_come_back() -> None:
@@ -77,11 +68,10 @@ def test_tokens_with_the_same_hash_are_told_apart() -> None:
     first, second = (-1, 7), (-2, 7)  # hash(-1) == hash(-2) in CPython, and so are those of the tuples
     assert hash(first) == hash(second)
     cache = new_cache(4)
-    row = empty()
-    row[0][:] = 5
-    cache.store(first, row)
-    assert cache.load(second, empty()) == 0
-    assert cache.load(first, empty()) == BLOCK
+    cache.store(first, np.zeros(SHAPE, np.float32))
+    for token_ids, num_blocks in ((second, 0), (first, 1)):
+        with cache.known(token_ids) as blocks:
+            assert len(blocks) == num_blocks
 
 
 def test_the_prefix_unused_for_longest_goes_leaves_first() -> None:
@@ -106,7 +96,7 @@ def test_a_block_whose_prefix_went_meanwhile_is_not_kept() -> None:
     cache = new_cache(1)
     store(cache, (1, 1))
     store(cache, (2, 2))
-    cache.store((1, 1, 3, 3), computed((1, 1, 3, 3)))
+    cache.store((1, 1, 3, 3), last_block((1, 1, 3, 3)))
     assert load(cache, (1, 1, 3, 3)) == 0
     assert load(cache, (2, 2)) == 2
 
@@ -120,7 +110,7 @@ def test_without_room_for_a_block_nothing_is_kept(max_bytes: int) -> None:
 
 def test_only_whole_blocks_are_kept() -> None:
     with pytest.raises(AssertionError, match="whole blocks"):
-        new_cache(2).store((1, 2, 3), empty())
+        new_cache(2).store((1, 2, 3), last_block((1, 2, 3)))
 
 
 @dataclass
@@ -174,7 +164,7 @@ def test_any_history_is_that_of_the_naive_model(num_blocks: int, history: list[t
             continue
         first = BLOCK if action == "store" else max(BLOCK, len(whole))
         for end in range(first, len(whole) + 1, BLOCK):
-            cache.store(whole[:end], computed(whole))
+            cache.store(whole[:end], last_block(whole[:end]))
             naive.store(whole[:end])
         assert cache.num_bytes == len(naive.used) * BLOCK_BYTES <= num_blocks * BLOCK_BYTES
     for prefix in list(naive.used):
