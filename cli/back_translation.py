@@ -217,7 +217,7 @@ def _file_texts(name: str) -> _Texts:
 
 
 def _training_texts(bundle: Bundle, data: Path | None) -> _Texts:
-    corpus = corpus_of(bundle.manifest.provenance, data, source=str(bundle.path))
+    corpus = corpus_of(bundle.manifest.provenance, data, task=bundle.manifest.task, source=str(bundle.path))
 
     def pairs() -> Iterator[Pair]:
         return (example for example in corpus.train if isinstance(example, Pair))

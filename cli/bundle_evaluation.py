@@ -80,7 +80,7 @@ def _translation(
 
 def _generation(backend: Backend, data: Path | None, limit: int | None, progress: Progress) -> Evaluation:
     bundle = backend.bundle
-    corpus = corpus_of(bundle.manifest.provenance, data, source=str(bundle.path))
+    corpus = corpus_of(bundle.manifest.provenance, data, task="generation", source=str(bundle.path))
     documents = [document for document in corpus.held_out[:limit] if isinstance(document, str)]
     progress("scoring", 0, 1)
     begin_s = time.perf_counter()

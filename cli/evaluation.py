@@ -96,19 +96,28 @@ class Evaluation:
     seconds: float
 
 
-def corpus_of(provenance: Mapping[str, Any], data: Path | None, *, source: str) -> Corpus[Pair] | Corpus[str]:
+def corpus_of(
+    provenance: Mapping[str, Any], data: Path | None, *, task: str, source: str
+) -> Corpus[Pair] | Corpus[str]:
     """The corpus that a model's provenance names, without pairs that another model made for its training.
 
     Args:
         provenance: As the bundle and the server give it.
         data: Folder of the corpus, if it lies elsewhere than it did at training.
+        task: The model's.
         source: Whose provenance it is, for messages.
 
     Raises:
-        UsageError: the provenance holds no recipe.
+        UsageError: the provenance holds no recipe, or one of another task.
         CorpusError: the corpus cannot be read.
     """
-    return load_corpus(recipe_of(provenance, source=source).without_synthetic_pairs(), data)
+    recipe = recipe_of(provenance, source=source)
+    if recipe.task != task:
+        raise UsageError(
+            f"{source} is a {task} model, but the recipe that it was trained with is for {recipe.task}: "
+            "there is nothing to measure it on"
+        )
+    return load_corpus(recipe.without_synthetic_pairs(), data)
 
 
 def recipe_of(provenance: Mapping[str, Any], *, source: str) -> Recipe:
@@ -128,7 +137,7 @@ def test_pairs(
     provenance: Mapping[str, Any], data: Path | None, limit: int | None, *, source: str
 ) -> tuple[str, list[Pair]]:
     """The name of the held-out split, and its first `limit` pairs; arguments and errors as `corpus_of`."""
-    corpus = corpus_of(provenance, data, source=source)
+    corpus = corpus_of(provenance, data, task="translation", source=source)
     return split_name(corpus), [pair for pair in corpus.held_out[:limit] if isinstance(pair, Pair)]
 
 

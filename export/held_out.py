@@ -79,7 +79,7 @@ def held_out(run: Run, num_inputs: int, data: Path | None = None) -> HeldOut:
     if not prompts:
         raise CorpusError(
             f"{split}: no document gives a prompt of at most {dims.max_target_tokens // 2} tokens, half of the "
-            "model's context, so there is nothing to verify the model on"
+            "model's context, with characters that the vocabulary has, so there is nothing to verify the model on"
         )
     longest = max(len(ids) for _, ids in prompts)
     return HeldOut(
