@@ -182,6 +182,7 @@ class Server:
         listen = settings.server
         self.lifecycle = Lifecycle()
         self.metrics = Metrics(cpu_limit_cores())
+        self.metrics.processes.watch(os.getpid(), "front-0")
         self.port = 0
         check_free(listen.host, listen.port)
         self._operations = OperationsServer(

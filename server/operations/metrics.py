@@ -20,6 +20,7 @@ from dragoman.server.operations.collectors import (
     StepCollector,
 )
 from dragoman.server.operations.merging import MergedRegistry
+from dragoman.server.operations.processes import ProcessesCollector
 from dragoman.server.operations.shared_values import ValueWriter
 
 __all__ = ["METRIC_PREFIX", "UNKNOWN_MODEL", "ArrivalReason", "Metrics", "ModelMetrics", "RejectionReason"]
@@ -59,6 +60,7 @@ class Metrics:
     Attributes:
         registry: this process's series.
         page: what a scrape gets: these series, with those of the server's other fronts added.
+        processes: watches what each process of the server takes.
     """
 
     def __init__(self, cpu_limit_cores: float) -> None:
@@ -129,6 +131,8 @@ class Metrics:
         self.read_at_scrape(self._arrivals)
         self._occupancy = OccupancyCollector()
         self.read_at_scrape(self._occupancy)
+        self.processes = ProcessesCollector(METRIC_PREFIX)
+        self.registry.register(self.processes)
         self._prefix_caches = PrefixCacheCollector()
         self.read_at_scrape(self._prefix_caches)
 

@@ -1,5 +1,6 @@
 """Names, labels and values of the series."""
 
+import os
 from dataclasses import dataclass
 
 from hypothesis import given
@@ -35,6 +36,10 @@ LABELS = {
     "dragoman_calls_started": set(),
     "dragoman_calls_taken_up": set(),
     "dragoman_models_not_loaded": {"reason"},
+    "dragoman_process_cpu_seconds": {"process", "model"},
+    "dragoman_process_pss_bytes": {"process", "model"},
+    "dragoman_process_open_fds": {"process", "model"},
+    "dragoman_process_start_time_seconds": {"process", "model"},
 }
 
 
@@ -59,6 +64,7 @@ class Reused:
 def filled() -> Metrics:
     metrics = Metrics(cpu_limit_cores=1.5)
     model = metrics.for_model("toy", "translation")
+    metrics.processes.watch(os.getpid(), "front-0")
     metrics.watch("toy", Occupied())
     metrics.watch_prefix_cache("toy", Reused())
     metrics.requests.labels("toy", "Translate", "OK").inc()

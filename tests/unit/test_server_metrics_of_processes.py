@@ -75,7 +75,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 def test_without_other_processes_the_page_is_the_registry() -> None:
     metrics = filled()
     pages = [generate_latest(each).decode().splitlines() for each in (metrics.page, metrics.registry)]
-    ours = [[line for line in lines if "dragoman_" in line] for lines in pages]
+    ours = [[line for line in lines if "dragoman_" in line and "_process_" not in line] for lines in pages]
     assert ours[0] == ours[1]
 
 
@@ -90,7 +90,9 @@ def test_counters_and_histograms_are_sums_and_gauges_of_the_server_are_not(
     of_server = {"slots_total", "model_info", "threads", "cpu_limit_cores", "model_load_duration_seconds"}
     of_server |= {"prefix_cache_bytes", "models_not_loaded"}
     for (name, labels), count in before.items():
-        if name.startswith("dragoman_") and not name.endswith("_created"):
+        if name.startswith("dragoman_process_"):
+            assert (name, labels) in after, "the other process's are not added"
+        elif name.startswith("dragoman_") and not name.endswith("_created"):
             factor = 1 if name.removeprefix("dragoman_") in of_server else 2
             assert after[name, labels] == factor * count, (name, labels)
     assert value(metrics, "requests_total", model="toy", method="Translate", code="UNAVAILABLE") == 1

@@ -1,0 +1,79 @@
+"""What each process of the server takes."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from dragoman.server.operations.processes import ProcessesCollector
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+
+HOLD = """
+import sys, time
+held = b"x" * (64 << 20)
+print(time.process_time(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holding() -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        process.kill()
+
+
+def samples(collector: ProcessesCollector) -> dict[tuple[str, str, str], float]:
+    return {
+        (sample.name, sample.labels["process"], sample.labels["model"]): sample.value
+        for family in collector.collect()
+        for sample in family.samples
+    }
+
+
+def test_cpu_memory_and_files_of_each_process(holding: "subprocess.Popen[str]") -> None:
+    assert holding.stdout is not None
+    cpu_s = float(holding.stdout.readline())
+    collector = ProcessesCollector("dragoman")
+    collector.watch(os.getpid(), "front-0")
+    collector.watch(holding.pid, "lane-0", "dates")
+    found = samples(collector)
+    assert cpu_s - 0.02 <= found["dragoman_process_cpu_seconds_total", "lane-0", "dates"] <= cpu_s + 1.0
+    assert 64 << 20 <= found["dragoman_process_pss_bytes", "lane-0", "dates"] < 128 << 20
+    assert found["dragoman_process_open_fds", "front-0", ""] > 0
+    starts = [
+        found["dragoman_process_start_time_seconds", *who] for who in (("front-0", ""), ("lane-0", "dates"))
+    ]
+    assert starts[0] <= starts[1]
+
+
+def test_a_shared_page_counts_by_its_share() -> None:
+    fork = "import os\nif not os.fork():\n    sys.stdin.read(); os._exit(0)\n"
+    program = HOLD.replace("print", fork + "print")
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        collector = ProcessesCollector("dragoman")
+        collector.watch(process.pid, "engine-host")
+        assert samples(collector)["dragoman_process_pss_bytes", "engine-host", ""] < 48 << 20
+        process.communicate("")
+
+
+def test_a_process_that_has_ended_has_no_samples(holding: "subprocess.Popen[str]") -> None:
+    collector = ProcessesCollector("dragoman")
+    collector.watch(holding.pid, "lane-0", "dates")
+    holding.kill()
+    holding.communicate()
+    assert not samples(collector), "before anyone says so"
+    collector.watch(os.getpid(), "lane-0", "dates")
+    collector.forget(holding.pid)
+    assert len(samples(collector)) == 4, "the process that took its place"
+    collector.forget(os.getpid())
+    assert not samples(collector)
