@@ -13,8 +13,6 @@ import importlib
 
 TYPE_CHECKING = False  # as `typing` has it, whose import would delay the first line of the command
 if TYPE_CHECKING:
-    from typing import Any
-
     from dragoman.client.asynchronous import AsyncClient
     from dragoman.client.asynchronous_streams import AsyncGeneration, AsyncTranslationStream
     from dragoman.client.blocking import Client
@@ -100,13 +98,15 @@ _MODULES = (
 )
 
 
-def __getattr__(name: str) -> "Any":
-    if name in __all__:
-        for module_name in _MODULES:
-            module = importlib.import_module(module_name)
-            if name in module.__all__:
-                return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # or every name would have a type, those that do not exist too
+
+    def __getattr__(name):
+        if name in __all__:
+            for module_name in _MODULES:
+                module = importlib.import_module(module_name)
+                if name in module.__all__:
+                    return getattr(module, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

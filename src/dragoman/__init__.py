@@ -14,15 +14,13 @@ from dragoman.client import __all__ as __all__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from dragoman.client import *  # noqa: F403  as many names as the client has
+else:
 
-
-def __getattr__(name: str) -> "Any":
-    if name in __all__:
-        return getattr(importlib.import_module("dragoman.client"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name):
+        if name in __all__:
+            return getattr(importlib.import_module("dragoman.client"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

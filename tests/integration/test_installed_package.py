@@ -195,6 +195,28 @@ def test_a_script_beside_files_of_any_name_calls_the_server(serving: Installatio
     assert (done.returncode, done.stdout, done.stderr) == (0, "one two\nthree four\nfive six\n", "")
 
 
+def test_the_installed_names_are_typed(client_only: Installation, tmp_path: Path) -> None:
+    lines = {
+        "from dragoman import AsyncClient, Client, DecodingOptions": None,
+        "def work(client: Client, other: AsyncClient, options: DecodingOptions) -> str:": None,
+        "    other.transalte('x')": "attr-defined",
+        "    client.translate(3, model='dates', **options)": "arg-type",
+        "    return client.translate('x', model='dates')[0].text": None,
+        "from dragoman import Clinet": "attr-defined",
+        "wrong: DecodingOptions = {'max_token': 1}": "typeddict-unknown-key",
+    }
+    script = tmp_path / "typed.py"
+    script.write_text("\n".join(lines))
+    command = ["mypy", "--strict", "--no-error-summary", "--hide-error-context", "--cache-dir", str(tmp_path)]
+    command += ["--python-executable", str(client_only.programs / "python"), "--no-color-output", str(script)]
+    done = subprocess.run(
+        [sys.executable, "-m", *command], check=False, cwd=tmp_path, capture_output=True, text=True
+    )
+    told = [line.partition("typed.py:")[2] for line in done.stdout.splitlines()]
+    expected = {number: code for number, code in enumerate(lines.values(), 1) if code}
+    assert {int(line.partition(":")[0]): line.rpartition("[")[2].rstrip("]") for line in told} == expected
+
+
 def test_the_server_alone_is_a_module(serving: Installation, client_only: Installation) -> None:
     with running(serving, "python", "-P", "-m", "dragoman.server") as target:
         done = client_only.run("dragoman", "models", "--target", target, "--json")

@@ -17,7 +17,7 @@ def test_every_public_name_is_there() -> None:
     assert {name for name in dragoman.client.__all__ if not hasattr(dragoman.client, name)} == set()
     assert sorted(dragoman.client.__all__) == dragoman.client.__all__
     with pytest.raises(AttributeError, match="no attribute 'Clinet'"):
-        _ = dragoman.client.Clinet
+        _ = dragoman.client.Clinet  # type: ignore[attr-defined]
 
 
 def test_the_library_imports_neither_training_nor_serving() -> None:
