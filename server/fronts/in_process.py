@@ -30,6 +30,7 @@ from dragoman.server.lifecycle import Lifecycle, Phase
 from dragoman.server.models.registry import Registry, load_model
 from dragoman.server.models.served_model import ServedModel
 from dragoman.server.operations.metrics import Metrics
+from dragoman.server.requests.failures import Failure
 from dragoman.server.requests.runtime import Runtime
 from dragoman.v1 import generation_pb2_grpc, model_pb2_grpc, translation_pb2_grpc
 
@@ -226,7 +227,7 @@ async def _errors_of_grpc(timeout_s: float | None) -> AsyncIterator[None]:
     except EngineError as error:
         raise _rpc_error(grpc.StatusCode.INTERNAL, str(error)) from error
     except RequestError as error:
-        status = to_status(error)
+        status = to_status(Failure.of(error))
         raise _rpc_error(status.code, status.details, *status.trailing_metadata) from error
     except TimeoutError as error:
         raise _rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from error

@@ -30,7 +30,7 @@ async def test_calls_are_taken_up_together_while_the_loop_is_busy() -> None:
 
     handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(wait)
     crashes: list[BaseException] = []
-    server = make_server([], [], crashes.append, lambda: None)
+    server = make_server([], crashes.append)
     server.add_registered_method_handlers("test.Service", {"Wait": handler})
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -50,7 +50,7 @@ async def test_a_stopped_server_takes_up_no_call_and_leaves_no_task() -> None:
     async def answer(request: bytes, context: Any) -> bytes:
         return request
 
-    server = make_server([], [], lambda error: None, lambda: None)
+    server = make_server([], lambda error: None)
     server.add_registered_method_handlers(
         "test.Service", {"Wait": grpc.unary_unary_rpc_method_handler(answer)}
     )

@@ -12,8 +12,9 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # no stubs
 
 from dragoman.server.config import LoggingSettings
 from dragoman.server.fronts.grpc.interceptors import _abort
-from dragoman.server.fronts.grpc.status import internal_status
+from dragoman.server.fronts.grpc.status import to_status
 from dragoman.server.operations.logs import ServerLog, configure_logs
+from dragoman.server.requests.failures import Failure
 
 
 @pytest.fixture(autouse=True)
@@ -115,4 +116,4 @@ async def test_a_status_that_cannot_be_sent_is_no_failure() -> None:
         async def abort_with_status(self, status: object) -> None:
             raise cygrpc.ExecuteBatchError("execute_batch", ())
 
-    await _abort(Ended(), internal_status("an id"))  # type: ignore[arg-type]  # all that is asked of a context
+    await _abort(Ended(), to_status(Failure.internal("an id")))  # type: ignore[arg-type]  # all that is asked of a context

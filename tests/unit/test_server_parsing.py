@@ -9,8 +9,8 @@ from dragoman.server.fronts.grpc.parsing import Parsing
 from dragoman.v1.decoding_pb2 import DecodingOptions
 from dragoman.v1.translation_pb2 import ScoredPair, ScoreTranslationsRequest, TranslateRequest
 
-TRANSLATE = "/dragoman.v1.TranslationService/Translate"
-SCORE = "/dragoman.v1.TranslationService/ScoreTranslations"
+TRANSLATE = TranslateRequest.DESCRIPTOR
+SCORE = ScoreTranslationsRequest.DESCRIPTOR
 
 
 async def test_the_largest_valid_calls_are_parsed() -> None:

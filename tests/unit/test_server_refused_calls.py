@@ -2,7 +2,6 @@
 
 import gc
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -11,9 +10,10 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from dragoman.server.errors import FieldViolation, InvalidRequest
-from dragoman.server.fronts.grpc.draining import CallsInFlight
-from dragoman.server.fronts.grpc.interceptors import CallInterceptor
+from dragoman.server.fronts.grpc.draining import CallGate
+from dragoman.server.fronts.grpc.interceptors import Interceptors
 from dragoman.server.operations.metrics import Metrics
+from dragoman.server.requests.record import CallRecorder
 from dragoman.v1.translation_pb2 import TranslateRequest
 
 PATH = "/dragoman.v1.TranslationService/Translate"
@@ -41,7 +41,6 @@ class Message(Watched, bytes):
 
 
 class Request(Watched):
-    DESCRIPTOR = TranslateRequest.DESCRIPTOR
     model = "m"
 
 
@@ -70,15 +69,10 @@ class Context:
 async def refused(content: bytes, parse: Callable[[bytes], Any], behaviour: Any) -> Context:
     freed: list[str] = []
     Watched.freed = freed
-    interceptor = CallInterceptor(
-        Metrics(1.0), {"m": 4}, CallsInFlight(), max_calls=10, max_message_bytes=1000, max_inputs=128
-    )
-
-    async def continuation(_: object) -> Any:
-        return grpc.unary_unary_rpc_method_handler(behaviour, parse, TranslateRequest.SerializeToString)
-
-    details: Any = SimpleNamespace(method=PATH)
-    handler: Any = await interceptor.intercept_service(continuation, details)
+    recorder = CallRecorder(Metrics(1.0), {"m": 4}, max_calls=10)
+    interceptors = Interceptors(recorder, CallGate(), max_inputs=128, max_message_bytes=1000)
+    inner = grpc.unary_unary_rpc_method_handler(behaviour, parse, TranslateRequest.SerializeToString)
+    handler: Any = interceptors.around(PATH, inner)
     context = Context(Message(content), freed)
     with pytest.raises(grpc.aio.AbortError):
         await handler.stream_unary(None, context)

@@ -1,7 +1,8 @@
-"""The exception tree, and the one table from it to gRPC statuses."""
+"""The exception tree, the one table from it to codes, and gRPC's statuses of them."""
 
 import ast
 from pathlib import Path
+from typing import get_args
 
 import grpc
 import pytest
@@ -18,7 +19,8 @@ from dragoman.server.errors import (
     Overloaded,
     RequestError,
 )
-from dragoman.server.fronts.grpc.status import STATUS_CODES, internal_status, rejection_reason, to_status
+from dragoman.server.fronts.grpc.status import to_status
+from dragoman.server.requests.failures import CODES, Code, Failure, rejection_reason
 
 METADATA_LIMIT_BYTES = 8 * 1024
 
@@ -30,9 +32,15 @@ def details(status: grpc.Status) -> status_pb2.Status:
     return status_pb2.Status.FromString(value)
 
 
+def test_every_code_is_one_of_grpc() -> None:
+    assert {grpc.StatusCode[code] for code in get_args(Code)} >= {
+        grpc.StatusCode[code] for code in CODES.values()
+    }
+
+
 def test_every_request_error_has_a_code() -> None:
     kinds = set(RequestError.__subclasses__())
-    assert set(STATUS_CODES) == kinds.union(*(kind.__subclasses__() for kind in kinds))
+    assert set(CODES) == kinds.union(*(kind.__subclasses__() for kind in kinds))
 
 
 def test_the_module_draws_and_exports_every_error() -> None:
@@ -49,7 +57,7 @@ def test_the_module_draws_and_exports_every_error() -> None:
 
 def test_invalid_request_carries_all_field_violations() -> None:
     error = InvalidRequest([FieldViolation("inputs[1]", "is empty"), FieldViolation("options.seed", "no")])
-    status = to_status(error)
+    status = to_status(Failure.of(error))
     assert status.code is grpc.StatusCode.INVALID_ARGUMENT
     assert status.details == "inputs[1]: is empty; options.seed: no"
     bad_request = error_details_pb2.BadRequest()
@@ -61,7 +69,7 @@ def test_invalid_request_carries_all_field_violations() -> None:
 
 
 def test_overload_carries_when_to_retry() -> None:
-    status = to_status(Overloaded("8 inputs are waiting already", 1.5))
+    status = to_status(Failure.of(Overloaded("8 inputs are waiting already", 1.5)))
     assert status.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     retry_info = error_details_pb2.RetryInfo()
     assert details(status).details[0].Unpack(retry_info)
@@ -77,7 +85,7 @@ def test_overload_carries_when_to_retry() -> None:
     ],
 )
 def test_a_status_fits_into_trailing_metadata(error: RequestError) -> None:
-    status = to_status(error)
+    status = to_status(Failure.of(error))
     [(_, value)] = status.trailing_metadata or ()
     # The message is sent twice: as grpc-message and within the details.
     assert len(value) * 4 / 3 + len(status.details) < METADATA_LIMIT_BYTES
@@ -91,11 +99,11 @@ def test_an_unknown_model_is_named_and_what_there_is_listed() -> None:
 
 
 def test_internals_never_reach_the_caller() -> None:
-    status = internal_status("abc123")
+    status = to_status(Failure.internal("abc123"))
     assert status.code is grpc.StatusCode.INTERNAL
     assert status.details == "internal error; the server's log has it under request id abc123"
     with pytest.raises(AssertionError):
-        to_status(EngineError("at 0x7f: secret"))
+        Failure.of(EngineError("at 0x7f: secret"))
 
 
 def test_reasons_for_refusals() -> None:

@@ -1,4 +1,4 @@
-"""The end of serving: which calls still run, and how gRPC is told to stop without losing one.
+"""The end of serving over gRPC: how gRPC is told to stop without losing a call.
 
 gRPC's core ends calls that it has accepted and not yet handed over with CANCELLED when it is told to stop.
 So calls that begin are held first: callers wait for their answers and send nothing new, and soon the core has
@@ -10,13 +10,9 @@ import contextlib
 
 import grpc.aio
 
-__all__ = ["CallsInFlight", "GrpcStop"]
+from dragoman.server.requests.in_flight import CallsInFlight
 
-QUIET_S = 0.05
-QUIET_DECAY = 0.8
-QUIET_TURNS = 20
-"""Between a call's arrival and its begin lie a few turns of the event loop and of gRPC's own threads; a turn
-is long while many streams are being written."""
+__all__ = ["CallGate", "GrpcStop"]
 
 MAX_HOLD_S = 0.5
 """How long calls are held where new ones never cease to come."""
@@ -28,72 +24,42 @@ FOREVER_S = 1e6
 """The grace that gRPC is given: this file decides when it is over."""
 
 
-class CallsInFlight:
-    """Counts calls that have begun and not ended, so that a drain knows when it is done."""
+class CallGate:
+    """Lets calls that have been taken up wait before they run."""
 
     def __init__(self) -> None:
-        self.count = 0
-        self._num_begun = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._may_run = asyncio.Event()
-        self._may_run.set()
+        self._is_open = asyncio.Event()
+        self._is_open.set()
 
-    def begin(self) -> None:
-        """A call has begun."""
-        self.count += 1
-        self._num_begun += 1
-        self._idle.clear()
+    def close(self) -> None:
+        """Let calls that come from now on wait."""
+        self._is_open.clear()
 
-    def end(self) -> None:
-        """A call has ended."""
-        self.count -= 1
-        if self.count == 0:
-            self._idle.set()
+    def open(self) -> None:
+        """Let calls that wait run."""
+        self._is_open.set()
 
-    def hold(self) -> None:
-        """Let calls that begin from now on wait."""
-        self._may_run.clear()
-
-    def release(self) -> None:
-        """Let held calls run."""
-        self._may_run.set()
-
-    async def wait_while_held(self) -> None:
-        """Return at once, or after `release` where calls are held."""
-        if not self._may_run.is_set():
-            await self._may_run.wait()
-
-    async def wait_until_none_begins(self) -> None:
-        """Return when no call has begun for a while: those that had arrived have been taken up.
-
-        The while gets shorter, so that a gap is found also between calls that come at a steady rate.
-        """
-        num_begun, quiet_s = -1, QUIET_S
-        while num_begun != self._num_begun:
-            num_begun = self._num_begun
-            await asyncio.sleep(quiet_s)
-            quiet_s *= QUIET_DECAY
-            for _ in range(QUIET_TURNS):
-                await asyncio.sleep(0)
-
-    async def wait_until_none_runs(self) -> None:
-        """Return when no call runs and none has begun for a while."""
-        while True:
-            await self._idle.wait()
-            await self.wait_until_none_begins()
-            if self.count == 0:
-                return
+    async def wait(self) -> None:
+        """Return at once, or where the gate is closed after `open`."""
+        if not self._is_open.is_set():
+            await self._is_open.wait()
 
 
 class GrpcStop:
     """Stops a gRPC server. Only one `stop` of it runs at a time: two of them crash in gRPC's core."""
 
-    def __init__(self, server: grpc.aio.Server, calls: CallsInFlight) -> None:
+    def __init__(self, server: grpc.aio.Server, in_flight: CallsInFlight, gate: CallGate) -> None:
+        """`in_flight` counts the calls of `server`, each of which passes `gate` first."""
         self._server = server
-        self._calls = calls
+        self._in_flight = in_flight
+        self._gate = gate
         self._refusing: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
+
+    @property
+    def num_running(self) -> int:
+        """Calls that run at this moment."""
+        return self._in_flight.count
 
     async def drain(self, timeout_s: float) -> int:
         """Refuse new connections and calls, let running calls end; returns how many did not in `timeout_s`.
@@ -102,15 +68,15 @@ class GrpcStop:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                self._calls.hold()
+                self._gate.close()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._calls.wait_until_none_begins(), MAX_HOLD_S)
+                    await asyncio.wait_for(self._in_flight.wait_until_none_begins(), MAX_HOLD_S)
                 await self._refuse()
-                self._calls.release()
-                await self._calls.wait_until_none_runs()
+                self._gate.open()
+                await self._in_flight.wait_until_none_runs()
         except TimeoutError:
-            self._calls.release()
-        return self._calls.count
+            self._gate.open()
+        return self.num_running
 
     async def end(self) -> bool:
         """End whatever still runs, also streams that never end by themselves (health watchers).

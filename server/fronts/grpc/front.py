@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -13,9 +14,9 @@ from dragoman.server.config import ListenSettings
 from dragoman.server.fronts.grpc.dragoman_v1.generation import GenerationServicer
 from dragoman.server.fronts.grpc.dragoman_v1.model import ModelServicer
 from dragoman.server.fronts.grpc.dragoman_v1.translation import TranslationServicer
-from dragoman.server.fronts.grpc.draining import CallsInFlight, GrpcStop
+from dragoman.server.fronts.grpc.draining import CallGate, GrpcStop
 from dragoman.server.fronts.grpc.health import HealthServicer
-from dragoman.server.fronts.grpc.interceptors import CallInterceptor
+from dragoman.server.fronts.grpc.interceptors import InterceptedServer, Interceptors
 from dragoman.server.fronts.grpc.listening import (
     bind,
     channel_options,
@@ -26,6 +27,7 @@ from dragoman.server.fronts.grpc.server import make_server
 from dragoman.server.lifecycle import Lifecycle
 from dragoman.server.models.registry import Registry
 from dragoman.server.operations.metrics import Metrics
+from dragoman.server.requests.record import CallRecorder
 from dragoman.server.requests.runtime import Runtime
 from dragoman.v1 import (
     generation_pb2,
@@ -71,7 +73,7 @@ class GrpcFront:
         self._metrics = metrics
         self._on_crash = on_crash
         self._health = HealthServicer(("", *SERVICE_NAMES))
-        self._calls = CallsInFlight()
+        self._num_taken_up = 0
         self._stop: GrpcStop | None = None
 
     async def start(self, registry: Registry, port: int) -> None:
@@ -80,11 +82,15 @@ class GrpcFront:
         Raises:
             AddressError: the port is in use.
         """
-        server = self._build(registry)
+        slots = {model.name: model.engine.occupancy().slots_total for model in registry.models}
+        recorder = CallRecorder(self._metrics, slots, max_calls=self._listen.max_concurrent_calls)
+        gate = CallGate()
+        server = self._make_server(sum(slots.values()))
+        self._add_services(server, registry, recorder, gate)
         self.port = bind(server, self._listen.host, port)
         self._health.set_serving(serving=True)
         await server.start()
-        self._stop = GrpcStop(server, self._calls)
+        self._stop = GrpcStop(server, recorder.in_flight, gate)
 
     def leave_health(self) -> None:
         """Let every watcher of health know that this server is about to go. Calls are still answered."""
@@ -95,7 +101,7 @@ class GrpcFront:
         if self._stop is None:
             return
         listen = self._listen
-        _log.info("draining", running=self._calls.count, delay_s=listen.drain_delay_s)
+        _log.info("draining", running=self._stop.num_running, delay_s=listen.drain_delay_s)
         await asyncio.sleep(listen.drain_delay_s)
         if num_running := await self._stop.drain(listen.drain_timeout_s):
             _log.warning("drain_timeout", cancelled=num_running, timeout_s=listen.drain_timeout_s)
@@ -104,37 +110,38 @@ class GrpcFront:
         """End whatever still runs, within seconds; returns whether gRPC has ended."""
         return self._stop is None or await self._stop.end()
 
-    def _build(self, registry: Registry) -> grpc.aio.Server:
-        listen = self._listen
-        slots = {model.name: model.engine.occupancy().slots_total for model in registry.models}
-        interceptor = CallInterceptor(
-            self._metrics,
-            slots,
-            self._calls,
-            max_calls=listen.max_concurrent_calls,
-            max_message_bytes=listen.max_message_bytes,
-            max_inputs=listen.max_inputs,
-        )
+    def _make_server(self, num_slots: int) -> grpc.aio.Server:
         ids_before = grpc_server_ids()
         server = make_server(
-            [interceptor],
-            channel_options(listen, sum(slots.values())),
-            on_crash=self._on_crash,
-            on_refusal=interceptor.count_call,
+            channel_options(self._listen, num_slots), on_crash=self._on_crash, on_call=self._count_call
         )
         count_started = count_of_started_calls(grpc_server_ids() - ids_before)
-        self._metrics.watch_arrivals(count_started, lambda: interceptor.num_taken_up)
+        self._metrics.watch_arrivals(count_started, lambda: self._num_taken_up)
+        return server
+
+    def _count_call(self) -> None:
+        self._num_taken_up += 1
+
+    def _add_services(
+        self, server: grpc.aio.Server, registry: Registry, recorder: CallRecorder, gate: CallGate
+    ) -> None:
+        listen = self._listen
         runtime = Runtime(
             registry,
             self._lifecycle,
             max_inputs=listen.max_inputs,
             max_message_bytes=listen.max_message_bytes,
         )
-        translation_pb2_grpc.add_TranslationServiceServicer_to_server(TranslationServicer(runtime), server)
-        generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationServicer(runtime), server)
-        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(registry), server)
+        interceptors = Interceptors(
+            recorder, gate, max_inputs=listen.max_inputs, max_message_bytes=listen.max_message_bytes
+        )
+        intercepted: Any = InterceptedServer(server, interceptors)
+        translation_pb2_grpc.add_TranslationServiceServicer_to_server(
+            TranslationServicer(runtime), intercepted
+        )
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationServicer(runtime), intercepted)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(registry), intercepted)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
             (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
         )
-        return server

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError
 
 from dragoman.server.errors import FieldViolation, InvalidRequest, Overloaded
@@ -34,8 +34,8 @@ class Parsing:
         self._num_waiting_bytes = 0
         self._turn = asyncio.Lock()
 
-    async def parse(self, path: str, parse: Callable[[bytes], Any], message: bytes) -> Any:
-        """Returns the request that `message` holds. `path` is the method's, as gRPC gives it.
+    async def parse(self, kind: Descriptor, parse: Callable[[bytes], Any], message: bytes) -> Any:
+        """Returns the request that `message` holds, as `parse` makes it. `kind` is the request's type.
 
         Raises:
             InvalidRequest: the message is not of the method's type, or has more entries than any call may have.
@@ -51,14 +51,13 @@ class Parsing:
         try:
             async with self._turn:
                 await asyncio.sleep(0)  # one large message in a turn of the event loop
-                self._check_entries(path, message)
+                self._check_entries(kind, message)
                 return _parse(parse, message)
         finally:
             self._num_waiting_bytes -= num_bytes
 
-    def _check_entries(self, path: str, message: bytes) -> None:
-        method = descriptor_pool.Default().FindMethodByName(path.removeprefix("/").replace("/", "."))
-        if count_entries(message, method.input_type, self._max_entries) > self._max_entries:
+    def _check_entries(self, kind: Descriptor, message: bytes) -> None:
+        if count_entries(message, kind, self._max_entries) > self._max_entries:
             what = (
                 f"the message has more than {self._max_entries} entries, which no call needs; "
                 f"the server's limit is {self._max_inputs} inputs"

@@ -24,23 +24,20 @@ one, 1,000 and 251 with 64 (and a longer queue)."""
 
 
 def make_server(
-    interceptors: Sequence[grpc.aio.ServerInterceptor],
     options: Sequence[tuple[str, Any]],
     on_crash: Callable[[BaseException], object],
-    on_refusal: Callable[[], object],
+    on_call: Callable[[], object] = lambda: None,
 ) -> grpc.aio.Server:
-    """Return a server like `grpc.aio.server`'s.
+    """Return a server like `grpc.aio.server`'s, without interceptors: grpcio looks for them anew in each call.
 
-    `on_crash` is called when the server can accept no more calls, `on_refusal` for each call of an unknown method:
-    such a call reaches no interceptor.
+    `on_crash` is called when the server can accept no more calls, `on_call` for each call that gRPC hands over, one of
+    an unknown method included.
     """
-    server: Any = grpc.aio.server(interceptors=interceptors, options=options)
+    server: Any = grpc.aio.server(options=options)
     loop = asyncio.get_running_loop()
     # There is no public way to it. A test calls with such a path, and fails when a version changes this.
-    server._server = _AcceptingServer(  # noqa: SLF001
-        loop, None, (), tuple(interceptors), tuple(options), None
-    )
-    server._server.prepare(loop, tuple(interceptors), on_crash, on_refusal)  # noqa: SLF001
+    server._server = _AcceptingServer(loop, None, (), (), tuple(options), None)  # noqa: SLF001
+    server._server.prepare(loop, on_crash, on_call)  # noqa: SLF001
     return server  # type: ignore[no-any-return]
 
 
@@ -48,15 +45,14 @@ class _AcceptingServer(cygrpc.AioServer):  # type: ignore[misc]  # no stubs
     def prepare(
         self,
         loop: asyncio.AbstractEventLoop,
-        interceptors: tuple[grpc.aio.ServerInterceptor, ...],
         on_crash: Callable[[BaseException], object],
-        on_refusal: Callable[[], object],
+        on_call: Callable[[], object],
     ) -> None:
         self.loop = loop
-        self.interceptors = interceptors
         self.on_crash = on_crash
-        self.on_refusal = on_refusal
+        self.on_call = on_call
         self.handlers: dict[str, Any] = {}
+        self.resolver: Any = None
         self.accepting: dict[bytes, set[asyncio.Task[None]]] = {}
         self.calls: set[asyncio.Task[None]] = set()
         self.refusals: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
@@ -68,22 +64,26 @@ class _AcceptingServer(cygrpc.AioServer):  # type: ignore[misc]  # no stubs
     async def _request_registered_call(self, method: bytes) -> Any:
         """Called for the next call of a method. Others take up calls of it beside this one."""
         if method not in self.accepting:
+            if self.resolver is None:  # all methods are registered before the first call
+                self.resolver = cygrpc._MethodResolver([], self.handlers)  # noqa: SLF001
             tasks = [self.loop.create_task(self._accept(method)) for _ in range(NUM_ACCEPTING - 1)]
             for task in tasks:
                 task.add_done_callback(self._serving_task_crash_handler)
             self.accepting[method] = set(tasks)
-        return await super()._request_registered_call(method)
+        call = await super()._request_registered_call(method)
+        self.on_call()
+        return call
 
     async def _accept(self, method: bytes) -> None:
         """Take up calls of a method, as grpcio's own loop does, until the server stops."""
         name = method.decode()
-        resolver = cygrpc._MethodResolver([], self.handlers)  # noqa: SLF001
         while self.is_running():
             try:
                 call = await super()._request_registered_call(method)
             except cygrpc._RequestCallError:  # noqa: SLF001
                 continue
-            handling = cygrpc._handle_rpc(name, resolver, self.interceptors, call, self.loop, False)  # noqa: SLF001
+            self.on_call()
+            handling = cygrpc._handle_rpc(name, self.resolver, (), call, self.loop, False)  # noqa: SLF001
             task = self.loop.create_task(cygrpc._schedule_rpc_coro(handling, call, self.loop, name))  # noqa: SLF001
             self.calls.add(task)
             task.add_done_callback(self.calls.discard)
@@ -92,7 +92,7 @@ class _AcceptingServer(cygrpc.AioServer):  # type: ignore[misc]  # no stubs
         """Called for the next call that is for no registered method; returns none."""
         while True:
             call = await super()._request_call()
-            self.on_refusal()
+            self.on_call()
             refusal = self.loop.create_task(self._refuse(call))
             self.refusals.add(refusal)
             refusal.add_done_callback(self.refusals.discard)

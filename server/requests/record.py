@@ -1,0 +1,223 @@
+"""What becomes of each call: one outcome, its place in the counts, its metrics, its line in the log.
+
+A front begins a record when it takes a call up, and answers inside of it:
+
+    record = recorder.begin("Translate", remaining_s=2.0)
+    with record:
+        record.admit()
+        request = ...  # the call's message
+        record.begin_answer("dates")
+        ...  # the answer
+    if record.failure is not None:
+        ...  # the caller gets it instead
+    recorder.in_flight.end()  # once the last byte has been sent
+
+Knows no transport.
+"""
+
+import asyncio
+import logging
+import math
+import secrets
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from dragoman.server.errors import DeadlineExceeded, EngineError, Overloaded, RequestError
+from dragoman.server.operations.metrics import UNKNOWN_MODEL, ArrivalReason, Metrics, RejectionReason
+from dragoman.server.requests.admission import Load
+from dragoman.server.requests.failures import CODES, Code, Failure, rejection_reason
+from dragoman.server.requests.in_flight import CallsInFlight
+
+__all__ = ["CallRecord", "CallRecorder"]
+
+RETRY_DELAY_S = 1.0
+"""What a caller is told to wait when too many calls are in the server."""
+
+ROUNDING = 0.01
+"""gRPC rounds the timeout that it sends up, by a hundredth at most: a client gives up before the server expects it."""
+TRANSIT_S = 0.05
+"""How much earlier on the server's clock a client may give up: its headers took so much longer than its reset."""
+
+_log = structlog.get_logger(__name__)
+
+
+class CallRecorder:
+    """Records the calls of a front.
+
+    Attributes:
+        in_flight: calls that have begun. The front ends each one when its last byte has been sent.
+    """
+
+    def __init__(self, metrics: Metrics, models: Mapping[str, int], *, max_calls: int) -> None:
+        """Let `max_calls` calls run at one time.
+
+        `models` says for each model how many sequences it decodes at one time. Its names may be labels; any other is
+        counted as unknown.
+        """
+        self.in_flight = CallsInFlight()
+        self.max_calls = max_calls
+        self.loads = {name: Load(num_slots) for name, num_slots in models.items()}
+        self.log: FilteringBoundLogger = _log.bind()  # settles on a logger once, not for every line
+        self._metrics = metrics
+        self._series: dict[tuple[str, str, Code], tuple[Any, Any]] = {}
+
+    def begin(self, method: str, remaining_s: float | None) -> "CallRecord":
+        """Begin the record of a call that has `remaining_s` until its deadline; None: it has no deadline."""
+        self.in_flight.begin()
+        return CallRecord(self, method, remaining_s)
+
+    def count(
+        self,
+        model: str,
+        method: str,
+        code: Code,
+        seconds: float,
+        rejection: ArrivalReason | RejectionReason | None,
+    ) -> None:
+        """Count a call that has its outcome."""
+        series = self._series.get((model, method, code))
+        if series is None:
+            series = self._series[model, method, code] = (
+                self._metrics.requests.labels(model, method, code),
+                self._metrics.request_duration.labels(model, method),
+            )
+        num_requests, duration = series
+        num_requests.inc()
+        duration.observe(seconds)
+        if rejection is not None:
+            self._metrics.rejected.labels(model, rejection).inc()
+
+
+class CallRecord:
+    """One call from its begin to its outcome. As a context manager, it gives the call its outcome.
+
+    Attributes:
+        method: its name.
+        model: the label of the model that was asked for; "" for a method that asks for none.
+        code: how the call ended, once it has.
+        failure: what the caller gets instead of an answer, or None.
+        rejection: why the call is refused, should it end now. It has no message at first.
+    """
+
+    __slots__ = (
+        "_deadline_s",
+        "_load",
+        "_recorder",
+        "_started_s",
+        "_tolerance_s",
+        "code",
+        "failure",
+        "method",
+        "model",
+        "rejection",
+    )
+
+    def __init__(self, recorder: CallRecorder, method: str, remaining_s: float | None) -> None:
+        self.method = method
+        self.model = UNKNOWN_MODEL
+        self.code: Code = "OK"
+        self.failure: Failure | None = None
+        self.rejection: ArrivalReason | RejectionReason | None = "no_message"
+        self._recorder = recorder
+        self._load: Load | None = None
+        self._started_s = time.monotonic()
+        # gRPC cancels a call whose deadline passed just as it does when the caller left. So the deadline is kept.
+        self._deadline_s = math.inf if remaining_s is None else self._started_s + remaining_s
+        self._tolerance_s = 0.0 if remaining_s is None else ROUNDING * remaining_s + TRANSIT_S
+
+    def admit(self) -> None:
+        """Refuse a call that is late already, or one too many.
+
+        Raises:
+            DeadlineExceeded: the deadline passed before the call was taken up.
+            Overloaded: `max_calls` others are in the server.
+        """
+        if time.monotonic() >= self._deadline_s:
+            self.rejection = "late"
+            raise DeadlineExceeded("the deadline passed before the server could take the call up")
+        if self._recorder.in_flight.count > self._recorder.max_calls:
+            self.rejection = "too_many_calls"
+            raise Overloaded(f"{self._recorder.max_calls} calls are being answered already", RETRY_DELAY_S)
+
+    def begin_message(self) -> None:
+        """Say that the call's message has come whole."""
+        self.rejection = None
+
+    def name_model(self, name: str | None) -> None:
+        """Say which model is asked for; None: the method asks for none."""
+        self.model = "" if name is None else name if name in self._recorder.loads else UNKNOWN_MODEL
+
+    def begin_answer(self) -> None:
+        """Count the call as one of its model's, unless it would wait too long for a slot.
+
+        Raises:
+            Overloaded: it would.
+        """
+        load = self._recorder.loads.get(self.model)
+        if load is None:
+            return
+        now_s = time.monotonic()
+        delay_s = load.delay(self._deadline_s - now_s, now_s)
+        if delay_s is not None:
+            self.rejection = "no_time"
+            raise Overloaded("more calls wait than can be answered before this call's deadline", delay_s)
+        load.begin(now_s)
+        self._load = load
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        """Gives the call its outcome. Where that is a `failure`, the error ends here.
+
+        With the error goes what its traceback holds, the message and the request, before the caller is answered.
+        """
+        if error is None:
+            self._log_end()
+        elif isinstance(error, RequestError) and not isinstance(error, EngineError):
+            self.code = CODES[type(error)]
+            self.rejection = self.rejection or rejection_reason(error)
+            self._recorder.log.warning("request", **self._fields(), error=str(error))
+            self.failure = Failure.of(error)
+        elif isinstance(error, asyncio.CancelledError):
+            self.code = self._ended_early()
+            self._log_end()
+        elif not isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+            # A bug of ours, or a panic of native code, ends this call and no other.
+            self.code = "INTERNAL"
+            request_id = secrets.token_hex(8)
+            self._recorder.log.error("request", exc_info=error, **self._fields(), request_id=request_id)
+            self.failure = Failure.internal(request_id)
+        self._count()
+        return self.failure is not None
+
+    def _ended_early(self) -> Code:
+        """Returns why a call was cancelled: its deadline passed, also on the client's clock, or the caller left."""
+        has_expired = time.monotonic() >= self._deadline_s - self._tolerance_s
+        return "DEADLINE_EXCEEDED" if has_expired else "CANCELLED"
+
+    def _count(self) -> None:
+        now_s = time.monotonic()
+        if self._load is not None:
+            self._load.end(now_s, answered=self.code == "OK")
+        self._recorder.count(self.model, self.method, self.code, now_s - self._started_s, self.rejection)
+
+    def _log_end(self) -> None:
+        if self._recorder.log.is_enabled_for(logging.DEBUG):  # every call comes by here
+            self._recorder.log.debug("request", **self._fields())
+
+    def _fields(self) -> dict[str, Any]:
+        seconds = time.monotonic() - self._started_s
+        return {
+            "method": self.method,
+            "model": self.model,
+            "code": self.code,
+            "seconds": round(seconds, 6),
+        }
