@@ -111,7 +111,7 @@ def sample(folder: Path, steps: int) -> list[Sample]:
     command = [
         sys.executable,
         "-m",
-        "dragoman.cli.main",
+        "dragoman",
         "train",
         str(folder / "mine.toml"),
         "--out",

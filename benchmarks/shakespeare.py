@@ -55,7 +55,7 @@ def run_dragoman(recipe: str, overrides: Iterable[str], data: Path, out: Path, t
     command = [
         sys.executable,
         "-m",
-        "dragoman.cli.main",
+        "dragoman",
         "train",
         recipe,
         "--out",

@@ -66,7 +66,7 @@ def running_server(models: Path) -> Iterator[ServerProcess]:
     Raises:
         OperationError: it did not start, with the reason from its log.
     """
-    command = [sys.executable, "-m", "dragoman.cli.main", "serve", "--models", str(models)]
+    command = [sys.executable, "-P", "-m", "dragoman", "serve", "--models", str(models)]
     command += ["--host", "127.0.0.1", "--port", "0", "--metrics-port", "0", "--set", "logging.format=json"]
     begin_s = time.perf_counter()
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8") as process:  # noqa: S603

@@ -43,7 +43,7 @@ class AsyncClient:
         async with AsyncClient("localhost:8500") as client:
             [answer] = await client.translate("le 3 mars 2024", model="dates")
 
-    Arguments, calls and errors are those of `client.Client`.
+    Arguments, calls and errors are those of `dragoman.Client`.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         **options: Unpack[DecodingOptions],
     ) -> list[Translation]:
-        """Translate every text; see `client.Client.translate`."""
+        """Translate every text; see `dragoman.Client.translate`."""
         batches = translate_batches(
             texts,
             target_prefixes,
@@ -121,7 +121,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         **options: Unpack[DecodingOptions],
     ) -> AsyncTranslationStream:
-        """Translate every text and give the answers piece by piece; see `client.Client.stream_translate`."""
+        """Translate every text and give the answers piece by piece; see `dragoman.Client.stream_translate`."""
         batches = translate_batches(
             texts,
             target_prefixes,
@@ -149,7 +149,7 @@ class AsyncClient:
         num_alternatives: int = 0,
         timeout_s: float | None = None,
     ) -> list[TextScore]:
-        """Return how probable given translations are; see `client.Client.score_translations`."""
+        """Return how probable given translations are; see `dragoman.Client.score_translations`."""
         batches = score_translation_batches(
             sources,
             targets,
@@ -170,7 +170,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         **options: Unpack[DecodingOptions],
     ) -> AsyncGeneration:
-        """Continue a prompt: an asynchronous iterator of text pieces; see `client.Client.generate`."""
+        """Continue a prompt: an asynchronous iterator of text pieces; see `dragoman.Client.generate`."""
         request = messages.generate_request(prompt, model=model, version=version, options=options)
         timeout_s = self._deadline(timeout_s)
         call = self._stream(self._generation.Generate, request, timeout_s)
@@ -185,7 +185,7 @@ class AsyncClient:
         num_alternatives: int = 0,
         timeout_s: float | None = None,
     ) -> list[TextScore]:
-        """Return how probable given texts are to a generation model; see `client.Client.score_texts`."""
+        """Return how probable given texts are to a generation model; see `dragoman.Client.score_texts`."""
         batches = score_text_batches(
             texts,
             model=model,

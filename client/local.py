@@ -85,7 +85,7 @@ class _LocalModel:
 class Translator(_LocalModel):
     """Translates with a bundle in this process. Safe to share between threads.
 
-    Calls, options, answers and errors are those of `client.Client`; a call has no deadline unless it names one.
+    Calls, options, answers and errors are those of `dragoman.Client`; a call has no deadline unless it names one.
 
     Attributes:
         model: What the bundle is.
@@ -101,7 +101,7 @@ class Translator(_LocalModel):
         timeout_s: float | None = None,
         **options: Unpack[DecodingOptions],
     ) -> list[Translation]:
-        """Translate every text; see `client.Client.translate`."""
+        """Translate every text; see `dragoman.Client.translate`."""
         return self._client.translate(
             texts, model="", target_prefixes=target_prefixes, timeout_s=timeout_s, **options
         )
@@ -114,7 +114,7 @@ class Translator(_LocalModel):
         timeout_s: float | None = None,
         **options: Unpack[DecodingOptions],
     ) -> TranslationStream:
-        """Translate every text and give the answers piece by piece; see `client.Client.stream_translate`."""
+        """Translate every text and give the answers piece by piece; see `dragoman.Client.stream_translate`."""
         return self._client.stream_translate(
             texts, model="", target_prefixes=target_prefixes, timeout_s=timeout_s, **options
         )
@@ -127,7 +127,7 @@ class Translator(_LocalModel):
         num_alternatives: int = 0,
         timeout_s: float | None = None,
     ) -> list[TextScore]:
-        """Return how probable given translations are; see `client.Client.score_translations`."""
+        """Return how probable given translations are; see `dragoman.Client.score_translations`."""
         return self._client.score_translations(
             sources, targets, model="", num_alternatives=num_alternatives, timeout_s=timeout_s
         )
@@ -136,7 +136,7 @@ class Translator(_LocalModel):
 class Generator(_LocalModel):
     """Generates text with a bundle in this process. Safe to share between threads.
 
-    Calls, options, answers and errors are those of `client.Client`; a call has no deadline unless it names one.
+    Calls, options, answers and errors are those of `dragoman.Client`; a call has no deadline unless it names one.
 
     Attributes:
         model: What the bundle is.
@@ -147,13 +147,13 @@ class Generator(_LocalModel):
     def generate(
         self, prompt: str, *, timeout_s: float | None = None, **options: Unpack[DecodingOptions]
     ) -> Generation:
-        """Continue a prompt, piece by piece; see `client.Client.generate`."""
+        """Continue a prompt, piece by piece; see `dragoman.Client.generate`."""
         return self._client.generate(prompt, model="", timeout_s=timeout_s, **options)
 
     def score_texts(
         self, texts: str | Sequence[str], *, num_alternatives: int = 0, timeout_s: float | None = None
     ) -> list[TextScore]:
-        """Return how probable given texts are; see `client.Client.score_texts`."""
+        """Return how probable given texts are; see `dragoman.Client.score_texts`."""
         return self._client.score_texts(
             texts, model="", num_alternatives=num_alternatives, timeout_s=timeout_s
         )

@@ -22,6 +22,7 @@ from dragoman.common.errors import DragomanError, UsageError
 from dragoman.server.config import ServerSettings
 from dragoman.server.fronts.grpc.front import SERVICE_NAMES, GrpcFront
 from dragoman.server.fronts.grpc.listening import check_free
+from dragoman.server.fronts.grpc.unix_sockets import SocketFile
 from dragoman.server.lifecycle import Lifecycle, Phase
 from dragoman.server.models.registry import Registry, load_models
 from dragoman.server.operations.endpoints import OperationsServer
@@ -29,7 +30,6 @@ from dragoman.server.operations.log_writer import DroppedLinesCollector
 from dragoman.server.operations.logs import ServerLog, queued_logs
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.operations.stop_signals import EXIT_BROKEN, StopSignals, leaving_on_dead_threads
-from dragoman.server.unix_sockets import SocketFile
 
 __all__ = ["SERVICE_NAMES", "Server", "run", "serve"]
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from dragoman.common.settings import Settings, parse_overrides, read_toml
-from dragoman.server.unix_sockets import is_unix
 
 __all__ = [
     "MULTI_STEP_ROWS",
@@ -17,6 +16,7 @@ __all__ = [
     "LoggingSettings",
     "ModelsSettings",
     "ServerSettings",
+    "is_unix",
     "load_settings",
 ]
 
@@ -41,6 +41,14 @@ _MAX_STREAMS = 65_536
 """Open calls of one connection. HTTP/2 allows more, but no server's memory does."""
 _MAX_CACHE_BYTES = 2**40
 """1 TiB. What the machine has is checked at start; no machine has more."""
+
+
+_UNIX_SCHEMES = ("unix:", "unix-abstract:")
+
+
+def is_unix(host: str) -> bool:
+    """Whether `host` names a Unix domain socket instead of a host."""
+    return host.startswith(_UNIX_SCHEMES)
 
 
 def _count_or_auto(most: int) -> BeforeValidator:

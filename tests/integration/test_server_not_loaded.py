@@ -272,7 +272,7 @@ def ask_blocking(served: Served) -> tuple[list[str], list[NotLoadedModel]]:
 
 async def test_the_command_tells_it_in_80_columns(partly_loaded: Path) -> None:
     async with serving(partly_loaded) as served:
-        command = [sys.executable, "-m", "dragoman.cli.main", "models"]
+        command = [sys.executable, "-m", "dragoman", "models"]
         command += ["--target", f"127.0.0.1:{served.server.port}"]
         shown, as_json = await asyncio.gather(
             *(asyncio.to_thread(run, [*command, *options]) for options in ([], ["--json"]))

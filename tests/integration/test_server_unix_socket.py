@@ -11,7 +11,7 @@ from tests.integration.child_server import running
 from tests.integration.serving import BUNDLES, PATIENCE_S, http_get
 
 from dragoman.server.errors import AddressError
-from dragoman.server.unix_sockets import SocketFile, check_socket_free
+from dragoman.server.fronts.grpc.unix_sockets import SocketFile, check_socket_free
 from dragoman.v1 import translation_pb2, translation_pb2_grpc
 
 Request = translation_pb2.TranslateRequest

@@ -55,7 +55,7 @@ def train(corpus: Path, out: Path, num_processes: int, *options: str) -> subproc
     launcher = [sys.executable]
     if num_processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
-    command = [*launcher, "-m", "dragoman.cli.main", "train", str(corpus / "recipe.toml"), "--out", str(out)]
+    command = [*launcher, "-m", "dragoman", "train", str(corpus / "recipe.toml"), "--out", str(out)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*command, *options],

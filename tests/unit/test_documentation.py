@@ -15,6 +15,7 @@ PAGES = sorted(
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("[a-z]*/README.md"))
 )
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+MODULE = ["-m", "dragoman"]
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 
 
@@ -47,9 +48,10 @@ def commands_of(page: Path) -> list[list[str]]:
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     words = [shlex.split(re.split(r"\s[<>|&]", line)[0], comments=True) for line in lines]
-    module = ["-m", "dragoman.cli.main"]
-    found = [each[each.index(module[1]) + 1 :] for each in words if module[1] in each]
-    return found + [each[1:] for each in words if each[:1] == ["dragoman"]]
+    modules = [
+        each[place + 2 :] for each in words for place in range(len(each)) if each[place : place + 2] == MODULE
+    ]
+    return modules + [each[1:] for each in words if each[:1] == ["dragoman"]]
 
 
 @pytest.mark.parametrize(

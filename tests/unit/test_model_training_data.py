@@ -166,7 +166,7 @@ def test_a_corpus_through_standard_input(tmp_path: Path, content: bool, code: in
     (tmp_path / "temporary").mkdir()
     lines = "".join(f"{pair.source}\t{pair.target}\n" for pair in PAIRS).encode() + b"\xff\n"
     done = subprocess.run(
-        [sys.executable, "-m", "dragoman.cli.main", "train", str(path), "--out", str(tmp_path / "run")],
+        [sys.executable, "-m", "dragoman", "train", str(path), "--out", str(tmp_path / "run")],
         input=lines if content else b"\n\n",
         env={**os.environ, "TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,

@@ -33,7 +33,7 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 
 
 def command(recipe_file: Path, out: Path, *options: str) -> list[str]:
-    start = [sys.executable, "-m", "dragoman.cli.main", "train", str(recipe_file), "--out", str(out)]
+    start = [sys.executable, "-m", "dragoman", "train", str(recipe_file), "--out", str(out)]
     return [*start, *options]
 
 

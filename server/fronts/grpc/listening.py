@@ -14,9 +14,9 @@ import grpc.aio
 from grpc_channelz.v1 import channelz_pb2
 from grpc_channelz.v1.channelz import ChannelzServicer
 
-from dragoman.server.config import ListenSettings
+from dragoman.server.config import ListenSettings, is_unix
 from dragoman.server.errors import AddressError
-from dragoman.server.unix_sockets import check_socket_free, is_unix
+from dragoman.server.fronts.grpc.unix_sockets import check_socket_free
 
 __all__ = ["bind", "channel_options", "check_free", "count_of_started_calls", "grpc_server_ids"]
 

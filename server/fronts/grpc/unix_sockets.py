@@ -12,17 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from dragoman.server.config import is_unix
 from dragoman.server.errors import AddressError
 
-__all__ = ["SocketFile", "check_socket_free", "is_unix"]
+__all__ = ["SocketFile", "check_socket_free"]
 
-_SCHEMES = ("unix:", "unix-abstract:")
 _CONNECT_TIMEOUT_S = 1.0
-
-
-def is_unix(host: str) -> bool:
-    """Whether `host` names a Unix domain socket instead of a host."""
-    return host.startswith(_SCHEMES)
 
 
 def check_socket_free(host: str) -> None:

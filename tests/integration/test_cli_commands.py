@@ -57,7 +57,7 @@ def dragoman(capsys: pytest.CaptureFixture[str]) -> Run:
 def child(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """The command as a process of its own, with pipes."""
     with subprocess.Popen(
-        [sys.executable, "-m", "dragoman.cli.main", *arguments],
+        [sys.executable, "-m", "dragoman", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

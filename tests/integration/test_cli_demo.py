@@ -28,7 +28,7 @@ SMALL = (
 
 def dragoman(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "dragoman.cli.main", *arguments],
+        [sys.executable, "-m", "dragoman", *arguments],
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -71,7 +71,7 @@ def test_a_demonstration_leaves_a_run_and_a_bundle_that_agree(demonstrated: tupl
 
 def test_a_demonstration_that_is_broken_off_can_be_begun_again(tmp_path: Path) -> None:
     """Ctrl-C while it trains is exit code 130, and what it leaves is in nobody's way."""
-    command = [sys.executable, "-m", "dragoman.cli.main", "demo", "--set", "training.max_steps=1000000"]
+    command = [sys.executable, "-m", "dragoman", "demo", "--set", "training.max_steps=1000000"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(part) for part in sys.path)}  # noqa: PTH100
     settings = ["--set", "corpus.num_train=2000", "--set", "training.state_interval_s=0"]
     with subprocess.Popen(

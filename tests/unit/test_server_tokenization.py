@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.errors import DeadlineExceeded, Overloaded
 from dragoman.server.models.served_model import longest_token
-from dragoman.server.requests import tokenization as tokenising
+from dragoman.server.requests import tokenization
 from dragoman.server.requests.tokenization import Tokenising
 
 BUNDLES = Path(__file__).parents[1] / "fixtures" / "bundles"
@@ -27,14 +27,14 @@ class Pieces:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.texts: list[list[str]] = []
         self.threads: set[str] = set()
-        encode = tokenising._encode
+        encode = tokenization._encode
 
         def recorded(tokenizer: Tokenizer, texts: list[str], bare: bool) -> list[Sequence[int]]:
             self.texts.append([text[:1] for text in texts])
             self.threads.add(threading.current_thread().name)
             return encode(tokenizer, texts, bare)
 
-        monkeypatch.setattr(tokenising, "_encode", recorded)
+        monkeypatch.setattr(tokenization, "_encode", recorded)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ async def test_calls_take_turns(pieces: Pieces) -> None:
 async def test_too_many_characters_are_refused_until_others_are_through(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tokenising, "_MAX_WAITING_CHARACTERS", 10_000)
+    monkeypatch.setattr(tokenization, "_MAX_WAITING_CHARACTERS", 10_000)
     together = Tokenising()
     first = asyncio.create_task(together.encode(SPELL, ["1" * 6000]))
     await asyncio.sleep(0)
@@ -77,7 +77,7 @@ async def test_too_many_characters_are_refused_until_others_are_through(
 
 
 async def test_a_call_that_left_makes_room(monkeypatch: pytest.MonkeyPatch, pieces: Pieces) -> None:
-    monkeypatch.setattr(tokenising, "_MAX_WAITING_CHARACTERS", 200_000)
+    monkeypatch.setattr(tokenization, "_MAX_WAITING_CHARACTERS", 200_000)
     together = Tokenising()
     left = asyncio.create_task(together.encode(SPELL, ["1" * 50_000] * 4))
     await asyncio.sleep(0)
