@@ -62,7 +62,7 @@ from dragoman.common.cpu import usable_cores
 from dragoman.common.errors import OperationError
 from dragoman.model.decoding import greedy_decode
 from dragoman.model.training.hardware import set_threads
-from dragoman.server.bundle.reader import Precision
+from dragoman.server.bundle.manifest import Precision
 
 Rows = Callable[[Sequence[Standing]], Iterator[list[str]]]
 """A line a workload and system."""

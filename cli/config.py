@@ -21,7 +21,7 @@ EPILOG = examples(
 
 _SECTIONS = {
     "server": ("server", "models", "engine", "logging"),
-    "recipe": ("corpus", "tokenizer", "model", "training"),
+    "recipe": ("corpus", "tokenizer", "model", "training", "quality"),
 }
 
 

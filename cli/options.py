@@ -1,7 +1,7 @@
 """Options that several commands share, each written once, and what the shell may complete them with."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -68,6 +68,18 @@ def examples(*lines: str) -> str:
     return "\n".join(shown)
 
 
+def _model(show_default: bool | str = True) -> Any:
+    return typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        autocompletion=complete_model,
+        help="Name of the model. `dragoman models` lists the names.",
+        show_default=show_default,
+        rich_help_panel="Server",
+    )
+
+
 Target = Annotated[
     str, typer.Option(metavar="HOST:PORT", help="The server to call.", rich_help_panel="Server")
 ]
@@ -77,29 +89,8 @@ Timeout = Annotated[
         "--timeout", metavar="SECONDS", min=0.0, help="Time limit of a call.", rich_help_panel="Server"
     ),
 ]
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="NAME",
-        autocompletion=complete_model,
-        help="Name of the model. `dragoman models` lists the names.",
-        rich_help_panel="Server",
-    ),
-]
-ModelOrBundle = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="NAME",
-        autocompletion=complete_model,
-        help="Name of the model. `dragoman models` lists the names.",
-        show_default="required without --bundle",
-        rich_help_panel="Server",
-    ),
-]
+Model = Annotated[str, _model()]
+ModelOrBundle = Annotated[str | None, _model(show_default="required without --bundle")]
 Bundle = Annotated[
     Path | None,
     typer.Option(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from dragoman.common.errors import UsageError
 from dragoman.common.files import Destination
-from dragoman.server.bundle.reader import MANIFEST_NAME, Manifest
+from dragoman.server.bundle.manifest import Manifest
+from dragoman.server.bundle.reader import MANIFEST_NAME
 from dragoman.server.models.discovery import MAX_VERSION_DIGITS
 
 __all__ = ["bundle_destination", "bundle_flaw", "choose_bundle_folder", "served_folder"]

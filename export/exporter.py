@@ -24,6 +24,17 @@ from dragoman.model.run import Run, load_run
 from dragoman.model.tokenizer import BEGIN_ID, END_ID, PADDING_ID, UNKNOWN_ID
 from dragoman.model.transformer import TranslationModel
 from dragoman.server.bundle import reader as bundle_format
+from dragoman.server.bundle.manifest import (
+    Dimensions,
+    FileRecord,
+    GoldenExample,
+    GraphRecord,
+    Limits,
+    Manifest,
+    Precision,
+    QualityFigure,
+    SpecialTokens,
+)
 from dragoman.server.engine.golden import check_golden_examples
 from dragoman.server.engine.trial import check_answers
 from dragoman.server.execution.backend import Backend
@@ -52,8 +63,8 @@ class ExportReport:
     precision: str
     num_bytes: int
     agreement: Agreement
-    quality: tuple[bundle_format.QualityFigure, ...]
-    fp32_quality: tuple[bundle_format.QualityFigure, ...]
+    quality: tuple[QualityFigure, ...]
+    fp32_quality: tuple[QualityFigure, ...]
     corpus_changes: tuple[str, ...] = ()
 
 
@@ -61,7 +72,7 @@ def export_run(
     run_folder: Path,
     bundle_folder: Path,
     *,
-    precision: bundle_format.Precision = "fp32",
+    precision: Precision = "fp32",
     data: Path | None = None,
     replaces: bool = False,
     num_held_out: int = NUM_HELD_OUT,
@@ -121,10 +132,10 @@ def export_run(
 def write_graphs(
     run: Run,
     folder: Path,
-    precision: bundle_format.Precision,
+    precision: Precision,
     calibration: Sequence[Sequence[int]],
     progress: Progress,
-) -> bundle_format.Manifest:
+) -> Manifest:
     """Write the graphs and the tokenizer; returns the manifest, not yet verified or written.
 
     `calibration` is what the model reads while the ranges of int8 activations are measured.
@@ -150,8 +161,8 @@ def write_graphs(
     return _manifest(run, records, folder, precision)
 
 
-def _record(name: str, inputs: Iterable[str], outputs: Iterable[str]) -> bundle_format.GraphRecord:
-    return bundle_format.GraphRecord(file=f"{name}.onnx", inputs=tuple(inputs), outputs=tuple(outputs))
+def _record(name: str, inputs: Iterable[str], outputs: Iterable[str]) -> GraphRecord:
+    return GraphRecord(file=f"{name}.onnx", inputs=tuple(inputs), outputs=tuple(outputs))
 
 
 def _check_without_kernels(bundle: bundle_format.Bundle, kernels: str) -> None:
@@ -165,9 +176,7 @@ def _check_without_kernels(bundle: bundle_format.Bundle, kernels: str) -> None:
         check_golden_examples(plain)
 
 
-def _quality(
-    run: Run, backend: Backend, examples: HeldOut, decoded: Decoded
-) -> tuple[bundle_format.QualityFigure, ...]:
+def _quality(run: Run, backend: Backend, examples: HeldOut, decoded: Decoded) -> tuple[QualityFigure, ...]:
     if isinstance(run.model, TranslationModel):
         return translation_quality(run, examples, (answer.token_ids for answer in decoded.together))
     return generation_quality(backend, run.tokenizer, examples.documents, examples.data)
@@ -175,20 +184,20 @@ def _quality(
 
 def _manifest(
     run: Run,
-    graphs: dict[str, bundle_format.GraphRecord],
+    graphs: dict[str, GraphRecord],
     folder: Path,
-    precision: bundle_format.Precision,
-) -> bundle_format.Manifest:
+    precision: Precision,
+) -> Manifest:
     dims = run.model.dims
     translates = dims.task == "translation"
     # The end token needs a place of its own after the longest translation.
     capacity = dims.max_target_tokens + translates
     files = sorted(path for path in folder.iterdir())
-    return bundle_format.Manifest(
+    return Manifest(
         schema_version=bundle_format.SCHEMA_VERSION,
         task=dims.task,
         precision=precision,
-        dimensions=bundle_format.Dimensions(
+        dimensions=Dimensions(
             vocabulary_size=dims.vocabulary_size,
             width=dims.width,
             num_heads=dims.num_heads,
@@ -199,18 +208,15 @@ def _manifest(
             num_decoder_layers=dims.num_decoder_layers,
             num_parameters=sum(parameter.numel() for parameter in run.model.parameters()),
         ),
-        limits=bundle_format.Limits(
+        limits=Limits(
             max_source_tokens=dims.max_source_tokens if translates else capacity - 1,
             max_output_tokens=capacity if translates else capacity - 1,
             max_context_tokens=capacity,
         ),
-        special_tokens=bundle_format.SpecialTokens(
-            padding=PADDING_ID, unknown=UNKNOWN_ID, begin=BEGIN_ID, end=END_ID
-        ),
+        special_tokens=SpecialTokens(padding=PADDING_ID, unknown=UNKNOWN_ID, begin=BEGIN_ID, end=END_ID),
         graphs=graphs,
         files={
-            path.name: bundle_format.FileRecord(sha256=sha256_of(path), num_bytes=path.stat().st_size)
-            for path in files
+            path.name: FileRecord(sha256=sha256_of(path), num_bytes=path.stat().st_size) for path in files
         },
         provenance=_provenance(run),
         golden_examples=(),
@@ -235,7 +241,7 @@ def _provenance(run: Run) -> dict[str, Any]:
 
 def _golden_examples(
     examples: HeldOut, reference: Sequence[Hypothesis], decoded: Decoded
-) -> tuple[bundle_format.GoldenExample, ...]:
+) -> tuple[GoldenExample, ...]:
     """Answers far from any tie, of the shortest to the longest inputs; at least one."""
 
     def same(index: int) -> bool:
@@ -252,7 +258,7 @@ def _golden_examples(
     safe.sort(key=lambda index: len(examples.inputs[index]))
     chosen = safe[:: max(1, len(safe) // _NUM_GOLDEN)][:_NUM_GOLDEN]
     return tuple(
-        bundle_format.GoldenExample(
+        GoldenExample(
             text=examples.texts[index],
             max_tokens=examples.max_tokens,
             token_ids=decoded.together[index].token_ids,

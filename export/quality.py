@@ -13,7 +13,7 @@ from dragoman.model.decoding import Hypothesis
 from dragoman.model.run import Run
 from dragoman.model.tokenizer import BEGIN_ID, PADDING_ID
 from dragoman.model.transformer import LanguageModel
-from dragoman.server.bundle.reader import QualityFigure
+from dragoman.server.bundle.manifest import QualityFigure
 from dragoman.server.engine.scoring import score_offline
 from dragoman.server.execution.backend import Backend
 

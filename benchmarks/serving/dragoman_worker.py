@@ -14,7 +14,8 @@ from benchmarks.peers.json_worker import answer_requests
 from benchmarks.serving.dragoman_systems import DragomanEngine
 from benchmarks.serving.systems import Setting, Workload
 
-from dragoman.server.bundle.reader import Bundle, Manifest
+from dragoman.server.bundle.manifest import Manifest
+from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
 from dragoman.server.engine.engine import load_backend
 

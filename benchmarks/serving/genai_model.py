@@ -28,7 +28,7 @@ from dragoman.export.onnx_graphs import to_onnx
 from dragoman.model.attention import SelfAttention
 from dragoman.model.tokenizer import BEGIN_ID, END_ID
 from dragoman.model.transformer import Dimensions, LanguageModel
-from dragoman.server.bundle.reader import Precision
+from dragoman.server.bundle.manifest import Precision
 
 __all__ = ["genai_config", "genai_graph", "write_genai_model"]
 

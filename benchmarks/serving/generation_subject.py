@@ -15,7 +15,8 @@ from dragoman.model.recipe import load_recipe
 from dragoman.model.run import Run
 from dragoman.model.tokenizer import BEGIN_ID, SPECIAL_TOKENS
 from dragoman.model.transformer import Dimensions, LanguageModel, build_model
-from dragoman.server.bundle.reader import Bundle, Precision
+from dragoman.server.bundle.manifest import Precision
+from dragoman.server.bundle.reader import Bundle
 
 __all__ = [
     "GenerationSubject",

@@ -8,7 +8,8 @@ from benchmarks.serving.dragoman_systems import EngineCallers, num_tokens, repea
 from benchmarks.serving.peers import PEERS_FOLDER, PeerWorker
 from benchmarks.serving.systems import Answers, Reading, Setting, System, Workload
 
-from dragoman.server.bundle.reader import Bundle, Precision
+from dragoman.server.bundle.manifest import Precision
+from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.execution.backend import Backend

@@ -11,7 +11,8 @@ import psutil
 from benchmarks.serving.peers import PeerWorker
 from benchmarks.serving.systems import Reading, Setting, Workload
 
-from dragoman.server.bundle.reader import Bundle, Manifest
+from dragoman.server.bundle.manifest import Manifest
+from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
 from dragoman.server.engine.engine import lane_layout
 from dragoman.server.execution.arena import HostArena

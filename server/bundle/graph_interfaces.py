@@ -11,7 +11,8 @@ from typing import Any
 
 import onnxruntime as ort
 
-from dragoman.server.bundle.reader import Bundle, Manifest
+from dragoman.server.bundle.manifest import Manifest
+from dragoman.server.bundle.reader import Bundle
 from dragoman.server.errors import BundleError
 
 __all__ = ["check_interface"]

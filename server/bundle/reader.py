@@ -25,15 +25,8 @@ from tokenizers import Tokenizer
 
 from dragoman.common.normalization import prepare_tokenizer
 from dragoman.server.bundle.manifest import (
-    Dimensions,
     FileRecord,
-    GoldenExample,
-    GraphRecord,
-    Limits,
     Manifest,
-    Precision,
-    QualityFigure,
-    SpecialTokens,
     check_provenance,
     first_problem,
 )
@@ -44,15 +37,6 @@ __all__ = [
     "SCHEMA_VERSION",
     "TOKENIZER_NAME",
     "Bundle",
-    "Dimensions",
-    "FileRecord",
-    "GoldenExample",
-    "GraphRecord",
-    "Limits",
-    "Manifest",
-    "Precision",
-    "QualityFigure",
-    "SpecialTokens",
     "one_line",
 ]
 

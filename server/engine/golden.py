@@ -3,7 +3,8 @@
 Another onnxruntime, another CPU or a graph optimiser's bug shows here, before the first caller sees it.
 """
 
-from dragoman.server.bundle.reader import Bundle, GoldenExample
+from dragoman.server.bundle.manifest import GoldenExample
+from dragoman.server.bundle.reader import Bundle
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.engine.offline import decode_offline
 from dragoman.server.errors import BundleError, shown

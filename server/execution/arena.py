@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from dragoman.server.bundle.reader import GraphRecord, Manifest
+from dragoman.server.bundle.manifest import GraphRecord, Manifest
 from dragoman.server.execution.kernels import Arrays, copy_rows
 from dragoman.server.execution.prefix_cache import BLOCK_TOKENS, PrefixCache
 

@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from dragoman.server.bundle.reader import Manifest
+from dragoman.server.bundle.manifest import Manifest
 from dragoman.server.execution.arena import LAST, SMALL_INPUTS, Arena, Buffer
 from dragoman.server.execution.prefix_cache import BLOCK_TOKENS, PrefixCache
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from dragoman.server.bundle.reader import Manifest
+from dragoman.server.bundle.manifest import Manifest
 from dragoman.server.decoding.candidates import Predictions, best_of_rows
 from dragoman.server.execution.arena import Buffer
 from dragoman.server.execution.device_arena import DEVICE_TURN, DeviceArena

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from dragoman.server.bundle.reader import GraphRecord
+from dragoman.server.bundle.manifest import GraphRecord
 from dragoman.server.execution.arena import Arena
 from dragoman.server.execution.prefix_cache import BLOCK_TOKENS, PrefixCache
 

@@ -28,6 +28,8 @@ NUM_THREADS = 4
 """That compute answers."""
 ACCEPT_PAUSE_S = 0.1
 """How long no connection is accepted when the process may open no more files and no connection can be closed."""
+CLOSE_LIMIT_S = 1.0
+"""How long `close` waits for answers that are being computed."""
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 16 * 1024
 
@@ -71,12 +73,16 @@ class HttpServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening and close every connection."""
+        """Stop listening and close every connection, within `CLOSE_LIMIT_S`.
+
+        A thread that still computes an answer then goes on alone: it is a daemon.
+        """
+        end_s = time.monotonic() + CLOSE_LIMIT_S
         # In the thread that reads and writes them: it ends when it has no socket any more.
         with contextlib.suppress(OSError):  # the thread was awake, and has closed what would have woken it
             self._server.trigger.pull_trigger(lambda: wasyncore.close_all(self._sockets))
-        self._thread.join()
-        self._dispatcher.shutdown()
+        self._thread.join(CLOSE_LIMIT_S)
+        self._dispatcher.shutdown(timeout=max(0.0, end_s - time.monotonic()))
 
 
 def _settings() -> Adjustments:

@@ -17,6 +17,7 @@ from dragoman.export.quantization import quantized
 from dragoman.export.row_graphs import row_graphs
 from dragoman.model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
 from dragoman.server.bundle import reader as bundle
+from dragoman.server.bundle.manifest import Manifest
 from dragoman.server.execution.backend import Backend
 
 SHARED: dict[str, Any] = {
@@ -82,7 +83,7 @@ def export(
     for stem, graph in exported.items():
         onnx.save(graph, folder / f"{stem}.onnx")
     translates = dims.task == "translation"
-    manifest = bundle.Manifest.model_validate(
+    manifest = Manifest.model_validate(
         {
             "schema_version": 2,
             "task": dims.task,

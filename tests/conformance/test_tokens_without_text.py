@@ -11,7 +11,8 @@ from tests.conformance.exported_models import export
 import dragoman.model.beam_search
 import dragoman.model.decoding
 from dragoman.model.transformer import LanguageModel, TranslationModel
-from dragoman.server.bundle.reader import Bundle, GoldenExample, SpecialTokens
+from dragoman.server.bundle.manifest import GoldenExample, SpecialTokens
+from dragoman.server.bundle.reader import Bundle
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.engine.golden import check_golden_examples
 from dragoman.server.engine.lane import Lane

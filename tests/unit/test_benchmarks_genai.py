@@ -14,7 +14,7 @@ from benchmarks.serving.generation_subject import Shape, prompts, random_generat
 from numpy.typing import NDArray
 
 from dragoman.model.transformer import LanguageModel
-from dragoman.server.bundle.reader import Precision
+from dragoman.server.bundle.manifest import Precision
 
 SHAPE = Shape(layers=2, width=32, heads=4, feed_forward=64, vocabulary=60, context=40)
 NUM_PROMPTS, PROMPT_TOKENS, NEW_TOKENS, CAPACITY = 3, 6, 4, 16
