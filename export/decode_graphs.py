@@ -16,6 +16,17 @@ from dragoman.export.graph import DynamicAxes, Graph, cache_dtype
 from dragoman.export.operators import best_tokens, cross_attention, self_attention
 from dragoman.export.quantization import Int8Linear
 from dragoman.model.transformer import DecoderLayer, LanguageModel, TranslationModel
+from dragoman.server.bundle.graph_names import (
+    CACHE_KINDS,
+    LAST,
+    OWN,
+    SOURCE,
+    CacheKind,
+    cache_kind,
+    cache_names,
+    output_name,
+    step_name,
+)
 
 __all__ = ["MAX_STEP_WEIGHTS", "NUM_STEPS", "decode_graphs"]
 
@@ -28,8 +39,9 @@ MAX_STEP_WEIGHTS = 2_500_000
 def decode_graphs(model: TranslationModel | LanguageModel) -> tuple[Graph, ...]:
     """`decode`, and `decode_steps` for a small model that will run on a CPU."""
     inputs, axes = _inputs(model)
-    caches = tuple(name for name in inputs if name.startswith(_CACHES))
-    outputs = ("log_probabilities", "best", "best_token_ids", *(f"new_{name}" for name in caches))
+    # What no step appends to, a source's last token, is no output.
+    caches = [name for name in inputs if cache_kind(name) in {OWN, SOURCE}]
+    outputs = ("log_probabilities", "best", "best_token_ids", *map(output_name, caches))
     decode_inputs = {"num_best": torch.tensor([_NUM_BEST]), "needs_all": torch.tensor([1]), **inputs}
     decode_axes: dict[str, DynamicAxes] = {"num_best": {}, "needs_all": {}, **axes}
     decode = Graph(
@@ -37,15 +49,14 @@ def decode_graphs(model: TranslationModel | LanguageModel) -> tuple[Graph, ...]:
     )
     if cache_dtype(model) == torch.float16 or _num_step_weights(model) > MAX_STEP_WEIGHTS:
         return (decode,)
-    parts = ("token_ids", "log_probabilities", *(f"new_{name}" for name in caches))
-    outputs = tuple(f"step_{step}_{part}" for step in range(NUM_STEPS) for part in parts)
+    parts = ("token_ids", "log_probabilities", *map(output_name, caches))
+    outputs = tuple(step_name(step, part) for step in range(NUM_STEPS) for part in parts)
     return decode, Graph(
         "decode_steps", _DecodeSteps(model, tuple(inputs)), inputs, axes, outputs, variadic=True
     )
 
 
 _NUM_BEST = 4  # of the traced example
-_CACHES = ("key_", "value_", "cross_key_", "cross_value_")
 
 
 def _num_step_weights(model: TranslationModel | LanguageModel) -> int:
@@ -64,29 +75,32 @@ def _inputs(model: TranslationModel | LanguageModel) -> tuple[dict[str, Tensor],
     """Sample inputs by name, and the axes that may have any length."""
     dims, num_rows, dtype = model.dims, 3, cache_dtype(model)
     rows = torch.export.Dim("rows")
-    axes = {"self": torch.export.Dim("capacity"), "cross": torch.export.Dim("source_capacity")}
-    sizes = {"self": 11, "cross": 9}
+    heads, size = dims.num_kv_heads, dims.head_size
+    shapes = {
+        OWN: (num_rows, heads, 11, size),
+        SOURCE: (num_rows, heads, 9, size),
+        LAST: (num_rows, 1, heads * size),
+    }
+    axes: dict[CacheKind, DynamicAxes] = {
+        OWN: {0: rows, 2: torch.export.Dim("capacity")},
+        SOURCE: {0: rows, 2: torch.export.Dim("source_capacity")},
+        LAST: {0: rows},
+    }
     inputs: dict[str, Tensor] = {
         "token_ids": torch.ones(num_rows, dtype=torch.int64),
         "lengths": torch.tensor([4, 0, 7], dtype=torch.int32),
     }
     dynamic: dict[str, DynamicAxes] = {"token_ids": {0: rows}, "lengths": {0: rows}}
-    cross = isinstance(model, TranslationModel)
-    if cross:
+    kinds: tuple[CacheKind, ...] = (OWN,)
+    if isinstance(model, TranslationModel):
+        kinds = CACHE_KINDS
         inputs["source_lengths"] = torch.tensor([9, 2, 5], dtype=torch.int32)
         dynamic["source_lengths"] = {0: rows}
-    for layer in range(dims.num_decoder_layers):
-        for kind, stem in [("self", "")] + ([("cross", "cross_")] if cross else []):
-            for part in ("key", "value"):
-                name = f"{stem}{part}_{layer}"
-                inputs[name] = torch.zeros(
-                    num_rows, dims.num_kv_heads, sizes[kind], dims.head_size, dtype=dtype
-                )
-                dynamic[name] = {0: rows, 2: axes[kind]}
-        for part in ("key", "value") if cross else ():
-            name = f"last_cross_{part}_{layer}"
-            inputs[name] = torch.zeros(num_rows, 1, dims.num_kv_heads * dims.head_size, dtype=dtype)
-            dynamic[name] = {0: rows}
+    for name in cache_names(dims.num_decoder_layers, *kinds):
+        kind = cache_kind(name)
+        assert kind is not None
+        inputs[name] = torch.zeros(shapes[kind], dtype=dtype)
+        dynamic[name] = axes[kind]
     return inputs, dynamic
 
 

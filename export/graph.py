@@ -5,9 +5,9 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from dragoman.model.transformer import Dimensions, LanguageModel, TranslationModel
+from dragoman.model.transformer import LanguageModel, TranslationModel
 
-__all__ = ["DynamicAxes", "Graph", "cache_dtype", "layer_names"]
+__all__ = ["DynamicAxes", "Graph", "cache_dtype"]
 
 DynamicAxes = dict[int, torch.export.Dim]
 
@@ -27,8 +27,3 @@ class Graph:
 def cache_dtype(model: TranslationModel | LanguageModel) -> torch.dtype:
     """Of keys and values: what the normalisations compute in, quantised products or not."""
     return model.decoder_layers[0].around_feed_forward.norm.weight.dtype
-
-
-def layer_names(dims: Dimensions, stems: tuple[str, ...]) -> list[str]:
-    """Those of every decoder layer's part of each kind, layer by layer."""
-    return [f"{stem}_{layer}" for layer in range(dims.num_decoder_layers) for stem in stems]

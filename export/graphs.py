@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dragoman.export.decode_graphs import decode_graphs
-from dragoman.export.graph import Graph, cache_dtype, layer_names
+from dragoman.export.graph import Graph, cache_dtype
 from dragoman.export.operators import encoder_attention, group_query, multi_head, source_caches
 from dragoman.model.attention import (
     CrossAttention,
@@ -26,6 +26,7 @@ from dragoman.model.attention import (
     split_heads,
 )
 from dragoman.model.transformer import LanguageModel, TranslationModel
+from dragoman.server.bundle.graph_names import LAST, OWN, SOURCE, cache_names, output_name
 
 __all__ = ["generation_graphs", "translation_graphs"]
 
@@ -42,7 +43,7 @@ def translation_graphs(model: TranslationModel) -> tuple[Graph, ...]:
             "source_lengths": torch.tensor([7, 3, 5], dtype=torch.int32),
         },
         {"source_ids": {0: rows, 1: length}, "source_lengths": {0: rows}},
-        tuple(layer_names(dims, ("cross_key", "cross_value", "last_cross_key", "last_cross_value"))),
+        cache_names(dims.num_decoder_layers, SOURCE, LAST),
     )
     align = Graph(
         "align",
@@ -61,7 +62,7 @@ def generation_graphs(model: LanguageModel) -> tuple[Graph, ...]:
 
 def _extend_graph(model: LanguageModel) -> Graph:
     dims = model.dims
-    caches = layer_names(dims, ("key", "value"))
+    caches = cache_names(dims.num_decoder_layers, OWN)
     capacity = torch.export.Dim("capacity")
     shape = (1, dims.num_kv_heads, 11, dims.head_size)
     return Graph(
@@ -77,7 +78,7 @@ def _extend_graph(model: LanguageModel) -> Graph:
             "lengths": {},
             **{name: {2: capacity} for name in caches},
         },
-        tuple(f"new_{name}" for name in caches),
+        tuple(map(output_name, caches)),
         variadic=True,
     )
 

@@ -19,6 +19,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from dragoman.export.graph import Graph
+from dragoman.server.bundle.graph_names import OWN, caches_by_kind, computed_name
 
 __all__ = ["row_graphs"]
 
@@ -29,9 +30,9 @@ _TOKENS = ("rows", "heads", "tokens", "head_size")
 
 def row_graphs(decode: Graph) -> Iterator[tuple[str, onnx.ModelProto]]:
     """Names and models for a bundle with this `decode`, whose inputs say how many caches there are of a kind."""
-    num_caches = sum(name.startswith(("key_", "value_")) for name in decode.inputs)
+    num_caches = len(caches_by_kind(decode.inputs)[OWN])
     yield "copy_tokens", _model("copy_tokens", [*_read("tokens"), *_write("tokens")], ("sources", "targets"))
-    computed = [f"computed_{index}" for index in range(num_caches)]
+    computed = [computed_name(index) for index in range(num_caches)]
     join = helper.make_node("Concat", computed, ["tokens"], axis=0)
     yield "fill_tokens", _model("fill_tokens", [join, *_write("tokens")], ("targets",), computed)
     if "source_lengths" not in decode.inputs:

@@ -4,13 +4,13 @@ The engine binds arrays by these names, types and sizes. `None` stands for a siz
 """
 
 import itertools
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import onnxruntime as ort
 
+from dragoman.server.bundle import graph_names
 from dragoman.server.bundle.manifest import Manifest
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.errors import BundleError
@@ -19,12 +19,10 @@ __all__ = ["check_interface"]
 
 Shape = tuple[int | None, ...]
 
-_INT64 = re.compile(
-    r"(token_ids|source_ids|target_ids|num_best|needs_all|best_token_ids|step_\d+_token_ids|sources|targets|offsets)"
-)
-_INT32 = re.compile(r"(lengths|source_lengths)")
-_FLOAT = re.compile(r"(log_probabilities|best|attention|step_\d+_log_probabilities)")
-_STEP_OUTPUT = re.compile(r"step_(\d+)_token_ids")
+_TOKEN_IDS = {"token_ids", "source_ids", "target_ids", "best_token_ids"}
+_INT64 = {*_TOKEN_IDS, "num_best", "needs_all", "sources", "targets", "offsets"}
+_INT32 = {"lengths", "source_lengths"}
+_FLOAT = {"log_probabilities", "best", "attention"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +77,12 @@ def _check_value(place: str, kind: str, value: Any, shape: Shape | None, manifes
 
 
 def _type_of(name: str, manifest: Manifest) -> str:
-    if _INT64.fullmatch(name):
+    base = graph_names.base_name(name)
+    if base in _INT64:
         return "tensor(int64)"
-    if _INT32.fullmatch(name):
+    if base in _INT32:
         return "tensor(int32)"
-    if _FLOAT.fullmatch(name) or manifest.precision != "fp16":
+    if base in _FLOAT or manifest.precision != "fp16":
         return "tensor(float)"
     return "tensor(float16)"
 
@@ -91,13 +90,13 @@ def _type_of(name: str, manifest: Manifest) -> str:
 def _interfaces(manifest: Manifest) -> dict[str, _Interface]:
     """Of every graph that a server may load, by its name."""
     translates = manifest.task == "translation"
-    own = _caches(manifest, "")
-    source = {**_caches(manifest, "cross_"), **_last_caches(manifest)} if translates else {}
+    own = _caches(manifest, graph_names.OWN)
+    source = _caches(manifest, graph_names.SOURCE, graph_names.LAST) if translates else {}
     small: dict[str, Shape | None] = dict.fromkeys(
         ("token_ids", "lengths", *(("source_lengths",) if translates else ())), (None,)
     )
     step = {**small, **own, **source}
-    kept = {f"new_{cache}": shape for cache, shape in own.items()}
+    kept = {graph_names.output_name(cache): shape for cache, shape in own.items()}
     reading = {
         "encode": _Interface(_sources(), source),
         "align": _Interface({**_sources(), "target_ids": (None, None)}, {"attention": (None, None, None)}),
@@ -121,20 +120,21 @@ def _step_interfaces(
     outputs = {"log_probabilities": (None, manifest.dimensions.vocabulary_size), **chosen, **kept}
     one_step = {"token_ids": (None,), "log_probabilities": (None,), **kept}
     record = manifest.graphs.get("decode_steps")
-    steps = range(sum(bool(_STEP_OUTPUT.fullmatch(name)) for name in record.outputs) or 1) if record else ()
+    steps = range(max(1, graph_names.num_steps(record.outputs))) if record else ()
+    source_kept = [graph_names.output_name(cache) for cache in source]
     return {
-        "decode": _Interface({**choice, **inputs}, outputs, frozenset(f"new_{each}" for each in source)),
+        "decode": _Interface({**choice, **inputs}, outputs, frozenset(source_kept)),
         "decode_steps": _Interface(
             inputs,
-            {f"step_{step}_{each}": shape for step in steps for each, shape in one_step.items()},
-            frozenset(f"step_{step}_new_{each}" for step in steps for each in source),
+            {graph_names.step_name(step, each): shape for step in steps for each, shape in one_step.items()},
+            frozenset(graph_names.step_name(step, each) for step in steps for each in source_kept),
         ),
     }
 
 
 def _copying_interfaces(num_caches: int) -> dict[str, _Interface]:
     """Of the graphs that copy tokens on a device."""
-    computed = tuple(f"computed_{index}" for index in range(num_caches))
+    computed = tuple(graph_names.computed_name(index) for index in range(num_caches))
     return {
         name: _Interface(dict.fromkeys(inputs), dict.fromkeys((output,)))
         for name, inputs, output in (
@@ -149,20 +149,15 @@ def _sources() -> dict[str, Shape | None]:
     return {"source_ids": (None, None), "source_lengths": (None,)}
 
 
-def _caches(manifest: Manifest, kind: str) -> dict[str, Shape | None]:
+def _caches(manifest: Manifest, *kinds: graph_names.CacheKind) -> dict[str, Shape | None]:
     dims = manifest.dimensions
-    shape = (None, dims.num_kv_heads, None, dims.head_size)
+    whole = None, dims.num_kv_heads, None, dims.head_size
+    last = None, 1, dims.num_kv_heads * dims.head_size
     return {
-        f"{kind}{part}_{layer}": shape
-        for layer in range(dims.num_decoder_layers)
-        for part in ("key", "value")
+        name: last if kind == graph_names.LAST else whole
+        for kind in kinds
+        for name in graph_names.cache_names(dims.num_decoder_layers, kind)
     }
-
-
-def _last_caches(manifest: Manifest) -> dict[str, Shape | None]:
-    dims = manifest.dimensions
-    shape = (None, 1, dims.num_kv_heads * dims.head_size)
-    return dict.fromkeys((f"last_{name}" for name in _caches(manifest, "cross_")), shape)
 
 
 def _named(kind: str, name: str | None) -> str:

@@ -24,13 +24,14 @@ from pydantic import BaseModel, ValidationError
 from tokenizers import Tokenizer
 
 from dragoman.common.normalization import prepare_tokenizer
+from dragoman.server.bundle import graph_names
 from dragoman.server.bundle.manifest import (
     FileRecord,
     Manifest,
     check_provenance,
     first_problem,
 )
-from dragoman.server.errors import BundleError
+from dragoman.server.errors import BundleError, shown
 
 __all__ = [
     "MANIFEST_NAME",
@@ -137,11 +138,15 @@ class Bundle:
         needed = {TOKENIZER_NAME, *(graph.file for graph in manifest.graphs.values())}
         for name in sorted(needed - manifest.files.keys()):
             raise BundleError(f"{path}: {name} is used but has no entry under files")
-        # Version 1 reads prompts by `prefill`, perhaps by `extend` as well.
-        first = {"encode"} if manifest.task == "translation" else {"extend", "prefill"}
-        for names in (first, {"decode"}):
-            if not names & manifest.graphs.keys():
-                raise BundleError(f"{path}: a {manifest.task} bundle needs a graph {min(names)!r}")
+        for names in (graph_names.FIRST_GRAPHS[manifest.task], ("decode",)):
+            if not manifest.graphs.keys() & set(names):
+                raise BundleError(f"{path}: a {manifest.task} bundle needs a graph {names[0]!r}")
+        known = graph_names.GRAPHS[manifest.task]
+        if unknown := [name for name in manifest.graphs if name not in known]:
+            raise BundleError(
+                f"{path}: a {manifest.task} bundle has no graph {shown(unknown[0])}; this server knows "
+                f"{', '.join(known)}"
+            )
         if not manifest.golden_examples:
             raise BundleError(
                 f"{path}: golden_examples is empty, so nothing shows that the bundle answers as it did when it was "

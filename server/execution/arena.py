@@ -9,7 +9,6 @@ operators append to them in place.
 """
 
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,15 +18,13 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from dragoman.server.bundle.graph_names import LAST, OWN, SOURCE, caches_by_kind, output_cache
 from dragoman.server.bundle.manifest import GraphRecord, Manifest
 from dragoman.server.execution.kernels import Arrays, copy_rows
 from dragoman.server.execution.prefix_cache import BLOCK_TOKENS, PrefixCache
 
-__all__ = ["LAST", "SMALL_INPUTS", "Arena", "Buffer", "HostArena", "row_bytes"]
+__all__ = ["SMALL_INPUTS", "Arena", "Buffer", "HostArena", "row_bytes"]
 
-LAST = "last_cross_"
-"""Kind of caches with a source's last token alone."""
-_CACHE_INPUT = re.compile(r"(?P<kind>last_cross_|cross_|)(?:key|value)_\d+")
 SMALL_INPUTS = ("token_ids", "lengths", "source_lengths")
 """Of a step, beside its caches: attributes of every arena."""
 
@@ -68,12 +65,12 @@ def _caches(manifest: Manifest) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Kind and shape of each cache of a row, by the name of the step's input."""
     dims, limits = manifest.dimensions, manifest.limits
     shapes = {
-        "": (dims.num_kv_heads, limits.max_context_tokens, dims.head_size),
-        "cross_": (dims.num_kv_heads, limits.max_source_tokens, dims.head_size),
+        OWN: (dims.num_kv_heads, limits.max_context_tokens, dims.head_size),
+        SOURCE: (dims.num_kv_heads, limits.max_source_tokens, dims.head_size),
         LAST: (1, dims.num_kv_heads * dims.head_size),
     }
-    matches = map(_CACHE_INPUT.fullmatch, manifest.graphs["decode"].inputs)
-    return {match[0]: (match["kind"], shapes[match["kind"]]) for match in matches if match}
+    by_kind = caches_by_kind(manifest.graphs["decode"].inputs)
+    return {name: (kind, shapes[kind]) for kind, names in by_kind.items() for name in names}
 
 
 class Arena(ABC):
@@ -115,8 +112,7 @@ class Arena(ABC):
                 binding.bind_input(name, *self._buffer(name).rows(first, last))
         for name in graph.outputs:
             # new_key_0 and step_2_new_key_0 are key_0: the same memory, so the operator appends in place.
-            _, new, cache = name.rpartition("new_")
-            if new:
+            if cache := output_cache(name):
                 binding.bind_output(name, *self._buffer(cache).rows(first, last))
 
     @abstractmethod
@@ -150,7 +146,7 @@ class Arena(ABC):
     def fork(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy rows' own caches to rows that have the same source's keys and values already; none is both."""
         self.lengths[list(targets)] = self.lengths[list(sources)]
-        self._copy_caches("", sources, targets)
+        self._copy_caches(OWN, sources, targets)
 
     @abstractmethod
     def _copy_caches(self, kind: str, sources: Sequence[int], targets: Sequence[int]) -> None:
@@ -160,7 +156,7 @@ class Arena(ABC):
         """How many tokens count of each of these rows' caches of a kind."""
         if kind == LAST:
             return [1] * len(rows)
-        lengths = self.source_lengths if kind else self.lengths
+        lengths = self.lengths if kind == OWN else self.source_lengths
         counts: list[int] = lengths[list(rows)].tolist()
         return counts
 

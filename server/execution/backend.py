@@ -10,10 +10,11 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 
 from dragoman.common.memory import readable_bytes
 from dragoman.server.bundle.graph_interfaces import check_interface
+from dragoman.server.bundle.graph_names import COPYING_GRAPHS, OWN, cache_names
 from dragoman.server.bundle.reader import Bundle, one_line
 from dragoman.server.errors import BundleError, ProviderUnavailable, ResourceUnavailable
 from dragoman.server.execution.arena import HostArena, row_bytes
-from dragoman.server.execution.device_arena import DEVICE_TURN, ROW_GRAPHS, DeviceArena
+from dragoman.server.execution.device_arena import DEVICE_TURN, DeviceArena
 from dragoman.server.execution.device_rows import CAPTURED_GRAPH, DeviceRows
 from dragoman.server.execution.kernels import NO_KERNELS, register_kernels, select_kernels
 from dragoman.server.execution.prefix_cache import BLOCK_TOKENS, PrefixCache
@@ -25,7 +26,6 @@ _ORT_ERRORS = (onnxruntime_pybind11_state.Fail, onnxruntime_pybind11_state.Runti
 _NOWHERE = os.devnull
 """No folder, so no file is found in it."""
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_GRAPHS = ("encode", "prefill", "extend", "decode", "decode_steps", "align")
 _DTYPES: dict[str, np.dtype[np.floating]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
@@ -58,7 +58,9 @@ class Backend:
         self.sessions = sessions
         self.device = device
         [self.cache_dtype] = (
-            _DTYPES[each.type] for each in sessions["decode"].get_inputs() if each.name == "key_0"
+            _DTYPES[each.type]
+            for each in sessions["decode"].get_inputs()
+            if each.name == cache_names(1, OWN)[0]
         )
         dims = bundle.manifest.dimensions
         self.prefix_cache = PrefixCache(
@@ -144,7 +146,7 @@ def load_sessions(
             f"provider {provider!r} runs fp16 bundles; {bundle.path} is {bundle.manifest.precision}: "
             "export it with --precision fp16"
         )
-    if on_device and ROW_GRAPHS[0] not in bundle.manifest.graphs:
+    if on_device and COPYING_GRAPHS[0] not in bundle.manifest.graphs:
         raise ProviderUnavailable(
             f"provider {provider!r} copies caches by graphs that {bundle.path} does not have: export it again"
         )
@@ -182,8 +184,10 @@ def _reason(error: Exception) -> str:
 def _graphs_run(bundle: Bundle, *, on_device: bool) -> list[str]:
     """All of a bundle's graphs but `prefill` where `extend` does its work, and those that copy tokens on a device."""
     graphs = bundle.manifest.graphs
-    wanted = {*_GRAPHS, *(ROW_GRAPHS if on_device else ())} - ({"prefill"} if "extend" in graphs else set())
-    return [name for name in graphs if name in wanted]
+    left_out = {"prefill"} if "extend" in graphs else set()
+    if not on_device:
+        left_out.update(COPYING_GRAPHS)
+    return [name for name in graphs if name not in left_out]
 
 
 def _session_options(provider: str, num_threads: int) -> ort.SessionOptions:

@@ -16,17 +16,15 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from dragoman.server.bundle.graph_names import LAST, computed_name
 from dragoman.server.bundle.manifest import Manifest
-from dragoman.server.execution.arena import LAST, SMALL_INPUTS, Arena, Buffer
+from dragoman.server.execution.arena import SMALL_INPUTS, Arena, Buffer
 from dragoman.server.execution.prefix_cache import BLOCK_TOKENS, PrefixCache
 
-__all__ = ["DEVICE_TURN", "ROW_GRAPHS", "DeviceArena"]
+__all__ = ["DEVICE_TURN", "DeviceArena"]
 
 DEVICE_TURN = threading.RLock()
 """Held by whoever has a device do something: while one thread records a step, CUDA fails it for what another does."""
-
-ROW_GRAPHS = ("copy_tokens", "fill_tokens", "read_tokens")
-"""Graphs that only an arena on a device runs."""
 
 
 _STAGED_BLOCKS = 8
@@ -173,7 +171,7 @@ class DeviceArena(Arena):
         table, binding = self._tables[kind], self._binding("fill_tokens", kind)
         shape = table.tokens_shape(len(rows), len(tokens))
         for index, address in enumerate(addresses):
-            binding.bind_input(f"computed_{index}", self.device, 0, self.dtype, shape, address)
+            binding.bind_input(computed_name(index), self.device, 0, self.dtype, shape, address)
         binding.bind_cpu_input("targets", table.bases(rows))
         binding.bind_cpu_input("offsets", table.offsets(tokens))
         self._sessions["fill_tokens"].run_with_iobinding(binding)

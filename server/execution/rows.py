@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from dragoman.server.bundle.graph_names import MEASURED_GRAPHS, num_steps, step_name
 from dragoman.server.bundle.manifest import Manifest
 from dragoman.server.decoding.candidates import Predictions, best_of_rows
 from dragoman.server.execution.arena import Arena, Buffer
@@ -95,7 +96,7 @@ class Rows:
         if "extend" in sessions:
             self._prompts = PromptReader(sessions["extend"], manifest.graphs["extend"], arena, prefix_cache)
         self.reads_ahead = self._prompts is None
-        self.first_graph = "encode" if self._manifest.task == "translation" else "prefill"
+        self.first_graph = MEASURED_GRAPHS[manifest.task][0]
 
     def start(
         self, rows: Sequence[int], sources: Sequence[Source], ahead: Sequence[Source] = ()
@@ -274,8 +275,10 @@ class Rows:
                 binding.bind_output("best_token_ids", *Buffer.of(step.best_token_ids).rows(0, num_rows))
         else:
             for index, (chosen, scores) in enumerate(zip(self._chosen, self._scores, strict=True)):
-                binding.bind_output(f"step_{index}_token_ids", *Buffer.of(chosen).rows(0, num_rows))
-                binding.bind_output(f"step_{index}_log_probabilities", *Buffer.of(scores).rows(0, num_rows))
+                binding.bind_output(step_name(index, "token_ids"), *Buffer.of(chosen).rows(0, num_rows))
+                binding.bind_output(
+                    step_name(index, "log_probabilities"), *Buffer.of(scores).rows(0, num_rows)
+                )
         return step
 
     def _begin(self, group: Sequence[tuple[Reading, int, Source]]) -> None:
@@ -323,7 +326,7 @@ class Rows:
 
 def _num_steps(manifest: Manifest) -> int:
     graph = manifest.graphs.get("decode_steps")
-    return sum(name.endswith("_token_ids") for name in graph.outputs) if graph else 0
+    return num_steps(graph.outputs) if graph else 0
 
 
 def _padded(sequences: Sequence[Sequence[int]], padding: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

@@ -9,6 +9,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from dragoman.server.bundle.graph_names import MEASURED_GRAPHS
 from dragoman.server.errors import NOT_LOADED_REASONS
 from dragoman.server.operations.collectors import (
     METRIC_PREFIX,
@@ -34,10 +35,6 @@ up, or without a whole message (the client left, or the message is longer than g
 the model is known."""
 UNKNOWN_MODEL = "unknown"
 """Label of calls for a model that is not served, and of calls whose message was not read."""
-GRAPHS = {
-    "translation": ("encode", "decode", "decode_steps", "align"),
-    "generation": ("prefill", "decode", "decode_steps"),
-}
 METHODS = {
     "translation": ("Translate", "StreamTranslate", "ScoreTranslations"),
     "generation": ("Generate", "ScoreTexts"),
@@ -192,7 +189,8 @@ class ModelMetrics:
         self._time_to_first_token = metrics.time_to_first_token.labels(name)
         self._time_per_output_token = metrics.time_per_output_token.labels(name)
         self._batch_rows = metrics.batch_rows.labels(name)
-        self._steps = {graph: metrics.step_duration.labels(name, graph) for graph in GRAPHS[task]}
+        self._name, self._step_duration = name, metrics.step_duration
+        self._steps = {graph: metrics.step_duration.labels(name, graph) for graph in MEASURED_GRAPHS[task]}
         for method in METHODS[task]:
             # A rate needs a series that was there before the first call.
             metrics.requests.labels(name, method, "OK")
@@ -202,6 +200,8 @@ class ModelMetrics:
 
     def observe_step(self, graph: str, seconds: float, rows: int) -> None:
         """One run of a graph; called by the engine's lanes."""
+        if graph not in self._steps:  # a graph that is new to this list is measured too
+            self._steps[graph] = self._step_duration.labels(self._name, graph)
         self._steps[graph].add(seconds)
         if graph.startswith("decode"):
             self._batch_rows.add(rows)

@@ -10,11 +10,11 @@ import grpc
 import pytest
 import yaml
 
+from dragoman.server.bundle.graph_names import MEASURED_GRAPHS
 from dragoman.server.errors import NOT_LOADED_REASONS
 from dragoman.server.operations.collectors import PROMPT_SOURCES
 from dragoman.server.operations.metrics import (
     ARRIVAL_REASONS,
-    GRAPHS,
     METRIC_PREFIX,
     REJECTION_REASONS,
     Metrics,
@@ -43,7 +43,7 @@ CLOSED_SETS: dict[str, set[str]] = {
     "reason": {*REJECTION_REASONS, *ARRIVAL_REASONS, *NOT_LOADED_REASONS},
     "method": METHODS,
     "source": set(PROMPT_SOURCES),
-    "graph": {graph for graphs in GRAPHS.values() for graph in graphs},
+    "graph": {graph for graphs in MEASURED_GRAPHS.values() for graph in graphs},
 }
 
 
