@@ -141,7 +141,7 @@ def files_through_links(folder: Path) -> Iterator[Path]:
     for path in folder.iterdir():
         if path.is_dir() and path.name != "__pycache__":
             yield from files_through_links(path)
-        elif path.is_file():
+        elif path.is_file() and path.suffix != ".md":
             yield path
 
 

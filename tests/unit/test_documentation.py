@@ -66,3 +66,15 @@ def test_the_parser_accepts_every_command_in_the_documentation(words: list[str])
     command = program.commands[words[0]]  # type: ignore[attr-defined]  # a group of commands
     context = command.make_context(words[0], words[1:])
     assert not context.args
+
+
+@pytest.mark.parametrize("folder", ["cli", "server"])
+def test_the_page_of_a_folder_names_what_is_in_it_and_nothing_else(folder: str) -> None:
+    text = (ROOT / folder / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w/]+(?:\.py|/))`", text))
+    places = {path for path in (ROOT / folder).rglob("*") if path.is_dir() or path.suffix == ".py"}
+    known = {f"{path.relative_to(ROOT / folder)}{'/' * path.is_dir()}" for path in places}
+    unknown = {name for name in named if not any(f"/{each}".endswith(f"/{name}") for each in known)}
+    assert {name for name in unknown if not (ROOT / name).exists()} == set()
+    first = {each for each in known if each.rstrip("/").count("/") == 0}
+    assert first - {"__init__.py", "__pycache__/"} <= named
