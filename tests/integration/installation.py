@@ -60,13 +60,17 @@ def build_wheel(source: Path, folder: Path) -> Path:
 
 
 def install(wheel: Path, home: Path, folder: Path, *extras: str) -> Installation:
-    """Install the wheel in a new environment with links to what its dependencies installed here."""
+    """Install the wheel in a new environment with links to what its dependencies installed here.
+
+    With the extra `train` the environment sees everything that is installed here but the source tree.
+    """
     builder = venv.EnvBuilder(symlinks=True)
     paths: Any = builder.ensure_directories(home)
     builder.create(home)
     site = Path(sysconfig.get_path("purelib", "venv", {"base": str(home), "platbase": str(home)}))
-    for name in distributions_of(*extras):
-        _link_files(name, site)
+    if "train" not in extras:  # whose links would be tens of thousands
+        for name in distributions_of(*extras):
+            _link_files(name, site)
     command = [
         sys.executable,
         "-m",
@@ -77,6 +81,9 @@ def install(wheel: Path, home: Path, folder: Path, *extras: str) -> Installation
         "install",
     ]
     _run([*command, "--quiet", "--no-deps", "--no-index", str(wheel)])
+    if "train" in extras:
+        # After the installation, which would find its distribution there. The .pth files of that folder are not read.
+        (site / "here.pth").write_text(sysconfig.get_path("purelib"))
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TMPDIR") if name in os.environ}
     return Installation(Path(paths.bin_path), folder, {**kept, "COLUMNS": "200", "PYTHONPATH": "."})
 

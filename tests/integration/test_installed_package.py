@@ -234,7 +234,10 @@ def test_every_command_of_a_client_runs_where_only_a_client_is_installed(
         (["generate", *called, "count", "--max-tokens", "2", "one"], " two three"),
         (["score", *called, "spell", "12", "one two"], "\t"),
         (["models", "--target", target], "spell/2"),
-        (["bench", *called, "spell", "--duration", "0.2", "--inputs", "inputs"], "requests/s"),
+        (
+            ["bench", *called, "spell", "--duration", "0.2", "--warm-up", "0", "--inputs", "inputs"],
+            "requests/s",
+        ),
         (["config", "server"], "[engine]"),
         (["--version"], "dragoman 0."),
     ):
@@ -296,3 +299,13 @@ def test_training_where_only_a_server_is_installed_names_its_extra(serving: Inst
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: this needs torch, which is not installed: pip install 'dragoman[train]'\n"
     assert not (serving.folder / "run").exists()
+
+
+def test_training_finds_its_recipe_and_its_pages_template(wheel: Path, hostile: Path, tmp_path: Path) -> None:
+    everything = install(wheel, tmp_path, hostile, "train")
+    sizes = ("training.max_steps=1", "corpus.num_train=200", "corpus.num_validation=9", "corpus.num_test=9")
+    settings = [part for size in (*sizes, "model.width=16") for part in ("--set", size)]
+    done = everything.run("dragoman", "train", "dates", "--out", str(tmp_path / "run"), *settings)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert "<title>" in (tmp_path / "run" / "report.html").read_text()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["commit"] is None
