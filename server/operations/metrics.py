@@ -35,10 +35,6 @@ up, or without a whole message (the client left, or the message is longer than g
 the model is known."""
 UNKNOWN_MODEL = "unknown"
 """Label of calls for a model that is not served, and of calls whose message was not read."""
-METHODS = {
-    "translation": ("Translate", "StreamTranslate", "ScoreTranslations"),
-    "generation": ("Generate", "ScoreTexts"),
-}
 
 # fmt: off
 _LATENCY_BUCKETS = (
@@ -146,6 +142,12 @@ class Metrics:
         """The series of one model; its labels exist from now on, at zero."""
         return ModelMetrics(self, name, task)
 
+    def expect_calls(self, model: str, methods: Iterable[str]) -> None:
+        """Have the series of a model's methods from now on: a rate needs one that was there before the first call."""
+        for method in methods:
+            self.requests.labels(model, method, "OK")
+            self.request_duration.labels(model, method)
+
     def watch(self, name: str, engine: OccupiedEngine) -> None:
         """Read the engine's occupancy at every scrape."""
         self._occupancy.engines[name] = engine
@@ -191,10 +193,6 @@ class ModelMetrics:
         self._batch_rows = metrics.batch_rows.labels(name)
         self._name, self._step_duration = name, metrics.step_duration
         self._steps = {graph: metrics.step_duration.labels(name, graph) for graph in MEASURED_GRAPHS[task]}
-        for method in METHODS[task]:
-            # A rate needs a series that was there before the first call.
-            metrics.requests.labels(name, method, "OK")
-            metrics.request_duration.labels(name, method)
         self._rejected = {reason: metrics.rejected.labels(name, reason) for reason in REJECTION_REASONS}
         metrics.rejected.labels(name, "no_time")
 

@@ -38,6 +38,20 @@ async def test_translations_come_in_the_order_of_the_inputs(served: Served) -> N
     assert -1.0 < first.log_probability < 0.0
 
 
+async def test_the_series_of_every_method_that_decodes_are_there_before_the_first_call(
+    served: Served,
+) -> None:
+    value = served.server.metrics.registry.get_sample_value
+    for model, service in (
+        ("spell", translation_pb2.DESCRIPTOR.services_by_name["TranslationService"]),
+        ("count", generation_pb2.DESCRIPTOR.services_by_name["GenerationService"]),
+    ):
+        for method in service.methods:
+            labels = {"model": model, "method": method.name}
+            assert value("dragoman_requests_total", {**labels, "code": "OK"}) == 0
+            assert value("dragoman_request_duration_seconds_count", labels) == 0
+
+
 async def test_streamed_translations_join_to_the_whole(served: Served) -> None:
     inputs = ["12", "90210", "5"]
     whole = await served.translation.Translate(translate(*inputs))

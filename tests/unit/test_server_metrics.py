@@ -172,6 +172,7 @@ def test_tokens_that_came_together_first_have_no_time_between_them() -> None:
 def test_series_exist_before_the_first_call() -> None:
     metrics = Metrics(1.0)
     metrics.for_model("toy", "generation")
+    metrics.expect_calls("toy", ["Generate"])
     assert value(metrics, "requests_total", model="toy", method="Generate", code="OK") == 0
     assert value(metrics, "requests_total", model="toy", method="Translate", code="OK") is None
 

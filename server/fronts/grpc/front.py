@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from dragoman.server.config import ListenSettings
 from dragoman.server.fronts.grpc.dragoman_v1.generation import GenerationServicer
+from dragoman.server.fronts.grpc.dragoman_v1.methods import DECODING_METHODS
 from dragoman.server.fronts.grpc.dragoman_v1.model import ModelServicer
 from dragoman.server.fronts.grpc.dragoman_v1.translation import TranslationServicer
 from dragoman.server.fronts.grpc.draining import CallGate, GrpcStop
@@ -84,6 +85,8 @@ class GrpcFront:
         """
         slots = {model.name: model.engine.occupancy().slots_total for model in registry.models}
         recorder = CallRecorder(self._metrics, slots, max_calls=self._listen.max_concurrent_calls)
+        for model in registry.models:
+            self._metrics.expect_calls(model.name, DECODING_METHODS[model.manifest.task])
         gate = CallGate()
         server = self._make_server(sum(slots.values()))
         self._add_services(server, registry, recorder, gate)

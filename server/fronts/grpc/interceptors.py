@@ -23,10 +23,10 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
 
 from dragoman.server.errors import AnswerTooLarge, FieldViolation, InvalidRequest
+from dragoman.server.fronts.grpc.dragoman_v1.methods import DECODING_METHODS
 from dragoman.server.fronts.grpc.draining import CallGate
 from dragoman.server.fronts.grpc.parsing import Parsing
 from dragoman.server.fronts.grpc.status import CallStatus, to_status
-from dragoman.server.operations.metrics import METHODS
 from dragoman.server.requests.record import CallRecord, CallRecorder
 
 __all__ = ["InterceptedServer", "Interceptors"]
@@ -58,7 +58,7 @@ class Interceptors:
         assert not handler.request_streaming, "no service of ours takes a stream"
         method = descriptor_pool.Default().FindMethodByName(path.removeprefix("/").replace("/", "."))
         answer = _sized(handler, self._max_message_bytes)
-        if any(method.name in methods for methods in METHODS.values()):
+        if any(method.name in methods for methods in DECODING_METHODS.values()):
             answer = _placed(answer)
         answer = _parsed(self._parsing, method, handler, answer)
         answer = _held(self._gate, _admitted(answer))
