@@ -50,7 +50,7 @@ from dragoman.common.errors import OperationError
 from dragoman.model.transformer import TranslationModel
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
-from dragoman.server.engine.engine import load_backend
+from dragoman.server.models.loader import load_backend
 
 WHOLE: Final = Pace(rounds=3, turn_s=0.3, sweep_turns=1, settle_s=0.0)
 QUICK: Final = Pace(rounds=2, turn_s=0.0, sweep_turns=0, settle_s=0.0)

@@ -34,7 +34,9 @@ from dragoman.model.errors import CorpusError
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.parameters import DecodingParameters
-from dragoman.server.engine.engine import Engine, Ticket
+from dragoman.server.engine.client import EngineClient, Ticket
+from dragoman.server.engine.threads import LaneThreads
+from dragoman.server.models.loader import load_checked_backend
 from dragoman.server.requests.options import MAX_BEAM_SIZE
 
 __all__ = ["BackTranslation", "PairSearch", "back_translate_texts", "pairs_flaw"]
@@ -150,13 +152,9 @@ def back_translate_texts(
     destination = dataclasses.replace(destination, inputs=(*destination.inputs, *texts.files))
     destination.check()
     num_texts = texts.num_texts if limit is None else min(limit, texts.num_texts)
-    engine = Engine.load(
-        bundle,
-        EngineSettings(
-            slots_per_lane=MAX_BEAM_SIZE,
-            max_waiting=2 * _WINDOW_TEXTS * search.beam_size,
-        ),
-    )
+    settings = EngineSettings(slots_per_lane=MAX_BEAM_SIZE, max_waiting=2 * _WINDOW_TEXTS * search.beam_size)
+    lanes = LaneThreads(load_checked_backend(bundle, settings), settings)
+    engine = lanes.connect()
 
     async def write_all(file: BinaryIO) -> _Writer:
         writer = _Writer(file, texts.known, search.num_hypotheses)
@@ -177,7 +175,7 @@ def back_translate_texts(
                     "nothing new"
                 )
     finally:
-        engine.close()
+        lanes.close()
     return BackTranslation(
         writer.num_texts,
         writer.num_pairs,
@@ -233,7 +231,7 @@ def _training_texts(bundle: Bundle, data: Path | None) -> _Texts:
 
 
 async def _translate(
-    engine: Engine, bundle: Bundle, texts: Iterator[str], search: PairSearch
+    engine: EngineClient, bundle: Bundle, texts: Iterator[str], search: PairSearch
 ) -> AsyncIterator[tuple[str, list[str] | None]]:
     """Each text with its translations, best first, in order; with None where it is over the model's limit."""
     limits, tokenizer = bundle.manifest.limits, bundle.tokenizer

@@ -24,7 +24,8 @@ from dragoman.server.fronts.grpc.front import SERVICE_NAMES, GrpcFront
 from dragoman.server.fronts.grpc.listening import check_free
 from dragoman.server.fronts.grpc.unix_sockets import SocketFile
 from dragoman.server.lifecycle import Lifecycle, Phase
-from dragoman.server.models.registry import Registry, load_models
+from dragoman.server.models.registry import Registry
+from dragoman.server.models.threaded import ThreadedModels
 from dragoman.server.operations.endpoints import OperationsServer
 from dragoman.server.operations.log_writer import DroppedLinesCollector
 from dragoman.server.operations.logs import ServerLog, queued_logs
@@ -191,7 +192,8 @@ class Server:
         self.metrics_port = self._operations.port
         self._registry = Registry([])
         self._front = GrpcFront(listen, self.lifecycle, self.metrics, on_crash)
-        self._loading: asyncio.Task[Registry] | None = None
+        self._models = ThreadedModels(settings.engine)
+        self._loading: asyncio.Task[None] | None = None
         self._socket_file: SocketFile | None = None
 
     async def start(self, stop: asyncio.Event | None = None) -> None:
@@ -233,26 +235,21 @@ class Server:
         if self._socket_file is not None:
             self._socket_file.remove()
         is_over &= await self._end_loading()
-        is_over &= await asyncio.to_thread(self._registry.close, LANES_LIMIT_S)
+        is_over &= await asyncio.to_thread(self._models.close, LANES_LIMIT_S)
         await asyncio.to_thread(self._operations.close)
         return is_over
 
     async def _load(self, stop: asyncio.Event) -> bool:
         """Load the models; returns False when `stop` is set first. Loading cannot be interrupted."""
         self._loading = asyncio.create_task(
-            asyncio.to_thread(
-                load_models,
-                self._settings.models.directory,
-                self._settings.engine,
-                self.metrics,
-                should_stop=stop.is_set,
-            )
+            asyncio.to_thread(self._models.load_all, self._settings.models.directory, should_stop=stop.is_set)
         )
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([self._loading, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if self._loading.done():
-            self._registry = self._loading.result()
+            self._loading.result()  # or what it raised
+            self._registry = self._models.registry(self.metrics)
         return not stop.is_set()
 
     async def _end_loading(self) -> bool:
@@ -260,6 +257,6 @@ class Server:
         if self._loading is None:
             return True
         done, _ = await asyncio.wait([self._loading], timeout=LOADING_LIMIT_S)
-        if done and self._loading.exception() is None:
-            self._registry = self._loading.result()
+        if done:
+            self._loading.exception()  # `start` has raised it, or the stop came first
         return bool(done)

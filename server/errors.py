@@ -17,6 +17,7 @@ DragomanError
     ├── Draining          the server is shutting down: UNAVAILABLE
     ├── DeadlineExceeded  the caller's time ran out: DEADLINE_EXCEEDED
     ├── Cancelled         the caller left: CANCELLED
+    ├── EngineUnavailable what computed it has gone: UNAVAILABLE, another try may be answered
     └── EngineError       our fault: INTERNAL, the details stay in the log
 """
 
@@ -36,6 +37,7 @@ __all__ = [
     "DeadlineExceeded",
     "Draining",
     "EngineError",
+    "EngineUnavailable",
     "FieldViolation",
     "InvalidRequest",
     "ModelNotFound",
@@ -171,6 +173,10 @@ class Cancelled(RequestError):
 
     def __init__(self, message: str = "the request was cancelled") -> None:
         super().__init__(message)
+
+
+class EngineUnavailable(RequestError):
+    """What computed the request has ended, or ends; nothing is wrong with the request."""
 
 
 class EngineError(RequestError):

@@ -1,7 +1,6 @@
 """Dragoman in process, two ways: through the engine that serves, and as bare lanes in threads."""
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -10,10 +9,12 @@ from typing import Final
 from benchmarks.serving.systems import Reading, Setting, Workload
 
 from dragoman.server.config import EngineSettings
-from dragoman.server.decoding.hypothesis import Finished
+from dragoman.server.decoding.hypothesis import Decoded
 from dragoman.server.decoding.parameters import DecodingParameters
-from dragoman.server.engine.engine import Engine, lane_layout
+from dragoman.server.engine.client import EngineClient
+from dragoman.server.engine.layout import lane_layout
 from dragoman.server.engine.offline import decode_offline
+from dragoman.server.engine.threads import LaneThreads
 from dragoman.server.execution.backend import Backend
 
 __all__ = ["DragomanEngine", "DragomanLanes", "DragomanOnDevice", "EngineCallers", "num_tokens", "repeat"]
@@ -35,9 +36,9 @@ def repeat(run: Callable[[], int], turn_s: float) -> Reading:
             return Reading(elapsed_s / num_runs, num_answered)
 
 
-def num_tokens(answers: Iterable[Finished]) -> int:
+def num_tokens(answers: Iterable[Decoded]) -> int:
     """Tokens of the best answers, ends included."""
-    return sum(finished.best.num_output_tokens for finished in answers)
+    return sum(decoded.best.num_output_tokens for decoded in answers)
 
 
 def _settings(workload: Workload) -> list[Setting]:
@@ -68,14 +69,16 @@ class EngineCallers:
     """An engine, one at a time, and those who ask it: a ticket for each input, as a server has them."""
 
     def __init__(self) -> None:
-        self._engine: Engine | None = None
+        self._lanes: LaneThreads | None = None
+        self._engine: EngineClient | None = None
         self._runner = asyncio.Runner()
 
     def open(self, backend: Backend, settings: EngineSettings) -> None:
         self._close_engine()
-        self._engine = Engine(backend, settings)
+        self._lanes = LaneThreads(backend, settings)
+        self._engine = self._lanes.connect()
 
-    def ask(self, inputs: Sequence[Sequence[int]], parameters: DecodingParameters) -> list[Finished]:
+    def ask(self, inputs: Sequence[Sequence[int]], parameters: DecodingParameters) -> list[Decoded]:
         """All inputs at once; answers in their order."""
         return self._runner.run(self._decode(inputs, parameters))
 
@@ -83,22 +86,19 @@ class EngineCallers:
         self._close_engine()
         self._runner.close()
 
-    async def _decode(
-        self, inputs: Sequence[Sequence[int]], parameters: DecodingParameters
-    ) -> list[Finished]:
+    async def _decode(self, inputs: Sequence[Sequence[int]], parameters: DecodingParameters) -> list[Decoded]:
         assert self._engine is not None
         tickets = [self._engine.submit(ids, parameters) for ids in inputs]
         return [await ticket.result() for ticket in tickets]
 
     def _close_engine(self) -> None:
-        if self._engine is not None:
-            with contextlib.suppress(RuntimeError):
-                self._engine.close()
-            self._engine = None
+        if self._lanes is not None:
+            self._lanes.close()
+            self._lanes = self._engine = None
 
 
 class DragomanEngine:
-    """`Engine.submit` and a ticket for each input, as a server has them: lanes, scheduler, event loop."""
+    """`EngineClient.submit` and a ticket for each input, as a server has them: lanes, scheduler, event loop."""
 
     name = "dragoman"
     _base = EngineSettings(max_waiting=1_000_000)
@@ -168,7 +168,7 @@ class DragomanLanes:
         pass
 
     def _decode(self, hands: Sequence[Sequence[Sequence[int]]], parameters: DecodingParameters) -> int:
-        answers: list[list[Finished]] = [[] for _ in hands]
+        answers: list[list[Decoded]] = [[] for _ in hands]
 
         def decode(lane: int) -> None:
             given = [(ids, parameters) for ids in hands[lane]]

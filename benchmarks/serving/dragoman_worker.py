@@ -17,7 +17,7 @@ from benchmarks.serving.systems import Setting, Workload
 from dragoman.server.bundle.manifest import Manifest
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
-from dragoman.server.engine.engine import load_backend
+from dragoman.server.models.loader import load_backend
 
 
 class Worker:

@@ -14,7 +14,7 @@ from benchmarks.serving.systems import Reading, Setting, Workload
 from dragoman.server.bundle.manifest import Manifest
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
-from dragoman.server.engine.engine import lane_layout
+from dragoman.server.engine.layout import lane_layout
 from dragoman.server.execution.arena import HostArena
 
 __all__ = ["DragomanProcess", "Hosted", "Memory", "arena_bytes", "measure_memory"]

@@ -15,7 +15,7 @@ from rich.console import Console
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.parameters import DecodingParameters
-from dragoman.server.engine.engine import load_backend
+from dragoman.server.models.loader import load_backend
 
 __all__ = ["ServedShare", "served_shares"]
 

@@ -21,8 +21,8 @@ from dragoman.model.tokenizer import END_ID, SPECIAL_TOKENS
 from dragoman.model.transformer import Dimensions, LanguageModel, TranslationModel, build_model
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
-from dragoman.server.engine.engine import load_backend
 from dragoman.server.execution.backend import Backend
+from dragoman.server.models.loader import load_backend
 
 __all__ = [
     "BEAM_SIZE",

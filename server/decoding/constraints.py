@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.decoding.suppression import SuppressedTexts
 
 __all__ = ["Constraints"]
 
@@ -33,6 +34,7 @@ class Constraints:
         context: Sequence[int],
         *,
         never: Sequence[int] = (),
+        suppressed_texts: SuppressedTexts | None = None,
     ) -> None:
         """Make the constraints of one sequence.
 
@@ -41,27 +43,16 @@ class Constraints:
             end: the end of sequence's id.
             context: is read before the output and counts as repeated.
             never: tokens that nothing makes possible.
+            suppressed_texts: made of those of `parameters`.
         """
         self._never = _array((*never, *parameters.suppressed_token_ids))
         self._min_tokens = parameters.min_tokens
         self._repetition_penalty = parameters.repetition_penalty
         self._ngram_size = parameters.no_repeat_ngram_size
-        self._suppressed_texts = parameters.suppressed_texts
-        self._limits_choice = bool(
-            self._ngram_size or parameters.suppressed_token_ids or parameters.suppressed_texts
-        )
+        self._suppressed_texts = suppressed_texts
+        self._limits_choice = parameters.limits_choice
         self._end = end
         self._context = tuple(context)
-
-    @staticmethod
-    def are_more_than_length(parameters: DecodingParameters) -> bool:
-        """Whether `parameters` ask for more than `min_tokens`, which a greedy row has for nearly nothing."""
-        return (
-            parameters.repetition_penalty != 1.0
-            or parameters.no_repeat_ngram_size > 0
-            or bool(parameters.suppressed_token_ids)
-            or parameters.suppressed_texts is not None
-        )
 
     def adjusted(self, log_probabilities: FloatRow, token_ids: Sequence[int]) -> FloatRow:
         """A copy of a row (V,) as `adjust` leaves it."""

@@ -4,7 +4,6 @@ The scheduler keeps the sum small for each lane, so that whatever one caller ask
 """
 
 from dragoman.server.decoding.parameters import DecodingParameters
-from dragoman.server.decoding.sampling import TokenChooser
 
 __all__ = ["max_step_cost", "step_cost"]
 
@@ -25,17 +24,17 @@ _WEIGHTS_PER_US = 200_000
 """Weights that a core multiplies a row with in a microsecond, at the least: int8, many rows."""
 
 
-def step_cost(parameters: DecodingParameters, vocabulary_size: int, *, has_stop: bool = False) -> int:
+def step_cost(parameters: DecodingParameters, vocabulary_size: int) -> int:
     """Microseconds a step of all rows of a sequence; 0 for one that is decoded plainly, greedily or by a search."""
     thousands = -(-vocabulary_size // 1000)
     cost = 0
-    if has_stop:
+    if parameters.stop:
         cost += _STOP
     if parameters.num_alternatives:
         cost += _ALTERNATIVES
-    if TokenChooser.is_needed(parameters):
+    if parameters.needs_chooser:
         cost += _CONSTRAINED + _CONSTRAINED_PER_THOUSAND * thousands
-    if parameters.suppressed_texts is not None:
+    if parameters.suppressed_texts:
         cost += _SUPPRESSED_TEXTS
     if parameters.temperature > 0:
         cost += _SAMPLED + _SAMPLED_PER_THOUSAND * thousands

@@ -1,10 +1,11 @@
-"""What decoding gives."""
+"""What decoding gives: plain data, as it leaves a lane."""
 
 import math
-from dataclasses import dataclass
 from enum import Enum, auto
 
-__all__ = ["FinishReason", "Finished", "Hypothesis", "TokenScore"]
+import msgspec
+
+__all__ = ["Decoded", "FinishReason", "Hypothesis", "TokenScore"]
 
 
 class FinishReason(Enum):
@@ -15,8 +16,8 @@ class FinishReason(Enum):
     LENGTH = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class TokenScore:
+# An answer may have hundreds of thousands of these, none of them in a cycle: the collector need not look at them.
+class TokenScore(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One token of an answer under the model's own distribution, before any option changes it.
 
     Attributes:
@@ -30,8 +31,7 @@ class TokenScore:
     alternatives: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Hypothesis:
+class Hypothesis(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A whole answer.
 
     Attributes:
@@ -70,8 +70,7 @@ class Hypothesis:
         return math.exp(-self.log_probability / self.num_output_tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Decoded(msgspec.Struct, frozen=True, array_like=True):
     """The answers to one input, best first; at least one."""
 
     hypotheses: tuple[Hypothesis, ...]

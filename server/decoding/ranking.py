@@ -1,15 +1,15 @@
 """Alignments, and the order of hypotheses where attention has a say in it."""
 
-import dataclasses
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.server.decoding.hypothesis import Hypothesis
 from dragoman.server.decoding.parameters import DecodingParameters
 
-__all__ = ["coverage_penalty", "ranked"]
+__all__ = ["Attention", "coverage_penalty", "ranked"]
 
 Attention = NDArray[
     np.float32
@@ -32,7 +32,7 @@ def ranked(
         alignment = hypothesis.alignment
         if parameters.align:
             alignment = tuple(attention[: len(hypothesis.token_ids)].argmax(axis=1).tolist())
-        told.append(dataclasses.replace(hypothesis, score=score, alignment=alignment))
+        told.append(msgspec.structs.replace(hypothesis, score=score, alignment=alignment))
     return tuple(sorted(told, key=lambda hypothesis: (hypothesis.is_cut_off, -hypothesis.score)))
 
 

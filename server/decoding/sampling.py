@@ -30,15 +30,6 @@ class TokenChooser:
         self.constraints = constraints
         self.generator = new_generator(parameters) if parameters.temperature > 0 else None
 
-    @staticmethod
-    def is_needed(parameters: DecodingParameters) -> bool:
-        """Whether the token of highest probability is not always the one, but for an end that comes too early."""
-        return (
-            parameters.temperature > 0
-            or bool(parameters.prefix)
-            or Constraints.are_more_than_length(parameters)
-        )
-
     def forced(self, token_ids: Sequence[int]) -> int | None:
         """The token that has to come after the output tokens `token_ids`, if one has."""
         prefix = self.parameters.prefix
@@ -87,8 +78,8 @@ def _choose(choices: Sequence[Choice], log_probabilities: FloatRow) -> list[int]
 def new_generator(parameters: DecodingParameters) -> np.random.Generator:
     """The sequence's own stream of random numbers."""
     seed: int | np.random.SeedSequence = parameters.seed
-    if parameters.stream:
-        seed = np.random.SeedSequence(parameters.seed, spawn_key=(parameters.stream,))
+    if parameters.sample:
+        seed = np.random.SeedSequence(parameters.seed, spawn_key=(parameters.sample,))
     return np.random.Generator(np.random.Philox(seed))
 
 

@@ -13,14 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-__all__ = ["SuppressedTexts", "TokenTexts", "UnknownDecoderError", "Vocabulary"]
+from dragoman.server.decoding.joining import Joining, joining_of
+
+__all__ = ["SuppressedTexts", "TokenTexts", "Vocabulary"]
 
 _BETWEEN: Final = 0xFF  # stands between tokens: no byte of UTF-8 has this value
 _WORD_BEGIN: Final = "\N{LOWER ONE EIGHTH BLOCK}"
-
-
-class UnknownDecoderError(ValueError):
-    """A tokenizer joins tokens to text in a way that is not known here."""
 
 
 class TokenTexts:
@@ -64,12 +62,10 @@ class Vocabulary(NamedTuple):
     Attributes:
         tokens: within a text.
         first: at the beginning of a text, where a word's leading space is left out.
-        holds_bytes: whether a token may be a part of a character.
     """
 
     tokens: TokenTexts
     first: TokenTexts
-    holds_bytes: bool
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Self:
@@ -78,22 +74,22 @@ class Vocabulary(NamedTuple):
         Raises:
             UnknownDecoderError: it joins them in a way that is not known here.
         """
+        joining = joining_of(tokenizer)
         special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
         ids = range(tokenizer.get_vocab_size())
         tokens = ["" if (token := tokenizer.id_to_token(i) or "") in special else token for i in ids]
-        decoder = type(tokenizer.decoder).__name__
-        if decoder == "ByteLevel":
-            bytes_of = _byte_alphabet()
-            texts = TokenTexts([bytes(bytes_of[each] for each in token) for token in tokens])
-            return cls(texts, texts, holds_bytes=True)
-        if decoder == "Fuse":
-            texts = TokenTexts([token.encode() for token in tokens])
-            return cls(texts, texts, holds_bytes=False)
-        if decoder == "Metaspace":
-            texts = TokenTexts([token.replace(_WORD_BEGIN, " ").encode() for token in tokens])
-            first = TokenTexts([token.replace(_WORD_BEGIN, "").encode() for token in tokens])
-            return cls(texts, first, holds_bytes=False)
-        raise UnknownDecoderError(f"tokens are joined by {decoder}, which is not known here")
+        match joining:
+            case Joining.BYTES:
+                bytes_of = _byte_alphabet()
+                texts = TokenTexts([bytes(bytes_of[each] for each in token) for token in tokens])
+                return cls(texts, texts)
+            case Joining.CHARACTERS:
+                texts = TokenTexts([token.encode() for token in tokens])
+                return cls(texts, texts)
+            case Joining.WORDS:
+                texts = TokenTexts([token.replace(_WORD_BEGIN, " ").encode() for token in tokens])
+                first = TokenTexts([token.replace(_WORD_BEGIN, "").encode() for token in tokens])
+                return cls(texts, first)
 
 
 class SuppressedTexts:

@@ -5,6 +5,7 @@ goes between threads and between processes. Times are seconds on `time.monotonic
 share.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -16,12 +17,14 @@ from dragoman.server.decoding.parameters import DecodingParameters
 __all__ = [
     "Cancel",
     "Command",
+    "EngineFacts",
     "Event",
     "Failed",
     "FailureReason",
     "Finished",
     "GraphRun",
     "LaneLoad",
+    "Leave",
     "PrefixUse",
     "Report",
     "Request",
@@ -41,14 +44,16 @@ class Request(msgspec.Struct, frozen=True, array_like=True):
         parameters: how to decode it.
         deadline_s: the sequence is dropped when this moment passes; None: never.
         is_streamed: whether its tokens are told as they come.
+        is_small: whether its call has few rows, so that it may use those that a lane reserves for such calls.
     """
 
     id: int
     call_id: int
-    input_ids: tuple[int, ...]
+    input_ids: Sequence[int]
     parameters: DecodingParameters
     deadline_s: float | None = None
     is_streamed: bool = False
+    is_small: bool = False
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -63,7 +68,11 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=True):
     ids: list[int]
 
 
-Command: TypeAlias = Submit | Cancel
+class Leave(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The front has gone: free the rows of all its sequences. It is told nothing more."""
+
+
+Command: TypeAlias = Submit | Cancel | Leave
 
 
 class FailureReason(StrEnum):
@@ -152,9 +161,51 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
         graph_runs: of steps whose runs no other report has: each run is in one report to one front.
         load: at the end of the step.
         prefix: None for models without a prefix cache; told once, as graph runs are.
+        num_failed_steps: steps that raised an error; told once.
     """
 
     events: list[Event]
     graph_runs: list[GraphRun]
     load: LaneLoad
     prefix: PrefixUse | None = None
+    num_failed_steps: int = 0
+
+
+class EngineFacts(msgspec.Struct, frozen=True):
+    """What a front is told of a model's lanes.
+
+    Attributes:
+        provider: ONNX Runtime's execution provider.
+        kernels: those of our operators that the lanes run with.
+        num_lanes: there are.
+        threads_per_lane: that compute.
+        slots_per_lane: rows that one sequence may have at most.
+        reserved_rows: that a lane has beside its slots, for calls with few.
+        max_step_cost: of the sequences that run together on a lane.
+        vocabulary_size: of the model, which decides on what a sequence costs.
+        max_prefix_blocks: that a prefix cache has room for; 0: nothing is kept.
+        shares_prefix_cache: whether all lanes have one prefix cache.
+        load_s: reading, checking and trying the bundle took.
+    """
+
+    provider: str
+    kernels: str
+    num_lanes: int
+    threads_per_lane: int
+    slots_per_lane: int
+    reserved_rows: int
+    max_step_cost: int
+    vocabulary_size: int
+    max_prefix_blocks: int = 0
+    shares_prefix_cache: bool = True
+    load_s: float = 0.0
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that compute, of all lanes."""
+        return self.num_lanes * self.threads_per_lane
+
+    @property
+    def num_slots(self) -> int:
+        """Rows of all lanes, the reserved ones included."""
+        return self.num_lanes * (self.slots_per_lane + self.reserved_rows)

@@ -200,8 +200,10 @@ class Dispatcher:
         if call.num_waiting_rows + num_rows <= self.max_waiting // 16:
             most += self.max_waiting // 4
         # While nothing waits a call need not be small enough for the rows that others have left free.
-        num_free = self.slots_per_lane * len(self._lanes) - (self._num_shared_used if self._queue else 0)
-        if self._queue.num_rows + num_rows > most + num_free:
+        num_shared = self.slots_per_lane * len(self._lanes)
+        num_used = min(self._num_shared_used, num_shared)
+        num_waiting = self._queue.num_rows + self._num_shared_used - num_used  # here, and on the lanes
+        if num_waiting + num_rows > most + num_shared - (num_used if num_waiting else 0):
             raise QueueFullError
         for sequence in sequences:
             self._queue.add(sequence)

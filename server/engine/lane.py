@@ -1,37 +1,31 @@
 """One lane: a set of rows and the sequences in them. Carry out a plan, run one step, choose the tokens.
 
-Synchronous and free of threads, so that the server's loop (`server/engine/engine.py`), export's verification and the
+Synchronous and free of threads, so that the server's loop (`server/engine/worker.py`), export's verification and the
 golden check (`server/engine/offline.py`) run the very same code.
 """
 
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.server.config import MULTI_STEP_ROWS
-from dragoman.server.decoding.beam import BeamSearch, advance_all
+from dragoman.server.decoding.beam import advance_all
 from dragoman.server.decoding.candidates import Predictions
-from dragoman.server.decoding.constraints import Constraints
-from dragoman.server.decoding.hypothesis import Finished, FinishReason, Hypothesis, TokenScore
-from dragoman.server.decoding.ranking import ranked
-from dragoman.server.decoding.sampling import Choice, TokenChooser, choose_all
+from dragoman.server.decoding.hypothesis import FinishReason, Hypothesis, TokenScore
+from dragoman.server.decoding.ranking import Attention
+from dragoman.server.decoding.sampling import Choice, choose_all
 from dragoman.server.decoding.scores import alternatives
 from dragoman.server.engine import scheduler
+from dragoman.server.engine.alignments import Alignments
+from dragoman.server.engine.api import GraphRun
+from dragoman.server.engine.choosers import Choosers
 from dragoman.server.engine.sequence import RunningSequence
 from dragoman.server.execution.backend import Backend
 from dragoman.server.execution.rows import Reading, Rows, Source
 
-__all__ = ["EngineObserver", "Lane"]
-
-
-class EngineObserver(Protocol):
-    """Told of every graph that ran; must be quick and safe to call from any thread."""
-
-    def observe_step(self, graph: str, seconds: float, rows: int) -> None:
-        """`graph` is "encode", "prefill", "decode", "decode_steps" or "align"."""
+__all__ = ["Lane"]
 
 
 class Lane:
@@ -40,18 +34,20 @@ class Lane:
     Args:
         backend: the graphs.
         num_slots: rows.
-        observer: told of every graph that ran.
         multi_step_rows: up to how many rows, all greedy, take several steps in one call where the bundle can.
 
     Attributes:
         num_steps: that the last plan took.
+        observe: called with every run of a graph, if there is one.
+        vocabulary_size: of the model.
+        prefix_cache: of its prompts; None: its inputs are no prompts.
+        alignments: of sequences that have ended and wait for theirs; run them between steps.
     """
 
     def __init__(
         self,
         backend: Backend,
         num_slots: int,
-        observer: EngineObserver | None = None,
         *,
         multi_step_rows: int = MULTI_STEP_ROWS,
     ) -> None:
@@ -60,17 +56,21 @@ class Lane:
         self._multi_step_rows = multi_step_rows
         self._sequences: list[RunningSequence] = []  # by row; one with beam search comes several times
         self._readings: dict[Source, Reading] = {}  # of who was read ahead by the last plan
-        self._observer = observer
+        self.observe: Callable[[GraphRun], object] | None = None
+        self.vocabulary_size = backend.bundle.manifest.dimensions.vocabulary_size
+        self.prefix_cache = backend.prefix_cache if backend.bundle.manifest.task == "generation" else None
+        self._choosers = Choosers(backend)
+        self.alignments = Alignments(self._align)
         special = backend.bundle.manifest.special_tokens
         self._end = special.end
         self._without_text = special.without_text
-        self._translates = backend.bundle.manifest.task == "translation"
 
     def execute(self, plan: scheduler.Plan) -> list[RunningSequence]:
         """Carry out `plan` and run one step, or several where nobody has to be asked between them.
 
         Returns:
-            The sequences that took a step, in row order; those that ended have their `result`.
+            The sequences that took a step, in row order. Those that have ended have their `result`, or wait in
+            `alignments` for it.
         """
         if plan.moves:
             self._move(plan.moves)
@@ -85,7 +85,8 @@ class Lane:
             for sequence, _ in plan.starts:
                 assert isinstance(sequence, RunningSequence)
                 sequence.first_token_s = now
-                sequence.num_first_tokens = sequence.num_tokens
+                if not sequence.has_ended:  # or `_settle` has counted them
+                    sequence.num_first_tokens = max(1, len(sequence.token_ids))
         return list(dict.fromkeys(self._sequences))
 
     def hand_over(self, plan: scheduler.Plan, plans: scheduler.Scheduler) -> None:
@@ -134,7 +135,7 @@ class Lane:
                 token_ids[:, row].tolist(), log_probabilities[:, row].tolist(), strict=True
             ):
                 self._accept(sequence, token_id, score)
-                if sequence.result is not None:
+                if sequence.has_ended:
                     break  # what follows was computed for nobody
         return self.rows.num_steps
 
@@ -171,20 +172,17 @@ class Lane:
 
     def _prepare(self, sequence: RunningSequence, rows: list[int]) -> None:
         """Make what chooses the sequence's tokens, if that is not plainly the most probable one."""
-        parameters = sequence.parameters
-        if parameters.beam_size > 1:  # a search sees to `min_tokens` itself
-            constraints = (
-                self._constraints(sequence) if Constraints.are_more_than_length(parameters) else None
-            )
-            search = BeamSearch(parameters, self._end, list(rows), constraints, sequence.stop)
+        if sequence.is_plain:
+            return
+        parameters, input_ids = sequence.parameters, sequence.input_ids
+        if parameters.stop:
+            sequence.stop = self._choosers.stop_strings(parameters, input_ids)
+        if parameters.beam_size > 1:
+            search = self._choosers.search(parameters, input_ids, rows, sequence.stop)
             sequence.search, sequence.needs_all = search, search.needs_all
             sequence.num_best = max(sequence.num_best, search.num_best)
-        elif TokenChooser.is_needed(parameters):
-            sequence.chooser = TokenChooser(parameters, self._constraints(sequence))
-
-    def _constraints(self, sequence: RunningSequence) -> Constraints:
-        context = () if self._translates else sequence.input_ids
-        return Constraints(sequence.parameters, self._end, context, never=self._without_text)
+        else:
+            sequence.chooser = self._choosers.chooser(parameters, input_ids)
 
     def _choose(self, predictions: Predictions) -> list[RunningSequence]:
         """Give every row without beam search its next token, and end those that have come to it.
@@ -263,8 +261,6 @@ class Lane:
         ):
             if answers is not None:
                 self._settle(sequence, answers)
-                assert sequence.result is not None
-                sequence.token_ids += sequence.result.best.token_ids
                 continue
             forks += copies
             for row, token_id in search.next_tokens():
@@ -273,24 +269,28 @@ class Lane:
             self.rows.fork([fork.source for fork in forks], [fork.target for fork in forks])
 
     def _settle(self, sequence: RunningSequence, hypotheses: tuple[Hypothesis, ...]) -> None:
-        """Rank the answers by all that counts, keep as many as were asked for."""
+        """The end of a sequence: its answers are known, or attention has to say which they are."""
         parameters = sequence.parameters
-        if (
-            not parameters.coverage_penalty
-        ):  # the order stands: attention is looked at for those that are told alone
-            hypotheses = hypotheses[: parameters.num_hypotheses]
-        if parameters.align or parameters.coverage_penalty:
-            started = time.perf_counter()
-            attentions = self.rows.align(
-                sequence.input_ids, [hypothesis.token_ids for hypothesis in hypotheses]
-            )
-            self._observe("align", started, len(hypotheses))
-            hypotheses = ranked(hypotheses, attentions, parameters)
-        sequence.result = Finished(hypotheses[: parameters.num_hypotheses])
+        told = hypotheses[: parameters.num_hypotheses]
+        sequence.has_ended = True
+        if sequence.first_token_s is None:
+            sequence.num_first_tokens = sum(hypothesis.num_output_tokens for hypothesis in told)
+        if parameters.coverage_penalty:
+            self.alignments.add(sequence, hypotheses)
+        elif parameters.align:  # the order stands: attention is looked at for those that are told alone
+            self.alignments.add(sequence, told)
+        else:
+            sequence.complete(told)
+
+    def _align(self, source_ids: Sequence[int], outputs: Sequence[Sequence[int]]) -> list[Attention]:
+        started = time.perf_counter()
+        attentions = self.rows.align(source_ids, outputs)
+        self._observe("align", started, len(outputs))
+        return attentions
 
     def _observe(self, graph: str, started: float, num_rows: int) -> None:
-        if self._observer is not None:
-            self._observer.observe_step(graph, time.perf_counter() - started, num_rows)
+        if self.observe is not None:
+            self.observe(GraphRun(graph, time.perf_counter() - started, num_rows))
 
 
 def _best_but(token_ids: Sequence[int], row: NDArray[np.float32]) -> int:

@@ -105,6 +105,11 @@ class Scheduler:
         """Sequences in the queue."""
         return len(self._queue)
 
+    @property
+    def num_waiting_rows(self) -> int:
+        """Rows that the sequences in the queue need."""
+        return self._queue.num_rows
+
     def submit(self, *sequences: Sequence) -> None:
         """Queue sequences of one call, each of at most `slots_per_lane` rows: all of them or none.
 

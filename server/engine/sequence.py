@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from dragoman.server.decoding.beam import BeamSearch
-from dragoman.server.decoding.hypothesis import Finished, TokenScore
+from dragoman.server.decoding.hypothesis import Decoded, Hypothesis, TokenScore
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.decoding.sampling import TokenChooser
 from dragoman.server.decoding.stopping import StopCondition
@@ -20,31 +21,40 @@ class RunningSequence(scheduler.Sequence):
 
     Attributes:
         source: its input.
+        id: by which the front that it came from knows it.
+        front: that it came from.
+        is_streamed: whether its tokens are told as they come.
+        num_told: tokens that have been told.
         token_ids: grows at the end only. With beam search it stays empty until the best answer is known.
-        stream: whether somebody reads `token_ids` while they grow.
         is_greedy: its next token is the most probable one, whatever that is, and nothing is told of the others.
         is_plain: and nobody looks at the text on the way.
+        stop: ends it early; made when it starts, as `chooser` and `search` are.
         chooser: None for a row of which the most probable token is always taken.
-        search: with beam search, from its start on.
+        search: with beam search.
         num_best: of each row's next tokens, how many it wants to be told.
         needs_all: whether it looks at all log-probabilities.
+        has_ended: all its tokens are chosen. `result` is there as well, or waits for an alignment.
         num_first_tokens: that came together at `first_token_s`, the end of sequence included.
     """
 
     source: Source
     parameters: DecodingParameters
-    stop: StopCondition | None = None
-    stream: bool = False
+    id: int = 0
+    front: Any = None
+    is_streamed: bool = False
+    num_told: int = 0
     is_greedy: bool = False
     is_plain: bool = False
     token_ids: list[int] = field(default_factory=list)
     tokens: list[TokenScore] = field(default_factory=list)
     log_probability: float = 0.0
+    stop: StopCondition | None = None
     chooser: TokenChooser | None = None
     search: BeamSearch | None = None
     num_best: int = 1
     needs_all: bool = True
-    result: Finished | None = None
+    has_ended: bool = False
+    result: Decoded | None = None
     started_s: float | None = None
     first_token_s: float | None = None
     num_first_tokens: int = 1
@@ -56,9 +66,8 @@ class RunningSequence(scheduler.Sequence):
         parameters: DecodingParameters,
         *,
         deadline_s: float | None = None,
-        stop: StopCondition | None = None,
-        stream: bool = False,
         call: scheduler.Call | None = None,
+        cost: int = 0,
     ) -> "RunningSequence":
         """A sequence ready to be submitted.
 
@@ -66,27 +75,25 @@ class RunningSequence(scheduler.Sequence):
             input_ids: its input.
             parameters: how to decode it.
             deadline_s: on the clock that plans are made with.
-            stop: may end it early.
-            stream: whether somebody reads `token_ids` while they grow.
             call: whose others take turns with those of other calls; None: it is a call of its own.
+            cost: what it adds to a step, as `step_cost` says.
         """
         is_greedy = (
             parameters.num_alternatives is None
             and parameters.min_tokens == 0
             and parameters.beam_size == 1
-            and not TokenChooser.is_needed(parameters)
+            and not parameters.needs_chooser
         )
         return cls(
             num_input_tokens=len(input_ids),
             num_rows=parameters.beam_size,
             call=call or scheduler.Call(),
+            cost=cost,
             deadline_s=deadline_s,
             source=Source(input_ids),
             parameters=parameters,
-            stop=stop,
-            stream=stream,
             is_greedy=is_greedy,
-            is_plain=is_greedy and stop is None,
+            is_plain=is_greedy and not parameters.stop,
             num_best=max(1, parameters.num_alternatives or 0),
             needs_all=not is_greedy,
         )
@@ -96,9 +103,8 @@ class RunningSequence(scheduler.Sequence):
         """The input's token ids."""
         return self.source.token_ids
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens chosen so far, ends of sequence included; with beam search one, until the answers are known."""
-        if self.result is not None:
-            return sum(hypothesis.num_output_tokens for hypothesis in self.result.hypotheses)
-        return max(1, len(self.token_ids))
+    def complete(self, hypotheses: Sequence[Hypothesis]) -> None:
+        """Take these hypotheses, best first, as the answers: as many of them as were asked for."""
+        self.result = Decoded(tuple(hypotheses[: self.parameters.num_hypotheses]))
+        if self.search is not None:
+            self.token_ids += self.result.best.token_ids

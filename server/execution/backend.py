@@ -1,6 +1,7 @@
 """ONNX Runtime under the engine: a bundle's sessions, shared by all lanes, for the execution provider asked for."""
 
 import contextlib
+import functools
 import os
 from typing import Self
 
@@ -12,6 +13,7 @@ from dragoman.common.memory import readable_bytes
 from dragoman.server.bundle.graph_interfaces import check_interface
 from dragoman.server.bundle.graph_names import COPYING_GRAPHS, OWN, cache_names
 from dragoman.server.bundle.reader import Bundle, one_line
+from dragoman.server.decoding.suppression import Vocabulary
 from dragoman.server.errors import BundleError, ProviderUnavailable, ResourceUnavailable
 from dragoman.server.execution.arena import HostArena, row_bytes
 from dragoman.server.execution.device_arena import DEVICE_TURN, DeviceArena
@@ -73,6 +75,15 @@ class Backend:
     def reuses_prefixes(self) -> bool:
         """Whether the bundle can go on from a cached prefix; those without `extend` cannot."""
         return "extend" in self.sessions
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What each token adds to a text, laid out when it is first asked for: 2 us a token.
+
+        Raises:
+            UnknownDecoderError: the tokenizer joins tokens in a way that is not known here.
+        """
+        return Vocabulary.of(self.bundle.tokenizer)
 
     @classmethod
     def load(cls, bundle: Bundle, *, provider: str, num_threads: int, kernels: str = "auto") -> Self:

@@ -21,14 +21,16 @@ import structlog
 
 from dragoman.common.cpu import cpu_limit_cores
 from dragoman.server.config import EngineSettings, ListenSettings
+from dragoman.server.engine.threads import CLOSE_LIMIT_S
 from dragoman.server.errors import EngineError, Overloaded, RequestError
 from dragoman.server.fronts.grpc.dragoman_v1.generation import GenerationServicer
 from dragoman.server.fronts.grpc.dragoman_v1.model import ModelServicer
 from dragoman.server.fronts.grpc.dragoman_v1.translation import TranslationServicer
 from dragoman.server.fronts.grpc.status import to_status
 from dragoman.server.lifecycle import Lifecycle, Phase
-from dragoman.server.models.registry import Registry, load_model
+from dragoman.server.models.registry import Registry
 from dragoman.server.models.served_model import ServedModel
+from dragoman.server.models.threaded import ThreadedModels
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.requests.failures import Failure
 from dragoman.server.requests.runtime import Runtime
@@ -59,25 +61,27 @@ class InProcessServer:
             ProviderUnavailable: the execution provider cannot be had here.
         """
         _quieten_logs()
-        model = load_model(bundle, settings, Metrics(cpu_limit_cores()))
+        self._models = ThreadedModels(settings)
+        self._models.load(bundle)
+        [model] = self._models.connect(Metrics(cpu_limit_cores()))
         self.model = replace(model, name=_as_text(model.name), version=_as_text(model.version))
-        self._registry = _OneModel([self.model])
+        registry = _OneModel([self.model])
         lifecycle = Lifecycle()
         lifecycle.phase = Phase.SERVING
-        runtime = Runtime(self._registry, lifecycle, max_inputs=ListenSettings().max_inputs)
+        runtime = Runtime(registry, lifecycle, max_inputs=ListenSettings().max_inputs)
         handlers: Any = _Handlers()
         translation_pb2_grpc.add_TranslationServiceServicer_to_server(TranslationServicer(runtime), handlers)
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationServicer(runtime), handlers)
-        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._registry), handlers)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(registry), handlers)
         self._behaviours: dict[str, Behaviour] = handlers.behaviours
 
     def channel(self) -> "InProcessChannel":
-        """A channel for calls from one event loop."""
+        """A channel for calls from one event loop, the same for all channels."""
         return InProcessChannel(self._behaviours)
 
     def close(self) -> None:
         """Stop the lanes; calls that still run fail."""
-        self._registry.close()
+        self._models.close(CLOSE_LIMIT_S)
 
 
 class InProcessChannel:

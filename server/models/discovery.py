@@ -8,18 +8,22 @@ next lower one is. What is no model, or cannot be looked at, keeps nothing else 
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from dragoman.server.errors import ModelsError, NotLoadedReason
 
-__all__ = ["MAX_VERSION_DIGITS", "NotLoaded", "discover"]
+__all__ = ["MAX_VERSION_DIGITS", "NotLoaded", "discover", "log_not_loaded"]
 
 MAX_VERSION_DIGITS = 18
 """Such a number fits into 64 bits with a sign, in whatever program reads it."""
 
 _MAX_DESCRIPTION_CHARACTERS = 500
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,18 @@ class NotLoaded:
         # A caller need not know where on the machine models lie.
         shown = description.replace(f"{directory}{os.sep}", "")[:_MAX_DESCRIPTION_CHARACTERS]
         return cls(_escaped(name), version, reason, shown.encode("utf-8", "backslashreplace").decode())
+
+
+def log_not_loaded(not_loaded: Iterable[NotLoaded]) -> None:
+    """Log what is not served."""
+    for each in not_loaded:
+        _log.warning(
+            "not_loaded",
+            model=each.name,
+            version=each.version,
+            reason=each.reason,
+            description=each.description,
+        )
 
 
 def discover(directory: Path) -> tuple[list[Sequence[Path]], list[NotLoaded]]:

@@ -100,6 +100,9 @@ class Metrics:
         for collector in (self.step_duration, self.batch_rows):
             self.read_at_scrape(collector)
 
+        self.failed_steps = self._counter(
+            "failed_steps", "Steps of lanes that raised an error; the log has it.", ["model"]
+        )
         self.model_info = self._gauge(
             "model_info",
             "Models being served; always 1.",
@@ -193,16 +196,21 @@ class ModelMetrics:
         self._batch_rows = metrics.batch_rows.labels(name)
         self._name, self._step_duration = name, metrics.step_duration
         self._steps = {graph: metrics.step_duration.labels(name, graph) for graph in MEASURED_GRAPHS[task]}
+        self._failed_steps = metrics.failed_steps.labels(name)
         self._rejected = {reason: metrics.rejected.labels(name, reason) for reason in REJECTION_REASONS}
         metrics.rejected.labels(name, "no_time")
 
     def observe_step(self, graph: str, seconds: float, rows: int) -> None:
-        """One run of a graph; called by the engine's lanes."""
+        """One run of a graph."""
         if graph not in self._steps:  # a graph that is new to this list is measured too
             self._steps[graph] = self._step_duration.labels(self._name, graph)
         self._steps[graph].add(seconds)
         if graph.startswith("decode"):
             self._batch_rows.add(rows)
+
+    def observe_failed_steps(self, num_steps: int) -> None:
+        """Steps raised errors, and ended the sequences that took part in them."""
+        self._failed_steps.inc(num_steps)
 
     def observe_accepted(self, num_input_tokens: int, num_unknown: int = 0) -> None:
         """An input was queued."""

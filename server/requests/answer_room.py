@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from dragoman.server.decoding.hypothesis import Finished
+from dragoman.server.decoding.hypothesis import Decoded
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.errors import AnswerTooLarge
 
@@ -15,15 +15,10 @@ _TOKEN = 5
 _ALTERNATIVE = 12
 
 
-def least_bytes(parameters: DecodingParameters, vocabulary_size: int, *, has_stop: bool) -> int:
+def least_bytes(parameters: DecodingParameters, vocabulary_size: int) -> int:
     """Bytes that the answer of a sequence has, however early it ends."""
-    may_end = (
-        has_stop
-        or parameters.no_repeat_ngram_size > 0
-        or bool(parameters.suppressed_token_ids)
-        or parameters.suppressed_texts is not None
-    )
-    num_tokens = 1 if has_stop else max(1, len(parameters.prefix))
+    may_end = bool(parameters.stop) or parameters.limits_choice
+    num_tokens = 1 if parameters.stop else max(1, len(parameters.prefix))
     num_hypotheses = 1
     if not may_end:
         num_tokens = max(num_tokens, parameters.min_tokens)
@@ -43,10 +38,10 @@ class AnswerRoom:
         self._stop = stop
         self._num_bytes = 0
 
-    def take(self, finished: Finished) -> None:
+    def take(self, decoded: Decoded) -> None:
         """Add the answers of a sequence."""
         had_room = self._num_bytes <= self._max_bytes
-        for hypothesis in finished.hypotheses:
+        for hypothesis in decoded.hypotheses:
             self._num_bytes += _HYPOTHESIS + sum(
                 _least_of_token(len(token.alternatives)) for token in hypothesis.tokens
             )

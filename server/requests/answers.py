@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from dragoman.server.decoding.hypothesis import Finished, FinishReason, Hypothesis, TokenScore
+from dragoman.server.decoding.hypothesis import Decoded, FinishReason, Hypothesis, TokenScore
 from dragoman.server.decoding.text import OutputText
-from dragoman.server.engine.engine import Ticket
+from dragoman.server.engine.client import Ticket
 from dragoman.server.models.served_model import ServedModel
 from dragoman.server.requests.answer_room import AnswerRoom
 from dragoman.server.requests.calls import Answer, OutputToken, Scored, TextAnswer
@@ -45,14 +45,14 @@ class Submitted:
         return OutputText(self.model.tokenizer, context_ids=self.context_ids, stop=self.stop)
 
 
-async def settled(submitted: Submitted, finished: Sequence[Finished], pace: Pace) -> Answer:
+async def settled(submitted: Submitted, decoded: Sequence[Decoded], pace: Pace) -> Answer:
     """The answer to an input, from one result for each of its tickets.
 
     Raises:
         AnswerTooLarge: it cannot be sent.
     """
-    hypotheses = [hypothesis for each in finished for hypothesis in each.hypotheses]
-    if len(finished) > 1:
+    hypotheses = [hypothesis for each in decoded for hypothesis in each.hypotheses]
+    if len(decoded) > 1:
         hypotheses.sort(key=lambda hypothesis: -hypothesis.score)
     texts = []
     for hypothesis in hypotheses:
@@ -70,13 +70,13 @@ async def settled(submitted: Submitted, finished: Sequence[Finished], pace: Pace
     return answer
 
 
-async def scored(submitted: Submitted, finished: Sequence[Finished], pace: Pace) -> Scored:
+async def scored(submitted: Submitted, decoded: Sequence[Decoded], pace: Pace) -> Scored:
     """How probable a text is, from the result of forcing it.
 
     Raises:
         AnswerTooLarge: it cannot be sent.
     """
-    [result] = finished
+    [result] = decoded
     if submitted.room is not None:
         submitted.room.check()
     await pace()
@@ -98,7 +98,7 @@ def _observe(submitted: Submitted, num_output_tokens: int) -> None:
         assert ticket.finished_s is not None, "its result was awaited"
         firsts.append(ticket.first_token_s)
         lasts.append(ticket.finished_s)
-        num_first_tokens += ticket.sequence.num_first_tokens
+        num_first_tokens += ticket.num_first_tokens
     submitted.model.metrics.observe_answer(num_output_tokens, num_first_tokens, max(lasts) - min(firsts))
 
 

@@ -9,6 +9,7 @@ from dragoman.server.errors import (
     DeadlineExceeded,
     Draining,
     EngineError,
+    EngineUnavailable,
     FieldViolation,
     InvalidRequest,
     ModelNotFound,
@@ -39,6 +40,7 @@ CODES: dict[type[RequestError], Code] = {
     Draining: "UNAVAILABLE",
     DeadlineExceeded: "DEADLINE_EXCEEDED",
     Cancelled: "CANCELLED",
+    EngineUnavailable: "UNAVAILABLE",
     EngineError: "INTERNAL",
 }
 

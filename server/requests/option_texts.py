@@ -3,14 +3,12 @@
 The tokenizer's normalizer changes them as it changed all that the model was trained on, or they would never be found.
 """
 
-import asyncio
-import contextlib
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
 
 from dragoman.common.normalization import normalize
-from dragoman.server.decoding.suppression import SuppressedTexts, UnknownDecoderError
+from dragoman.server.decoding.joining import UnknownDecoderError, joining_of
 from dragoman.server.errors import FieldViolation
 from dragoman.server.models.served_model import ServedModel
 from dragoman.server.requests.options import Options
@@ -18,7 +16,6 @@ from dragoman.server.requests.options import Options
 __all__ = [
     "check_option_texts",
     "check_prefixes",
-    "lay_out_vocabulary",
     "stop_strings",
     "suppressed_texts",
 ]
@@ -27,12 +24,6 @@ _SHOWN_CHARACTERS = 40
 _MAX_NAMED = 3
 """Characters that a message names: a call's prefixes may hold a million, each to be looked up on the event loop."""
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-
-
-async def lay_out_vocabulary(model: ServedModel) -> None:
-    """Have the model's vocabulary ready for `check_option_texts`: the first time it takes 2 us a token."""
-    with contextlib.suppress(UnknownDecoderError):  # which `check_option_texts` tells the caller
-        await asyncio.to_thread(model.vocabulary)
 
 
 def check_option_texts(model: ServedModel, options: Options) -> Iterator[FieldViolation]:
@@ -45,12 +36,12 @@ def check_option_texts(model: ServedModel, options: Options) -> Iterator[FieldVi
     if not options.suppressed_texts:
         return
     try:
-        vocabulary = model.vocabulary()
+        joining = joining_of(model.tokenizer)
     except UnknownDecoderError as error:
         yield FieldViolation("options.suppressed_texts", f"cannot be had from {model.name!r}: {error}")
         return
     for index, text in enumerate(options.suppressed_texts):
-        if vocabulary.holds_bytes and _REPLACEMENT in text:
+        if joining.splits_characters and _REPLACEMENT in text:
             what = f"{_shown(text)} holds U+FFFD, which stands for any bytes that are no character"
             yield FieldViolation(f"options.suppressed_texts[{index}]", what)
 
@@ -60,12 +51,9 @@ def stop_strings(model: ServedModel, options: Options) -> tuple[str, ...]:
     return tuple(normalize(model.tokenizer, text) for text in options.stop)
 
 
-def suppressed_texts(model: ServedModel, options: Options) -> SuppressedTexts | None:
-    """What keeps the suppressed texts out of an output; None where there are none."""
-    if not options.suppressed_texts:
-        return None
-    texts = [normalize(model.tokenizer, each) for each in options.suppressed_texts]
-    return SuppressedTexts(model.vocabulary(), texts)
+def suppressed_texts(model: ServedModel, options: Options) -> tuple[str, ...]:
+    """The suppressed texts as an output might hold them."""
+    return tuple(normalize(model.tokenizer, text) for text in options.suppressed_texts)
 
 
 def check_prefixes(

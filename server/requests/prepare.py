@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from dragoman.common.text import clean_text, is_blank
 from dragoman.server.decoding.parameters import DecodingParameters
-from dragoman.server.decoding.suppression import SuppressedTexts
 from dragoman.server.errors import FieldViolation, InvalidRequest
 from dragoman.server.models.served_model import ServedModel
 from dragoman.server.requests.answer_room import least_bytes
@@ -17,7 +16,7 @@ from dragoman.server.requests.calls import Call, ScoringCall
 from dragoman.server.requests.option_texts import (
     check_option_texts,
     check_prefixes,
-    lay_out_vocabulary,
+    stop_strings,
     suppressed_texts,
 )
 from dragoman.server.requests.options import MAX_ALTERNATIVES, Abilities, Options, Room, check_options
@@ -76,14 +75,15 @@ async def prepare(
     broken_options = check_options(call.options, _room(model, longest), abilities)
     violations += broken_options
     violations += _check_prefixes(prefixes, _most_tokens(call.options, _room(model, longest)))
-    if call.options.suppressed_texts:
-        await lay_out_vocabulary(model)
     if not broken_options:  # or there may be any number of texts, of any length
         violations += check_option_texts(model, call.options)
         violations += check_prefixes(model, call.options, call.prefixes, prefixes[: len(call.prefixes)])
     if violations:
         raise InvalidRequest(violations)
-    suppressed = suppressed_texts(model, call.options)
+    texts = {
+        "stop": stop_strings(model, call.options),
+        "suppressed_texts": suppressed_texts(model, call.options),
+    }
     prepared = [
         Prepared(
             token_ids,
@@ -91,14 +91,14 @@ async def prepare(
                 call.options,
                 _room(model, len(token_ids)),
                 index,
-                suppressed_texts=suppressed,
                 prefix=tuple(prefixes[index]),
+                **texts,
             ),
         )
         for index, token_ids in enumerate(encoded)
     ]
     _check_rows(model, call, prepared)
-    _check_size(model, call.input_field, prepared, limits, has_stop=bool(call.options.stop))
+    _check_size(model, call.input_field, prepared, limits)
     return prepared
 
 
@@ -149,7 +149,7 @@ async def prepare_scoring(
         )
         for source, output in zip(sources, outputs, strict=True)
     ]
-    _check_size(model, call.text_field.split("[", maxsplit=1)[0], prepared, limits, has_stop=False)
+    _check_size(model, call.text_field.split("[", maxsplit=1)[0], prepared, limits)
     return prepared
 
 
@@ -158,8 +158,9 @@ def decoding_parameters(
     room: Room,
     index: int,
     *,
-    suppressed_texts: SuppressedTexts | None = None,
     prefix: tuple[int, ...] = (),
+    stop: tuple[str, ...] = (),
+    suppressed_texts: tuple[str, ...] = (),
 ) -> tuple[DecodingParameters, ...]:
     """What the engine gets for input number `index`, one for each sequence; `options` break no rule.
 
@@ -190,16 +191,17 @@ def decoding_parameters(
         DecodingParameters(
             max_tokens=_most_tokens(options, room),
             seed=seed,
-            stream=stream,
+            sample=sample,
             num_hypotheses=1 if options.is_sampled else options.num_hypotheses or 1,
             suppressed_token_ids=suppressed_token_ids,
             suppressed_texts=suppressed_texts,
+            stop=stop,
             prefix=prefix,
             num_alternatives=_num_alternatives(options),
             align=options.alignment,
             **given,
         )
-        for stream in range(num_samples)
+        for sample in range(num_samples)
     )
 
 
@@ -268,17 +270,13 @@ def _check_rows(model: ServedModel, call: Call, prepared: Sequence[Prepared]) ->
         raise InvalidRequest([FieldViolation(call.input_field, what)])
 
 
-def _check_size(
-    model: ServedModel, field: str, prepared: Sequence[Prepared], limits: CallLimits, *, has_stop: bool
-) -> None:
+def _check_size(model: ServedModel, field: str, prepared: Sequence[Prepared], limits: CallLimits) -> None:
     """Refuse what is never answered: its answer would be too large, whatever the model makes of it."""
     if limits.max_message_bytes is None:
         return
     vocabulary_size = model.manifest.dimensions.vocabulary_size
     num_bytes = sum(
-        least_bytes(parameters, vocabulary_size, has_stop=has_stop)
-        for each in prepared
-        for parameters in each.parameters
+        least_bytes(parameters, vocabulary_size) for each in prepared for parameters in each.parameters
     )
     if num_bytes > limits.max_message_bytes:
         num_hypotheses = sum(parameters.num_hypotheses for each in prepared for parameters in each.parameters)
@@ -340,7 +338,7 @@ def _abilities(model: ServedModel) -> Abilities:
         lacks = f"{model.name!r} was exported without the graph for it; export it again"
     return Abilities(
         vocabulary_size=manifest.dimensions.vocabulary_size,
-        max_beam_size=model.engine.slots_per_lane,
+        max_beam_size=model.engine.facts.slots_per_lane,
         aligns=not lacks,
         lacks_alignment=lacks,
     )

@@ -11,10 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from dragoman.server.decoding.hypothesis import Finished
-from dragoman.server.decoding.text import StopStrings
-from dragoman.server.engine import scheduler
-from dragoman.server.engine.sequence import RunningSequence
+from dragoman.server.decoding.hypothesis import Decoded
 from dragoman.server.errors import Cancelled, DeadlineExceeded, Draining
 from dragoman.server.lifecycle import Lifecycle
 from dragoman.server.models.registry import Registry
@@ -22,7 +19,6 @@ from dragoman.server.models.served_model import ServedModel
 from dragoman.server.requests.answer_room import AnswerRoom
 from dragoman.server.requests.answers import Submitted, scored, settled
 from dragoman.server.requests.calls import Answer, Call, Delta, Scored, ScoringCall
-from dragoman.server.requests.option_texts import stop_strings
 from dragoman.server.requests.pace import Pace
 from dragoman.server.requests.prepare import CallLimits, Prepared, prepare, prepare_scoring
 from dragoman.server.requests.tokenization import Tokenising
@@ -153,24 +149,17 @@ def _submit(
     if _expired(call):
         model.metrics.observe_rejected("deadline")
         raise DeadlineExceeded("the deadline passed before the call could be queued")
-    stop = stop_strings(model, call.options) if isinstance(call, Call) else ()
-    inputs = [Submitted(model, each.token_ids, stop, []) for each in prepared]
-    together = scheduler.Call()
-    sequences = [
-        RunningSequence.create(
-            each.token_ids,
-            parameters,
+    tickets = iter(
+        model.engine.submit_all(
+            [(each.token_ids, parameters) for each in prepared for parameters in each.parameters],
             deadline_s=call.deadline_s,
-            stop=StopStrings(model.tokenizer, context_ids=submitted.context_ids, stop=stop) if stop else None,
-            stream=stream,
-            call=together,
+            is_streamed=stream,
         )
-        for submitted, each in zip(inputs, prepared, strict=True)
-        for parameters in each.parameters
-    ]
-    tickets = iter(model.engine.submit_all(sequences))
-    for submitted, each in zip(inputs, prepared, strict=True):
-        submitted.tickets.extend(itertools.islice(tickets, len(each.parameters)))
+    )
+    inputs = []
+    for each in prepared:
+        of_input = list(itertools.islice(tickets, len(each.parameters)))
+        inputs.append(Submitted(model, each.token_ids, each.parameters[0].stop, of_input))
         num_unknown = each.token_ids.count(model.manifest.special_tokens.unknown)
         model.metrics.observe_accepted(len(each.token_ids), num_unknown)
     return inputs
@@ -187,7 +176,7 @@ def _watch(
             ticket.when_answered(each.room.take)
 
 
-async def _all_results(submitted: Submitted, pace: Pace) -> list[Finished]:
+async def _all_results(submitted: Submitted, pace: Pace) -> list[Decoded]:
     """Wait for the results of an input's sequences; `pace` counts none of the waiting."""
     results = []
     for ticket in submitted.tickets:
@@ -210,8 +199,8 @@ async def _follow(index: int, submitted: Submitted, emit: Callable[[Delta], Awai
     async for token_ids in ticket:
         if piece := text.push(token_ids):
             await emit(Delta(index, piece, None))
-    finished = await ticket.result()
-    await emit(Delta(index, text.finish(), await settled(submitted, [finished], Pace())))
+    decoded = await ticket.result()
+    await emit(Delta(index, text.finish(), await settled(submitted, [decoded], Pace())))
 
 
 def _expired(call: Call | ScoringCall) -> bool:

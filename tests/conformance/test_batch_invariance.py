@@ -1,14 +1,14 @@
 """A request's answer is a function of the request and the bundle alone, never of its neighbours."""
 
-import dataclasses
 import random
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 from tests.conformance.backends import ON_DEVICE, load
 
-from dragoman.server.decoding.hypothesis import Finished
+from dragoman.server.decoding.hypothesis import Decoded
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.engine.golden import check_golden_examples
 from dragoman.server.engine.lane import Lane
@@ -62,23 +62,23 @@ def random_parameters(rng: random.Random, seed: int) -> DecodingParameters:
     )
     if rng.random() < 0.4:
         beam_size = rng.randint(2, 5)
-        return dataclasses.replace(
+        return msgspec.structs.replace(
             shared,
             beam_size=beam_size,
             patience=rng.choice([1.0, 2.0]),
             num_hypotheses=rng.randint(1, beam_size),
         )
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         shared,
         temperature=rng.choice([0.0, 0.8, 1.5]),
         top_k=rng.choice([0, 5]),
         top_p=rng.choice([1.0, 0.9]),
         seed=seed,
-        stream=rng.randint(0, 2),
+        sample=rng.randint(0, 2),
     )
 
 
-def assert_same(ours: list[Finished], theirs: list[Finished]) -> None:
+def assert_same(ours: list[Decoded], theirs: list[Decoded]) -> None:
     for a, b in zip(ours, theirs, strict=True):
         for mine, other in zip(a.hypotheses, b.hypotheses, strict=True):
             assert (mine.token_ids, mine.finish_reason) == (other.token_ids, other.finish_reason)
@@ -91,7 +91,7 @@ def assert_same(ours: list[Finished], theirs: list[Finished]) -> None:
                 ]
 
 
-def each_alone(backend: Backend, inputs: list[Input]) -> list[Finished]:
+def each_alone(backend: Backend, inputs: list[Input]) -> list[Decoded]:
     return [decode_offline(backend, [each], num_slots=each[1].beam_size)[0] for each in inputs]
 
 
@@ -116,14 +116,15 @@ def test_while_neighbours_are_cancelled(backend: Backend, inputs: list[Input]) -
     for sequence in sequences:
         scheduler.submit(sequence)
     doomed = rng.sample(sequences, 30)
-    while scheduler.has_work(0):
+    while scheduler.has_work(0) or lane.alignments:
         if doomed and rng.random() < 0.7:
             victim = doomed.pop()
-            if victim.result is None:
+            if not victim.has_ended:
                 scheduler.cancel(victim)
         for sequence in lane.execute(scheduler.plan(0, 0.0)):
-            if sequence.result is not None:
+            if sequence.has_ended:
                 scheduler.finish(sequence)
+        lane.alignments.run()
     survivors = [(s.result, expected) for s, expected in zip(sequences, alone, strict=True) if s.result]
     assert len(survivors) >= 34
     assert_same([ours for ours, _ in survivors], [theirs for _, theirs in survivors])

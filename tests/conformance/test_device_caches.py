@@ -11,12 +11,12 @@ import onnxruntime as ort
 import pytest
 from tests.conformance.backends import FIXTURES, ON_DEVICE, load
 from tests.conformance.exported_models import export
+from tests.threaded_engine import ThreadedEngine
 
 import dragoman.server.execution.backend
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.parameters import DecodingParameters
-from dragoman.server.engine.engine import Engine
 from dragoman.server.engine.golden import check_golden_examples
 from dragoman.server.engine.offline import decode_offline
 from dragoman.server.engine.scoring import score_offline
@@ -240,7 +240,7 @@ async def test_two_lanes_take_turns_at_a_gpu() -> None:
     cuda = Backend.load(Bundle.read(FIXTURES / BUNDLES[0]), provider="cuda", num_threads=1)
     inputs = mixed(cuda, temperatures=(0.0,))
     expected = decode_offline(cuda, inputs, num_slots=32)
-    engine = Engine(cuda, EngineSettings(provider="cuda", lanes=2, slots_per_lane=16))
+    engine = ThreadedEngine(cuda, EngineSettings(provider="cuda", lanes=2, slots_per_lane=16))
     try:
         tickets = [engine.submit(ids, parameters) for ids, parameters in inputs]
         found = [await ticket.result() for ticket in tickets]

@@ -22,9 +22,10 @@ from dragoman.model.attention import observe_weights
 from dragoman.model.beam_search import beam_search
 from dragoman.model.decoding import greedy_decode, score
 from dragoman.model.transformer import LanguageModel, TranslationModel, build_model
-from dragoman.server.decoding.hypothesis import Finished
+from dragoman.server.decoding.hypothesis import Decoded
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.decoding.stopping import StopCondition
+from dragoman.server.engine.api import GraphRun
 from dragoman.server.engine.lane import Lane
 from dragoman.server.engine.offline import decode_offline, decode_sequences
 from dragoman.server.engine.scoring import score_offline
@@ -159,8 +160,8 @@ class CountingRuns:
         self.num_first_tokens: list[int] = []
         self.rows: dict[str, list[int]] = {"decode": [], "decode_steps": []}
 
-    def observe_step(self, graph: str, seconds: float, rows: int) -> None:
-        self.rows.setdefault(graph, []).append(rows)
+    def observe(self, run: GraphRun) -> None:
+        self.rows.setdefault(run.graph, []).append(run.num_rows)
 
 
 class StopAfter(StopCondition):
@@ -179,14 +180,17 @@ def decode_in_steps(
     backend: Backend,
     inputs: list[tuple[list[int], DecodingParameters, int | None]],
     multi_step_rows: int,
-) -> tuple[list[Finished], CountingRuns]:
+) -> tuple[list[Decoded], CountingRuns]:
     """All of them, to be stopped after so many tokens or not, through a lane of eight rows."""
     runs = CountingRuns()
-    sequences = [
-        RunningSequence.create(ids, parameters, stop=StopAfter(num_tokens) if num_tokens else None)
-        for ids, parameters, num_tokens in inputs
-    ]
-    lane = Lane(backend, 8, runs, multi_step_rows=multi_step_rows)
+    sequences = []
+    for ids, parameters, num_tokens in inputs:
+        sequence = RunningSequence.create(ids, parameters)
+        if num_tokens:
+            sequence.stop, sequence.is_plain = StopAfter(num_tokens), False
+        sequences.append(sequence)
+    lane = Lane(backend, 8, multi_step_rows=multi_step_rows)
+    lane.observe = runs.observe
     finished = decode_sequences(lane, sequences)
     runs.num_first_tokens = [sequence.num_first_tokens for sequence in sequences]
     return finished, runs

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.conformance.backends import ON_DEVICE, load
 
-from dragoman.server.decoding.hypothesis import Finished
+from dragoman.server.decoding.hypothesis import Decoded
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.engine.golden import check_golden_examples
 from dragoman.server.engine.offline import decode_offline
@@ -45,7 +45,7 @@ def inputs(backend: Backend) -> list[Input]:
     return made
 
 
-def assert_same(ours: list[Finished], theirs: list[Finished]) -> None:
+def assert_same(ours: list[Decoded], theirs: list[Decoded]) -> None:
     for a, b in zip((each.best for each in ours), (each.best for each in theirs), strict=True):
         assert (a.token_ids, a.finish_reason) == (b.token_ids, b.finish_reason)
         assert a.log_probability == pytest.approx(b.log_probability, abs=1e-4)

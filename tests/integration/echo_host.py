@@ -4,9 +4,10 @@ import json
 import os
 import signal
 import time
+from collections.abc import Sequence
 
 from dragoman.server.decoding.hypothesis import FinishReason, Hypothesis
-from dragoman.server.engine.api import Cancel, Event, Finished, LaneLoad, Report, Started
+from dragoman.server.engine.api import Cancel, Event, Finished, LaneLoad, Leave, Report, Started
 from dragoman.server.engine.processes.entry import run_host
 from dragoman.server.engine.processes.host import Host
 from dragoman.server.engine.processes.messages import Begin, ModelLoaded, ModelNotLoaded
@@ -29,12 +30,14 @@ class EchoWorker:
                 if isinstance(command, Cancel):
                     self._cancelled += command.ids
                     continue
+                if isinstance(command, Leave):
+                    continue
                 for request in command.requests:
                     answer = self._answer(request.input_ids)
                     if answer is not None:
                         self._port.send(front, report(request.id, answer))
 
-    def _answer(self, input_ids: tuple[int, ...]) -> tuple[int, ...] | None:
+    def _answer(self, input_ids: Sequence[int]) -> tuple[int, ...] | None:
         match input_ids[0]:
             case 0:
                 return None
@@ -49,7 +52,7 @@ class EchoWorker:
                 raise KeyError("surprise")
             case 5:
                 return tuple(range(1 << 20))
-        return input_ids
+        return tuple(input_ids)
 
 
 def report(number: int, token_ids: tuple[int, ...]) -> Report:

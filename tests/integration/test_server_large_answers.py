@@ -15,7 +15,7 @@ from tests.integration.serving import (
     violations_of,
 )
 
-from dragoman.server.decoding.hypothesis import Finished
+from dragoman.server.decoding.hypothesis import Decoded
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.engine.lane import Lane
 from dragoman.server.engine.scheduler import Plan
@@ -120,9 +120,9 @@ async def test_other_answers_of_a_stream_do_not_count(served: Served) -> None:
 
 async def test_the_least_that_is_counted_is_never_more_than_what_is_sent(tmp_path: Path) -> None:
     async with serving(one_version(tmp_path, "spell/1")) as served:
-        taken: list[Finished] = []
+        taken: list[Decoded] = []
         engine = served.server._registry.find("spell").engine
-        vocabulary_size = engine._vocabulary_size
+        vocabulary_size = engine.facts.vocabulary_size
         source = served.server._registry.find("spell").tokenizer.encode("907").ids
         for options in (
             {"num_alternatives": 0},
@@ -131,7 +131,7 @@ async def test_the_least_that_is_counted_is_never_more_than_what_is_sent(tmp_pat
         ):
             finished = await engine.submit(source, DecodingParameters(max_tokens=40, **options)).result()
             taken.append(finished)
-            least = least_bytes(DecodingParameters(max_tokens=40, **options), vocabulary_size, has_stop=False)
+            least = least_bytes(DecodingParameters(max_tokens=40, **options), vocabulary_size)
             counted = AnswerRoom(0, lambda: None)
             counted.take(finished)
             sent = await served.translation.Translate(

@@ -67,9 +67,9 @@ async def test_an_engine_whose_lane_died_answers_at_once(
             patched.setattr(Lane, "hand_over", panic)
             call = served.translation.Translate(Request(model="spell", inputs=["12"]))
             error = await asyncio.wait_for(error_of(call), PATIENCE_S)
-        assert error.code() is grpc.StatusCode.INTERNAL
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
         error = await error_of(served.translation.Translate(Request(model="spell", inputs=["12"])))
-        assert error.code() is grpc.StatusCode.INTERNAL
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
 
 
 DYING_LANE = """
@@ -86,12 +86,12 @@ Lane.hand_over = hand_over_once
 """
 
 NO_MEMORY_IN_THE_LOOP = """
-import dragoman.server.engine.engine
+from dragoman.server.engine.client import EngineClient
 
-def fail(group):
+def fail(client, lane, report):
     raise MemoryError
 
-dragoman.server.engine.engine._wake_group = fail
+EngineClient.receive = fail
 """
 
 

@@ -26,7 +26,7 @@ from dragoman.model.tokenizer import END_ID, SPECIAL_TOKENS
 from dragoman.model.transformer import Dimensions, LanguageModel, TranslationModel
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
-from dragoman.server.engine.engine import lane_layout
+from dragoman.server.engine.layout import lane_layout
 from dragoman.server.execution.backend import Backend
 
 BUNDLE = Bundle.read(Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1")

@@ -21,7 +21,7 @@ from benchmarks.serving.systems import Reading, Setting, Workload
 from dragoman.model.tokenizer import END_ID, SPECIAL_TOKENS
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
-from dragoman.server.engine.engine import lane_layout
+from dragoman.server.engine.layout import lane_layout
 
 BUNDLE = Bundle.read(Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1")
 WORK = Work(lengths=(8, 512), streams=(1, 3, 200), sizes=("mini", "tiny"), size="mini")

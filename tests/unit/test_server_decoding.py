@@ -52,7 +52,7 @@ def test_the_best_of_groups_are_those_of_a_sort(
 
 def adjusted(token_ids: list[int], context: tuple[int, ...] = (), **options: object) -> NDArray[np.float32]:
     parameters = DecodingParameters(max_tokens=50, **options)  # type: ignore[arg-type]
-    assert parameters.min_tokens or Constraints.are_more_than_length(parameters)
+    assert parameters.min_tokens or parameters.is_constrained
     row = np.full(8, -2.0, np.float32)
     after = Constraints(parameters, END, context).adjusted(row, token_ids)
     assert (row == -2.0).all(), "the model's own figures stay as they are"
@@ -133,7 +133,7 @@ class Markov:
 
 
 def search_for(parameters: DecodingParameters, rows: list[int] | None = None) -> BeamSearch:
-    needed = Constraints.are_more_than_length(parameters)
+    needed = parameters.is_constrained
     constraints = Constraints(parameters, END, ()) if needed else None
     return BeamSearch(parameters, END, rows or list(range(parameters.beam_size)), constraints)
 

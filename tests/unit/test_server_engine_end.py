@@ -5,14 +5,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.threaded_engine import ThreadedEngine
 
 from dragoman.server.bundle.reader import Bundle
-from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.candidates import Predictions
 from dragoman.server.decoding.parameters import DecodingParameters
-from dragoman.server.engine.engine import Engine
-from dragoman.server.errors import EngineError
-from dragoman.server.execution.backend import Backend
+from dragoman.server.errors import EngineUnavailable
 from dragoman.server.execution.rows import Rows
 
 BUNDLE = Bundle.read(Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1")
@@ -37,11 +35,11 @@ async def test_a_lane_that_outlasts_the_close_ends_quietly(
     monkeypatch.setattr(Rows, "decode", held)
     dead: list[threading.ExceptHookArgs] = []
     monkeypatch.setattr(threading, "excepthook", dead.append)
-    engine = Engine(Backend.load(BUNDLE, provider="cpu", num_threads=1), EngineSettings(lanes=1))
-    ticket = engine.submit(list(BUNDLE.tokenizer.encode("12").ids), ONE_TOKEN, stream=stream)
+    engine = ThreadedEngine.of(BUNDLE)
+    ticket = engine.submit(list(BUNDLE.tokenizer.encode("12").ids), ONE_TOKEN, is_streamed=stream)
     assert await asyncio.to_thread(entered.wait, 20)
     assert not engine.close(timeout_s=0.0), "the lane is in a step"
-    with pytest.raises(EngineError):
+    with pytest.raises(EngineUnavailable):
         await ticket.result()
     may_go_on.set()
     assert await asyncio.to_thread(engine.close)

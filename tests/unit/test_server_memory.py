@@ -9,11 +9,12 @@ from tests.unit.damaged_bundles import FIXTURES, GENERATION, TRANSLATION
 from dragoman.common.memory import AvailableMemory
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
-from dragoman.server.engine.engine import Engine
+from dragoman.server.engine.threads import LaneThreads
 from dragoman.server.errors import ResourceUnavailable
 from dragoman.server.execution.arena import HostArena, row_bytes
 from dragoman.server.execution.backend import Backend
 from dragoman.server.execution.memory import MemoryBudget, engine_bytes
+from dragoman.server.models.loader import load_checked_backend
 
 MIB = 2**20
 
@@ -79,7 +80,7 @@ def test_too_many_rows_are_one_line_with_the_numbers(monkeypatch: pytest.MonkeyP
     available(monkeypatch, 100 * MIB)
     bundle = Bundle.read(FIXTURES / GENERATION)
     with pytest.raises(ResourceUnavailable) as caught:
-        Engine.load(bundle, EngineSettings(lanes=4, slots_per_lane=65_536))
+        load_checked_backend(bundle, EngineSettings(lanes=4, slots_per_lane=65_536))
     assert re.fullmatch(
         r".*/extending/count/3: engine\.lanes = 4 of engine\.slots_per_lane = 65536 with "
         r"engine\.prefix_cache_bytes = 67108864 takes [\d,.]+ GiB of memory; 100\.0 MiB are available "
@@ -111,5 +112,5 @@ def test_threads_that_the_system_refuses_are_one_line(
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(ResourceUnavailable, match=r"engine\.lanes = 3: can't start new thread"):
-        Engine(backend, EngineSettings(lanes=3, slots_per_lane=2))
+        LaneThreads(backend, EngineSettings(lanes=3, slots_per_lane=2))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lane-")]

@@ -40,6 +40,7 @@ LABELS = {
     "dragoman_process_pss_bytes": {"process", "model"},
     "dragoman_process_open_fds": {"process", "model"},
     "dragoman_process_start_time_seconds": {"process", "model"},
+    "dragoman_failed_steps": {"model"},
 }
 
 

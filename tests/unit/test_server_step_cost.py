@@ -4,16 +4,14 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from tests.threaded_engine import ThreadedEngine
 
 from dragoman.server.bundle.reader import Bundle
-from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.cost import max_step_cost, step_cost
 from dragoman.server.decoding.parameters import DecodingParameters
-from dragoman.server.engine.engine import Engine
 from dragoman.server.engine.lane import Lane
-from dragoman.server.engine.scheduler import Call, Plan
+from dragoman.server.engine.scheduler import Plan
 from dragoman.server.engine.sequence import RunningSequence
-from dragoman.server.execution.backend import Backend
 
 BUNDLE = Bundle.read(Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1")
 
@@ -33,13 +31,14 @@ def test_plain_decoding_costs_nothing() -> None:
         {"top_k": 5, "temperature": 1.0},
         {"num_alternatives": 20, "temperature": 1.0},
         {"repetition_penalty": 1.2, "num_alternatives": 1},
+        {"stop": ("a",), "temperature": 1.0},
     ],
 )
 def test_what_is_asked_for_more_costs_more(more: dict[str, object]) -> None:
     one, *others = more
     less = DecodingParameters(max_tokens=9, **{name: more[name] for name in others})  # type: ignore[arg-type]
     both = DecodingParameters(max_tokens=9, **more)  # type: ignore[arg-type]
-    assert 0 < step_cost(less, 1000) < step_cost(both, 1000) < step_cost(both, 1000, has_stop=True), one
+    assert 0 < step_cost(less, 1000) < step_cost(both, 1000), one
     assert step_cost(both, 1000) <= step_cost(both, 32_000)
 
 
@@ -61,13 +60,11 @@ async def test_a_call_of_costly_samples_has_few_rows_at_a_time(monkeypatch: pyte
     monkeypatch.setattr(Lane, "execute", recorded)
     parameters = DecodingParameters(max_tokens=6, temperature=1.0, num_alternatives=3)
     each = step_cost(parameters, BUNDLE.manifest.dimensions.vocabulary_size)
-    monkeypatch.setattr("dragoman.server.engine.engine.max_step_cost", lambda *_: 4 * each)
-    settings = EngineSettings(lanes=1, slots_per_lane=12)
-    engine = Engine(Backend.load(BUNDLE, provider="cpu", num_threads=1), settings)
+    monkeypatch.setattr("dragoman.server.engine.layout.max_step_cost", lambda *_: 4 * each)
+    engine = ThreadedEngine.of(BUNDLE, slots_per_lane=12)
     try:
-        source, call = list(BUNDLE.tokenizer.encode("12").ids), Call()
-        sequences = [RunningSequence.create(source, parameters, call=call) for _ in range(20)]
-        tickets = engine.submit_all(sequences)
+        source = list(BUNDLE.tokenizer.encode("12").ids)
+        tickets = engine.client.submit_all([(source, parameters)] * 20)
         await asyncio.gather(*(ticket.result() for ticket in tickets))
     finally:
         engine.close()

@@ -11,8 +11,9 @@ from tokenizers import Tokenizer, decoders
 from dragoman.model.recipe import TokenizerSettings
 from dragoman.model.tokenizer import train_tokenizer
 from dragoman.server.decoding.constraints import Constraints
+from dragoman.server.decoding.joining import UnknownDecoderError
 from dragoman.server.decoding.parameters import DecodingParameters
-from dragoman.server.decoding.suppression import SuppressedTexts, TokenTexts, UnknownDecoderError, Vocabulary
+from dragoman.server.decoding.suppression import SuppressedTexts, TokenTexts, Vocabulary
 
 END = 3
 SENTENCES = [
@@ -107,7 +108,11 @@ def test_no_output_holds_a_suppressed_text(kind: str, texts: list[str]) -> None:
     tokenizer = TOKENIZERS[kind]
     suppressed = SuppressedTexts(VOCABULARIES[kind], texts)
     constraints = Constraints(
-        DecodingParameters(max_tokens=60, suppressed_texts=suppressed), END, (), never=(0, 1, 2)
+        DecodingParameters(max_tokens=60, suppressed_texts=tuple(texts)),
+        END,
+        (),
+        never=(0, 1, 2),
+        suppressed_texts=suppressed,
     )
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -127,7 +132,11 @@ def test_the_end_is_possible_where_nothing_else_is() -> None:
     every_character = sorted(set("".join(SENTENCES)))
     suppressed = SuppressedTexts(VOCABULARIES["character"], every_character)
     constraints = Constraints(
-        DecodingParameters(max_tokens=9, suppressed_texts=suppressed), END, (), never=(0, 1, 2)
+        DecodingParameters(max_tokens=9, suppressed_texts=tuple(every_character)),
+        END,
+        (),
+        never=(0, 1, 2),
+        suppressed_texts=suppressed,
     )
     row = constraints.adjusted(np.zeros(TOKENIZERS["character"].get_vocab_size(), np.float32), [])
     assert np.flatnonzero(row > -np.inf).tolist() == [END]

@@ -1,0 +1,485 @@
+"""A front's side of the engine: sequences in, tickets out, on one event loop.
+
+The client holds what waits, and gives each lane what that has room for (`server/engine/dispatcher.py`). A transport
+(`server/engine/threads.py`, `server/engine/processes/`) brings the lanes' reports and tells which lanes there are.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from dragoman.server.config import EngineSettings
+from dragoman.server.decoding.cost import step_cost
+from dragoman.server.decoding.hypothesis import Decoded
+from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.engine import dispatcher
+from dragoman.server.engine.api import (
+    Cancel,
+    Command,
+    EngineFacts,
+    Event,
+    Failed,
+    FailureReason,
+    Finished,
+    GraphRun,
+    PrefixUse,
+    Report,
+    Request,
+    Started,
+    Submit,
+    Tokens,
+)
+from dragoman.server.engine.dispatcher import Dispatcher, QueueFullError
+from dragoman.server.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    EngineError,
+    EngineUnavailable,
+    Overloaded,
+    RequestError,
+)
+
+__all__ = ["EngineClient", "EngineObserver", "LaneLink", "Occupancy", "PrefixTotals", "Ticket"]
+
+RETRY_DELAY_S = 1.0
+"""What a refused caller is told to wait."""
+LOOKAHEAD_ROWS = 4
+"""Rows that may be waited for on each lane, so that it need not wait for this client when one ends."""
+_EXPIRY_INTERVAL_S = 0.02
+"""How often deadlines of what waits are looked at. A lane looks at those of what it has before each step."""
+
+
+class LaneLink(Protocol):
+    """The way to a lane. Its reports go to `EngineClient.receive`, on the client's event loop."""
+
+    def send(self, command: Command) -> None:
+        """Hand over a command; returns at once. Where the lane has gone, `EngineClient.remove_lane` is called."""
+
+
+class EngineObserver(Protocol):
+    """Told of what lanes computed, on the client's event loop."""
+
+    def observe_step(self, graph: str, seconds: float, rows: int) -> None:
+        """`graph` is one of those of `GraphRun`."""
+
+    def observe_failed_steps(self, num_steps: int) -> None:
+        """Steps raised errors."""
+
+
+class Occupancy(NamedTuple):
+    """How full the lanes are at one moment with what came from here."""
+
+    slots_used: int
+    slots_total: int
+    num_running: int
+    num_waiting: int
+
+
+class PrefixTotals:
+    """What the lanes reused of prompts, as far as they have reported here.
+
+    Attributes:
+        num_reused_tokens: prompt tokens whose keys and values were kept.
+        num_computed_tokens: prompt tokens that had to be run.
+    """
+
+    def __init__(self, *, is_shared: bool) -> None:
+        """`is_shared` says that the lanes have one prefix cache together."""
+        self.num_reused_tokens = self.num_computed_tokens = 0
+        self._is_shared = is_shared
+        self._num_bytes: dict[int, int] = {}  # by lane; by 0 where they share
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes held."""
+        return sum(list(self._num_bytes.values()))
+
+    def add(self, lane: int, use: PrefixUse) -> None:
+        """Count what a lane reported."""
+        self.num_reused_tokens += use.num_reused_tokens
+        self.num_computed_tokens += use.num_computed_tokens
+        self._num_bytes[0 if self._is_shared else lane] = use.num_bytes
+
+    def forget(self, lane: int) -> None:
+        """A lane has gone, and its cache with it."""
+        if not self._is_shared:
+            self._num_bytes.pop(lane, None)
+
+
+class Ticket:
+    """One sequence's answer, in the making. Use it from the event loop that submitted it.
+
+    Attributes:
+        id: of the sequence.
+        submitted_s: when it was handed in; all times are `time.monotonic()`.
+        admitted_s: when it got its rows, or None.
+        first_token_s: when its first token was chosen, or None.
+        num_first_tokens: that came together then.
+        finished_s: when the event loop heard of its end, or None.
+    """
+
+    __slots__ = (
+        "_client",
+        "_is_streamed",
+        "_outcome",
+        "_tell",
+        "_unread",
+        "_waiters",
+        "admitted_s",
+        "finished_s",
+        "first_token_s",
+        "id",
+        "num_first_tokens",
+        "submitted_s",
+    )
+
+    def __init__(self, client: "EngineClient", id_: int, submitted_s: float, *, is_streamed: bool) -> None:
+        self.id = id_
+        self.submitted_s = submitted_s
+        self.admitted_s: float | None = None
+        self.first_token_s: float | None = None
+        self.num_first_tokens = 1
+        self.finished_s: float | None = None
+        self._client = client
+        self._is_streamed = is_streamed
+        self._unread: list[int] = []
+        self._outcome: Decoded | RequestError | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+        self._tell: Callable[[Decoded], None] | None = None
+
+    async def result(self) -> Decoded:
+        """The whole answer.
+
+        Raises:
+            DeadlineExceeded: its deadline passed first.
+            Cancelled: `cancel` was called first.
+            EngineError: a step failed.
+            EngineUnavailable: its lane died, or the engine was closed.
+        """
+        while self._outcome is None:
+            await self._change()
+        if isinstance(self._outcome, Decoded):
+            return self._outcome
+        raise self._outcome.with_traceback(None)
+
+    def when_answered(self, tell: Callable[[Decoded], None]) -> None:
+        """Have `tell` called with the answer, if there ever is one."""
+        self._tell = tell
+        if isinstance(self._outcome, Decoded):
+            tell(self._outcome)
+
+    async def __aiter__(self) -> AsyncIterator[list[int]]:
+        """New tokens as they come, several at once for a slow reader; raises what `result` raises."""
+        assert self._is_streamed, "submit with is_streamed=True to iterate"
+        while True:
+            while not self._unread and self._outcome is None:
+                await self._change()
+            if not self._unread:
+                await self.result()
+                return
+            tokens, self._unread = self._unread, []
+            yield tokens
+
+    def cancel(self) -> None:
+        """Free the sequence's rows before its lane's next step. Harmless when it is over."""
+        self._client.cancel(self)
+
+    def start(self, event: Started) -> None:
+        """Take the times of its start."""
+        self.admitted_s, self.first_token_s = event.started_s, event.first_token_s
+        self.num_first_tokens = event.num_first_tokens
+
+    def extend(self, token_ids: list[int]) -> None:
+        """Take new tokens."""
+        self._unread += token_ids
+        self._wake()
+
+    def settle(self, outcome: Decoded | RequestError) -> None:
+        """Take the end."""
+        self.finished_s = time.monotonic()
+        self._outcome = outcome
+        self._wake()
+        if self._tell is not None and isinstance(outcome, Decoded):
+            self._tell(outcome)
+
+    async def _change(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():  # its caller has left
+                waiter.set_result(None)
+        self._waiters.clear()
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class _Pending(dispatcher.Sequence):
+    """A sequence that is not over: what the dispatcher knows of it, and what a lane is told."""
+
+    ticket: Ticket
+    call_id: int
+    input_ids: Sequence[int]
+    parameters: DecodingParameters
+    is_streamed: bool
+
+    def request(self) -> Request:
+        return Request(
+            self.ticket.id,
+            self.call_id,
+            self.input_ids,
+            self.parameters,
+            self.deadline_s,
+            self.is_streamed,
+            self.is_small,
+        )
+
+
+class EngineClient:
+    """A model's lanes, for callers on one event loop: the one that submits first.
+
+    Attributes:
+        facts: of the lanes.
+        max_rows: rows that all inputs of a call may have at most: as many as can run and wait at a time.
+        prefix: what the lanes reused of prompts.
+    """
+
+    def __init__(
+        self, facts: EngineFacts, settings: EngineSettings, observer: EngineObserver | None = None
+    ) -> None:
+        """A client without lanes; whoever has some adds them.
+
+        Args:
+            facts: of the lanes.
+            settings: of the engine.
+            observer: told of what the lanes compute.
+        """
+        self.facts = facts
+        self.max_rows = facts.num_lanes * facts.slots_per_lane + settings.max_waiting
+        self.prefix = PrefixTotals(is_shared=facts.shares_prefix_cache)
+        self._dispatcher = Dispatcher(
+            0,
+            facts.slots_per_lane,
+            settings.max_waiting,
+            reserved_rows=facts.reserved_rows,
+            rows_before_spread=settings.rows_before_spread,
+            max_step_cost=facts.max_step_cost,
+            lookahead_rows=LOOKAHEAD_ROWS,
+        )
+        self._observer = observer
+        self._links: dict[int, LaneLink] = {}
+        self._pending: dict[int, _Pending] = {}
+        self._ids = itertools.count()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed_because = ""
+
+    def submit(
+        self,
+        input_ids: Sequence[int],
+        parameters: DecodingParameters,
+        *,
+        deadline_s: float | None = None,
+        is_streamed: bool = False,
+    ) -> Ticket:
+        """Queue one sequence as a call of its own; see `submit_all`."""
+        [ticket] = self.submit_all([(input_ids, parameters)], deadline_s=deadline_s, is_streamed=is_streamed)
+        return ticket
+
+    def submit_all(
+        self,
+        inputs: Sequence[tuple[Sequence[int], DecodingParameters]],
+        *,
+        deadline_s: float | None = None,
+        is_streamed: bool = False,
+    ) -> list[Ticket]:
+        """Queue the sequences of one call, all of them or none. Call from the client's event loop.
+
+        Args:
+            inputs: what `tokenizer.json` makes of each text, special tokens included, and how to decode it.
+            deadline_s: on `time.monotonic()`; sequences are dropped when it passes.
+            is_streamed: whether the tickets will be iterated.
+
+        Raises:
+            Overloaded: too many sequences wait already.
+            EngineUnavailable: the engine is closed.
+        """
+        self._bind()
+        now_s, call, call_id = time.monotonic(), dispatcher.Call(), next(self._ids)
+        pending = [
+            _Pending(
+                num_input_tokens=len(input_ids),
+                deadline_s=deadline_s,
+                num_rows=parameters.beam_size,
+                call=call,
+                cost=step_cost(parameters, self.facts.vocabulary_size),
+                ticket=Ticket(self, next(self._ids), now_s, is_streamed=is_streamed),
+                call_id=call_id,
+                input_ids=input_ids,
+                parameters=parameters,
+                is_streamed=is_streamed,
+            )
+            for input_ids, parameters in inputs
+        ]
+        try:
+            self._dispatcher.submit(*pending)
+        except QueueFullError:
+            num_waiting = self._dispatcher.num_waiting
+            raise Overloaded(f"{num_waiting} inputs are waiting already", RETRY_DELAY_S) from None
+        self._pending |= ((each.ticket.id, each) for each in pending)
+        self._dispatch()
+        return [each.ticket for each in pending]
+
+    def cancel(self, *tickets: Ticket) -> None:
+        """Free the rows of those that are not over before their lane's next step."""
+        by_lane: dict[int, list[int]] = {}
+        for ticket in tickets:
+            pending = self._pending.get(ticket.id)
+            if pending is None or pending.cancelled:
+                continue
+            if self._dispatcher.cancel(pending):
+                self._settle(pending, Cancelled())
+            else:
+                by_lane.setdefault(pending.lane, []).append(ticket.id)
+        for lane, ids in by_lane.items():
+            self._links[lane].send(Cancel(ids))
+        self._dispatch()
+
+    def occupancy(self) -> Occupancy:
+        """Rows and queue at this moment; may be asked from any thread."""
+        plans = self._dispatcher
+        return Occupancy(plans.num_used_slots, self.facts.num_slots, plans.num_running, plans.num_waiting)
+
+    def close(self, reason: str = "the engine was closed") -> None:
+        """Take nothing more; what is not over fails with `EngineUnavailable`. May be called from any thread."""
+        self._closed_because = self._closed_because or reason
+        if self._loop is None:
+            return
+        if self._loop is _running_loop():
+            self._fail_all()
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody is left to be told
+                self._loop.call_soon_threadsafe(self._fail_all)
+
+    def add_lane(self, lane: int, link: LaneLink) -> None:
+        """A lane is there, with nothing in it. For transports."""
+        self._links[lane] = link
+        self._dispatcher.add_lane(lane)
+        if self._loop is not None:
+            self._dispatch()
+
+    def remove_lane(self, lane: int) -> None:
+        """A lane has died: what had started there is lost, what had not waits again. For transports."""
+        del self._links[lane]
+        self.prefix.forget(lane)
+        for lost in self._dispatcher.remove_lane(lane):
+            assert isinstance(lost, _Pending)
+            error = Cancelled() if lost.cancelled else EngineUnavailable("what computed this call has ended")
+            self._settle(lost, error)
+        self._dispatch()
+
+    def receive(self, lane: int, report: Report) -> None:
+        """Take a lane's report. For transports."""
+        if lane not in self._links:
+            return
+        for event in report.events:
+            pending = self._pending.get(event.id)
+            if pending is not None:
+                self._take(pending, event)
+        load = report.load
+        self._dispatcher.set_load(lane, load.num_rows, load.num_waiting_rows)
+        self._dispatch()
+        self._observe(report.graph_runs, report.num_failed_steps)
+        if report.prefix is not None:
+            self.prefix.add(lane, report.prefix)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop of this client's callers; None until something is submitted."""
+        return self._loop
+
+    def _bind(self) -> None:
+        if self._closed_because:
+            raise EngineUnavailable(self._closed_because)
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        assert self._loop is loop, "a client is for one event loop"
+
+    def _take(self, pending: _Pending, event: Event) -> None:
+        match event:
+            case Started():
+                self._dispatcher.start(pending)
+                pending.ticket.start(event)
+            case Tokens():
+                pending.ticket.extend(event.token_ids)
+            case Finished():
+                self._dispatcher.finish(pending)
+                self._settle(pending, Decoded(event.hypotheses))
+            case Failed():
+                self._dispatcher.finish(pending)
+                self._settle(pending, _error(event))
+
+    def _settle(self, pending: _Pending, outcome: Decoded | RequestError) -> None:
+        del self._pending[pending.ticket.id]
+        pending.ticket.settle(outcome)
+
+    def _dispatch(self) -> None:
+        """Send lanes what they have room for, and see that deadlines of what waits are looked at."""
+        by_lane: dict[int, list[Request]] = {}
+        for sequence, lane in self._dispatcher.dispatch():
+            assert isinstance(sequence, _Pending)
+            by_lane.setdefault(lane, []).append(sequence.request())
+        for lane, requests in by_lane.items():
+            self._links[lane].send(Submit(requests))
+        if self._timer is None and self._dispatcher.num_waiting and self._loop is not None:
+            self._timer = self._loop.call_later(_EXPIRY_INTERVAL_S, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        for expired in self._dispatcher.expire(time.monotonic()):
+            assert isinstance(expired, _Pending)
+            self._settle(expired, DeadlineExceeded())
+        self._dispatch()
+
+    def _observe(self, graph_runs: Sequence[GraphRun], num_failed_steps: int) -> None:
+        if self._observer is None:
+            return
+        for run in graph_runs:
+            self._observer.observe_step(run.graph, run.seconds, run.num_rows)
+        if num_failed_steps:
+            self._observer.observe_failed_steps(num_failed_steps)
+
+    def _fail_all(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        left = list(self._pending.values())
+        self._links.clear()  # nothing is sent any more, and no report is taken
+        for pending in left:
+            if not self._dispatcher.cancel(pending):
+                self._dispatcher.finish(pending)
+            self._settle(pending, EngineUnavailable(self._closed_because))
+
+
+def _error(event: Failed) -> RequestError:
+    match event.reason:
+        case FailureReason.CANCELLED:
+            return Cancelled()
+        case FailureReason.DEADLINE:
+            return DeadlineExceeded()
+        case FailureReason.LOST:
+            return EngineUnavailable(event.message)
+        case FailureReason.ERROR:
+            return EngineError(event.message)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,0 +1,300 @@
+"""A lane's loop: take commands, plan, compute a step, report. It knows nothing of threads, processes or event loops.
+
+    receive commands -> scheduler.plan -> lane.execute -> one report to each front that has events
+
+Whatever fails in a step fails the sequences that take part in it, and nothing else.
+"""
+
+import sys
+import time
+import weakref
+from collections.abc import Hashable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+
+from dragoman.common.errors import DragomanError
+from dragoman.server.config import EngineSettings
+from dragoman.server.decoding.cost import step_cost
+from dragoman.server.engine.api import (
+    Cancel,
+    Command,
+    Event,
+    Failed,
+    FailureReason,
+    Finished,
+    GraphRun,
+    LaneLoad,
+    Leave,
+    PrefixUse,
+    Report,
+    Request,
+    Started,
+    Submit,
+    Tokens,
+)
+from dragoman.server.engine.lane import Lane
+from dragoman.server.engine.layout import engine_facts
+from dragoman.server.engine.scheduler import Call, Departure, Plan, Scheduler
+from dragoman.server.engine.sequence import RunningSequence
+from dragoman.server.execution.backend import Backend
+
+__all__ = ["LaneBroken", "LanePort", "LaneWorker", "make_lane"]
+
+MAX_FAILED_STEPS = 16
+"""One after the other, after which a lane is taken to be broken."""
+_MAX_GRAPH_RUNS = 256
+"""Kept until there is an event to report, in steps that nobody hears anything of."""
+
+_REASONS = {Departure.CANCELLED: FailureReason.CANCELLED, Departure.EXPIRED: FailureReason.DEADLINE}
+
+_Front = TypeVar("_Front", bound=Hashable)
+
+_log = structlog.get_logger(__name__)
+
+
+class _Call(Call):
+    """A call that is known while any of its sequences is."""
+
+    __slots__ = ("__weakref__",)
+
+
+class LaneBroken(DragomanError):
+    """Every step of a lane fails."""
+
+
+class LanePort(Protocol[_Front]):
+    """Where commands come from and reports go to. A front is whatever the port knows it by."""
+
+    def receive(self, *, wait: bool) -> Sequence[tuple[_Front, Command]] | None:
+        """The commands that have come, in their order; with `wait` at least one. None: all fronts have gone, end."""
+
+    def send(self, front: _Front, report: Report) -> None:
+        """Report to a front. Where that has gone, `receive` gives a `Leave` of it, and this does nothing."""
+
+
+class LaneWorker(Generic[_Front]):
+    """Drives a lane with what comes through its port.
+
+    Args:
+        lane: computes.
+        scheduler: of this lane alone.
+        port: of this lane alone.
+        max_failed_steps: in a row, after which the lane is given up.
+    """
+
+    def __init__(
+        self,
+        lane: Lane,
+        scheduler: Scheduler,
+        port: LanePort[_Front],
+        *,
+        max_failed_steps: int = MAX_FAILED_STEPS,
+    ) -> None:
+        self._lane = lane
+        lane.observe = self._observe
+        self._scheduler = scheduler
+        self._port = port
+        self._max_failed_steps = max_failed_steps
+        self._num_failed_in_a_row = 0
+        self._num_failed_steps = 0  # not reported yet
+        self._graph_runs: list[GraphRun] = []  # not reported yet
+        self._sequences: dict[_Front, dict[int, RunningSequence]] = {}  # by front and id
+        self._calls: weakref.WeakValueDictionary[tuple[_Front, int], _Call] = weakref.WeakValueDictionary()
+        self._events: dict[_Front, list[Event]] = {}
+        self._told_full: set[_Front] = set()  # fronts that know the lane as full
+
+    def run(self) -> None:
+        """Work until all fronts have gone.
+
+        Raises:
+            LaneBroken: every step fails.
+        """
+        while (received := self._port.receive(wait=not self._has_work())) is not None:
+            for front, command in received:
+                self._obey(front, command)
+            self._step()
+            self._report()
+            if self._num_failed_in_a_row >= self._max_failed_steps:
+                raise LaneBroken(f"{self._num_failed_in_a_row} steps failed one after the other")
+
+    def _has_work(self) -> bool:
+        return self._scheduler.has_work(0) or bool(self._lane.alignments)
+
+    def _obey(self, front: _Front, command: Command) -> None:
+        match command:
+            case Submit(requests):
+                for request in requests:
+                    self._submit(front, request)
+            case Cancel(ids):
+                known = self._sequences.get(front, {})
+                for id_ in ids:
+                    if (sequence := known.get(id_)) is not None:
+                        self._cancel(sequence)
+            case Leave():
+                for sequence in self._sequences.pop(front, {}).values():
+                    self._cancel(sequence)
+                self._events.pop(front, None)
+                self._told_full.discard(front)
+
+    def _submit(self, front: _Front, request: Request) -> None:
+        key = front, request.call_id
+        call = self._calls.get(key)
+        if call is None:
+            call = self._calls[key] = _Call()
+        sequence = RunningSequence.create(
+            request.input_ids,
+            request.parameters,
+            deadline_s=request.deadline_s,
+            call=call,
+            cost=step_cost(request.parameters, self._lane.vocabulary_size),
+        )
+        sequence.id, sequence.front, sequence.is_streamed = request.id, front, request.is_streamed
+        self._sequences.setdefault(front, {})[request.id] = sequence
+        self._scheduler.submit(sequence)
+
+    def _cancel(self, sequence: RunningSequence) -> None:
+        if sequence.has_ended:
+            self._lane.alignments.drop(sequence)
+        elif not self._scheduler.cancel(sequence):
+            return  # the next plan drops it
+        self._fail(sequence, FailureReason.CANCELLED)
+
+    def _step(self) -> None:
+        now_s = time.monotonic()
+        plan = self._scheduler.plan(0, now_s, self._lane.num_steps)
+        for dropped, departure in plan.dropped:
+            assert isinstance(dropped, RunningSequence)
+            self._fail(dropped, _REASONS[departure])
+        try:
+            progressed = self._lane.execute(plan)
+        except BaseException as error:  # noqa: BLE001  whatever it is, also a panic of native code: the lane goes on
+            self._end_failed_step(plan, error)
+        else:
+            self._end_step(plan, progressed)
+        self._lane.hand_over(plan, self._scheduler)
+        self._align(now_s)
+
+    def _end_step(self, plan: Plan, progressed: Sequence[RunningSequence]) -> None:
+        if plan.num_rows:
+            self._num_failed_in_a_row = 0
+        for started, _ in plan.starts:
+            assert isinstance(started, RunningSequence)
+            assert started.started_s is not None
+            assert started.first_token_s is not None
+            self._tell(
+                started,
+                Started(started.id, started.started_s, started.first_token_s, started.num_first_tokens),
+            )
+        for sequence in progressed:
+            if sequence.has_ended:
+                self._scheduler.finish(sequence)
+                if sequence.result is not None:
+                    self._finish(sequence)
+            elif sequence.is_streamed:
+                self._tell_tokens(sequence)
+
+    def _end_failed_step(self, plan: Plan, error: BaseException) -> None:
+        """Fail the sequences of the step, but for those that had come to their end before the error."""
+        _log.exception("step_failed", rows=plan.num_rows)
+        self._num_failed_steps += 1
+        self._num_failed_in_a_row += 1
+        self._lane.clear()
+        for sequence in self._scheduler.evict(0):
+            assert isinstance(sequence, RunningSequence)
+            if sequence.result is not None:
+                self._finish(sequence)
+            elif not sequence.has_ended:
+                self._fail(sequence, FailureReason.ERROR, f"a step failed: {type(error).__name__}")
+
+    def _align(self, now_s: float) -> None:
+        alignments = self._lane.alignments
+        if not alignments:
+            return
+        for sequence in alignments.drop_expired(now_s):
+            self._fail(sequence, FailureReason.DEADLINE)
+        for sequence, error in alignments.run():
+            if error is None:
+                self._finish(sequence)
+            else:
+                _log.error("alignment_failed", exc_info=error)
+                self._fail(sequence, FailureReason.ERROR, f"an alignment failed: {type(error).__name__}")
+
+    def _finish(self, sequence: RunningSequence) -> None:
+        assert sequence.result is not None
+        if sequence.is_streamed:
+            self._tell_tokens(sequence)
+        self._tell(sequence, Finished(sequence.id, sequence.result.hypotheses))
+        self._forget(sequence)
+
+    def _fail(self, sequence: RunningSequence, reason: FailureReason, message: str = "") -> None:
+        self._tell(sequence, Failed(sequence.id, reason, message))
+        self._forget(sequence)
+
+    def _forget(self, sequence: RunningSequence) -> None:
+        self._sequences.get(sequence.front, {}).pop(sequence.id, None)
+
+    def _tell_tokens(self, sequence: RunningSequence) -> None:
+        if token_ids := sequence.token_ids[sequence.num_told :]:
+            sequence.num_told += len(token_ids)
+            self._tell(sequence, Tokens(sequence.id, token_ids))
+
+    def _tell(self, sequence: RunningSequence, event: Event) -> None:
+        if sequence.front in self._sequences:
+            self._events.setdefault(sequence.front, []).append(event)
+
+    def _observe(self, run: GraphRun) -> None:
+        self._graph_runs.append(run)
+
+    def _report(self) -> None:
+        """Report to each front that has events, or waits for room without any."""
+        load = LaneLoad(self._scheduler.num_used_slots, self._scheduler.num_waiting_rows)
+        is_full = load.num_rows + load.num_waiting_rows >= self._scheduler.slots_per_lane
+        if not is_full:
+            for front in self._told_full:
+                self._events.setdefault(front, [])
+        if len(self._graph_runs) >= _MAX_GRAPH_RUNS and self._sequences:
+            self._events.setdefault(next(iter(self._sequences)), [])
+        if not self._events:
+            return
+        told_once = self._graph_runs, self._prefix_use(), self._num_failed_steps
+        self._graph_runs, self._num_failed_steps = [], 0
+        for front, events in self._events.items():
+            graph_runs, prefix, num_failed_steps = told_once
+            self._port.send(front, Report(events, graph_runs, load, prefix, num_failed_steps))
+            told_once = [], None, 0
+            (self._told_full.add if is_full else self._told_full.discard)(front)
+        self._events = {}
+
+    def _prefix_use(self) -> PrefixUse | None:
+        cache = self._lane.prefix_cache
+        return None if cache is None else PrefixUse(*cache.take_counts(), cache.num_bytes)
+
+
+def make_lane(backend: Backend, settings: EngineSettings) -> tuple[Lane, Scheduler]:
+    """A lane with its arena, and what plans its steps.
+
+    Raises:
+        ResourceUnavailable: there is no memory for the arena.
+    """
+    facts = engine_facts(
+        backend.bundle.manifest,
+        settings,
+        kernels=backend.kernels,
+        max_prefix_blocks=backend.prefix_cache.max_blocks,
+    )
+    num_rows = facts.slots_per_lane + facts.reserved_rows
+    lane = Lane(backend, num_rows, multi_step_rows=settings.multi_step_rows)
+    # Prompts are read one by one, so nothing is gained by starting several at once.
+    reads_together = backend.bundle.manifest.task == "translation"
+    scheduler = Scheduler(
+        1,
+        facts.slots_per_lane,
+        sys.maxsize,  # fronts send what there is room for
+        settings.max_start_tokens,
+        max_start_interval=settings.max_start_interval if reads_together else 1,
+        read_together=settings.read_together if lane.rows.reads_ahead else 1,
+        reserved_rows=facts.reserved_rows,
+        max_step_cost=facts.max_step_cost,
+    )
+    return lane, scheduler

@@ -1,0 +1,176 @@
+"""From a models folder to graphs that are known to be sound. In the process that has the graphs.
+
+Nothing here knows of metrics, event loops or fronts: what those need is data (`LoadedModel.facts`, `NotLoaded`).
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from dragoman.common.errors import DragomanError, OperationError
+from dragoman.server.bundle.reader import Bundle, one_line
+from dragoman.server.config import EngineSettings
+from dragoman.server.engine.layout import lane_layout, num_reserved_rows
+from dragoman.server.engine.trial import check_answers
+from dragoman.server.errors import NotLoadedReason
+from dragoman.server.execution.backend import Backend
+from dragoman.server.execution.memory import MemoryBudget, engine_bytes
+from dragoman.server.models.discovery import NotLoaded, discover, log_not_loaded
+
+__all__ = ["LoadedModel", "Loading", "load_backend", "load_checked_backend", "load_model", "load_models"]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A bundle whose graphs are loaded and gave the right answers.
+
+    Attributes:
+        bundle: it.
+        backend: its graphs, without a prefix cache.
+        load_s: all of that took.
+    """
+
+    bundle: Bundle
+    backend: Backend
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """What came of a models folder: the highest sound version of each model, and what is not served."""
+
+    models: tuple[LoadedModel, ...]
+    not_loaded: tuple[NotLoaded, ...]
+
+
+def load_models(
+    directory: Path,
+    settings: EngineSettings,
+    start: Callable[[LoadedModel], object] = lambda _: None,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Loading:
+    """Load the highest sound version of every model in `directory`.
+
+    A version that cannot be served keeps no other from being served: the next lower one of its model is loaded, and
+    `not_loaded` names it.
+
+    Args:
+        directory: the models folder.
+        settings: how models run.
+        start: called with each model as soon as it is loaded, to start its lanes. Where it fails, so has the loading.
+        should_stop: asked between versions, so that a server told to stop while loading does not load them all.
+
+    Raises:
+        ModelsError: there is nothing to load.
+        DragomanError: nothing of what is there can be loaded; the error is that of the first version tried.
+    """
+    found, not_loaded = discover(directory)
+    models: list[LoadedModel] = []
+    failures: list[tuple[Path, Exception]] = []
+    budget = MemoryBudget()
+
+    def load(folder: Path) -> LoadedModel:
+        model = load_model(folder, settings, budget)
+        start(model)
+        return model
+
+    for versions in found:
+        model, failed = _load_highest(versions, load, should_stop)
+        models += [model] if model is not None else []
+        failures += failed
+    if not models and len(failures) == 1:
+        raise failures[0][1]  # it says all that the log would say
+    not_loaded += [_not_loaded(directory, folder, error) for folder, error in failures]
+    if failures and not models:
+        log_not_loaded(not_loaded)
+        error = failures[0][1]
+        error.args = (f"{error}; none of {len(failures)} versions can be served",)
+        raise error
+    return Loading(tuple(models), tuple(not_loaded))
+
+
+def load_model(folder: Path, settings: EngineSettings, budget: MemoryBudget | None = None) -> LoadedModel:
+    """Load the bundle in `folder`, run its graphs at their limits and check its golden examples.
+
+    Args:
+        folder: <models>/<name>/<version>.
+        settings: how it runs.
+        budget: what other models of this process have reserved; None: there are none.
+
+    Raises:
+        BundleError: it is corrupt, or gives other answers than it did when it was made.
+        ProviderUnavailable: the execution provider cannot be had here.
+        ResourceUnavailable: there is no memory for its lanes.
+    """
+    started = time.perf_counter()
+    bundle = Bundle.read(folder)
+    backend = load_checked_backend(bundle, settings, budget)
+    return LoadedModel(bundle, backend, time.perf_counter() - started)
+
+
+def load_checked_backend(
+    bundle: Bundle, settings: EngineSettings, budget: MemoryBudget | None = None
+) -> Backend:
+    """A bundle's graphs, which lanes of these settings can serve: they have run at their limits.
+
+    Raises:
+        BundleError: a graph cannot be loaded or run, or a golden example gets another answer.
+        ProviderUnavailable: the provider asked for cannot be had.
+        ResourceUnavailable: there is no memory for the lanes.
+    """
+    backend = load_backend(bundle, settings)
+    num_lanes, _ = lane_layout(settings)
+    num_bytes = engine_bytes(
+        backend,
+        num_lanes=num_lanes,
+        rows_per_lane=settings.slots_per_lane + num_reserved_rows(settings),
+        prefix_cache_bytes=settings.prefix_cache_bytes,
+    )
+    what = f"{bundle.path}: engine.lanes = {num_lanes} of engine.slots_per_lane = {settings.slots_per_lane}"
+    if backend.reuses_prefixes:
+        what += f" with engine.prefix_cache_bytes = {settings.prefix_cache_bytes}"
+    with (budget or MemoryBudget()).granted(num_bytes, what, "lower one of them"):
+        check_answers(backend, num_rows=settings.slots_per_lane)
+    return backend
+
+
+def load_backend(bundle: Bundle, settings: EngineSettings) -> Backend:
+    """A bundle's graphs with as many threads as one lane of an engine has.
+
+    Raises:
+        BundleError: a graph cannot be loaded.
+        ProviderUnavailable: the provider or the kernels asked for cannot be had.
+    """
+    _, num_threads = lane_layout(settings)
+    return Backend.load(bundle, provider=settings.provider, num_threads=num_threads, kernels=settings.kernels)
+
+
+def _load_highest(
+    versions: Sequence[Path], load: Callable[[Path], LoadedModel], should_stop: Callable[[], bool]
+) -> tuple[LoadedModel | None, list[tuple[Path, Exception]]]:
+    """The first of these versions that can be served, if one can, and those before it with the reason."""
+    failures: list[tuple[Path, Exception]] = []
+    for folder in versions:
+        if should_stop():
+            break
+        try:
+            return load(folder), failures
+        except Exception as error:  # noqa: BLE001 a fault of ours keeps no other model from being served either
+            failures.append((folder, error))
+    return None, failures
+
+
+def _not_loaded(directory: Path, folder: Path, error: Exception) -> NotLoaded:
+    if not isinstance(error, DragomanError):
+        _log.error("load_failed", path=str(folder), exc_info=error)
+        return NotLoaded.of(
+            directory, folder, "broken", f"unexpected {type(error).__name__}: {one_line(error)}"
+        )
+    reason: NotLoadedReason = "unavailable" if isinstance(error, OperationError) else "broken"
+    return NotLoaded.of(directory, folder, reason, str(error))
