@@ -95,23 +95,23 @@ bench: $(VENV)/.dev ## the four below, some two hours; DATA=DIR of Multi30k, RUN
 	@$(MAKE) --no-print-directory bench-engine
 
 bench-engine: $(VENV)/.dev ## decoding speed against CTranslate2 and PyTorch; DATA=DIR, RUN=DIR, QUICK=1
-	@$(PEERS_TORCH) $(BIN)/python benchmarks/engine.py --data $(DATA) $(if $(RUN),--run $(RUN)) $(call figures,engine) $(if $(QUICK),--quick)
+	@$(PEERS_TORCH) $(BIN)/python -m benchmarks.engine --data $(DATA) $(if $(RUN),--run $(RUN)) $(call figures,engine) $(if $(QUICK),--quick)
 
 bench-generation: $(VENV)/.dev ## generation with a decoder-only model against CTranslate2, onnxruntime-genai and transformers; QUICK=1
-	@$(PEERS_TORCH) $(BIN)/python benchmarks/generation.py $(call figures,generation) $(if $(QUICK),--quick)
+	@$(PEERS_TORCH) $(BIN)/python -m benchmarks.generation $(call figures,generation) $(if $(QUICK),--quick)
 
 bench-growth: $(VENV)/.dev ## cost and memory by lengths, streams and model size against CTranslate2; QUICK=1
-	@$(PEERS_TORCH) $(BIN)/python benchmarks/growth.py $(call figures,growth) $(call plot,growth) $(if $(QUICK),--quick)
+	@$(PEERS_TORCH) $(BIN)/python -m benchmarks.growth $(call figures,growth) $(call plot,growth) $(if $(QUICK),--quick)
 
 bench-service: $(VENV)/.dev ## latency under load against CTranslate2 in two servers; DATA=DIR of Multi30k, RUN=DIR of a run on it, QUICK=1
-	@$(PEERS_TORCH) $(BIN)/python benchmarks/service.py $(RUN) --data $(DATA) $(call figures,service) $(call plot,service) $(if $(QUICK),--quick)
+	@$(PEERS_TORCH) $(BIN)/python -m benchmarks.service $(RUN) --data $(DATA) $(call figures,service) $(call plot,service) $(if $(QUICK),--quick)
 
 bench-gpu: $(VENV)/.dev ## decoding speed on a GPU against PyTorch there (install TORCH=default, then onnxruntime-gpu); DATA=DIR, RUN=DIR, QUICK=1
-	@$(BIN)/python benchmarks/gpu.py --data $(DATA) $(if $(RUN),--run $(RUN)) $(call figures,gpu) $(if $(QUICK),--quick)
+	@$(BIN)/python -m benchmarks.gpu --data $(DATA) $(if $(RUN),--run $(RUN)) $(call figures,gpu) $(if $(QUICK),--quick)
 
 bench-training: $(VENV)/.dev ## training speed against torch.nn.Transformer; DATA=DIR of Multi30k, or made-up lengths
-	$(BIN)/python benchmarks/training_speed.py --size multi30k $(if $(DATA),--data $(DATA))
-	$(BIN)/python benchmarks/training_speed.py --size tiny $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m benchmarks.training_speed --size multi30k $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m benchmarks.training_speed --size tiny $(if $(DATA),--data $(DATA))
 
 lock: $(VENV)/.dev ## write what is installed now to constraints.txt
 	$(BIN)/python tools/lock.py constraints.txt

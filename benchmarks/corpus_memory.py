@@ -1,6 +1,6 @@
 """The memory of a training whose corpus is larger than the memory one would give it.
 
-    python benchmarks/corpus_memory.py --gigabytes 3 --plot corpus-memory.png
+    python -m benchmarks.corpus_memory --gigabytes 3 --plot corpus-memory.png
 
 Makes a corpus of JSON Lines of this size, the same each time, runs `dragoman train` on it with a tiny model, and
 reads the process's memory from /proc four times a second: anonymous (its own data) and file-backed (libraries, and

@@ -1,7 +1,7 @@
 """Decoding speed: Dragoman's engine against CTranslate2 at its best settings and PyTorch eager, on the same weights.
 
-    python benchmarks/engine.py --data DIR --run runs/multi30k
-    python benchmarks/engine.py --data DIR --quick
+    python -m benchmarks.engine --data DIR --run runs/multi30k
+    python -m benchmarks.engine --data DIR --quick
 
 DIR holds Multi30k. Models: the run, if one is given, and two with random weights: `tiny` (256 wide, 3+3 layers,
 vocabulary 8,000) and `base` (Vaswani et al. 2017, vocabulary 32,000). First every system's greedy answers are held
@@ -14,7 +14,7 @@ comes before, for every system. Then rounds, each system in turn; tokens/s are m
 Dragoman's speed over the row's in the same round, in the same precision where both have it. The whole takes more
 than an hour, and each model's tables and figures come as soon as it is through; parts of it:
 
-    python benchmarks/engine.py --data DIR --sizes base --work offline --precisions int8 --beam-sizes 1
+    python -m benchmarks.engine --data DIR --sizes base --work offline --precisions int8 --beam-sizes 1
 
 `bare products` is a limit, not a system: ONNX Runtime running a step's matrix products and nothing else. The last
 table holds what was reached against the rate of such products at 256 rows.

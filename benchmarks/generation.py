@@ -1,7 +1,7 @@
 """Generation with a decoder-only model: Dragoman's engine against CTranslate2, onnxruntime-genai and transformers.
 
-    python benchmarks/generation.py
-    python benchmarks/generation.py --quick
+    python -m benchmarks.generation
+    python -m benchmarks.generation --quick
 
 The model has GPT-2's shape, random weights, and Dragoman's architecture: pre-norm, GELU, embedding scaled and tied to
 the projection, sinusoidal positions. All systems run these same weights. CTranslate2's Generator has this architecture;

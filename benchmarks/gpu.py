@@ -1,7 +1,7 @@
 """Decoding speed on a GPU: Dragoman's engine with ONNX Runtime's CUDA provider against PyTorch eager on the same GPU.
 
-    python benchmarks/gpu.py --data DIR --run runs/multi30k
-    python benchmarks/gpu.py --data DIR --quick
+    python -m benchmarks.gpu --data DIR --run runs/multi30k
+    python -m benchmarks.gpu --data DIR --quick
 
 DIR holds Multi30k. Models: the run, if one is given, and two with random weights, `tiny` and `base`
 (`benchmarks/engine.py`). Both sides run in fp16; PyTorch takes batches of like lengths, of up to 128 inputs, or of 64

@@ -1,7 +1,7 @@
 """Growth: what a token costs as sources, answers, streams and the model grow, and the memory it takes.
 
-    python benchmarks/growth.py --plot growth.png
-    python benchmarks/growth.py --quick
+    python -m benchmarks.growth --plot growth.png
+    python -m benchmarks.growth --quick
 
 Dragoman's engine in process against CTranslate2 in a process of its own, on the same random weights, greedily. Four
 series, in each of which one thing grows: the source's length from 8 to 512 tokens; the answer's, the same; 1 to 512

@@ -1,7 +1,7 @@
 """Latency under load: `dragoman serve` against CTranslate2 behind Triton and behind a plain grpc.aio server.
 
-    python benchmarks/service.py runs/multi30k --data DIR --plot latency.png
-    python benchmarks/service.py runs/multi30k --data DIR --quick
+    python -m benchmarks.service runs/multi30k --data DIR --plot latency.png
+    python -m benchmarks.service runs/multi30k --data DIR --quick
 
 RUN is a run of the recipe multi30k; DIR holds Multi30k. All three serve the same weights, greedily, text to text,
 on this machine, with default settings of Dragoman and, for CTranslate2, a worker of one thread a core, which batches

@@ -1,6 +1,6 @@
 """Time to a validation loss on tiny Shakespeare, against nanoGPT's own recipe for a CPU.
 
-    python benchmarks/shakespeare.py --data DIR --nanogpt CHECKOUT
+    python -m benchmarks.shakespeare --data DIR --nanogpt CHECKOUT
 
 DIR holds input.txt; CHECKOUT is a clone of github.com/karpathy/nanoGPT. One round trains with nanoGPT's train.py, with
 the flags of its README (2,000 steps), and then with `dragoman train` a model of the same depth, width, heads and

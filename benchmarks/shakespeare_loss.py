@@ -1,6 +1,6 @@
 """The validation loss of a run on tiny Shakespeare, by nanoGPT's measure.
 
-    python benchmarks/shakespeare_loss.py runs/shakespeare --data DIR
+    python -m benchmarks.shakespeare_loss runs/shakespeare --data DIR
 
 DIR holds input.txt. The loss is the mean cross-entropy, in nats, of the last 10 % of the text, in windows as long as
 the run's context allows. As in nanoGPT's estimate, a window's first character is predicted from the one before it; the

@@ -1,6 +1,6 @@
 """From process start to SERVING, and the server's resident memory.
 
-    python benchmarks/startup.py models/dates/1 --runs 7
+    python -m benchmarks.startup models/dates/1 --runs 7
 
 Each run starts `dragoman serve` on the bundle alone, polls grpc.health.v1 until it says SERVING, decodes 64 of the
 bundle's golden inputs at once, reads the resident memory and stops the server with SIGTERM.

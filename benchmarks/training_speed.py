@@ -1,7 +1,7 @@
 """Training speed against the same model written with torch.nn.Transformer.
 
-    python benchmarks/training_speed.py --size multi30k --data DIR
-    python benchmarks/training_speed.py --size base
+    python -m benchmarks.training_speed --size multi30k --data DIR
+    python -m benchmarks.training_speed --size base
 
 Tokens a second (of source and target, padding not counted) of Dragoman's training step, and of the loop a user of
 PyTorch writes: nn.Embedding, nn.Transformer, F.cross_entropy, AdamW, clip_grad_norm_, in fp32. Both train one and

@@ -1,7 +1,7 @@
 """What a run of Multi30k translates like, by the published measure and by the honest ones.
 
-    python benchmarks/translation_quality.py runs/multi30k --data DIR
-    python benchmarks/translation_quality.py runs/multi30k --data DIR --test
+    python -m benchmarks.translation_quality runs/multi30k --data DIR
+    python -m benchmarks.translation_quality runs/multi30k --data DIR --test
 
 RUN is what `dragoman train multi30k` left; DIR holds Multi30k, both the raw files and the tokenized edition
 (*.lc.norm.tok.*). Without --test the validation split is measured: beam size, length penalty and all else are chosen

@@ -1,6 +1,7 @@
 """Resident memory of a system in a fresh process, which holds its imports, its model and its work, and no more."""
 
 import dataclasses
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -19,6 +20,7 @@ from dragoman.server.execution.arena import HostArena
 
 __all__ = ["DragomanProcess", "Hosted", "Memory", "arena_bytes", "measure_memory"]
 
+_ROOT: Final = Path(__file__).parents[2]
 _SCRIPT: Final = Path(__file__).with_name("dragoman_worker.py")
 _TURN_S: Final = 0.3  # a workload of a few milliseconds is decoded often enough to be seen
 _INTERVAL_S: Final = 0.005
@@ -56,7 +58,12 @@ class DragomanProcess:
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
-        self.worker = PeerWorker(Path(sys.executable), _SCRIPT)
+        paths = [
+            str(_ROOT),
+            *filter(None, [os.environ.get("PYTHONPATH")]),
+        ]  # where the folder `benchmarks` is
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        self.worker = PeerWorker(Path(sys.executable), _SCRIPT, environment)
 
     def prepare(self, setting: Setting) -> None:
         manifest = self._bundle.manifest.model_dump(mode="json")

@@ -1,7 +1,10 @@
 """The documentation's links lead somewhere."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +69,24 @@ def test_the_parser_accepts_every_command_in_the_documentation(words: list[str])
     command = program.commands[words[0]]  # type: ignore[attr-defined]  # a group of commands
     context = command.make_context(words[0], words[1:])
     assert not context.args
+
+
+def test_every_benchmark_that_is_named_is_run_as_a_module() -> None:
+    """As `python benchmarks/engine.py` it would not find the package `benchmarks`."""
+    pages = [*PAGES, Path("Makefile"), *(path.relative_to(ROOT) for path in ROOT.glob("benchmarks/*.py"))]
+    text = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in pages)
+    assert re.findall(r"python3? benchmarks/\S+", text) == []
+    named = set(re.findall(r"python3? -m benchmarks\.(\w+)", text))
+    assert {name for name in named if not (ROOT / "benchmarks" / f"{name}.py").exists()} == set()
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.engine", "--help"],
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("folder", ["cli", "server"])
