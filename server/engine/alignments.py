@@ -55,15 +55,15 @@ class Alignments:
             pieces.extend(places[start : start + most] for start in range(0, len(places), most))
         self._waiting.append(_Alignment(sequence, hypotheses, pieces))
 
-    def run(self, max_tokens: int = MAX_TOKENS) -> list[tuple[RunningSequence, BaseException | None]]:
-        """Go on with those that wait, in turn, until about `max_tokens` are computed.
+    def run(self) -> list[tuple[RunningSequence, BaseException | None]]:
+        """Go on with those that wait, in turn, until about `MAX_TOKENS` are computed.
 
         Returns:
             Sequences that have their `result` now, and those whose alignment failed with the reason.
         """
         ended: list[tuple[RunningSequence, BaseException | None]] = []
         num_tokens = 0
-        while self._waiting and num_tokens < max_tokens:
+        while self._waiting and num_tokens < MAX_TOKENS:
             alignment = self._waiting.popleft()
             try:
                 num_tokens += self._run_piece(alignment)

@@ -30,6 +30,10 @@ START_LIMIT_S = 10.0
 """Within this time the process ends when the first signal comes before the drain's time is known."""
 
 
+_LEAVING_S = 2.0
+"""How long `before_leaving` may take."""
+
+
 class StopSignals:
     """Waits for SIGTERM, SIGINT and SIGHUP, from its making to the end of its `with` block.
 
@@ -45,6 +49,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.limit_s = START_LIMIT_S
+        self._leaving = threading.Lock()  # never given back
         self.before_leaving: Callable[[str], None] = _say_nothing
         self.first: signal.Signals | None = None
         self._on_stop: Callable[[], object] | None = None
@@ -86,6 +91,8 @@ class StopSignals:
 
     def leave(self, code: int, reason: str) -> NoReturn:
         """End the process at once. Nothing is torn down that a native thread may still use."""
+        if not self._leaving.acquire(timeout=_LEAVING_S):  # another thread leaves already, and says why
+            os._exit(code)
         try:
             self.before_leaving(reason)
         finally:
