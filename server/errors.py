@@ -22,7 +22,7 @@ DragomanError
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,7 +98,13 @@ class RequestError(DragomanError):
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One broken rule: `field` is the path in the request (`options.top_p`), `description` has the value."""
+    """One broken rule.
+
+    Attributes:
+        field: where in the call: an attribute of `Call` or `ScoringCall` (`inputs[3]`, `options.top_p`), or "" for the
+            whole. The front of a protocol puts its own names to it.
+        description: what is wrong, with the value.
+    """
 
     field: str
     description: str
@@ -108,14 +114,27 @@ class InvalidRequest(RequestError):
     """The request breaks one rule or more; all of them are listed, the first ones by name."""
 
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
-        sizes = itertools.accumulate(map(_size_on_the_wire, violations[:MAX_LISTED]))
-        num_listed = max(1, sum(size <= MAX_LISTED_BYTES for size in sizes))
-        self.violations = tuple(violations[:num_listed])
-        self.num_unlisted = len(violations) - len(self.violations)
-        lines = [f"{violation.field}: {violation.description}" for violation in self.violations]
-        if self.num_unlisted:
-            lines.append(f"and {self.num_unlisted} more")
-        super().__init__("; ".join(lines))
+        self._first = tuple(violations[:MAX_LISTED])
+        self._num_violations = len(violations)
+        super().__init__(self._message())
+
+    @property
+    def violations(self) -> tuple[FieldViolation, ...]:
+        """Those that are listed: as many as a caller can be sent."""
+        sizes = itertools.accumulate(map(_size_on_the_wire, self._first))
+        return self._first[: max(1, sum(size <= MAX_LISTED_BYTES for size in sizes))]
+
+    def rename_fields(self, name_of: Callable[[str], str]) -> None:
+        """Put a protocol's names to the fields."""
+        self._first = tuple(FieldViolation(name_of(each.field), each.description) for each in self._first)
+        self.args = (self._message(),)
+
+    def _message(self) -> str:
+        listed = self.violations
+        lines = [f"{violation.field}: {violation.description}" for violation in listed]
+        if self._num_violations > len(listed):
+            lines.append(f"and {self._num_violations - len(listed)} more")
+        return "; ".join(lines)
 
 
 class AnswerTooLarge(InvalidRequest):

@@ -32,13 +32,11 @@ class Call(_AnyCall):
 
     Attributes:
         inputs: texts, each answered on its own.
-        input_field: the request's field that `inputs` came from, for messages.
         prefixes: what each answer begins with; none at all for a call without any.
         options: the same for all inputs.
     """
 
     inputs: Sequence[str]
-    input_field: str
     prefixes: Sequence[str] = ()
     options: Options = field(default_factory=Options)
 
@@ -50,15 +48,11 @@ class ScoringCall(_AnyCall):
     Attributes:
         sources: what the texts are translations of; empty for language models.
         texts: to be scored.
-        source_field: the request's field that source number {} came from, for messages.
-        text_field: the same for texts.
         num_alternatives: most probable tokens to tell at each place.
     """
 
     sources: Sequence[str]
     texts: Sequence[str]
-    source_field: str
-    text_field: str
     num_alternatives: int = 0
 
 

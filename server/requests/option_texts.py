@@ -65,7 +65,7 @@ def check_prefixes(
     suppressed = [normalize(model.tokenizer, text) for text in options.suppressed_texts]
     is_unknown = functools.cache(functools.partial(_is_unknown, model))
     for index, (prefix, token_ids) in enumerate(zip(prefixes, encoded, strict=True)):
-        field = f"target_prefixes[{index}]"
+        field = f"prefixes[{index}]"
         if model.manifest.special_tokens.unknown in token_ids:
             characters = dict.fromkeys(normalize(model.tokenizer, prefix))
             unknown = list(itertools.islice(filter(is_unknown, characters), _MAX_NAMED + 1))

@@ -66,7 +66,7 @@ async def prepare(
         )
     violations = [
         FieldViolation(
-            _input_path(call, index), f"{len(token_ids)} tokens are more than {limit}, the model's limit"
+            f"inputs[{index}]", f"{len(token_ids)} tokens are more than {limit}, the model's limit"
         )
         for index, token_ids in enumerate(encoded)
         if len(token_ids) > (limit := model.max_input_tokens)
@@ -97,8 +97,8 @@ async def prepare(
         )
         for index, token_ids in enumerate(encoded)
     ]
-    _check_rows(model, call, prepared)
-    _check_size(model, call.input_field, prepared, limits)
+    _check_rows(model, prepared)
+    _check_size(model, "inputs", prepared, limits)
     return prepared
 
 
@@ -125,17 +125,17 @@ async def prepare_scoring(
         sources, outputs = [text[:1] for text in texts], [tuple(text[1:]) for text in texts]
     for index, (source, output) in enumerate(zip(sources, outputs, strict=True)):
         for field, tokens, limit in (
-            (call.source_field, source, model.max_input_tokens),
-            (call.text_field, output, _room(model, len(source)).left),
+            ("sources", source, model.max_input_tokens),
+            ("texts", output, _room(model, len(source)).left),
         ):
             if len(tokens) > limit:
                 violations.append(
                     FieldViolation(
-                        field.format(index), f"{len(tokens)} tokens are more than {limit}, the model's limit"
+                        f"{field}[{index}]", f"{len(tokens)} tokens are more than {limit}, the model's limit"
                     )
                 )
             elif not tokens:
-                violations.append(FieldViolation(field.format(index), "holds no token"))
+                violations.append(FieldViolation(f"{field}[{index}]", "holds no token"))
     if violations:
         raise InvalidRequest(violations)
     prepared = [
@@ -149,7 +149,7 @@ async def prepare_scoring(
         )
         for source, output in zip(sources, outputs, strict=True)
     ]
-    _check_size(model, call.text_field.split("[", maxsplit=1)[0], prepared, limits)
+    _check_size(model, "texts", prepared, limits)
     return prepared
 
 
@@ -222,19 +222,19 @@ def _check_task(model: ServedModel, task: str) -> None:
 
 def _check_texts(model: ServedModel, call: Call, max_inputs: int) -> list[FieldViolation]:
     if not call.inputs:
-        return [FieldViolation(call.input_field, "is empty: there is nothing to answer")]
-    if violations := _too_many(call.input_field, len(call.inputs), max_inputs):
+        return [FieldViolation("inputs", "is empty: there is nothing to answer")]
+    if violations := _too_many("inputs", len(call.inputs), max_inputs):
         return violations
     # White space is a fine beginning for a language model; to a translation model it says nothing.
     may_be_blank = call.task != "translation"
     for index, text in enumerate(call.inputs):
-        path = _input_path(call, index)
+        path = f"inputs[{index}]"
         violations += _check_text(model, path, text, model.max_input_tokens, may_be_blank=may_be_blank)
     if call.prefixes and len(call.prefixes) != len(call.inputs):
         what = f"{len(call.prefixes)} prefixes do not belong to {len(call.inputs)} inputs"
-        return [*violations, FieldViolation("target_prefixes", what)]
+        return [*violations, FieldViolation("prefixes", what)]
     for index, prefix in enumerate(call.prefixes):
-        path, limit = f"target_prefixes[{index}]", model.manifest.limits.max_output_tokens
+        path, limit = f"prefixes[{index}]", model.manifest.limits.max_output_tokens
         violations += _check_text(model, path, prefix, limit, may_be_blank=True, may_be_empty=True)
     return violations
 
@@ -262,12 +262,12 @@ def _check_text(
         yield FieldViolation(path, "is empty")
 
 
-def _check_rows(model: ServedModel, call: Call, prepared: Sequence[Prepared]) -> None:
+def _check_rows(model: ServedModel, prepared: Sequence[Prepared]) -> None:
     """Refuse what the queue never has room for: told that it is full, a caller would try again forever."""
     num_rows = sum(parameters.beam_size for each in prepared for parameters in each.parameters)
     if num_rows > (most := model.engine.max_rows):
         what = f"{len(prepared)} with {num_rows} hypotheses in all are more than {most}, the server's limit"
-        raise InvalidRequest([FieldViolation(call.input_field, what)])
+        raise InvalidRequest([FieldViolation("inputs", what)])
 
 
 def _check_size(model: ServedModel, field: str, prepared: Sequence[Prepared], limits: CallLimits) -> None:
@@ -292,7 +292,7 @@ def _check_size(model: ServedModel, field: str, prepared: Sequence[Prepared], li
 def _check_prefixes(prefixes: Sequence[Sequence[int]], most_tokens: int) -> list[FieldViolation]:
     return [
         FieldViolation(
-            f"target_prefixes[{index}]",
+            f"prefixes[{index}]",
             f"{len(prefix)} tokens leave nothing of {most_tokens}, the most there can be",
         )
         for index, prefix in enumerate(prefixes)
@@ -301,19 +301,18 @@ def _check_prefixes(prefixes: Sequence[Sequence[int]], most_tokens: int) -> list
 
 
 def _check_scored_texts(model: ServedModel, call: ScoringCall, max_inputs: int) -> list[FieldViolation]:
-    field = call.text_field.split("[", maxsplit=1)[0]
     if not call.texts:
-        return [FieldViolation(field, "is empty: there is nothing to score")]
-    if violations := _too_many(field, len(call.texts), max_inputs):
+        return [FieldViolation("texts", "is empty: there is nothing to score")]
+    if violations := _too_many("texts", len(call.texts), max_inputs):
         return violations
     limits = model.manifest.limits
-    for name, texts, limit in (
-        (call.source_field, call.sources, model.max_input_tokens),
+    for field, texts, limit in (
+        ("sources", call.sources, model.max_input_tokens),
         # The first token of a text of a language model is its input.
-        (call.text_field, call.texts, limits.max_output_tokens + (call.task == "generation")),
+        ("texts", call.texts, limits.max_output_tokens + (call.task == "generation")),
     ):
         for index, text in enumerate(texts):
-            path = name.format(index)
+            path = f"{field}[{index}]"
             violations += _check_text(model, path, text, limit, may_be_blank=call.task == "generation")
     if call.num_alternatives > MAX_ALTERNATIVES:
         what = f"{call.num_alternatives} is more than {MAX_ALTERNATIVES}"
@@ -342,7 +341,3 @@ def _abilities(model: ServedModel) -> Abilities:
         aligns=not lacks,
         lacks_alignment=lacks,
     )
-
-
-def _input_path(call: Call, index: int) -> str:
-    return f"{call.input_field}[{index}]" if call.task == "translation" else call.input_field

@@ -3,6 +3,7 @@
 import grpc.aio
 
 from dragoman.server.fronts.grpc.dragoman_v1 import messages
+from dragoman.server.fronts.grpc.dragoman_v1.fields import naming_fields
 from dragoman.server.requests.calls import Call, Delta, ScoringCall
 from dragoman.server.requests.pace import Pace
 from dragoman.server.requests.runtime import Runtime
@@ -23,6 +24,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     # grpc.aio takes a coroutine that writes just as well as the generator that the stubs know; cancelling
     # the call reaches a coroutine wherever it waits.
+    @naming_fields(inputs="prompt")
     async def Generate(  # type: ignore[override]
         self, request: generation_pb2.GenerateRequest, context: Context
     ) -> None:
@@ -40,12 +42,12 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             version=request.version,
             task="generation",
             inputs=[request.prompt],
-            input_field="prompt",
             options=messages.options(request.options),
             deadline_s=messages.deadline_s(context.time_remaining()),
         )
         await self._runtime.stream(call, send)
 
+    @naming_fields(sources="texts[{}]")
     async def ScoreTexts(
         self, request: generation_pb2.ScoreTextsRequest, context: ScoringContext
     ) -> generation_pb2.ScoreTextsResponse:
@@ -57,8 +59,6 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 task="generation",
                 sources=(),
                 texts=request.texts,
-                source_field="texts[{}]",
-                text_field="texts[{}]",
                 num_alternatives=request.num_alternatives,
                 deadline_s=messages.deadline_s(context.time_remaining()),
             )

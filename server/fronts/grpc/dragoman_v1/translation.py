@@ -3,6 +3,7 @@
 import grpc.aio
 
 from dragoman.server.fronts.grpc.dragoman_v1 import messages
+from dragoman.server.fronts.grpc.dragoman_v1.fields import naming_fields
 from dragoman.server.requests.calls import Call, Delta, ScoringCall
 from dragoman.server.requests.pace import Pace
 from dragoman.server.requests.runtime import Runtime
@@ -23,6 +24,7 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
+    @naming_fields(prefixes="target_prefixes[{}]")
     async def Translate(self, request: Request, context: Context) -> translation_pb2.TranslateResponse:
         """Translate every input and answer when all are done."""
         answers = await self._runtime.answer(_call(request, context.time_remaining()))
@@ -35,6 +37,7 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
 
     # grpc.aio takes a coroutine that writes just as well as the generator that the stubs know; cancelling
     # the call reaches a coroutine wherever it waits.
+    @naming_fields(prefixes="target_prefixes[{}]")
     async def StreamTranslate(  # type: ignore[override]
         self, request: Request, context: StreamContext
     ) -> None:
@@ -50,6 +53,7 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
 
         await self._runtime.stream(_call(request, context.time_remaining()), send)
 
+    @naming_fields(sources="pairs[{}].source", texts="pairs[{}].target")
     async def ScoreTranslations(
         self, request: ScoringRequest, context: ScoringContext
     ) -> translation_pb2.ScoreTranslationsResponse:
@@ -61,8 +65,6 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
                 task="translation",
                 sources=messages.FieldOfEach(request.pairs, "source"),
                 texts=messages.FieldOfEach(request.pairs, "target"),
-                source_field="pairs[{}].source",
-                text_field="pairs[{}].target",
                 num_alternatives=request.num_alternatives,
                 deadline_s=messages.deadline_s(context.time_remaining()),
             )
@@ -81,7 +83,6 @@ def _call(request: Request, time_remaining_s: float | None) -> Call:
         version=request.version,
         task="translation",
         inputs=request.inputs,
-        input_field="inputs",
         prefixes=request.target_prefixes,
         options=messages.options(request.options),
         deadline_s=messages.deadline_s(time_remaining_s),
