@@ -89,11 +89,11 @@ def _type_of(name: str, manifest: Manifest) -> str:
 
 def _interfaces(manifest: Manifest) -> dict[str, _Interface]:
     """Of every graph that a server may load, by its name."""
-    translates = manifest.task == "translation"
+    has_source = manifest.facts.has_source
     own = _caches(manifest, graph_names.OWN)
-    source = _caches(manifest, graph_names.SOURCE, graph_names.LAST) if translates else {}
+    source = _caches(manifest, graph_names.SOURCE, graph_names.LAST) if has_source else {}
     small: dict[str, Shape | None] = dict.fromkeys(
-        ("token_ids", "lengths", *(("source_lengths",) if translates else ())), (None,)
+        ("token_ids", "lengths", *(("source_lengths",) if has_source else ())), (None,)
     )
     step = {**small, **own, **source}
     kept = {graph_names.output_name(cache): shape for cache, shape in own.items()}

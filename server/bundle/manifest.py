@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dragoman.server.bundle.tasks import FACTS, Task, TaskFacts
 from dragoman.server.errors import MAX_SHOWN_CHARACTERS
 
 __all__ = [
@@ -22,12 +23,10 @@ __all__ = [
     "Precision",
     "QualityFigure",
     "SpecialTokens",
-    "Task",
     "check_provenance",
     "first_problem",
 ]
 
-Task = Literal["translation", "generation"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 _MAX_FILE_NAME_BYTES = 255
@@ -177,6 +176,11 @@ class Manifest(_Record):
     verification: dict[str, Any] = {}
     golden_examples: tuple[GoldenExample, ...]
 
+    @property
+    def facts(self) -> TaskFacts:
+        """What the model's task is."""
+        return FACTS[self.task]
+
     @model_validator(mode="after")
     def _check_between_records(self) -> Self:
         for problem in self._problems():
@@ -192,7 +196,7 @@ class Manifest(_Record):
             yield (
                 f"dimensions.num_heads = {dims.num_heads}: it is no multiple of num_kv_heads = {dims.num_kv_heads}"
             )
-        if self.task == "generation" and limits.max_context_tokens < 2:
+        if not self.facts.has_source and limits.max_context_tokens < 2:
             yield "limits.max_context_tokens = 1: a prompt and an answer need two tokens"
         for index, example in enumerate(self.golden_examples):
             place = f"golden_examples.{index}"

@@ -56,7 +56,7 @@ def check_golden_examples(backend: Backend) -> None:
 def _check_length(bundle: Bundle, example: GoldenExample, num_tokens: int) -> None:
     limits = bundle.manifest.limits
     room = limits.max_source_tokens
-    if bundle.manifest.task == "generation":
+    if not bundle.manifest.facts.has_source:
         room = min(room, limits.max_context_tokens - example.max_tokens)
     if not 0 < num_tokens <= room:
         raise BundleError(

@@ -64,7 +64,7 @@ class _Trial:
     def run(self) -> None:
         """All that a lane does, at the limits."""
         limits, arena = self._manifest.limits, self._rows.arena
-        if self._manifest.task == "translation":
+        if self._manifest.facts.has_source:
             self._start(limits.max_source_tokens)
         else:
             self._start_prompts(min(limits.max_source_tokens, limits.max_context_tokens - 1))

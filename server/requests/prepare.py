@@ -116,9 +116,9 @@ async def prepare_scoring(
     violations = _check_scored_texts(model, call, limits.max_inputs)
     if violations:
         raise InvalidRequest(violations)
-    translates = model.manifest.task == "translation"
-    texts = await tokenising.encode(model.tokenizer, call.texts, bare=translates, deadline_s=call.deadline_s)
-    if translates:
+    has_source = model.manifest.facts.has_source
+    texts = await tokenising.encode(model.tokenizer, call.texts, bare=has_source, deadline_s=call.deadline_s)
+    if has_source:
         sources = await tokenising.encode(model.tokenizer, call.sources, deadline_s=call.deadline_s)
         outputs = [(*text, model.manifest.special_tokens.end) for text in texts]
     else:  # a text of a language model begins with the begin token
@@ -225,8 +225,7 @@ def _check_texts(model: ServedModel, call: Call, max_inputs: int) -> list[FieldV
         return [FieldViolation("inputs", "is empty: there is nothing to answer")]
     if violations := _too_many("inputs", len(call.inputs), max_inputs):
         return violations
-    # White space is a fine beginning for a language model; to a translation model it says nothing.
-    may_be_blank = call.task != "translation"
+    may_be_blank = model.manifest.facts.takes_blank_inputs
     for index, text in enumerate(call.inputs):
         path = f"inputs[{index}]"
         violations += _check_text(model, path, text, model.max_input_tokens, may_be_blank=may_be_blank)
@@ -305,15 +304,15 @@ def _check_scored_texts(model: ServedModel, call: ScoringCall, max_inputs: int) 
         return [FieldViolation("texts", "is empty: there is nothing to score")]
     if violations := _too_many("texts", len(call.texts), max_inputs):
         return violations
-    limits = model.manifest.limits
+    limits, facts = model.manifest.limits, model.manifest.facts
     for field, texts, limit in (
         ("sources", call.sources, model.max_input_tokens),
         # The first token of a text of a language model is its input.
-        ("texts", call.texts, limits.max_output_tokens + (call.task == "generation")),
+        ("texts", call.texts, limits.max_output_tokens + (not facts.has_source)),
     ):
         for index, text in enumerate(texts):
             path = f"{field}[{index}]"
-            violations += _check_text(model, path, text, limit, may_be_blank=call.task == "generation")
+            violations += _check_text(model, path, text, limit, may_be_blank=facts.takes_blank_inputs)
     if call.num_alternatives > MAX_ALTERNATIVES:
         what = f"{call.num_alternatives} is more than {MAX_ALTERNATIVES}"
         violations.append(FieldViolation("num_alternatives", what))
@@ -322,7 +321,7 @@ def _check_scored_texts(model: ServedModel, call: ScoringCall, max_inputs: int) 
 
 def _room(model: ServedModel, num_input_tokens: int) -> Room:
     limits = model.manifest.limits
-    if model.manifest.task == "translation":
+    if model.manifest.facts.has_source:
         return Room(limits.max_output_tokens, limits.max_output_tokens)
     left = limits.max_context_tokens - num_input_tokens
     return Room(limits.max_output_tokens, min(limits.max_output_tokens, left))
@@ -331,7 +330,7 @@ def _room(model: ServedModel, num_input_tokens: int) -> Room:
 def _abilities(model: ServedModel) -> Abilities:
     manifest = model.manifest
     lacks = ""
-    if manifest.task != "translation":
+    if not manifest.facts.has_source:
         lacks = f"{model.name!r} is a {manifest.task} model and has no source to look at"
     elif "align" not in manifest.graphs:
         lacks = f"{model.name!r} was exported without the graph for it; export it again"
