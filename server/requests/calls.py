@@ -1,10 +1,10 @@
 """What callers ask and what they get, free of any transport."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dragoman.server.decoding.hypothesis import FinishReason
-from dragoman.server.requests.options import Options
+from dragoman.server.requests.options import DEFAULT_OPTIONS, Options
 
 __all__ = ["Answer", "Call", "Delta", "OutputToken", "Scored", "ScoringCall", "TextAnswer"]
 
@@ -38,7 +38,7 @@ class Call(_AnyCall):
 
     inputs: Sequence[str]
     prefixes: Sequence[str] = ()
-    options: Options = field(default_factory=Options)
+    options: Options = DEFAULT_OPTIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ import numpy as np
 from dragoman.server.errors import FieldViolation
 
 __all__ = [
+    "DEFAULT_OPTIONS",
     "MAX_STOP_STRINGS",
     "MAX_SUPPRESSED_TEXTS",
     "MAX_SUPPRESSED_TOKENS",
@@ -64,6 +65,10 @@ class Options:
         return self.beam_size is not None and self.beam_size > 1
 
 
+DEFAULT_OPTIONS = Options()
+"""Of the many calls that set none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """How many output tokens an answer may have.
@@ -96,6 +101,8 @@ class Abilities:
 
 def check_options(options: Options, room: Room, abilities: Abilities) -> list[FieldViolation]:
     """All rules that `options` breaks for an input that leaves `room`."""
+    if options is DEFAULT_OPTIONS:
+        return []
     return [
         FieldViolation(f"options.{field}", description)
         for rules in (

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from dragoman.server.decoding.hypothesis import FinishReason
 from dragoman.server.errors import AnswerTooLarge
 from dragoman.server.requests.calls import Answer, OutputToken, Scored
-from dragoman.server.requests.options import Options
+from dragoman.server.requests.options import DEFAULT_OPTIONS, Options
 from dragoman.server.requests.pace import Pace
 from dragoman.v1 import decoding_pb2, generation_pb2, translation_pb2
 
@@ -36,7 +36,7 @@ def options(message: decoding_pb2.DecodingOptions) -> Options:
     Lists stay the message's own: a message may hold millions of entries, which are refused by their number.
     """
     given: dict[str, Any] = {field.name: value for field, value in message.ListFields()}
-    return Options(**given)
+    return Options(**given) if given else DEFAULT_OPTIONS
 
 
 class FieldOfEach(Sequence[str]):
