@@ -23,7 +23,7 @@ class Choosers:
         manifest = backend.bundle.manifest
         self._end = manifest.special_tokens.end
         self._never = manifest.special_tokens.without_text
-        self._continues = manifest.task == "generation"
+        self._continues = not manifest.facts.has_source
         # The sequences of a call have the same texts: what is made of them is made once, and kept while it is used.
         self._suppressed: weakref.WeakValueDictionary[tuple[str, ...], SuppressedTexts] = (
             weakref.WeakValueDictionary()

@@ -58,7 +58,7 @@ class Lane:
         self._readings: dict[Source, Reading] = {}  # of who was read ahead by the last plan
         self.observe: Callable[[GraphRun], object] | None = None
         self.vocabulary_size = backend.bundle.manifest.dimensions.vocabulary_size
-        self.prefix_cache = backend.prefix_cache if backend.bundle.manifest.task == "generation" else None
+        self.prefix_cache = None if backend.bundle.manifest.facts.has_source else backend.prefix_cache
         self._choosers = Choosers(backend)
         self.alignments = Alignments(self._align)
         special = backend.bundle.manifest.special_tokens

@@ -286,7 +286,7 @@ def make_lane(backend: Backend, settings: EngineSettings) -> tuple[Lane, Schedul
     num_rows = facts.slots_per_lane + facts.reserved_rows
     lane = Lane(backend, num_rows, multi_step_rows=settings.multi_step_rows)
     # Prompts are read one by one, so nothing is gained by starting several at once.
-    reads_together = backend.bundle.manifest.task == "translation"
+    reads_together = backend.bundle.manifest.facts.has_source
     scheduler = Scheduler(
         1,
         facts.slots_per_lane,

@@ -285,12 +285,12 @@ class Rows:
         """Put inputs that were read in one run into rows."""
         readings, rows, sources = zip(*group, strict=True)
         # The last token of a prompt goes through the first decode step, so that all tokens are chosen there.
-        translates = self._manifest.task == "translation"
-        lengths = [len(source.token_ids) - (not translates) for source in sources]
+        has_source = self._manifest.facts.has_source
+        lengths = [len(source.token_ids) - (not has_source) for source in sources]
         if computed := readings[0].computed:
             self.arena.keep(rows, lengths, computed, [reading.place for reading in readings])
         index = list(rows)
-        if translates:
+        if has_source:
             self.arena.source_lengths[index] = lengths
             self.arena.lengths[index] = 0
             self.arena.token_ids[index] = self._manifest.special_tokens.begin
@@ -308,7 +308,7 @@ class Rows:
     def _compute(self, inputs: Sequence[Sequence[int]]) -> Mapping[str, Any]:
         """Read inputs in one run: keys and values of each by name, (inputs, ...); none of prompts of one token."""
         padding = self._manifest.special_tokens.padding
-        if self._manifest.task == "translation":
+        if self._manifest.facts.has_source:
             source_ids, lengths = _padded(inputs, padding)
             return self._run_reading("encode", {"source_ids": source_ids, "source_lengths": lengths})
         token_ids, _ = _padded([prompt[:-1] for prompt in inputs], padding)

@@ -171,7 +171,7 @@ async def _run(
 
 
 async def _once_there_is_room(behaviour: Behaviour, request: Any, context: "_Context") -> Any:
-    """Make the call again while there is no room for it: whoever waits here is the one who filled the queue.
+    """Make the call again while there is no room for it: the caller that waits here has filled the queue itself.
 
     A server refuses in its place, so that another one may answer.
     """

@@ -66,7 +66,7 @@ class ServedModel:
     def max_input_tokens(self) -> int:
         """Longest input accepted, special tokens included; a prompt leaves room for one token of answer."""
         limits = self.manifest.limits
-        if self.manifest.task == "translation":
+        if self.manifest.facts.has_source:
             return limits.max_source_tokens
         return min(limits.max_source_tokens, limits.max_context_tokens - 1)
 
@@ -75,7 +75,7 @@ def announce(model: ServedModel, settings: EngineSettings, metrics: Metrics) -> 
     """Register a model with the metrics, and log that it is loaded and what is to be said of it."""
     manifest, facts = model.manifest, model.engine.facts
     metrics.watch(model.name, model.engine)
-    if manifest.task == "generation":
+    if not manifest.facts.has_source:
         metrics.watch_prefix_cache(model.name, model.engine.prefix)
     metrics.threads.inc(facts.num_threads)
     metrics.model_load_duration.labels(model.name).set(facts.load_s)
@@ -112,7 +112,7 @@ def max_characters_per_token(tokenizer: Tokenizer) -> int:
 def _warn_without_reuse(model: ServedModel, settings: EngineSettings) -> None:
     """Say why prompts are computed whole although the settings ask for reuse."""
     if (
-        model.manifest.task != "generation"
+        model.manifest.facts.has_source
         or not settings.prefix_cache_bytes
         or model.engine.facts.max_prefix_blocks
     ):

@@ -1,4 +1,4 @@
-"""Whether a call that arrives can still be answered in time: no work is begun that nobody will wait for.
+"""Whether a call that arrives can still be answered in time: no work is begun whose caller will have left.
 
 A server that takes every call answers none of them in time once more arrive than it can answer: each one waits until
 shortly before its deadline and ends while it is computed. So a call is refused at once, with a delay after which the
@@ -12,7 +12,7 @@ import math
 __all__ = ["Load"]
 
 MIN_DELAY_S, MAX_DELAY_S = 0.1, 5.0
-"""Bounds of what a refused caller is told to wait."""
+"""Bounds of the delay after which a refused client tries again."""
 
 MAX_SHARE = 0.5
 """Share of its time that a call may be expected to wait for a slot. The rest is for being computed."""

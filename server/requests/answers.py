@@ -37,8 +37,8 @@ class Submitted:
 
     @property
     def context_ids(self) -> Sequence[int]:
-        """A generated text continues its prompt; a translation begins anew."""
-        return self.token_ids if self.model.manifest.task == "generation" else ()
+        """The tokens that the answer continues."""
+        return () if self.model.manifest.facts.has_source else self.token_ids
 
     def new_text(self) -> OutputText:
         """An empty answer."""

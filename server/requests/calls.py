@@ -48,7 +48,7 @@ class ScoringCall(_AnyCall):
     Attributes:
         sources: what the texts are translations of; empty for language models.
         texts: to be scored.
-        num_alternatives: most probable tokens to tell at each place.
+        num_alternatives: most probable tokens to return at each place.
     """
 
     sources: Sequence[str]

@@ -1,4 +1,4 @@
-"""From the exception tree to what a caller is told: one table of codes, and the details that clients can act on."""
+"""From the exception tree to what a caller gets: one table of codes, and the details that clients can act on."""
 
 from dataclasses import dataclass
 from typing import Literal, Self, TypeAlias
@@ -87,5 +87,5 @@ class Failure:
 
     @classmethod
     def internal(cls, request_id: str) -> Self:
-        """What a caller is told of a failure of ours: nothing but where the log has it."""
+        """The failure that any fault of ours is to the caller: it says nothing but where the log has the rest."""
         return cls("INTERNAL", f"internal error; the server's log has it under request id {request_id}")

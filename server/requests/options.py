@@ -89,7 +89,7 @@ class Abilities:
     Attributes:
         vocabulary_size: token ids are below this.
         max_beam_size: rows that one input may have.
-        aligns: whether it has a source to look at and the graph that tells where it looks.
+        aligns: whether it has a source to look at and the graph `align`.
         lacks_alignment: why not, where it does not.
     """
 

@@ -36,7 +36,7 @@ from dragoman.server.requests.in_flight import CallsInFlight
 __all__ = ["CallRecord", "CallRecorder"]
 
 RETRY_DELAY_S = 1.0
-"""What a caller is told to wait when too many calls are in the server."""
+"""How long a client should wait before it tries again when too many calls are in the server."""
 
 ROUNDING = 0.01
 """gRPC rounds the timeout that it sends up, by a hundredth at most: a client gives up before the server expects it."""

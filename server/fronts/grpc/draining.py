@@ -1,8 +1,8 @@
-"""The end of serving over gRPC: how gRPC is told to stop without losing a call.
+"""The end of serving over gRPC, without the loss of a call.
 
-gRPC's core ends calls that it has accepted and not yet handed over with CANCELLED when it is told to stop.
+When a server stops, gRPC's core ends the calls that it has accepted and not yet handed over, with CANCELLED.
 So calls that begin are held first: callers wait for their answers and send nothing new, and soon the core has
-handed over all there is. Then every client is told to go away (GOAWAY), and only then the held calls run on.
+handed over all there is. Then gRPC sends GOAWAY to every client, and only then the held calls run on.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ MAX_HOLD_S = 0.5
 """How long calls are held where new ones never cease to come."""
 
 STOP_LIMIT_S = 2.0
-"""How long gRPC may take to end what it was told to end at once."""
+"""How long gRPC may take to end all calls and connections at once."""
 
 FOREVER_S = 1e6
 """The grace that gRPC is given: this file decides when it is over."""

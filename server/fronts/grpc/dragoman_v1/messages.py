@@ -1,4 +1,4 @@
-"""Between the messages of dragoman.v1 and the runtime's own types."""
+"""Messages of dragoman.v1 to calls, and answers to messages."""
 
 import time
 from collections.abc import Iterable, Sequence

@@ -21,7 +21,7 @@ _REASONS = {
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
-    """Tells which models there are."""
+    """Answers which models are served, and which are not."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -49,7 +49,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
 
 
 def model_message(model: ServedModel) -> model_pb2.Model:
-    """What a caller is told of a model."""
+    """Returns what callers see of a model."""
     manifest = model.manifest
     message = model_pb2.Model(
         name=model.name,
