@@ -14,19 +14,19 @@ from dragoman.server.requests.answer_room import AnswerRoom
 from dragoman.server.requests.calls import Answer, OutputToken, Scored, TextAnswer
 from dragoman.server.requests.pace import Pace
 
-__all__ = ["Submitted", "scored", "settled"]
+__all__ = ["SubmittedInput", "answer_to", "score_of"]
 
 
 @dataclass(slots=True)
-class Submitted:
+class SubmittedInput:
     """An input that the engine has.
 
     Attributes:
-        model: which answers it.
+        model: the model that answers it.
         token_ids: the input.
         stop: strings that end its answers.
-        tickets: one for each sequence that answers it; there are several when there are to be several samples.
-        room: what its answer may take of a message; None: nobody counts.
+        tickets: one for each sequence that answers it; several where several samples were asked for.
+        room: the bytes that its answer may take of a message; None: they are not counted.
     """
 
     model: ServedModel
@@ -45,8 +45,8 @@ class Submitted:
         return OutputText(self.model.tokenizer, context_ids=self.context_ids, stop=self.stop)
 
 
-async def settled(submitted: Submitted, decoded: Sequence[Decoded], pace: Pace) -> Answer:
-    """The answer to an input, from one result for each of its tickets.
+async def answer_to(submitted: SubmittedInput, decoded: Sequence[Decoded], pace: Pace) -> Answer:
+    """Returns the answer to an input, from one result for each of its tickets.
 
     Raises:
         AnswerTooLarge: it cannot be sent.
@@ -70,8 +70,8 @@ async def settled(submitted: Submitted, decoded: Sequence[Decoded], pace: Pace) 
     return answer
 
 
-async def scored(submitted: Submitted, decoded: Sequence[Decoded], pace: Pace) -> Scored:
-    """How probable a text is, from the result of forcing it.
+async def score_of(submitted: SubmittedInput, decoded: Sequence[Decoded], pace: Pace) -> Scored:
+    """Returns how probable a text is, from the result of forcing it.
 
     Raises:
         AnswerTooLarge: it cannot be sent.
@@ -90,8 +90,8 @@ async def scored(submitted: Submitted, decoded: Sequence[Decoded], pace: Pace) -
     )
 
 
-def _observe(submitted: Submitted, num_output_tokens: int) -> None:
-    """Tell the metrics how long the answer was in coming, once its first tokens were there."""
+def _observe(submitted: SubmittedInput, num_output_tokens: int) -> None:
+    """Count the answer's tokens, and the time that it took after its first ones."""
     firsts, lasts, num_first_tokens = [], [], 0
     for ticket in submitted.tickets:
         assert ticket.first_token_s is not None, "a finished sequence has tokens"
@@ -102,7 +102,7 @@ def _observe(submitted: Submitted, num_output_tokens: int) -> None:
     submitted.model.metrics.observe_answer(num_output_tokens, num_first_tokens, max(lasts) - min(firsts))
 
 
-def _text_answer(submitted: Submitted, hypothesis: Hypothesis) -> TextAnswer:
+def _text_answer(submitted: SubmittedInput, hypothesis: Hypothesis) -> TextAnswer:
     text = submitted.new_text()
     text.finish(hypothesis.token_ids)
     return TextAnswer(
@@ -128,9 +128,9 @@ class _OutputTokens:
 
     def __iter__(self) -> Iterator[OutputToken]:
         tokens, alignment = self._hypothesis.tokens, self._hypothesis.alignment
-        # The end of sequence has no place in the alignment.
-        for token, place in itertools.zip_longest(tokens, alignment[: len(tokens)]):
-            yield _output_token(self._tokenizer, token, place)
+        # The end of sequence is not in the alignment.
+        for token, source_index in itertools.zip_longest(tokens, alignment[: len(tokens)]):
+            yield _output_token(self._tokenizer, token, source_index)
 
 
 def _output_token(tokenizer: Tokenizer, token: TokenScore, source_index: int | None) -> OutputToken:
@@ -146,7 +146,7 @@ def _output_token(tokenizer: Tokenizer, token: TokenScore, source_index: int | N
     )
 
 
-def _source_tokens(submitted: Submitted, hypotheses: Sequence[Hypothesis]) -> tuple[str, ...]:
+def _source_tokens(submitted: SubmittedInput, hypotheses: Sequence[Hypothesis]) -> tuple[str, ...]:
     if not any(hypothesis.alignment for hypothesis in hypotheses):
         return ()
     return tuple(_spelled(submitted.model.tokenizer, token_id) for token_id in submitted.token_ids)

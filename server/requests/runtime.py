@@ -17,10 +17,10 @@ from dragoman.server.lifecycle import Lifecycle
 from dragoman.server.models.registry import Registry
 from dragoman.server.models.served_model import ServedModel
 from dragoman.server.requests.answer_room import AnswerRoom
-from dragoman.server.requests.answers import Submitted, scored, settled
+from dragoman.server.requests.answers import SubmittedInput, answer_to, score_of
 from dragoman.server.requests.calls import Answer, Call, Delta, Scored, ScoringCall
 from dragoman.server.requests.pace import Pace
-from dragoman.server.requests.prepare import CallLimits, Prepared, prepare, prepare_scoring
+from dragoman.server.requests.prepare import CallLimits, PreparedInput, prepare, prepare_scoring
 from dragoman.server.requests.tokenization import Tokenising
 
 __all__ = ["Runtime"]
@@ -54,7 +54,7 @@ class Runtime:
         prepared = await self._prepare(model, call)
         pace = Pace()
         async with self._submitted(model, call, prepared) as inputs:
-            return [await settled(each, await _all_results(each, pace), pace) for each in inputs]
+            return [await answer_to(each, await _all_results(each, pace), pace) for each in inputs]
 
     async def score(self, call: ScoringCall) -> list[Scored]:
         """Return how probable all texts are, in their order.
@@ -66,7 +66,7 @@ class Runtime:
         prepared = await self._prepare(model, call)
         pace = Pace()
         async with self._submitted(model, call, prepared) as inputs:
-            return [await scored(each, await _all_results(each, pace), pace) for each in inputs]
+            return [await score_of(each, await _all_results(each, pace), pace) for each in inputs]
 
     async def stream(self, call: Call, emit: Callable[[Delta], Awaitable[None]]) -> None:
         """Answer all inputs side by side, handing text to `emit`, one delta at a time, as it comes.
@@ -97,7 +97,7 @@ class Runtime:
 
     async def _prepare(
         self, model: ServedModel, call: Call | ScoringCall, *, stream: bool = False
-    ) -> list[Prepared]:
+    ) -> list[PreparedInput]:
         # Each answer of a stream is a message of its own.
         limits = CallLimits(self._limits.max_inputs, None) if stream else self._limits
         try:
@@ -111,8 +111,13 @@ class Runtime:
 
     @asynccontextmanager
     async def _submitted(
-        self, model: ServedModel, call: Call | ScoringCall, prepared: list[Prepared], *, stream: bool = False
-    ) -> AsyncIterator[list[Submitted]]:
+        self,
+        model: ServedModel,
+        call: Call | ScoringCall,
+        prepared: list[PreparedInput],
+        *,
+        stream: bool = False,
+    ) -> AsyncIterator[list[SubmittedInput]]:
         """Submit every input; on the way out, free those that still run."""
         inputs = _submit(model, call, prepared, stream=stream)
         tickets = [ticket for each in inputs for ticket in each.tickets]
@@ -144,8 +149,8 @@ class Runtime:
 
 
 def _submit(
-    model: ServedModel, call: Call | ScoringCall, prepared: list[Prepared], *, stream: bool
-) -> list[Submitted]:
+    model: ServedModel, call: Call | ScoringCall, prepared: list[PreparedInput], *, stream: bool
+) -> list[SubmittedInput]:
     if _expired(call):
         model.metrics.observe_rejected("deadline")
         raise DeadlineExceeded("the deadline passed before the call could be queued")
@@ -159,14 +164,14 @@ def _submit(
     inputs = []
     for each in prepared:
         of_input = list(itertools.islice(tickets, len(each.parameters)))
-        inputs.append(Submitted(model, each.token_ids, each.parameters[0].stop, of_input))
+        inputs.append(SubmittedInput(model, each.token_ids, each.parameters[0].stop, of_input))
         num_unknown = each.token_ids.count(model.manifest.special_tokens.unknown)
         model.metrics.observe_accepted(len(each.token_ids), num_unknown)
     return inputs
 
 
 def _watch(
-    inputs: list[Submitted], max_bytes: int, cancel: Callable[[], None], *, are_one_message: bool
+    inputs: list[SubmittedInput], max_bytes: int, cancel: Callable[[], None], *, are_one_message: bool
 ) -> None:
     """Count the bytes of answers as they come, and `cancel` when there are too many."""
     room = AnswerRoom(max_bytes, cancel)
@@ -176,7 +181,7 @@ def _watch(
             ticket.when_answered(each.room.take)
 
 
-async def _all_results(submitted: Submitted, pace: Pace) -> list[Decoded]:
+async def _all_results(submitted: SubmittedInput, pace: Pace) -> list[Decoded]:
     """Wait for the results of an input's sequences; `pace` counts none of the waiting."""
     results = []
     for ticket in submitted.tickets:
@@ -187,11 +192,11 @@ async def _all_results(submitted: Submitted, pace: Pace) -> list[Decoded]:
     return results
 
 
-async def _follow(index: int, submitted: Submitted, emit: Callable[[Delta], Awaitable[None]]) -> None:
+async def _follow(index: int, submitted: SubmittedInput, emit: Callable[[Delta], Awaitable[None]]) -> None:
     """Emit one input's text as it comes; of several answers, the best one's when it is known."""
     if len(submitted.tickets) > 1:
         pace = Pace()
-        answer = await settled(submitted, await _all_results(submitted, pace), pace)
+        answer = await answer_to(submitted, await _all_results(submitted, pace), pace)
         await emit(Delta(index, answer.best.text, answer))
         return
     [ticket] = submitted.tickets
@@ -200,7 +205,7 @@ async def _follow(index: int, submitted: Submitted, emit: Callable[[Delta], Awai
         if piece := text.push(token_ids):
             await emit(Delta(index, piece, None))
     decoded = await ticket.result()
-    await emit(Delta(index, text.finish(), await settled(submitted, [decoded], Pace())))
+    await emit(Delta(index, text.finish(), await answer_to(submitted, [decoded], Pace())))
 
 
 def _expired(call: Call | ScoringCall) -> bool:

@@ -7,7 +7,7 @@ import pytest
 
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.requests.options import Abilities, Options, Room, check_options
-from dragoman.server.requests.prepare import decoding_parameters
+from dragoman.server.requests.parameters import decoding_parameters
 
 ROOM = Room(limit=64, left=40)
 ABILITIES = Abilities(vocabulary_size=1000, max_beam_size=16, aligns=True)
