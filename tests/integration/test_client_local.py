@@ -143,7 +143,7 @@ def test_what_is_dropped_leaves_no_thread_and_a_call_keeps_what_it_needs() -> No
     assert texts == {0: "one two", 1: "nine zero seven"}
     del pieces
     gc.collect()
-    assert threading.active_count() == before
+    assert threading.active_count() <= before, "another test's thread may have ended meanwhile"
 
 
 def test_what_is_collected_on_a_thread_of_the_engine_is_closed() -> None:
