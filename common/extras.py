@@ -9,16 +9,8 @@ from dragoman.common.errors import MissingExtraError
 __all__ = ["EXTRAS", "require_extra"]
 
 _SERVE = (
-    *(
-        "onnxruntime",
-        "grpc_channelz",
-        "grpc_reflection",
-        "grpc_status",
-        "msgspec",
-        "numpy",
-        "prometheus_client",
-    ),
-    *("structlog", "tokenizers", "waitress"),
+    *("onnxruntime", "grpc_channelz", "grpc_reflection", "grpc_status", "msgspec", "numpy", "structlog"),
+    *("prometheus_client", "tokenizers", "waitress"),
 )
 _TRAIN = (
     *("torch", "babel", "jinja2", "matplotlib", "onnx", "onnxscript", "platformdirs", "pyarrow", "sacrebleu"),
