@@ -17,7 +17,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 	then export PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX); fi;
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-service bench-training help install demo test lint format types imports stubs stubs-check settings plots unit lock clean
+.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test lint format types imports stubs stubs-check settings plots unit lock clean
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -102,6 +102,9 @@ bench-generation: $(VENV)/.dev ## generation with a decoder-only model against C
 
 bench-growth: $(VENV)/.dev ## cost and memory by lengths, streams and model size against CTranslate2; QUICK=1
 	@$(PEERS_TORCH) $(BIN)/python -m benchmarks.growth $(call figures,growth) $(call plot,growth) $(if $(QUICK),--quick)
+
+bench-scaling: $(VENV)/.dev ## calls a second by lanes, graphs replaced by sleeps; QUICK=1
+	@$(BIN)/python -m benchmarks.scaling $(call figures,scaling) $(if $(QUICK),--quick)
 
 bench-service: $(VENV)/.dev ## latency under load against CTranslate2 in two servers; DATA=DIR of Multi30k, RUN=DIR of a run on it, QUICK=1
 	@$(PEERS_TORCH) $(BIN)/python -m benchmarks.service $(RUN) --data $(DATA) $(call figures,service) $(call plot,service) $(if $(QUICK),--quick)

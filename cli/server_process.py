@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,15 +59,27 @@ class ServerProcess:
         return time.perf_counter() - begin_s
 
 
+_SERVE = ("-P", "-m", "dragoman", "serve")
+
+
 @contextlib.contextmanager
-def running_server(models: Path) -> Iterator[ServerProcess]:
+def running_server(
+    models: Path, *, overrides: Sequence[str] = (), program: Sequence[str] = _SERVE
+) -> Iterator[ServerProcess]:
     """Serve `models` on free ports of the loopback; a server that still runs when the block ends is killed.
+
+    Args:
+        models: Folder of models.
+        overrides: Settings, `section.key=value` each.
+        program: What Python runs, if not the `dragoman` command: it takes the same options.
 
     Raises:
         OperationError: it did not start, with the reason from its log.
     """
-    command = [sys.executable, "-P", "-m", "dragoman", "serve", "--models", str(models)]
-    command += ["--host", "127.0.0.1", "--port", "0", "--metrics-port", "0", "--set", "logging.format=json"]
+    command = [sys.executable, *program, "--models", str(models)]
+    command += ["--host", "127.0.0.1", "--port", "0", "--metrics-port", "0"]
+    for override in ("logging.format=json", *overrides):
+        command += ["--set", override]
     begin_s = time.perf_counter()
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8") as process:  # noqa: S603
         log = _Log(process)

@@ -1,10 +1,11 @@
-"""One load generator for every service: bytes out, bytes in, at Poisson arrivals that wait for nobody.
+"""One load generator for every service: bytes out, bytes in, at Poisson arrivals that wait for nobody, or in a loop.
 
 Latency counts from the moment a request was due, not from when it was sent: a generator that falls behind, or a
 server that makes it, does not hide what a user would have waited (coordinated omission, Tene 2013).
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -17,7 +18,16 @@ import grpc
 
 from dragoman.client.load.arrivals import poisson_arrivals
 
-__all__ = ["Load", "Service", "answers_of", "closed_loop", "open_loop", "unloaded_latency"]
+__all__ = [
+    "ClosedLoad",
+    "Load",
+    "Service",
+    "answers_of",
+    "closed_loop",
+    "nearest_rank",
+    "open_loop",
+    "unloaded_latency",
+]
 
 _TIMEOUT_S: Final = 20.0
 
@@ -66,8 +76,37 @@ class Load:
 
     def percentile(self, share: float) -> float:
         """The latency in seconds that this share of the requests did not exceed (nearest rank)."""
-        ordered = sorted(self.latencies_s)
-        return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+        return nearest_rank(self.latencies_s, share)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClosedLoad:
+    """What came of one closed loop.
+
+    Attributes:
+        latencies_s: one a call.
+        seconds: from the start to the last answer.
+        cpu_s: CPU time of this process, the generator's, meanwhile.
+    """
+
+    latencies_s: Sequence[float]
+    seconds: float
+    cpu_s: float
+
+    @property
+    def throughput(self) -> float:
+        """Answers a second."""
+        return len(self.latencies_s) / self.seconds
+
+    def percentile(self, share: float) -> float:
+        """The latency in seconds that this share of the calls did not exceed (nearest rank)."""
+        return nearest_rank(self.latencies_s, share)
+
+
+def nearest_rank(values: Sequence[float], share: float) -> float:
+    """The value that this share of the values does not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def open_loop(service: Service, rate: float, duration_s: float, seed: int) -> Load:
@@ -89,29 +128,33 @@ def open_loop(service: Service, rate: float, duration_s: float, seed: int) -> Lo
     return asyncio.run(_with_call(service, run))
 
 
-def closed_loop(service: Service, num_callers: int, duration_s: float) -> float:
-    """Calls answered a second by callers who each send the next one when the last is answered.
+def closed_loop(
+    service: Service, num_callers: int, duration_s: float, *, num_connections: int = 1
+) -> ClosedLoad:
+    """Callers who each send the next call when the last is answered, shared out over the connections.
 
     Raises:
         RuntimeError: a call failed.
     """
 
-    async def run(call: Call) -> float:
+    async def run(calls: Sequence[Call]) -> ClosedLoad:
         requests = itertools.cycle(service.requests)
-        start_s = time.perf_counter()
+        latencies: list[float] = []
+        start_s, start_cpu_s = time.perf_counter(), time.process_time()
+        end_s = start_s + duration_s
 
-        async def caller() -> int:
-            num_calls = 0
-            while time.perf_counter() - start_s < duration_s:
-                if math.isinf(await _latency(call, next(requests), start_s)):
-                    raise RuntimeError(f"{service.name}: a call failed")
-                num_calls += 1
-            return num_calls
+        async def caller(call: Call) -> None:
+            while (sent_s := time.perf_counter()) < end_s:
+                await call(next(requests), timeout=_TIMEOUT_S)
+                latencies.append(time.perf_counter() - sent_s)
 
-        counts = await asyncio.gather(*(caller() for _ in range(num_callers)))
-        return sum(counts) / (time.perf_counter() - start_s)
+        try:
+            await asyncio.gather(*(caller(calls[index % num_connections]) for index in range(num_callers)))
+        except grpc.RpcError as error:
+            raise RuntimeError(f"{service.name}: a call failed: {error}") from error
+        return ClosedLoad(latencies, time.perf_counter() - start_s, time.process_time() - start_cpu_s)
 
-    return asyncio.run(_with_call(service, run))
+    return asyncio.run(_with_calls(service, num_connections, run))
 
 
 def unloaded_latency(service: Service, num_requests: int) -> float:
@@ -134,8 +177,18 @@ def answers_of(service: Service, num_requests: int) -> list[bytes]:
 
 
 async def _with_call(service: Service, run: Callable[[Call], Awaitable[Result]]) -> Result:
-    async with grpc.aio.insecure_channel(service.target) as channel:
-        return await run(channel.unary_unary(service.method))
+    return await _with_calls(service, 1, lambda calls: run(calls[0]))
+
+
+async def _with_calls(
+    service: Service, num_connections: int, run: Callable[[Sequence[Call]], Awaitable[Result]]
+) -> Result:
+    own = [("grpc.use_local_subchannel_pool", 1)]  # or channels to one address share a connection
+    async with contextlib.AsyncExitStack() as stack:
+        channels = [grpc.aio.insecure_channel(service.target, own) for _ in range(num_connections)]
+        for channel in channels:
+            await stack.enter_async_context(channel)
+        return await run([channel.unary_unary(service.method) for channel in channels])
 
 
 async def _latency(call: Call, request: bytes, due_s: float) -> float:

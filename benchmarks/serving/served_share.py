@@ -71,7 +71,7 @@ def served_shares(
     def serve(num_callers: int, num_texts: int) -> Callable[[], float]:
         requests = dragoman_requests(model, subject.texts, num_texts)
         bulk = dataclasses.replace(service, requests=requests)
-        return lambda: num_texts * closed_loop(bulk, num_callers, duration_s)
+        return lambda: num_texts * closed_loop(bulk, num_callers, duration_s).throughput
 
     ways = {
         f"{num_callers} callers, {num_texts} text{'s' * (num_texts > 1)} a call": serve(

@@ -59,7 +59,9 @@ def test_one_call_at_a_time_and_what_it_answers(service: Service) -> None:
 
 def test_callers_in_a_closed_loop_wait_for_their_answers(service: Service) -> None:
     fine = dataclasses.replace(service, requests=[b"one", b"two"])
-    calls_per_s = closed_loop(fine, num_callers=4, duration_s=0.5)
-    assert 20 < calls_per_s < 200  # 4 callers, each answered after 20 ms at the earliest
+    load = closed_loop(fine, num_callers=4, duration_s=0.5, num_connections=2)
+    assert 20 < load.throughput < 200  # 4 callers, each answered after 20 ms at the earliest
+    assert 0.02 <= load.percentile(0.5) <= load.percentile(0.99)
+    assert load.cpu_s > 0
     with pytest.raises(RuntimeError, match="echo: a call failed"):
         closed_loop(service, num_callers=1, duration_s=0.5)
