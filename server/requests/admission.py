@@ -31,6 +31,7 @@ class Load:
         self._num_answered = 0.0
         self._seconds = 0.0
         self._seen_s = 0.0
+        self._num_answered_ever = 0
 
     def delay(self, remaining_s: float, now_s: float) -> float | None:
         """How long a call that is `remaining_s` before its deadline should wait before another try, or None to take it.
@@ -41,7 +42,10 @@ class Load:
         num_before = self._num_calls - self._num_slots + 1
         if num_before <= 0 or self._seconds < MEMORY_S / 10:  # the rate is not known yet
             return None
-        wait_s = num_before * self._seconds / self._num_answered if self._num_answered else math.inf
+        # In the first turn the answers of all slots may be about to come, together: the rate is that or less.
+        is_first_turn = self._num_answered_ever < self._num_slots
+        num_answered = max(self._num_answered, self._num_slots) if is_first_turn else self._num_answered
+        wait_s = num_before * self._seconds / num_answered if num_answered else math.inf
         return None if wait_s <= MAX_SHARE * remaining_s else _bounded(wait_s)
 
     def begin(self, now_s: float) -> None:
@@ -52,7 +56,9 @@ class Load:
     def end(self, now_s: float, *, answered: bool) -> None:
         """Count the end of a call. Only answers say how fast the model is."""
         self._pass(now_s)
-        self._num_answered += answered and self._num_calls >= self._num_slots
+        if answered and self._num_calls >= self._num_slots:
+            self._num_answered += 1
+            self._num_answered_ever += 1
         self._num_calls -= 1
 
     def _pass(self, now_s: float) -> None:

@@ -26,6 +26,18 @@ def test_a_model_that_has_answered_nothing_yet_takes_calls() -> None:
     assert load.delay(0.001, 0.0) is None
 
 
+def test_the_first_turn_of_a_full_model_says_nothing_of_its_rate() -> None:
+    load = Load(SLOTS)
+    for _ in range(SLOTS):
+        load.begin(0.0)
+    for _ in range(100):  # a fresh server takes up a burst; nobody had the time to be answered
+        assert load.delay(20.0, 0.06) is None
+        load.begin(0.06)
+    load.end(0.07, answered=True)
+    assert load.delay(5.0, 0.07) is None, "one answer is no rate"
+    assert load.delay(0.5, 0.5) is not None, "half a second for one of thirteen turns is too slow in any case"
+
+
 def test_a_burst_after_quiet_hours_is_taken() -> None:
     load = Load(SLOTS)
     for second in range(100):
