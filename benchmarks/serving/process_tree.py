@@ -10,7 +10,7 @@ __all__ = ["ROLES", "Usage", "usage_by_role", "used_between"]
 
 ROLES: Final = ("front", "host", "lane")
 """`front` takes the calls; without further processes it runs the lanes too. `host` loads models and forks lanes."""
-_HOST: Final = "processes.host"
+_HOST: Final = "engine-host"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +50,7 @@ def used_between(before: Mapping[str, Usage], after: Mapping[str, Usage]) -> dic
 
 def _roles(server: psutil.Process) -> Iterator[tuple[str, psutil.Process]]:
     yield "front", server
-    for child in server.children():
-        is_host = any(_HOST in argument or "sleeping_host" in argument for argument in child.cmdline())
-        yield ("host" if is_host else "front"), child
-        if is_host:
-            for lane in child.children():
-                yield "lane", lane
+    for process in server.children(recursive=True):
+        name = process.name()
+        role = "lane" if name.startswith("lane-") else "host" if name == _HOST else "front"
+        yield role, process

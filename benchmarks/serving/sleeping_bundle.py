@@ -16,10 +16,7 @@ from tokenizers import Tokenizer
 
 from dragoman.model.recipe import TokenizerSettings
 from dragoman.model.tokenizer import BEGIN_ID, END_ID, PADDING_ID, UNKNOWN_ID, train_tokenizer
-from dragoman.server.bundle.reader import (
-    MANIFEST_NAME,
-    SCHEMA_VERSION,
-    TOKENIZER_NAME,
+from dragoman.server.bundle.manifest import (
     Dimensions,
     FileRecord,
     GoldenExample,
@@ -28,6 +25,7 @@ from dragoman.server.bundle.reader import (
     Manifest,
     SpecialTokens,
 )
+from dragoman.server.bundle.reader import MANIFEST_NAME, SCHEMA_VERSION, TOKENIZER_NAME
 
 __all__ = ["captions", "write_sleeping_bundle"]
 

@@ -18,14 +18,16 @@ from benchmarks.serving.sleeping_graphs import install
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import load_settings
 from dragoman.server.decoding.parameters import DecodingParameters
-from dragoman.server.engine.engine import Engine, load_backend
+from dragoman.server.engine.client import EngineClient
+from dragoman.server.engine.threads import LaneThreads
+from dragoman.server.models.loader import load_backend
 
 _WARM_UP_S: Final = 0.5
 _CALLERS_A_SLOT: Final = 1.5
 
 
 async def measure(
-    engine: Engine, inputs: list[list[int]], num_callers: int, duration_s: float
+    engine: EngineClient, inputs: list[list[int]], num_callers: int, duration_s: float
 ) -> dict[str, Any]:
     """Have so many callers ask for so long, after a warm-up."""
     endless = itertools.cycle(inputs)
@@ -62,19 +64,19 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     install()
-    lanes = [f"engine.lanes={options.lanes}", "engine.threads_per_lane=1"]
-    settings = load_settings(overrides=[*lanes, *options.set]).engine
+    layout = [f"engine.lanes={options.lanes}", "engine.threads_per_lane=1"]
+    settings = load_settings(overrides=[*layout, *options.set]).engine
     bundle = Bundle.read(options.bundle)
     num_callers = int(_CALLERS_A_SLOT * settings.slots_per_lane * options.lanes)
 
-    async def run() -> dict[str, Any]:
-        engine = Engine(load_backend(bundle, settings), settings)
-        try:
-            return await measure(engine, bundle.golden_inputs(), num_callers, options.duration)
-        finally:
-            engine.close()
-
-    print(json.dumps(asyncio.run(run())))
+    lanes = LaneThreads(load_backend(bundle, settings), settings)
+    try:
+        measured = asyncio.run(
+            measure(lanes.connect(), bundle.golden_inputs(), num_callers, options.duration)
+        )
+    finally:
+        lanes.close()
+    print(json.dumps(measured))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,6 @@ _SECONDS: Final = {  # of a run, and of each token (`encode`) or row in it
 }
 _PR_SET_TIMERSLACK: Final = 29
 _TIMER_SLACK_NS: Final = 1_000
-_CTYPES: Final = {"int64": ctypes.c_int64, "int32": ctypes.c_int32, "float32": ctypes.c_float}
 
 
 def answer_length(num_source_tokens: int) -> int:
@@ -59,8 +58,15 @@ def run_seconds(graph: str, size: int) -> float:
 
 def install() -> None:
     """Have `Backend.load` load sleeping graphs from now on."""
-    backend.load_sessions = _load_sessions  # type: ignore[assignment]
-    # By default Linux ends a sleep up to 50 us late, as long as a step takes. Threads and forked processes inherit it.
+    backend.load_sessions = _load_sessions
+    be_punctual()
+
+
+def be_punctual() -> None:
+    """Have sleeps of this process end in time: by default Linux ends them up to 50 us late, as long as a step takes.
+
+    Threads and forked processes inherit it.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, _TIMER_SLACK_NS, 0, 0, 0)
 
 
@@ -85,8 +91,8 @@ class _Binding:
     ) -> None:
         if "key_" in name or "value_" in name:  # caches: a sleeping graph leaves them as they are
             return
-        memory = (_CTYPES[np.dtype(dtype).name] * math.prod(shape)).from_address(address)
-        self.arrays[name] = np.ctypeslib.as_array(memory).reshape(shape)
+        memory = (ctypes.c_char * (math.prod(shape) * np.dtype(dtype).itemsize)).from_address(address)
+        self.arrays[name] = np.frombuffer(memory, dtype).reshape(shape)
 
     bind_output = bind_input
 

@@ -1,11 +1,11 @@
 """The scaling benchmark's own parts: graphs that sleep, whose processes used what, and the rows of its tables."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from benchmarks.serving import process_tree, sleeping_graphs
+from benchmarks.serving import sleeping_graphs
 from benchmarks.serving.process_tree import Usage, usage_by_role, used_between
 from benchmarks.serving.scaling_report import EngineReading, Reading, ServedReading, served_rows, speed_rows
 from benchmarks.serving.sleeping_bundle import captions, write_sleeping_bundle
@@ -24,14 +24,9 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     seconds: list[float] = []
     monkeypatch.setattr(sleeping_graphs, "time", SimpleNamespace(sleep=seconds.append))
     monkeypatch.setattr(backends, "load_sessions", None)  # put back at the end
-    monkeypatch.setattr(sleeping_graphs, "ctypes", _without_slack(sleeping_graphs.ctypes))
+    monkeypatch.setattr(sleeping_graphs, "be_punctual", lambda: None)  # of this whole process
     sleeping_graphs.install()
     return seconds
-
-
-def _without_slack(ctypes: Any) -> SimpleNamespace:
-    """The module, for a process that keeps its timer slack."""
-    return SimpleNamespace(**{**vars(ctypes), "CDLL": lambda _: SimpleNamespace(prctl=lambda *_: 0)})
 
 
 @pytest.fixture
@@ -73,13 +68,14 @@ def test_texts_are_as_long_as_captions() -> None:
 
 
 class FakeProcess:
-    def __init__(self, command: str, cpu_s: float, children: "tuple[FakeProcess, ...]" = ()) -> None:
-        self._command, self._cpu_s, self._children = command, cpu_s, children
+    def __init__(self, name: str, cpu_s: float, children: "Sequence[FakeProcess]" = ()) -> None:
+        self._name, self._cpu_s, self._children = name, cpu_s, children
 
-    def cmdline(self) -> list[str]:
-        return self._command.split()
+    def name(self) -> str:
+        return self._name
 
-    def children(self) -> "tuple[FakeProcess, ...]":
+    def children(self, *, recursive: bool) -> "Sequence[FakeProcess]":
+        assert recursive
         return self._children
 
     def cpu_times(self) -> SimpleNamespace:
@@ -90,10 +86,9 @@ class FakeProcess:
 
 
 def test_the_processes_of_a_server_have_roles(monkeypatch: pytest.MonkeyPatch) -> None:
-    lanes = (FakeProcess("python -m benchmarks.serving.sleeping_host", 4), FakeProcess("", 5))
-    host = FakeProcess("python -m benchmarks.serving.sleeping_host", 2, lanes)
-    server = FakeProcess("python -m benchmarks.serving.sleeping_server", 1, (host, FakeProcess("python", 3)))
-    monkeypatch.setattr(process_tree.psutil, "Process", lambda pid: server if pid == 7 else None)
+    below = [("engine-host", 2), ("lane-0 sleeping", 4), ("lane-1 sleeping", 5), ("dragoman", 3)]
+    server = FakeProcess("dragoman", 1, [FakeProcess(*each) for each in below])
+    monkeypatch.setattr("psutil.Process", lambda pid: server if pid == 7 else None)
     assert usage_by_role(7) == {
         "front": Usage(2, 5.0, 200),
         "host": Usage(1, 2.5, 100),
