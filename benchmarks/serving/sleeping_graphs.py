@@ -92,7 +92,7 @@ class _Binding:
         if "key_" in name or "value_" in name:  # caches: a sleeping graph leaves them as they are
             return
         memory = (ctypes.c_char * (math.prod(shape) * np.dtype(dtype).itemsize)).from_address(address)
-        self.arrays[name] = np.frombuffer(memory, dtype).reshape(shape)
+        self.arrays[name] = np.frombuffer(memoryview(memory).cast("B"), dtype).reshape(shape)
 
     bind_output = bind_input
 
