@@ -1,6 +1,6 @@
 """A bundle in this process: the engine that serves, and the calls of the clients, without a server.
 
-    from dragoman.client import Translator
+    from dragoman import Translator
 
     with Translator("models/dates/1") as translator:
         print(translator.translate("le 3 mars 2024")[0].text)
