@@ -329,11 +329,22 @@ class EngineClient:
         try:
             self._dispatcher.submit(*pending)
         except QueueFullError:
-            num_waiting = self._dispatcher.num_waiting
-            raise Overloaded(f"{num_waiting} inputs are waiting already", RETRY_DELAY_S) from None
+            raise self._overloaded() from None
         self._pending |= ((each.ticket.id, each) for each in pending)
         self._dispatch()
         return [each.ticket for each in pending]
+
+    def check_room(self, num_rows: int) -> None:
+        """Refuse a call of so many rows where `submit_all` would now, before anything is done for it.
+
+        Raises:
+            Overloaded: too many sequences wait already.
+            EngineUnavailable: the engine is closed.
+        """
+        if self._closed_because:
+            raise EngineUnavailable(self._closed_because)
+        if not self._dispatcher.has_room(num_rows):
+            raise self._overloaded()
 
     def cancel(self, *tickets: Ticket) -> None:
         """Free the rows of those that are not over before their lane's next step."""
@@ -410,6 +421,9 @@ class EngineClient:
         if self._loop is None:
             self._loop = loop
         assert self._loop is loop, "a client is for one event loop"
+
+    def _overloaded(self) -> Overloaded:
+        return Overloaded(f"{self._dispatcher.num_waiting} inputs are waiting already", RETRY_DELAY_S)
 
     def _take(self, pending: _Pending, event: Event) -> None:
         match event:

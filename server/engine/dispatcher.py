@@ -195,19 +195,22 @@ class Dispatcher:
         if not sequences:
             return
         call = sequences[0].call
-        num_rows = sum(each.num_rows for each in sequences)
+        if not self.has_room(sum(each.num_rows for each in sequences), call.num_waiting_rows):
+            raise QueueFullError
+        for sequence in sequences:
+            self._queue.add(sequence)
+        self._note_small(call)
+
+    def has_room(self, num_rows: int, num_waiting_of_call: int = 0) -> bool:
+        """Whether so many rows more may wait, of a call of which `num_waiting_of_call` wait already."""
         most = self.max_waiting
-        if call.num_waiting_rows + num_rows <= self.max_waiting // 16:
+        if num_waiting_of_call + num_rows <= self.max_waiting // 16:
             most += self.max_waiting // 4
         # While nothing waits a call need not be small enough for the rows that others have left free.
         num_shared = self.slots_per_lane * len(self._lanes)
         num_used = min(self._num_shared_used, num_shared)
         num_waiting = self._queue.num_rows + self._num_shared_used - num_used  # here, and on the lanes
-        if num_waiting + num_rows > most + num_shared - (num_used if num_waiting else 0):
-            raise QueueFullError
-        for sequence in sequences:
-            self._queue.add(sequence)
-        self._note_small(call)
+        return num_waiting + num_rows <= most + num_shared - (num_used if num_waiting else 0)
 
     def dispatch(self) -> list[tuple[Sequence, int]]:
         """Give to the lanes what there is room for; returns the sequences in their order, each with its lane."""

@@ -1,10 +1,9 @@
 """What a call may ask for: every broken rule becomes a field violation, all of them at once."""
 
+import ctypes
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from dragoman.server.errors import FieldViolation
 
@@ -222,4 +221,8 @@ def _within(value: float, least: float, most: float) -> bool:
 
 def _number(value: float) -> str:
     # The shortest number that is this float32 of the wire: 0.9, not 0.8999999761581421, nor 1 for 1.0000001.
-    return str(value) if isinstance(value, int) else str(np.float32(value)).removesuffix(".0")
+    if isinstance(value, int) or not math.isfinite(single := ctypes.c_float(value).value):
+        return str(value)
+    candidates = (float(f"{value:.{digits}g}") for digits in range(1, 10))
+    shortest = next(each for each in candidates if ctypes.c_float(each).value == single)
+    return repr(shortest).removesuffix(".0")

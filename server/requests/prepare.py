@@ -56,7 +56,7 @@ async def prepare(
 
     Raises:
         InvalidRequest: naming every rule that is broken.
-        Overloaded: too many texts wait to be tokenised.
+        Overloaded: too many texts wait to be tokenised, or too many sequences for a slot.
         DeadlineExceeded: the deadline passed before they were.
     """
     check_task(model, call.task)
@@ -64,6 +64,7 @@ async def prepare(
     if violations := check_inputs(model, call, limits.max_inputs):
         # Too many, empty or endless texts are not worth tokenising.
         raise InvalidRequest([*violations, *check_options(options, room_for_output(model, 0), abilities)])
+    _check_room(model, len(call.inputs) * _rows_per_input(options))
     encoded = await tokenising.encode(model.tokenizer, call.inputs, deadline_s=call.deadline_s)
     prefixes: Sequence[Sequence[int]] = [()] * len(encoded)
     if call.prefixes:
@@ -115,12 +116,13 @@ async def prepare_scoring(
 
     Raises:
         InvalidRequest: naming every rule that is broken.
-        Overloaded: too many texts wait to be tokenised.
+        Overloaded: too many texts wait to be tokenised, or too many sequences for a slot.
         DeadlineExceeded: the deadline passed before they were.
     """
     check_task(model, call.task)
     if violations := check_scored_texts(model, call, limits.max_inputs):
         raise InvalidRequest(violations)
+    _check_room(model, len(call.texts))
     sources, outputs = await _encode_scored(model, call, tokenising)
     for index, (source, output) in enumerate(zip(sources, outputs, strict=True)):
         for field, tokens, limit in (
@@ -157,6 +159,19 @@ async def _encode_scored(
         return [text[:1] for text in texts], [tuple(text[1:]) for text in texts]
     sources = await tokenising.encode(model.tokenizer, call.sources, deadline_s=call.deadline_s)
     return sources, [(*text, model.manifest.special_tokens.end) for text in texts]
+
+
+def _rows_per_input(options: Options) -> int:
+    return max(1, (options.num_hypotheses if options.is_sampled else options.beam_size) or 1)
+
+
+def _check_room(model: ServedModel, num_rows: int) -> None:
+    """Refuse a call that the queue has no room for before its texts are tokenised.
+
+    One that asks for more than there ever is breaks a rule, and is told so later.
+    """
+    if num_rows <= model.engine.max_rows:
+        model.engine.check_room(num_rows)
 
 
 def _check_rows(model: ServedModel, prepared: Sequence[PreparedInput]) -> None:

@@ -1,7 +1,7 @@
 """Every way a call can fail: its status code, its details, its count, its line in the log."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tests.integration.serving import (
 
 from dragoman.server.execution.rows import Rows
 from dragoman.server.lifecycle import Phase
+from dragoman.server.requests.tokenization import Tokenising
 from dragoman.v1 import decoding_pb2, generation_pb2, model_pb2, translation_pb2
 
 Options = decoding_pb2.DecodingOptions
@@ -171,6 +172,35 @@ async def test_a_full_queue_refuses_early_and_says_when_to_retry(served: Served,
         await eventually(lambda: served.metric("requests_waiting", model="spell") == 1)
     assert [(await call).translations[0].text for call in (running, waiting)] == ["one", "two"]
     assert served.metric("rejected_requests_total", model="spell", reason="queue_full") == 1
+
+
+async def test_a_call_without_room_is_refused_before_its_texts_are_tokenised(
+    served: Served, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenised: list[str] = []
+    encode = Tokenising.encode
+
+    async def recorded(self: Tokenising, tokenizer: Any, texts: Sequence[str], **options: Any) -> Any:
+        tokenised.extend(texts)
+        return await encode(self, tokenizer, texts, **options)
+
+    monkeypatch.setattr(Tokenising, "encode", recorded)
+    with gate.closed():
+        running = served.translation.Translate(Request(model="spell", inputs=["1"]))
+        await run_first_step(served, gate)
+        waiting = served.translation.Translate(Request(model="spell", inputs=["2"]))
+        await eventually(lambda: served.metric("requests_waiting", model="spell") == 1)
+        pair = translation_pb2.ScoredPair(source="5", target="five")
+        for refused in (
+            served.translation.Translate(Request(model="spell", inputs=["3", "4"])),
+            served.translation.StreamTranslate(Request(model="spell", inputs=["3", "4"])),
+            served.translation.ScoreTranslations(
+                translation_pb2.ScoreTranslationsRequest(model="spell", pairs=[pair, pair])
+            ),
+        ):
+            assert (await error_of(refused)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await asyncio.gather(running, waiting)
+    assert tokenised == ["1", "2"]
 
 
 async def test_a_stopping_server_is_unavailable(served: Served) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from dragoman.server.decoding.candidates import Predictions
 from dragoman.server.decoding.hypothesis import FinishReason
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.engine.client import LOOKAHEAD_ROWS, Ticket
+from dragoman.server.engine.lane import Lane
 from dragoman.server.engine.layout import lane_layout
 from dragoman.server.engine.offline import decode_offline
+from dragoman.server.engine.threads import LaneThreads
 from dragoman.server.errors import Cancelled, DeadlineExceeded, EngineError, EngineUnavailable, Overloaded
 from dragoman.server.execution.backend import Backend
 from dragoman.server.execution.rows import Reading, Rows, Source
@@ -251,6 +254,68 @@ async def test_close_settles_what_is_left(monkeypatch: pytest.MonkeyPatch) -> No
     assert await closing
     with pytest.raises(EngineUnavailable, match="the engine was closed"):
         engine.submit(ids("1"), GREEDY)
+
+
+def test_several_event_loops_share_the_lanes() -> None:
+    """Each has a client of its own; one that ends without a word takes no row along."""
+    lanes = LaneThreads(
+        Backend.load(BUNDLE, provider="cpu", num_threads=1), EngineSettings(lanes=2, slots_per_lane=2)
+    )
+
+    async def ask(texts: list[str]) -> list[str]:
+        client = lanes.connect()
+        tickets = client.submit_all([(ids(text), GREEDY) for text in texts])
+        answers = [await ticket.result() for ticket in tickets]
+        return [TOKENIZER.decode(list(answer.best.token_ids)) for answer in answers]
+
+    async def leave() -> None:
+        lanes.connect().submit_all([(ids("90210"), LONG)] * 4)
+
+    try:
+        asyncio.run(leave())
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda digit: asyncio.run(ask([digit] * 8)), "1256"))
+        assert found == [[word] * 8 for word in ("one", "two", "five", "six")]
+    finally:
+        assert lanes.close()
+
+
+async def test_a_lane_that_dies_takes_its_sequences_along_and_the_last_one_the_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dead: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", dead.append)
+    gate = Gate(monkeypatch)
+    engine = load(lanes=2, slots_per_lane=1, rows_before_spread=1)
+    try:
+        tickets = [engine.submit(ids("12345"), LONG) for _ in range(2)]
+        async with asyncio.timeout(20):
+            while not all(ticket.admitted_s for ticket in tickets):
+                gate.let(1)
+                await asyncio.sleep(0.001)
+        with monkeypatch.context() as patched:
+
+            def fail(*_: object) -> None:
+                patched.undo()
+                raise MemoryError
+
+            patched.setattr(Lane, "hand_over", fail)
+            gate.let(1)
+            outcomes = [asyncio.ensure_future(ticket.result()) for ticket in tickets]
+            [lost], _ = await asyncio.wait(outcomes, return_when=asyncio.FIRST_COMPLETED)
+        assert isinstance(lost.exception(), EngineUnavailable)
+        gate.let(1000)
+        assert len([each for each in outcomes if each is not lost and (await each).best.token_ids]) == 1
+        assert (await engine.submit(ids("1"), GREEDY).result()).best.token_ids
+        monkeypatch.setattr(Lane, "hand_over", fail)
+        with pytest.raises(EngineUnavailable, match="the engine's lanes have died"):
+            await engine.submit(ids("1"), GREEDY).result()
+        with pytest.raises(EngineUnavailable, match="the engine's lanes have died"):
+            engine.submit(ids("1"), GREEDY)
+    finally:
+        gate.let(100_000)
+        engine.close()
+    assert [each.exc_type for each in dead] == [MemoryError, MemoryError]
 
 
 def test_lanes_and_threads_fill_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
