@@ -23,6 +23,7 @@ from dragoman.server.config import ServerSettings
 from dragoman.server.fronts.grpc.front import SERVICE_NAMES, GrpcFront
 from dragoman.server.fronts.grpc.listening import check_free
 from dragoman.server.fronts.grpc.unix_sockets import SocketFile
+from dragoman.server.fronts.processes.layout import num_fronts
 from dragoman.server.lifecycle import Lifecycle, Phase
 from dragoman.server.models.registry import Registry
 from dragoman.server.models.threaded import ThreadedModels
@@ -181,6 +182,7 @@ class Server:
         self._started = time.perf_counter()
         self._settings = settings
         listen = settings.server
+        num_fronts(settings, lanes_are_processes=False)
         self.lifecycle = Lifecycle()
         self.metrics = Metrics(cpu_limit_cores())
         self.metrics.processes.watch(os.getpid(), "front-0")

@@ -33,6 +33,8 @@ _MIN_MESSAGE_BYTES = 1024
 """A small call with its answer, or a refusal with its reason, has to fit."""
 _MAX_THREADS = 1024
 """More than any processor has cores. Each lane is a thread with memory of its own."""
+_MAX_FRONTS = 64
+"""Each takes tens of megabytes, and a socket to each lane."""
 _MAX_ROWS = 65_536
 """Rows of one step. A step of a tenth of them keeps every row waiting for seconds."""
 _MAX_WAITING = 1_000_000
@@ -84,11 +86,16 @@ class ListenSettings(Settings):
     metrics_port: Port = 8002
     """Port for /metrics, /healthz and /readyz over HTTP. 0: any free port."""
 
+    fronts: Annotated[
+        Annotated[int, Field(ge=1, le=_MAX_FRONTS)] | Literal["auto"], _count_or_auto(_MAX_FRONTS)
+    ] = "auto"
+    """Processes that answer calls on the port; each reaches all lanes. A client's connection is with one of them.
+    `auto`: one for each four cores; one where lanes are threads, or `host` is a Unix domain socket."""
     max_inputs: Waiting = 128
     """Most inputs in one call."""
     max_concurrent_calls: Waiting = 2048
     """Most calls at one time, of all clients together. Further calls are refused with RESOURCE_EXHAUSTED and a delay
-    after which clients try again."""
+    after which clients try again. Several fronts have equal shares."""
     max_streams_per_connection: Annotated[
         Annotated[int, Field(ge=1, le=_MAX_STREAMS)] | Literal["auto"], _count_or_auto(_MAX_STREAMS)
     ] = "auto"
@@ -130,6 +137,12 @@ class ListenSettings(Settings):
             raise ValueError(f"port and metrics_port are both {self.port}: gRPC and HTTP need a port each")
         return self
 
+    @model_validator(mode="after")
+    def _check_fronts_have_a_port(self) -> Self:
+        if is_unix(self.host) and self.fronts not in {"auto", 1}:
+            raise ValueError(f"fronts = {self.fronts}: a Unix domain socket has one front")
+        return self
+
 
 class ModelsSettings(Settings):
     """What to serve."""
@@ -154,7 +167,8 @@ class EngineSettings(Settings):
     """Sequences that one lane decodes together. It bounds the lane's memory. A lane has room for a sixth more, which
     calls with few running sequences may use."""
     max_waiting: Waiting = 1024
-    """Sequences that may wait for a slot. Further ones are refused with RESOURCE_EXHAUSTED."""
+    """Sequences that may wait for a slot. Further ones are refused with RESOURCE_EXHAUSTED. Several fronts have equal
+    shares."""
     max_start_tokens: Waiting = 2048
     """Input tokens that a lane may read before one step, so that running sequences keep their pace."""
     rows_before_spread: Rows = 8

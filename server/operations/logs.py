@@ -20,7 +20,7 @@ from dragoman.server.config import LoggingSettings
 from dragoman.server.operations.log_limits import LogLimiter
 from dragoman.server.operations.log_writer import LogStream, LogWriter, descriptor_writer
 
-__all__ = ["ServerLog", "configure_logs", "queued_logs", "quiet_grpc_core"]
+__all__ = ["ServerLog", "configure_logs", "forward_standard_logs", "queued_logs", "quiet_grpc_core"]
 
 FLUSH_S = 1.0
 """How long the end of the process waits for standard error to take the last lines."""
@@ -110,6 +110,18 @@ def configure_logs(settings: LoggingSettings, stream: TextIO | None = None) -> L
     root.handlers = [handler]
     root.setLevel(max(level, logging.WARNING))
     return limiter
+
+
+def forward_standard_logs() -> None:
+    """Let warnings of the standard library's loggers (grpc, asyncio) speak through structlog as it is set up."""
+    handler = _Forwarding(logging.WARNING)
+    handler.addFilter(_is_worth_a_line)
+    logging.getLogger().handlers = [handler]
+
+
+class _Forwarding(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger(record.name).log(record.levelno, record.getMessage(), exc_info=record.exc_info)
 
 
 def _limit(limiter: LogLimiter) -> Processor:

@@ -61,21 +61,24 @@ def _bounded(value: object) -> object:
     return value[-_MAX_VALUE_CHARACTERS:] if isinstance(value, str) else value
 
 
-def send_logs_to(sock: socket.socket) -> None:
-    """Send what this process logs to whoever reads the other end of `sock`, and leaves out what is of no importance."""
+def send_logs_to(sock: socket.socket, level: int = logging.DEBUG) -> None:
+    """Send what this process logs to whoever reads the other end of `sock`, from `level` on."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.format_exc_info,
             _Sender(sock),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=False,
     )
 
 
-def relay(sock: socket.socket) -> bool:
-    """Log what has come on `sock`, which does not block; returns False when no process will write to it any more."""
+def relay(sock: socket.socket, **sender: Any) -> bool:
+    """Log what has come on `sock`, which does not block; returns False when no process will write to it any more.
+
+    `sender` are fields that say which process it comes from.
+    """
     log = structlog.get_logger(__name__)
     while True:
         try:
@@ -88,5 +91,5 @@ def relay(sock: socket.socket) -> bool:
             return False
         event = _decode(packet)
         if event.num_lost:
-            log.warning("log_lines_dropped", count=event.num_lost)
-        getattr(log, event.level)(event.fields.pop("event"), **event.fields)
+            log.warning("log_lines_dropped", **sender, count=event.num_lost)
+        getattr(log, event.level)(event.fields.pop("event"), **sender, **event.fields)

@@ -66,13 +66,19 @@ class GrpcFront:
         lifecycle: Lifecycle,
         metrics: Metrics,
         on_crash: Callable[[BaseException], object],
+        *,
+        shares_port: bool = False,
     ) -> None:
-        """`lifecycle` says which calls are answered; `on_crash` is called when no more calls can be accepted."""
+        """`lifecycle` says which calls are answered; `on_crash` is called when no more calls can be accepted.
+
+        With `shares_port` other fronts of this server listen on the port too.
+        """
         self.port = 0
         self._listen = listen
         self._lifecycle = lifecycle
         self._metrics = metrics
         self._on_crash = on_crash
+        self._shares_port = shares_port
         self._health = HealthServicer(("", *SERVICE_NAMES))
         self._num_taken_up = 0
         self._stop: GrpcStop | None = None
@@ -116,7 +122,9 @@ class GrpcFront:
     def _make_server(self, num_slots: int) -> grpc.aio.Server:
         ids_before = grpc_server_ids()
         server = make_server(
-            channel_options(self._listen, num_slots), on_crash=self._on_crash, on_call=self._count_call
+            channel_options(self._listen, num_slots, shares_port=self._shares_port),
+            on_crash=self._on_crash,
+            on_call=self._count_call,
         )
         count_started = count_of_started_calls(grpc_server_ids() - ids_before)
         self._metrics.watch_arrivals(count_started, lambda: self._num_taken_up)

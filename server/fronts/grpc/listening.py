@@ -29,17 +29,20 @@ calls a second 1,777 are answered within their deadline of a second. With twenty
 it is taken up (docs/performance-log.md)."""
 
 
-def channel_options(listen: ListenSettings, num_slots: int) -> list[tuple[str, int]]:
+def channel_options(
+    listen: ListenSettings, num_slots: int, *, shares_port: bool = False
+) -> list[tuple[str, int]]:
     """The server's channel arguments, for models that decode `num_slots` sequences at one time.
 
-    The names are those of grpc/impl/channel_arg_names.h.
+    With `shares_port` other fronts of this server listen on the port too, and the kernel divides connections among
+    them. The names are those of grpc/impl/channel_arg_names.h.
     """
     asked = listen.max_streams_per_connection
     max_streams = max(MIN_STREAMS, num_slots) if isinstance(asked, str) else asked
     max_pending = PENDING_CONNECTIONS * max_streams
     return [
         # Two servers on one port would share its connections by chance.
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shares_port)),
         ("grpc.max_concurrent_streams", max_streams),
         # gRPC's core counts a stream until its memory is freed, which clients cannot see. Without this allowance a
         # client that keeps to the limit is refused when it opens a stream as soon as another has ended. The sum is what

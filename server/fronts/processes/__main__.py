@@ -1,0 +1,23 @@
+"""`python -m dragoman.server.fronts.processes MODULE ...`: a front process, which goes on as `MODULE.main()`."""
+
+import importlib
+import signal
+import sys
+
+from dragoman.server.engine.processes.linux import die_with_parent, name_process
+from dragoman.server.operations.logs import quiet_grpc_core
+
+
+def main() -> None:
+    """First of all, as the imports that follow take a while: be deaf to signals, and end with the server."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)  # the server says when it is over
+    module, place, *_, server = sys.argv[1:]
+    die_with_parent(int(server))
+    name_process(f"front-{place}")
+    quiet_grpc_core()
+    importlib.import_module(module).main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""How many fronts a server has, and what of its limits each of them has."""
+
+import math
+
+from dragoman.common.cpu import usable_cores
+from dragoman.common.errors import UsageError
+from dragoman.server.config import ServerSettings, is_unix
+
+__all__ = ["num_fronts", "share"]
+
+CORES_A_FRONT = 4
+"""A call takes a front a third of a millisecond, and the lanes two to three times that: one front keeps three cores of
+lanes busy (docs/adr/0022-several-fronts.md)."""
+
+
+def num_fronts(settings: ServerSettings, *, lanes_are_processes: bool) -> int:
+    """Processes that answer calls, from the cores that this server may use.
+
+    Raises:
+        UsageError: more than one is asked for, and lanes are threads of this process.
+    """
+    asked = settings.server.fronts
+    if isinstance(asked, int):
+        if asked > 1 and not lanes_are_processes:
+            raise UsageError(f"server.fronts = {asked}: it needs engine.lanes_run_in = 'processes'")
+        return asked
+    if not lanes_are_processes or is_unix(settings.server.host):
+        return 1
+    return math.ceil(usable_cores() / CORES_A_FRONT)
+
+
+def share(settings: ServerSettings, num_fronts: int) -> ServerSettings:
+    """The settings of one of `num_fronts` fronts: calls and waiting inputs are divided, but one call always fits."""
+    listen, engine = settings.server, settings.engine
+    max_calls = math.ceil(listen.max_concurrent_calls / num_fronts)
+    max_waiting = max(listen.max_inputs, math.ceil(engine.max_waiting / num_fronts))
+    return settings.model_copy(
+        update={
+            "server": listen.model_copy(update={"max_concurrent_calls": max_calls}),
+            "engine": engine.model_copy(update={"max_waiting": max_waiting}),
+        }
+    )

@@ -1,0 +1,47 @@
+"""What the server process and its further fronts tell each other.
+
+    server -> front    Begin, UseEngine, Listen, Drain
+    front -> server    Serving, CannotServe
+
+Each goes in one packet of a `Channel`. When the channel ends, the other process has ended.
+"""
+
+from typing import TypeAlias
+
+import msgspec
+
+__all__ = ["Begin", "CannotServe", "Drain", "Listen", "Serving", "ToFront", "ToServer", "UseEngine"]
+
+
+class Begin(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The first message: the server's settings as JSON, with this front's share of what fronts divide."""
+
+    settings: bytes
+
+
+class UseEngine(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A descriptor comes along: the front's channel with the engine's host, the first one or one that replaces it."""
+
+
+class Listen(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Answer calls on this port, which the server process has bound. The answer is `Serving`, once models are there."""
+
+    port: int
+
+
+class Drain(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Let running calls end, as the settings say, and end."""
+
+
+class Serving(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Calls are answered."""
+
+
+class CannotServe(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The front ends, and why."""
+
+    message: str
+
+
+ToFront: TypeAlias = Begin | UseEngine | Listen | Drain
+ToServer: TypeAlias = Serving | CannotServe

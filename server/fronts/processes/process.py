@@ -1,0 +1,193 @@
+"""The life of a further front: what the module that a `FrontProcess` runs calls in its `main`.
+
+It has no settings, models, port or log of its own: the server process sends and takes all of it. It ends when it was
+told to drain and has, or at once with the server process.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol
+
+import structlog
+from prometheus_client import disable_created_metrics
+
+from dragoman.common.cpu import cpu_limit_cores
+from dragoman.common.errors import DragomanError
+from dragoman.server.config import EngineSettings, ServerSettings
+from dragoman.server.engine.processes.channel import Channel
+from dragoman.server.engine.processes.logs import send_logs_to
+from dragoman.server.fronts.grpc.front import GrpcFront
+from dragoman.server.fronts.processes.messages import (
+    Begin,
+    CannotServe,
+    Drain,
+    Listen,
+    Serving,
+    ToFront,
+    UseEngine,
+)
+from dragoman.server.lifecycle import Lifecycle, Phase
+from dragoman.server.models.registry import Registry
+from dragoman.server.operations.logs import forward_standard_logs
+from dragoman.server.operations.metrics import Metrics
+from dragoman.server.operations.shared_values import ValueWriter, counting_in
+
+__all__ = ["PUBLISH_INTERVAL_S", "Models", "run_front"]
+
+PUBLISH_INTERVAL_S = 0.25
+"""How often series are written that are read at a scrape: slots in use, queues, steps, arrivals."""
+EXIT_BROKEN = 1
+
+_log = structlog.get_logger(__name__)
+
+
+class Models(Protocol):
+    """The models of the engine, as a front has them. On one event loop.
+
+    Attributes:
+        loaded: set when all models and lanes are there.
+    """
+
+    loaded: asyncio.Event
+
+    def connect(self, sock: socket.socket) -> None:
+        """Hear the engine's host at the other end: the first one, or one that takes another's place."""
+
+    def registry(self) -> Registry:
+        """The models by name, once they are loaded."""
+
+    def close(self) -> None:
+        """Give up all lanes."""
+
+
+MakeModels = Callable[[EngineSettings, Metrics], Models]
+
+
+def run_front(make_models: MakeModels) -> NoReturn:
+    """Answer calls until the server process says or ends. `make_models` is called on the event loop."""
+    control, log, values = map(int, sys.argv[3:6])
+    channel: Channel[ToFront] = Channel(socket.socket(fileno=control), ToFront)
+    log_socket = socket.socket(fileno=log)
+    send_logs_to(log_socket)
+    code = EXIT_BROKEN
+    try:
+        begin, _ = channel.wait()
+        assert isinstance(begin, Begin)
+        settings = ServerSettings.model_validate_json(begin.settings)
+        send_logs_to(log_socket, getattr(logging, settings.logging.level.upper()))
+        forward_standard_logs()
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        threading.excepthook = _leave_on_dead_thread
+        writer = ValueWriter(values)
+        with counting_in(writer):
+            asyncio.run(_Front(settings, channel, writer).run(make_models))
+        code = 0
+    except ConnectionError:  # the server process has ended
+        code = 0
+    except DragomanError as error:
+        with contextlib.suppress(ConnectionError):
+            channel.send(CannotServe(str(error)))
+    except BaseException:  # noqa: BLE001  the log is all that is left
+        _log.exception("broken")
+    os._exit(code)  # native threads may still run: what they use must stay
+
+
+class _Front:
+    def __init__(self, settings: ServerSettings, channel: "Channel[ToFront]", writer: ValueWriter) -> None:
+        self._settings = settings
+        self._channel = channel
+        self._writer = writer
+        self._lifecycle = Lifecycle()
+        self._metrics = Metrics(cpu_limit_cores())
+        self._port: asyncio.Future[int]
+        self._is_over = asyncio.Event()
+
+    async def run(self, make_models: MakeModels) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_on_loop_error)
+        self._port = loop.create_future()
+        self._models = make_models(self._settings.engine, self._metrics)
+        loop.add_reader(self._channel.fileno(), self._hear)
+        publishing = asyncio.create_task(self._publish())
+        serving = asyncio.create_task(self._serve())
+        over = asyncio.create_task(self._is_over.wait())
+        done, _ = await asyncio.wait([serving, over], return_when=asyncio.FIRST_COMPLETED)
+        if serving in done:
+            serving.result()
+            await over
+        publishing.cancel()
+        if serving in done:
+            self._lifecycle.phase = Phase.DRAINING
+            self._front.leave_health()
+            await self._front.drain()
+            self._lifecycle.phase = Phase.STOPPING
+            await self._front.end()
+        self._metrics.publish(self._writer)
+        self._models.close()
+
+    async def _serve(self) -> None:
+        """Answer calls, once there are models and a port."""
+        await self._models.loaded.wait()
+        registry = self._models.registry()
+        self._front = GrpcFront(
+            self._settings.server, self._lifecycle, self._metrics, _on_crash, shares_port=True
+        )
+        await self._front.start(registry, await self._port)
+        self._lifecycle.phase = Phase.SERVING
+        gc.freeze()
+        self._metrics.publish(self._writer)
+        self._channel.send(Serving())
+
+    async def _publish(self) -> None:
+        while True:
+            await asyncio.sleep(PUBLISH_INTERVAL_S)
+            self._metrics.publish(self._writer)
+
+    def _hear(self) -> None:
+        """The server process says something, or has ended."""
+        try:
+            while received := self._channel.receive():
+                self._obey(*received)
+        except ConnectionError:
+            os._exit(0)  # it has no engine any more, and nobody to tell
+
+    def _obey(self, message: ToFront, descriptors: list[int]) -> None:
+        if isinstance(message, UseEngine):
+            [descriptor] = descriptors
+            self._models.connect(socket.socket(fileno=descriptor))
+        elif isinstance(message, Listen):
+            self._port.set_result(message.port)
+        elif isinstance(message, Drain):
+            self._is_over.set()
+
+
+def _leave(reason: str) -> NoReturn:
+    _log.warning("exiting_at_once", reason=reason)
+    os._exit(EXIT_BROKEN)
+
+
+def _on_crash(error: BaseException) -> None:
+    _log.error("broken", exc_info=error)
+    _leave(f"gRPC accepts no more calls: {type(error).__name__}")
+
+
+def _leave_on_dead_thread(dead: threading.ExceptHookArgs) -> None:
+    name = dead.thread and dead.thread.name
+    _log.error("thread_died", thread=name, exc_info=dead.exc_value)
+    _leave(f"the thread {name} died of {dead.exc_type.__name__}")
+
+
+def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """As the server process does it: short of memory, the loop would go on without what the callback was for."""
+    loop.default_exception_handler(context)
+    error = context.get("exception")
+    if "handle" in context and (isinstance(error, MemoryError) or not isinstance(error, Exception)):
+        _leave(f"{type(error).__name__} in the event loop")

@@ -1,0 +1,262 @@
+"""The server process's side of its further fronts: start them, replace those that die, drain and end them."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+
+import structlog
+
+from dragoman.common.errors import OperationError
+from dragoman.server.config import ServerSettings
+from dragoman.server.engine.processes.channel import Channel, packet_pair
+from dragoman.server.engine.processes.host import how_it_ended
+from dragoman.server.engine.processes.logs import relay
+from dragoman.server.fronts.processes.messages import Begin, CannotServe, Drain, Listen, ToServer, UseEngine
+from dragoman.server.operations.metrics import Metrics
+from dragoman.server.operations.shared_values import ValueMemory
+
+__all__ = ["END_S", "FrontProcess", "Fronts"]
+
+START_S = 20.0
+"""The server is ready without a front that takes longer."""
+DRAIN_MARGIN_S = 4.0
+"""How much longer than its calls a front may take to end. What gRPC needs then (`draining.STOP_LIMIT_S`), and less
+than the server itself has."""
+END_S = 1.0
+"""A process that was killed is gone within this time, unless the system holds it."""
+MIN_DELAY_S, MAX_DELAY_S = 0.1, 30.0
+"""Before a front that has died takes the place of another; doubled as long as it does not come to serve."""
+
+_PACKAGE = __name__.rpartition(".")[0]
+
+_log = structlog.get_logger(__name__)
+
+
+class FrontProcess:
+    """One front process. Start it in the main thread: it ends with the thread that started it.
+
+    Attributes:
+        pid: of the process.
+        channel: with the process.
+        log: the end of a socket on which the process sends what it logs.
+        values: what the process counts.
+    """
+
+    def __init__(self, place: int, begin: Begin, module: str) -> None:
+        """Run `main` of `module`.
+
+        Raises:
+            OperationError: the system refuses another process.
+        """
+        self.values = ValueMemory(f"front-{place}")
+        ours, theirs = packet_pair()
+        self.log, log_of_front = packet_pair()
+        self.log.setblocking(False)
+        descriptors = (theirs.fileno(), log_of_front.fileno(), self.values.fd)
+        with theirs, log_of_front:
+            try:
+                self._process = subprocess.Popen(  # noqa: S603  our own program
+                    [sys.executable, "-P", "-m", _PACKAGE, module, str(place)]
+                    + [str(number) for number in (*descriptors, os.getpid())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=2,
+                    pass_fds=descriptors,
+                    # It imports what this process would import, wherever that lies, and nothing else (-P).
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                    process_group=0,  # Ctrl-C in a terminal goes to the server alone
+                )
+            except OSError as error:
+                ours.close()
+                self.log.close()
+                self.values.close()
+                raise OperationError(f"cannot start another front: {error.strerror}") from error
+        self.pid = self._process.pid
+        self.channel: Channel[ToServer] = Channel(ours, ToServer)
+        with contextlib.suppress(ConnectionError):  # it has ended, which its channel says next
+            self.channel.send(begin)
+
+    def end(self) -> str:
+        """Kill the process and wait until it is gone; returns how it ended, for people."""
+        self.channel.close()
+        self._process.kill()  # does nothing to one that was waited for
+        try:
+            code = self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            return "it does not end"
+        return how_it_ended(-code if code < 0 else code << 8)
+
+
+class _Place:
+    """A front's number, and the process that is in it.
+
+    Attributes:
+        is_serving: set while the process answers calls.
+        is_over: set when the process is gone and there will be no other.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.process: FrontProcess | None = None
+        self.is_serving = asyncio.Event()
+        self.is_over = asyncio.Event()
+        self.delay_s = MIN_DELAY_S
+        self.reviving: asyncio.TimerHandle | None = None
+
+
+class Fronts:
+    """Keeps `num_fronts` front processes running beside this one, from `start` to `close`. On one event loop."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        num_fronts: int,
+        metrics: Metrics,
+        connect_engine: Callable[[], socket.socket],
+        module: str,
+    ) -> None:
+        """Prepare, without a process.
+
+        Args:
+            settings: with each front's share of what fronts divide.
+            num_fronts: beside this process.
+            metrics: of the server.
+            connect_engine: returns a front's end of a new channel with the engine's host.
+            module: what a process runs.
+        """
+        self._begin = Begin(settings.model_dump_json().encode())
+        self._listen = settings.server
+        self._metrics = metrics
+        self._connect_engine = connect_engine
+        self._module = module
+        self._places = [_Place(number) for number in range(1, num_fronts + 1)]
+        self._port: int | None = None
+        self._is_draining = False
+
+    def start(self) -> None:
+        """Start the processes. They come to serve once there is an engine, and `listen` was called.
+
+        Raises:
+            OperationError: the system refuses another process.
+        """
+        for place in self._places:
+            self._start(place)
+
+    async def listen(self, port: int) -> None:
+        """Have all fronts answer calls on `port`; returns when they do, or when one takes too long."""
+        self._port = port
+        for place in self._places:
+            self._send(place, Listen(port))
+        serving = [asyncio.create_task(place.is_serving.wait()) for place in self._places]
+        _, late = await asyncio.wait(serving, timeout=START_S)
+        for task in late:
+            task.cancel()
+        if late:
+            _log.warning("fronts_missing", count=len(late), seconds=START_S)
+
+    def use_engine(self) -> None:
+        """There is another engine's host: connect all fronts with it."""
+        for place in self._places:
+            self._connect(place)
+
+    def begin_drain(self) -> None:
+        """Have all fronts drain. From now on none is replaced."""
+        self._is_draining = True
+        for place in self._places:
+            if place.reviving is not None:
+                place.reviving.cancel()
+            if place.process is None:
+                place.is_over.set()
+            else:
+                self._send(place, Drain())
+
+    async def drain(self) -> None:
+        """Wait until all fronts have drained. One that outlasts its time is killed."""
+        self.begin_drain()
+        limit_s = self._listen.drain_delay_s + self._listen.drain_timeout_s + DRAIN_MARGIN_S
+        ending = [asyncio.create_task(place.is_over.wait()) for place in self._places]
+        _, late = await asyncio.wait(ending, timeout=limit_s)
+        for task in late:
+            task.cancel()
+        await self.close()
+
+    async def close(self) -> None:
+        """End what is left of the fronts."""
+        self.begin_drain()
+        for place in self._places:
+            if place.process is not None:
+                _log.warning("front_killed", front=place.number, pid=place.process.pid)
+                self._end(place, place.process)
+
+    def _start(self, place: _Place) -> None:
+        process = place.process = FrontProcess(place.number, self._begin, self._module)
+        self._metrics.page.add(process.values)
+        self._metrics.processes.watch(process.pid, f"front-{place.number}")
+        loop = asyncio.get_running_loop()
+        loop.add_reader(process.channel.fileno(), self._hear, place, process)
+        loop.add_reader(process.log.fileno(), self._relay, place, process)
+        self._connect(place)
+        if self._port is not None:
+            self._send(place, Listen(self._port))
+
+    def _connect(self, place: _Place) -> None:
+        with contextlib.suppress(ConnectionError):  # the host has ended: the next one is told
+            self._send(place, UseEngine(), [self._connect_engine().detach()])
+
+    def _send(self, place: _Place, message: object, descriptors: "tuple[int, ...] | list[int]" = ()) -> None:
+        if place.process is None:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return
+        with contextlib.suppress(ConnectionError):  # it has ended, which its channel says next
+            place.process.channel.send(message, descriptors)  # type: ignore[arg-type]
+
+    def _hear(self, place: _Place, process: FrontProcess) -> None:
+        try:
+            while received := process.channel.receive():
+                message, _ = received
+                if isinstance(message, CannotServe):
+                    _log.error("front_cannot_serve", front=place.number, error=message.message)
+                else:
+                    place.delay_s = MIN_DELAY_S
+                    place.is_serving.set()
+        except ConnectionError:
+            self._end(place, process)
+            if not self._is_draining:
+                self._replace(place)
+
+    def _relay(self, place: _Place, process: FrontProcess) -> None:
+        if not relay(process.log, front=place.number):
+            asyncio.get_running_loop().remove_reader(process.log.fileno())
+
+    def _end(self, place: _Place, process: FrontProcess) -> None:
+        """A process has ended, or has to: forget it. What it has counted stays."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(process.channel.fileno())
+        loop.remove_reader(process.log.fileno())
+        how = process.end()
+        relay(process.log, front=place.number)
+        process.log.close()
+        self._metrics.processes.forget(process.pid)
+        self._metrics.page.retire(process.values)
+        place.process = None
+        place.is_serving.clear()
+        if self._is_draining:
+            place.is_over.set()
+        if not self._is_draining or how != "exit code 0":
+            _log.error("front_died", front=place.number, pid=process.pid, how=how)
+
+    def _replace(self, place: _Place) -> None:
+        place.reviving = asyncio.get_running_loop().call_later(place.delay_s, self._revive, place)
+        place.delay_s = min(2 * place.delay_s, MAX_DELAY_S)
+
+    def _revive(self, place: _Place) -> None:
+        place.reviving = None
+        try:
+            self._start(place)
+        except OperationError as error:
+            _log.error("front_cannot_serve", front=place.number, error=str(error))
+            self._replace(place)
