@@ -7,14 +7,17 @@ from tests.integration.serving import BUNDLES
 
 from dragoman.server.config import EngineSettings
 from dragoman.server.fronts.processes.process import run_front
-from dragoman.server.models.registry import Registry, load_models
+from dragoman.server.models.registry import Registry
+from dragoman.server.models.threaded import ThreadedModels
 from dragoman.server.operations.metrics import Metrics
 
 
 class OwnModels:
     def __init__(self, settings: EngineSettings, metrics: Metrics) -> None:
         self.loaded = asyncio.Event()
-        self._registry = load_models(BUNDLES, settings, metrics)
+        self._models = ThreadedModels(settings)
+        self._models.load_all(BUNDLES)
+        self._metrics = metrics
         self._engine: socket.socket | None = None
 
     def connect(self, sock: socket.socket) -> None:
@@ -22,10 +25,10 @@ class OwnModels:
         self.loaded.set()
 
     def registry(self) -> Registry:
-        return self._registry
+        return self._models.registry(self._metrics)
 
     def close(self) -> None:
-        self._registry.close()
+        self._models.close(1.0)
 
 
 def main() -> None:

@@ -189,7 +189,7 @@ class Fronts:
         for place in self._places:
             if place.process is not None:
                 _log.warning("front_killed", front=place.number, pid=place.process.pid)
-                self._end(place, place.process)
+                self._forget(place, place.process)
 
     def _start(self, place: _Place) -> None:
         process = place.process = FrontProcess(place.number, self._begin, self._module)
@@ -224,7 +224,9 @@ class Fronts:
                     place.delay_s = MIN_DELAY_S
                     place.is_serving.set()
         except ConnectionError:
-            self._end(place, process)
+            pid, how = process.pid, self._forget(place, process)
+            if not self._is_draining or how != "exit code 0":
+                _log.error("front_died", front=place.number, pid=pid, how=how)
             if not self._is_draining:
                 self._replace(place)
 
@@ -232,8 +234,8 @@ class Fronts:
         if not relay(process.log, front=place.number):
             asyncio.get_running_loop().remove_reader(process.log.fileno())
 
-    def _end(self, place: _Place, process: FrontProcess) -> None:
-        """A process has ended, or has to: forget it. What it has counted stays."""
+    def _forget(self, place: _Place, process: FrontProcess) -> str:
+        """A process has ended, or has to; returns how. What it has counted stays."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(process.channel.fileno())
         loop.remove_reader(process.log.fileno())
@@ -246,8 +248,7 @@ class Fronts:
         place.is_serving.clear()
         if self._is_draining:
             place.is_over.set()
-        if not self._is_draining or how != "exit code 0":
-            _log.error("front_died", front=place.number, pid=process.pid, how=how)
+        return how
 
     def _replace(self, place: _Place) -> None:
         place.reviving = asyncio.get_running_loop().call_later(place.delay_s, self._revive, place)
