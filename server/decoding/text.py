@@ -9,12 +9,17 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-__all__ = ["OutputText", "StopStrings"]
+__all__ = ["OutputText", "StopStrings", "decode_text"]
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 _NUM_CONTEXT_TOKENS = 8
 """Tokens of a prompt that decide how the first tokens after it are spelled (a leading space, mostly)."""
+
+
+def decode_text(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
+    """Returns the text of a whole sequence, without special tokens: what `OutputText` gives where nothing stops it."""
+    return tokenizer.decode(token_ids, skip_special_tokens=True) if token_ids else ""
 
 
 class _Detokenizer:
@@ -51,7 +56,7 @@ class _Detokenizer:
         return twin
 
     def _decode(self, token_ids: list[int]) -> str:
-        return self._tokenizer.decode(token_ids, skip_special_tokens=True) if token_ids else ""
+        return decode_text(self._tokenizer, token_ids)
 
 
 class OutputText:

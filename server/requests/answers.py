@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer
 
 from dragoman.server.decoding.hypothesis import Decoded, FinishReason, Hypothesis, TokenScore
-from dragoman.server.decoding.text import OutputText
+from dragoman.server.decoding.text import OutputText, decode_text
 from dragoman.server.engine.client import Ticket
 from dragoman.server.models.served_model import ServedModel
 from dragoman.server.requests.answer_room import AnswerRoom
@@ -103,17 +103,24 @@ def _observe(submitted: SubmittedInput, num_output_tokens: int) -> None:
 
 
 def _text_answer(submitted: SubmittedInput, hypothesis: Hypothesis) -> TextAnswer:
-    text = submitted.new_text()
-    text.finish(hypothesis.token_ids)
+    text, finish_reason = _text_of(submitted, hypothesis)
     return TextAnswer(
-        text=text.text,
-        # A stop string may also come complete with the last characters, which only the end sets free.
-        finish_reason=FinishReason.STOP_STRING if text.stopped else hypothesis.finish_reason,
+        text=text,
+        finish_reason=finish_reason,
         num_output_tokens=hypothesis.num_output_tokens,
         log_probability=hypothesis.log_probability,
         score=hypothesis.score,
         tokens=_OutputTokens(submitted.model.tokenizer, hypothesis),
     )
+
+
+def _text_of(submitted: SubmittedInput, hypothesis: Hypothesis) -> tuple[str, FinishReason]:
+    if not (submitted.context_ids or submitted.stop):  # most answers
+        return decode_text(submitted.model.tokenizer, hypothesis.token_ids), hypothesis.finish_reason
+    text = submitted.new_text()
+    text.finish(hypothesis.token_ids)
+    # A stop string may also come complete with the last characters, which only the end sets free.
+    return text.text, FinishReason.STOP_STRING if text.stopped else hypothesis.finish_reason
 
 
 class _OutputTokens:

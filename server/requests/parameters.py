@@ -3,7 +3,7 @@
 import secrets
 
 from dragoman.server.decoding.parameters import DecodingParameters
-from dragoman.server.requests.options import Options, Room
+from dragoman.server.requests.options import DEFAULT_OPTIONS, Options, Room
 
 __all__ = ["decoding_parameters", "most_tokens"]
 
@@ -36,6 +36,9 @@ def decoding_parameters(
 
     A given seed is the first input's and the next one's is one more: equal texts in a call differ.
     """
+    max_tokens = most_tokens(options, room)
+    if options is DEFAULT_OPTIONS:
+        return (DecodingParameters(max_tokens=max_tokens, prefix=prefix),)
     seed, num_samples = 0, 1
     if options.is_sampled:
         given_seed = secrets.randbits(_SEED_BITS) if options.seed is None else options.seed + index
@@ -44,7 +47,7 @@ def decoding_parameters(
     suppressed_token_ids = tuple(options.suppressed_token_ids)
     return tuple(
         DecodingParameters(
-            max_tokens=most_tokens(options, room),
+            max_tokens=max_tokens,
             seed=seed,
             sample=sample,
             num_hypotheses=1 if options.is_sampled else options.num_hypotheses or 1,

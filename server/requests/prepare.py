@@ -17,7 +17,7 @@ from dragoman.server.requests.option_texts import (
     stop_strings,
     suppressed_texts,
 )
-from dragoman.server.requests.options import Options, check_options
+from dragoman.server.requests.options import DEFAULT_OPTIONS, Options, Room, check_options
 from dragoman.server.requests.parameters import decoding_parameters, most_tokens
 from dragoman.server.requests.text_rules import (
     abilities_of,
@@ -60,10 +60,10 @@ async def prepare(
         DeadlineExceeded: the deadline passed before they were.
     """
     check_task(model, call.task)
-    options, abilities = call.options, abilities_of(model)
+    options = call.options
     if violations := check_inputs(model, call, limits.max_inputs):
         # Too many, empty or endless texts are not worth tokenising.
-        raise InvalidRequest([*violations, *check_options(options, room_for_output(model, 0), abilities)])
+        raise InvalidRequest([*violations, *_check_options(model, options, room_for_output(model, 0))])
     _check_room(model, len(call.inputs) * _rows_per_input(options))
     encoded = await tokenising.encode(model.tokenizer, call.inputs, deadline_s=call.deadline_s)
     prefixes: Sequence[Sequence[int]] = [()] * len(encoded)
@@ -75,7 +75,7 @@ async def prepare(
         violations += too_long("inputs", index, len(token_ids), model.max_input_tokens)
     longest = min(max(len(token_ids) for token_ids in encoded), model.max_input_tokens)
     room = room_for_output(model, longest)
-    broken_options = check_options(options, room, abilities)
+    broken_options = _check_options(model, options, room)
     violations += broken_options
     violations += check_prefix_lengths(prefixes, most_tokens(options, room))
     if not broken_options:  # or there may be any number of texts, of any length
@@ -87,6 +87,10 @@ async def prepare(
     _check_rows(model, prepared)
     _check_size(model, "inputs", prepared, limits)
     return prepared
+
+
+def _check_options(model: ServedModel, options: Options, room: Room) -> list[FieldViolation]:
+    return [] if options is DEFAULT_OPTIONS else check_options(options, room, abilities_of(model))
 
 
 def _with_parameters(

@@ -8,8 +8,8 @@ caller leaves.
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from dragoman.server.decoding.hypothesis import Decoded
 from dragoman.server.errors import Cancelled, DeadlineExceeded, Draining
@@ -53,7 +53,7 @@ class Runtime:
         model = self._find(call)
         prepared = await self._prepare(model, call)
         pace = Pace()
-        async with self._submitted(model, call, prepared) as inputs:
+        with self._submitted(model, call, prepared) as inputs:
             return [await answer_to(each, await _all_results(each, pace), pace) for each in inputs]
 
     async def score(self, call: ScoringCall) -> list[Scored]:
@@ -65,7 +65,7 @@ class Runtime:
         model = self._find(call)
         prepared = await self._prepare(model, call)
         pace = Pace()
-        async with self._submitted(model, call, prepared) as inputs:
+        with self._submitted(model, call, prepared) as inputs:
             return [await score_of(each, await _all_results(each, pace), pace) for each in inputs]
 
     async def stream(self, call: Call, emit: Callable[[Delta], Awaitable[None]]) -> None:
@@ -78,7 +78,7 @@ class Runtime:
         """
         model = self._find(call)
         prepared = await self._prepare(model, call, stream=True)
-        async with self._submitted(model, call, prepared, stream=True) as inputs:
+        with self._submitted(model, call, prepared, stream=True) as inputs:
             if len(inputs) == 1:
                 await _follow(0, inputs[0], emit)
                 return
@@ -109,15 +109,15 @@ class Runtime:
                 model.metrics.observe_rejected("deadline")
             raise
 
-    @asynccontextmanager
-    async def _submitted(
+    @contextmanager
+    def _submitted(
         self,
         model: ServedModel,
         call: Call | ScoringCall,
         prepared: list[PreparedInput],
         *,
         stream: bool = False,
-    ) -> AsyncIterator[list[SubmittedInput]]:
+    ) -> Iterator[list[SubmittedInput]]:
         """Submit every input; on the way out, free those that still run."""
         inputs = _submit(model, call, prepared, stream=stream)
         tickets = [ticket for each in inputs for ticket in each.tickets]

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from dragoman.model.recipe import TokenizerSettings
 from dragoman.model.tokenizer import train_tokenizer
-from dragoman.server.decoding.text import OutputText, StopStrings
+from dragoman.server.decoding.text import OutputText, StopStrings, decode_text
 
 SENTENCES = [
     "the quick brown fox jumps over the lazy dog, and then sleeps",
@@ -53,6 +53,9 @@ def test_pieces_join_to_the_whole(case: tuple[str, list[list[int]]]) -> None:
     text = OutputText(tokenizer)
     assert "".join(stream(text, chunks)) == whole
     assert text.text == whole
+    at_once = OutputText(tokenizer)
+    at_once.finish([token for chunk in chunks for token in chunk])
+    assert at_once.text == decode_text(tokenizer, [token for chunk in chunks for token in chunk]) == whole
 
 
 @given(chunked_ids(), st.sampled_from(SENTENCES))
