@@ -11,7 +11,7 @@ import sys
 import zipfile
 from base64 import urlsafe_b64encode
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,14 +25,21 @@ HOSTILE = (
     *("client", "model", "server", "common", "export", "cli", "proto", "kernels", "tests", "tools"),
     *("benchmarks", "app", "config", "errors", "v1"),
 )
+SPELL, COUNT = (str(BUNDLES / name / "2") for name in ("spell", "count"))
+SERVING = (
+    ("serve", "--models", str(BUNDLES)),
+    ("translate", "--bundle", SPELL, "12"),
+    ("generate", "--bundle", COUNT, "one"),
+    ("score", "--bundle", SPELL, "12", "one two"),
+)
 TRAINING = (
     ("train", "dates", "--out", "run"),
     ("report", "run"),
     ("export", "run"),
-    ("verify", str(BUNDLES / "spell" / "2")),
-    ("evaluate", str(BUNDLES / "spell" / "2")),
+    ("verify", SPELL),
+    ("evaluate", SPELL),
     ("evaluate", "localhost:1"),
-    ("back-translate", str(BUNDLES / "spell" / "2"), "--out", "pairs"),
+    ("back-translate", SPELL, "--out", "pairs"),
     ("demo",),
     ("config", "recipe"),
 )
@@ -159,7 +166,7 @@ def test_client_and_server_run_beside_files_of_any_name(
     installation = replace(serving, environment=serving.environment | {"PYTHONPATH": path})
     done = installation.run("dragoman", "translate", "--target", target, "--model", "spell", "12")
     assert (done.returncode, done.stdout, done.stderr) == (0, "one two\n", "")
-    done = installation.run("dragoman", "translate", "--bundle", str(BUNDLES / "spell" / "2"), "12")
+    done = installation.run("dragoman", "translate", "--bundle", SPELL, "12")
     assert (done.returncode, done.stdout, done.stderr) == (0, "one two\n", "")
 
 
@@ -179,7 +186,7 @@ def test_a_script_beside_files_of_any_name_calls_the_server(serving: Installatio
         "with Translator(sys.argv[2]) as translator:\n"
         "    print(translator.translate('56')[0].text)\n"
     )
-    done = serving.run("python", "script.py", target, str(BUNDLES / "spell" / "2"))
+    done = serving.run("python", "script.py", target, SPELL)
     assert (done.returncode, done.stdout, done.stderr) == (0, "one two\nthree four\nfive six\n", "")
 
 
@@ -258,35 +265,40 @@ def test_help_and_completion_need_no_extra(client_only: Installation, target: st
         assert (set(done.stdout.split()), done.stderr) == (expected, "")
 
 
-@pytest.mark.parametrize("arguments", TRAINING, ids=" ".join)
-def test_a_command_without_its_extra_names_it(client_only: Installation, arguments: tuple[str, ...]) -> None:
-    done = client_only.run("dragoman", *arguments)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "error: this needs torch, which is not installed: pip install 'dragoman[train]'\n"
+def outcomes(installation: Installation, *commands: Sequence[str]) -> list[list[object]]:
+    """Exit code, standard output and standard error of each command, all in one process."""
+    program = (
+        "import contextlib, io, json, sys\n"
+        "from dragoman.cli.main import main\n"
+        "for command in json.loads(sys.argv[1]):\n"
+        "    out, err = io.StringIO(), io.StringIO()\n"
+        "    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):\n"
+        "        code = main(command)\n"
+        "    print(json.dumps([code, out.getvalue(), err.getvalue()]))\n"
+    )
+    done = installation.run("python", "-P", "-c", program, json.dumps(commands))
+    assert (done.returncode, done.stderr) == (0, "")
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_a_server_without_its_extra_names_it(client_only: Installation) -> None:
-    line = "this needs onnxruntime, which is not installed: pip install 'dragoman[serve]'"
-    bundle = str(BUNDLES / "spell" / "2")
-    for command in (
-        ["dragoman", "serve", "--models", str(BUNDLES)],
-        ["dragoman", "translate", "--bundle", bundle, "12"],
-        ["dragoman", "generate", "--bundle", str(BUNDLES / "count" / "2"), "one"],
-        ["dragoman", "score", "--bundle", bundle, "12", "one two"],
-        ["python", "-P", "-m", "dragoman.server", "--models", str(BUNDLES)],
-    ):
-        done = client_only.run(*command)
-        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {line}\n")
-    done = client_only.run("python", "-P", "-c", f"from dragoman import *; Translator({bundle!r})")
+def test_a_command_without_its_extra_names_it(client_only: Installation, serving: Installation) -> None:
+    needs_serve, needs_train = (
+        [1, "", f"error: this needs {name}, which is not installed: pip install 'dragoman[{extra}]'\n"]
+        for name, extra in (("onnxruntime", "serve"), ("torch", "train"))
+    )
+    assert outcomes(client_only, *SERVING) == [needs_serve] * len(SERVING)
+    for installation in (client_only, serving):
+        assert outcomes(installation, *TRAINING) == [needs_train] * len(TRAINING)
+        assert not (installation.folder / "run").exists()
+    done = client_only.run("python", "-P", "-m", "dragoman.server", "--models", str(BUNDLES))
+    assert [done.returncode, done.stdout, done.stderr] == needs_serve
+
+
+def test_a_translator_without_its_extra_names_it(client_only: Installation) -> None:
+    done = client_only.run("python", "-P", "-c", "from dragoman import *; Translator('spell/2')")
     assert done.returncode == 1
+    line = "this needs onnxruntime, which is not installed: pip install 'dragoman[serve]'"
     assert done.stderr.splitlines()[-1] == f"dragoman.common.errors.MissingExtraError: {line}"
-
-
-def test_training_where_only_a_server_is_installed_names_its_extra(serving: Installation) -> None:
-    done = serving.run("dragoman", "train", "dates", "--out", "run")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "error: this needs torch, which is not installed: pip install 'dragoman[train]'\n"
-    assert not (serving.folder / "run").exists()
 
 
 def test_training_finds_its_recipe_and_its_pages_template(wheel: Path, hostile: Path, tmp_path: Path) -> None:
