@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from dragoman.server.errors import FieldViolation, InvalidRequest
+from dragoman.server.fronts.grpc.dragoman_v1.protocol import PROTOCOL
 from dragoman.server.fronts.grpc.draining import CallGate
 from dragoman.server.fronts.grpc.interceptors import Interceptors
 from dragoman.server.operations.metrics import Metrics
@@ -72,7 +73,7 @@ async def refused(content: bytes, parse: Callable[[bytes], Any], behaviour: Any)
     recorder = CallRecorder(Metrics(1.0), {"m": 4}, max_calls=10)
     interceptors = Interceptors(recorder, CallGate(), max_inputs=128, max_message_bytes=1000)
     inner = grpc.unary_unary_rpc_method_handler(behaviour, parse, TranslateRequest.SerializeToString)
-    handler: Any = interceptors.around(PATH, inner)
+    handler: Any = interceptors.around(PATH, inner, PROTOCOL)
     context = Context(Message(content), freed)
     with pytest.raises(grpc.aio.AbortError):
         await handler.stream_unary(None, context)

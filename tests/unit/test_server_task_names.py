@@ -7,7 +7,7 @@ from typing import get_args
 import dragoman.server
 from dragoman.server.bundle import graph_names
 from dragoman.server.bundle.tasks import FACTS, Task
-from dragoman.server.fronts.grpc.dragoman_v1.methods import DECODING_METHODS
+from dragoman.server.fronts.grpc.dragoman_v1.protocol import DECODING_METHODS
 
 SERVER = Path(dragoman.server.__file__).parent
 MAY_NAME_TASKS = {"bundle/tasks.py", "bundle/graph_names.py"}

@@ -12,8 +12,8 @@ from grpc_reflection.v1alpha import reflection
 
 from dragoman.server.config import ListenSettings
 from dragoman.server.fronts.grpc.dragoman_v1.generation import GenerationServicer
-from dragoman.server.fronts.grpc.dragoman_v1.methods import DECODING_METHODS
 from dragoman.server.fronts.grpc.dragoman_v1.model import ModelServicer
+from dragoman.server.fronts.grpc.dragoman_v1.protocol import DECODING_METHODS, PROTOCOL
 from dragoman.server.fronts.grpc.dragoman_v1.translation import TranslationServicer
 from dragoman.server.fronts.grpc.draining import CallGate, GrpcStop
 from dragoman.server.fronts.grpc.health import HealthServicer
@@ -146,7 +146,7 @@ class GrpcFront:
         interceptors = Interceptors(
             recorder, gate, max_inputs=listen.max_inputs, max_message_bytes=listen.max_message_bytes
         )
-        intercepted: Any = InterceptedServer(server, interceptors)
+        intercepted: Any = InterceptedServer(server, interceptors, PROTOCOL)
         translation_pb2_grpc.add_TranslationServiceServicer_to_server(
             TranslationServicer(runtime), intercepted
         )

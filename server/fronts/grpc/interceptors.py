@@ -14,22 +14,23 @@ The chain of a method is put together once, when its service is registered. A ca
 
 import asyncio
 import contextlib
+import operator
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import Descriptor
 
 from dragoman.server.errors import AnswerTooLarge, FieldViolation, InvalidRequest
-from dragoman.server.fronts.grpc.dragoman_v1.methods import DECODING_METHODS
 from dragoman.server.fronts.grpc.draining import CallGate
 from dragoman.server.fronts.grpc.parsing import Parsing
 from dragoman.server.fronts.grpc.status import CallStatus, to_status
 from dragoman.server.requests.record import CallRecord, CallRecorder
 
-__all__ = ["InterceptedServer", "Interceptors"]
+__all__ = ["InterceptedServer", "Interceptors", "Protocol"]
 
 NO_MESSAGE_S = 1.0
 """How long a call that ended its sending without a message may take to turn out to be cancelled."""
@@ -39,6 +40,19 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context = grpc.aio.ServicerContext[Any, Any]
 Answer: TypeAlias = Callable[[CallRecord, Any, Context], Awaitable[Any]]
 """The rest of a chain. It takes the request once there is one, and returns what is sent: bytes, or None of a stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """What interceptors know of the services of a protocol.
+
+    Attributes:
+        model_field: the field of a request that has the model's name, where a method asks for a model.
+        decoding_methods: names of the methods whose calls need a model's slots.
+    """
+
+    model_field: str
+    decoding_methods: frozenset[str]
 
 
 class Interceptors:
@@ -53,14 +67,16 @@ class Interceptors:
         self._parsing = Parsing(max_inputs)
         self._max_message_bytes = max_message_bytes
 
-    def around(self, path: str, handler: Handler) -> Handler:
+    def around(self, path: str, handler: Handler, protocol: Protocol) -> Handler:
         """Returns a handler that does what `handler` does, inside the chain. `path` is the method's."""
         assert not handler.request_streaming, "no service of ours takes a stream"
         method = descriptor_pool.Default().FindMethodByName(path.removeprefix("/").replace("/", "."))
         answer = _sized(handler, self._max_message_bytes)
-        if any(method.name in methods for methods in DECODING_METHODS.values()):
+        if method.name in protocol.decoding_methods:
             answer = _placed(answer)
-        answer = _parsed(self._parsing, method, handler, answer)
+        has_model = protocol.model_field in method.input_type.fields_by_name
+        model_of = operator.attrgetter(protocol.model_field) if has_model else _no_model
+        answer = _parsed(self._parsing, method.input_type, handler, model_of, answer)
         answer = _held(self._gate, _admitted(answer))
         behaviour = _recorded(self._recorder, method.name, answer)
         # gRPC calls the handler of a method that takes a stream at once, that of any other when the message is there.
@@ -73,9 +89,10 @@ class Interceptors:
 class InterceptedServer:
     """What generated code registers a service with, in place of `server`: its methods get their chains."""
 
-    def __init__(self, server: grpc.aio.Server, interceptors: Interceptors) -> None:
+    def __init__(self, server: grpc.aio.Server, interceptors: Interceptors, protocol: Protocol) -> None:
         self._server = server
         self._interceptors = interceptors
+        self._protocol = protocol
 
     def add_generic_rpc_handlers(self, _: object) -> None:
         """Does nothing: generated code registers the same methods in this older way too."""
@@ -83,7 +100,7 @@ class InterceptedServer:
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
         """Register the methods of `service`."""
         intercepted = {
-            name: self._interceptors.around(f"/{service}/{name}", handler)
+            name: self._interceptors.around(f"/{service}/{name}", handler, self._protocol)
             for name, handler in handlers.items()
         }
         self._server.add_registered_method_handlers(service, intercepted)
@@ -126,17 +143,26 @@ def _admitted(answer: Answer) -> Answer:
     return admitted
 
 
-def _parsed(parsing: Parsing, method: MethodDescriptor, handler: Handler, answer: Answer) -> Answer:
+def _parsed(
+    parsing: Parsing,
+    kind: Descriptor,
+    handler: Handler,
+    model_of: Callable[[Any], str | None],
+    answer: Answer,
+) -> Answer:
     """Reading and parsing are ours to do, so that a message that is none has an outcome too."""
-    names_model = "model" in method.input_type.fields_by_name
     parse: Any = handler.request_deserializer
 
     async def parsed(record: CallRecord, _: None, context: Context) -> Any:
-        request = await parsing.parse(method.input_type, parse, await _read(record, context))
-        record.name_model(request.model if names_model else None)
+        request = await parsing.parse(kind, parse, await _read(record, context))
+        record.name_model(model_of(request))
         return await answer(record, request, context)
 
     return parsed
+
+
+def _no_model(_: Any) -> None:
+    """Of a request that asks for no model."""
 
 
 def _placed(answer: Answer) -> Answer:

@@ -1,13 +1,14 @@
-"""The methods of dragoman.v1 that decode, by the task of the model that they need."""
+"""What the front has to know of the services of dragoman.v1."""
 
 from collections.abc import Mapping
 
 from google.protobuf.descriptor import ServiceDescriptor
 
 from dragoman.server.bundle.tasks import Task
+from dragoman.server.fronts.grpc.interceptors import Protocol
 from dragoman.v1 import generation_pb2, translation_pb2
 
-__all__ = ["DECODING_METHODS"]
+__all__ = ["DECODING_METHODS", "PROTOCOL"]
 
 
 def _names(service: ServiceDescriptor) -> tuple[str, ...]:
@@ -18,3 +19,6 @@ DECODING_METHODS: Mapping[Task, tuple[str, ...]] = {
     "translation": _names(translation_pb2.DESCRIPTOR.services_by_name["TranslationService"]),
     "generation": _names(generation_pb2.DESCRIPTOR.services_by_name["GenerationService"]),
 }
+"""By the task of the model that they need."""
+
+PROTOCOL = Protocol(model_field="model", decoding_methods=frozenset().union(*DECODING_METHODS.values()))
