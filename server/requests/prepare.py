@@ -172,7 +172,7 @@ def _rows_per_input(options: Options) -> int:
 def _check_room(model: ServedModel, num_rows: int) -> None:
     """Refuse a call that the queue has no room for before its texts are tokenised.
 
-    One that asks for more than there ever is breaks a rule, and is told so later.
+    A call that needs more rows than there are breaks a rule: `_check_rows` refuses it later.
     """
     if num_rows <= model.engine.max_rows:
         model.engine.check_room(num_rows)

@@ -77,8 +77,8 @@ class Runtime:
             RequestError: as `answer` does.
         """
         model = self._find(call)
-        prepared = await self._prepare(model, call, stream=True)
-        with self._submitted(model, call, prepared, stream=True) as inputs:
+        prepared = await self._prepare(model, call, is_streamed=True)
+        with self._submitted(model, call, prepared, is_streamed=True) as inputs:
             if len(inputs) == 1:
                 await _follow(0, inputs[0], emit)
                 return
@@ -96,10 +96,10 @@ class Runtime:
                 raise _first(errors) from None
 
     async def _prepare(
-        self, model: ServedModel, call: Call | ScoringCall, *, stream: bool = False
+        self, model: ServedModel, call: Call | ScoringCall, *, is_streamed: bool = False
     ) -> list[PreparedInput]:
         # Each answer of a stream is a message of its own.
-        limits = CallLimits(self._limits.max_inputs, None) if stream else self._limits
+        limits = CallLimits(self._limits.max_inputs, None) if is_streamed else self._limits
         try:
             if isinstance(call, ScoringCall):
                 return await prepare_scoring(model, call, limits, self._tokenising)
@@ -116,10 +116,10 @@ class Runtime:
         call: Call | ScoringCall,
         prepared: list[PreparedInput],
         *,
-        stream: bool = False,
+        is_streamed: bool = False,
     ) -> Iterator[list[SubmittedInput]]:
         """Submit every input; on the way out, free those that still run."""
-        inputs = _submit(model, call, prepared, stream=stream)
+        inputs = _submit(model, call, prepared, is_streamed=is_streamed)
         tickets = [ticket for each in inputs for ticket in each.tickets]
 
         def cancel() -> None:
@@ -128,7 +128,7 @@ class Runtime:
 
         try:
             if self.max_message_bytes is not None and prepared[0].parameters[0].num_alternatives is not None:
-                _watch(inputs, self.max_message_bytes, cancel, are_one_message=not stream)
+                _watch(inputs, self.max_message_bytes, cancel, are_one_message=not is_streamed)
             yield inputs
         except Cancelled:
             for each in inputs:
@@ -149,7 +149,7 @@ class Runtime:
 
 
 def _submit(
-    model: ServedModel, call: Call | ScoringCall, prepared: list[PreparedInput], *, stream: bool
+    model: ServedModel, call: Call | ScoringCall, prepared: list[PreparedInput], *, is_streamed: bool
 ) -> list[SubmittedInput]:
     if _expired(call):
         model.metrics.observe_rejected("deadline")
@@ -158,7 +158,7 @@ def _submit(
         model.engine.submit_all(
             [(each.token_ids, parameters) for each in prepared for parameters in each.parameters],
             deadline_s=call.deadline_s,
-            is_streamed=stream,
+            is_streamed=is_streamed,
         )
     )
     inputs = []

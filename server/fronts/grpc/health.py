@@ -1,6 +1,6 @@
 """`grpc.health.v1.Health`: https://github.com/grpc/grpc/blob/master/doc/health-checking.md.
 
-Each watcher waits for changes on its own. A client that does not read its stream holds up nobody else, which
+Each watcher waits for changes on its own. A client that does not read its stream holds up no other one, which
 the servicer of grpcio-health-checking does not keep: it sends while it holds the lock that a change needs.
 """
 
