@@ -22,6 +22,8 @@ __all__ = ["CLOSE_LIMIT_S", "LaneThreads"]
 CLOSE_LIMIT_S = 10.0
 """How long `close` waits for the lanes, which end after the step that they compute."""
 
+_CLOSED, _DEAD = "the engine was closed", "the engine's lanes have died"
+
 _log = structlog.get_logger(__name__)
 
 
@@ -53,6 +55,7 @@ class LaneThreads:
         self._connections: list[_Connection] = []
         self._ports = [_Port(lane) for lane in range(self.facts.num_lanes)]
         self._living = set(range(self.facts.num_lanes))
+        self._is_closed = False
         self._lock = threading.Lock()  # of connections and of the living
         workers = [LaneWorker(*make_lane(backend, settings), port) for port in self._ports]
         self._threads = [
@@ -74,6 +77,8 @@ class LaneThreads:
             self._connections.append(connection)
             for lane in sorted(self._living):
                 client.add_lane(lane, _Link(connection, self._ports[lane]))
+            if self._is_closed or not self._living:
+                client.close(_CLOSED if self._is_closed else _DEAD)
         return client
 
     def begin_close(self) -> None:
@@ -81,9 +86,10 @@ class LaneThreads:
         for port in self._ports:
             port.end()
         with self._lock:
+            self._is_closed = True
             connections = list(self._connections)
         for connection in connections:
-            connection.client.close()
+            connection.client.close(_CLOSED)
 
     def close(self, timeout_s: float = CLOSE_LIMIT_S) -> bool:
         """Stop the lanes; what is not over fails with `EngineUnavailable`.
@@ -116,7 +122,7 @@ class LaneThreads:
             connections = list(self._connections)
         for connection in connections:
             if is_last:
-                connection.client.close("the engine's lanes have died")
+                connection.client.close(_DEAD)
             else:
                 connection.lose(lane)
 
@@ -139,9 +145,12 @@ class _Connection:
 
     def lose(self, lane: int) -> None:
         """From any thread: the lane has died."""
-        if (loop := self.client.loop) is not None:
-            with contextlib.suppress(RuntimeError):  # it is closed
-                loop.call_soon_threadsafe(self.client.remove_lane, lane)
+        loop = self.client.loop
+        if loop is None:  # it has submitted nothing, so nobody is at it
+            self.client.remove_lane(lane)
+            return
+        with contextlib.suppress(RuntimeError):  # it is closed
+            loop.call_soon_threadsafe(self.client.remove_lane, lane)
 
 
 class _Port:

@@ -180,12 +180,7 @@ class LaneWorker(Generic[_Front]):
             self._num_failed_in_a_row = 0
         for started, _ in plan.starts:
             assert isinstance(started, RunningSequence)
-            assert started.started_s is not None
-            assert started.first_token_s is not None
-            self._tell(
-                started,
-                Started(started.id, started.started_s, started.first_token_s, started.num_first_tokens),
-            )
+            self._tell_start(started)
         for sequence in progressed:
             if sequence.has_ended:
                 self._scheduler.finish(sequence)
@@ -202,6 +197,9 @@ class LaneWorker(Generic[_Front]):
         self._lane.clear()
         for sequence in self._scheduler.evict(0):
             assert isinstance(sequence, RunningSequence)
+            if sequence.has_ended and sequence.first_token_s is None:  # in its first step, which was this one
+                sequence.first_token_s = time.monotonic()
+                self._tell_start(sequence)
             if sequence.result is not None:
                 self._finish(sequence)
             elif not sequence.has_ended:
@@ -233,6 +231,14 @@ class LaneWorker(Generic[_Front]):
 
     def _forget(self, sequence: RunningSequence) -> None:
         self._sequences.get(sequence.front, {}).pop(sequence.id, None)
+
+    def _tell_start(self, sequence: RunningSequence) -> None:
+        assert sequence.started_s is not None
+        assert sequence.first_token_s is not None
+        self._tell(
+            sequence,
+            Started(sequence.id, sequence.started_s, sequence.first_token_s, sequence.num_first_tokens),
+        )
 
     def _tell_tokens(self, sequence: RunningSequence) -> None:
         if token_ids := sequence.token_ids[sequence.num_told :]:

@@ -252,8 +252,9 @@ async def test_close_settles_what_is_left(monkeypatch: pytest.MonkeyPatch) -> No
             await ticket.result()
     gate.let(100_000)
     assert await closing
-    with pytest.raises(EngineUnavailable, match="the engine was closed"):
-        engine.submit(ids("1"), GREEDY)
+    for client in (engine.client, engine.lanes.connect()):
+        with pytest.raises(EngineUnavailable, match="the engine was closed"):
+            client.submit(ids("1"), GREEDY)
 
 
 def test_several_event_loops_share_the_lanes() -> None:
@@ -310,8 +311,9 @@ async def test_a_lane_that_dies_takes_its_sequences_along_and_the_last_one_the_e
         monkeypatch.setattr(Lane, "hand_over", fail)
         with pytest.raises(EngineUnavailable, match="the engine's lanes have died"):
             await engine.submit(ids("1"), GREEDY).result()
-        with pytest.raises(EngineUnavailable, match="the engine's lanes have died"):
-            engine.submit(ids("1"), GREEDY)
+        for client in (engine.client, engine.lanes.connect()):
+            with pytest.raises(EngineUnavailable, match="the engine's lanes have died"):
+                client.submit(ids("1"), GREEDY)
     finally:
         gate.let(100_000)
         engine.close()

@@ -152,6 +152,23 @@ def test_a_failed_step_keeps_the_answers_that_were_complete(monkeypatch: pytest.
     assert set(messages) == {"a step failed: KeyError"}
 
 
+def test_an_answer_that_is_complete_in_a_first_step_that_fails_is_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    accept = Lane._accept
+
+    def accept_or_fail(lane: Lane, sequence: RunningSequence, token_id: int, score: float) -> None:
+        if sequence.id == 2:
+            raise KeyError("surprise")
+        accept(lane, sequence, token_id, score)
+
+    monkeypatch.setattr(Lane, "_accept", accept_or_fail)
+    one = DecodingParameters(max_tokens=1)
+    script = run(submit(request(1, "777", one, is_streamed=True), request(2)))
+    assert [type(event) for event in script.events() if event.id == 1] == [Started, Tokens, Finished]
+    assert script.failed() == {2: FailureReason.ERROR}
+
+
 def test_the_lane_goes_on_after_a_failed_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Rows, "decode", failing([True]))
     script = run(submit(request(1)), submit(request(2)))
