@@ -48,6 +48,7 @@ class _Beam:
     log_probability: float = 0.0
     tokens: tuple[TokenScore, ...] = ()
     stop: StopCondition | None = None
+    constraints: Constraints | None = None  # the parent's, until it has a row
 
 
 Candidate = tuple[float, int, int]
@@ -62,7 +63,8 @@ class BeamSearch:
         parameters: with a beam size above 1, or not.
         end: the end of sequence's id.
         rows: as many as there may be beams. The input is ready in all of them.
-        constraints: on what may come next, beside `min_tokens`, which the search sees to itself.
+        constraints: on what may come next, beside `min_tokens`, which the search sees to itself; each beam has its own
+            copy.
         stop: ends a hypothesis early; each beam has its own copy.
     """
 
@@ -79,7 +81,7 @@ class BeamSearch:
         self._is_plain = (
             self.constraints is None and self.stop is None and self.parameters.num_alternatives is None
         )
-        self.beams = [_Beam(self.rows[0], stop=self.stop)]
+        self.beams = [_Beam(self.rows[0], stop=self.stop, constraints=self.constraints)]
 
     def move(self, source: int, target: int) -> None:
         """What was in row `source` is now in row `target`."""
@@ -115,9 +117,9 @@ class BeamSearch:
 
     def adjust(self, rows: FloatRows) -> None:
         """Change each beam's log-probabilities (beams, V) to what the constraints make of them."""
-        if self.constraints is not None:
-            for row, beam in zip(rows, self.beams, strict=True):
-                self.constraints.adjust(row, beam.token_ids)
+        for row, beam in zip(rows, self.beams, strict=True):
+            if beam.constraints is not None:
+                beam.constraints.adjust(row, beam.token_ids)
 
     def advance(
         self, predictions: Predictions, best: Sequence[Candidate] | None
@@ -191,6 +193,7 @@ class BeamSearch:
             ),
             tokens=tokens,
             stop=parent.stop.fork() if parent.stop is not None else None,
+            constraints=parent.constraints,
         )
 
     def _stops(self, beam: _Beam) -> bool:
@@ -229,6 +232,8 @@ class BeamSearch:
             if parent_row in taken:
                 beam.row = free.pop()
                 forks.append(Fork(parent_row, beam.row))
+                if beam.constraints is not None:
+                    beam.constraints = beam.constraints.fork()
             taken.add(beam.row)
         return forks
 

@@ -1,5 +1,6 @@
 """What may not be chosen next, and what is made less likely. One row at a time, so that neighbours do not matter."""
 
+import copy
 import functools
 from collections.abc import Sequence
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.decoding.repeats import Repeats
 from dragoman.server.decoding.suppression import SuppressedTexts
 
 __all__ = ["Constraints"]
@@ -15,7 +17,7 @@ FloatRow = NDArray[np.float32]
 
 
 class Constraints:
-    """Changes a row's log-probabilities by what was produced before.
+    """Changes a row's log-probabilities by what was produced before. For one output, which grows at its end.
 
     - `min_tokens`: no end of sequence before.
     - `repetition_penalty` p (Keskar et al. 2019): log-probabilities of tokens that are there already are
@@ -52,7 +54,18 @@ class Constraints:
         self._suppressed_texts = suppressed_texts
         self._limits_choice = parameters.limits_choice
         self._end = end
-        self._context = tuple(context)
+        self._continues = bool(context)
+        self.repeats: Repeats | None = None
+        if self._repetition_penalty != 1.0 or self._ngram_size:
+            self.repeats = Repeats.of(context, self._ngram_size)
+        self._num_followed = 0  # tokens of the output that `repeats` has
+
+    def fork(self) -> "Constraints":
+        """The same for an output that has been the same until now, and goes on by itself."""
+        fork = copy.copy(self)
+        if self.repeats is not None:
+            fork.repeats = self.repeats.fork()
+        return fork
 
     def adjusted(self, log_probabilities: FloatRow, token_ids: Sequence[int]) -> FloatRow:
         """A copy of a row (V,) as `adjust` leaves it."""
@@ -67,37 +80,26 @@ class Constraints:
         """
         end_log_probability = row[self._end]
         row[self._never] = -np.inf
-        history = [*self._context, *token_ids]
-        if self._repetition_penalty != 1.0 and history:
-            row[list(set(history))] *= np.float32(self._repetition_penalty)
-        if self._ngram_size:
-            row[_completions(history, self._ngram_size)] = -np.inf
+        if self.repeats is not None:
+            self._adjust_repeats(row, token_ids, self.repeats)
         if self._suppressed_texts is not None:
-            self._suppressed_texts.forbid(row, token_ids, continues=bool(self._context))
+            self._suppressed_texts.forbid(row, token_ids, continues=self._continues)
         if len(token_ids) < self._min_tokens:
             row[self._end] = -np.inf
         if self._limits_choice and row.max() == -np.inf:
             row[self._end] = end_log_probability
+
+    def _adjust_repeats(self, row: FloatRow, token_ids: Sequence[int], repeats: Repeats) -> None:
+        for token_id in token_ids[self._num_followed :]:
+            repeats.append(token_id)
+        self._num_followed = len(token_ids)
+        if self._repetition_penalty != 1.0:
+            row[repeats.seen] *= np.float32(self._repetition_penalty)
+        if self._ngram_size:
+            row[repeats.completing] = -np.inf
 
 
 @functools.lru_cache(maxsize=64)
 def _array(token_ids: tuple[int, ...]) -> NDArray[np.int64]:
     """Those of one call are the same for all its sequences."""
     return np.array(token_ids, np.int64)
-
-
-def _completions(history: list[int], size: int) -> list[int]:
-    """Tokens that would complete a run of `size` tokens that is in `history` already."""
-    if size == 1:
-        return history
-    beginning = history[len(history) - size + 1 :]
-    if len(history) < size:
-        return []
-    found = []
-    place, end = size - 2, len(history) - 1
-    while beginning[-1] in history[place:end]:
-        place = history.index(beginning[-1], place, end)
-        if history[place - size + 2 : place + 1] == beginning:
-            found.append(history[place + 1])
-        place += 1
-    return found

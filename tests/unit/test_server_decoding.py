@@ -178,8 +178,7 @@ def test_what_a_step_tells_leads_where_all_log_probabilities_do(seed: int, min_t
     """Constraints look through whole rows; without any, the best that a step tells are enough."""
     parameters = DecodingParameters(max_tokens=12, min_tokens=min_tokens, beam_size=4, num_hypotheses=4)
     told = Markov(seed, 40, 4).run(search_for(parameters))
-    looking = search_for(parameters)
-    looking.constraints = Constraints(parameters, END, ())
+    looking = BeamSearch(parameters, END, list(range(4)), Constraints(parameters, END, ()))
     looked_through = Markov(seed, 40, 4).run(looking)
     assert [answer.token_ids for answer in told] == [answer.token_ids for answer in looked_through]
     assert [a.score for a in told] == pytest.approx([a.score for a in looked_through], abs=1e-6)
