@@ -9,8 +9,6 @@ from pydantic import BeforeValidator, Field, model_validator
 from dragoman.common.settings import Settings, parse_overrides, read_toml
 
 __all__ = [
-    "MULTI_STEP_ROWS",
-    "READ_TOGETHER",
     "EngineSettings",
     "ListenSettings",
     "LoggingSettings",
@@ -19,10 +17,6 @@ __all__ = [
     "is_unix",
     "load_settings",
 ]
-
-
-MULTI_STEP_ROWS = 32
-READ_TOGETHER = 8
 
 
 _MAX_MILLISECONDS_S = 2_000_000.0
@@ -169,19 +163,6 @@ class EngineSettings(Settings):
     max_waiting: Waiting = 1024
     """Sequences that may wait for a slot. Further ones are refused with RESOURCE_EXHAUSTED. Several fronts have equal
     shares."""
-    max_start_tokens: Waiting = 2048
-    """Input tokens that a lane may read before one step, so that running sequences keep their pace."""
-    rows_before_spread: Rows = 8
-    """A running lane takes this many rows of short inputs before an idle lane starts. 1: an idle lane starts
-    at once."""
-    max_start_interval: Annotated[int, Field(ge=1, le=1_000)] = 4
-    """Steps that a well-filled lane may pass before it reads again, so that inputs are read together. 1:
-    none."""
-    read_together: Rows = READ_TOGETHER
-    """Inputs of beam searches that a lane reads in one go when all rows are taken. 1: none before it has a
-    row."""
-    multi_step_rows: Annotated[int, Field(ge=0, le=_MAX_ROWS)] = MULTI_STEP_ROWS
-    """Up to this many greedy rows, a lane takes several steps in one call, for bundles that can. 0: never."""
     prefix_cache_bytes: Annotated[int, Field(ge=0, le=_MAX_CACHE_BYTES)] = 64 * 1024 * 1024
     """Memory for keys and values of prompts, for prompts that begin the same; for each generation model. 0:
     none."""

@@ -128,7 +128,7 @@ class DragomanEngine:
 class DragomanOnDevice(DragomanEngine):
     """The same where graphs run on a GPU: more slots, few lanes."""
 
-    _base = EngineSettings(provider="cuda", max_waiting=1_000_000, max_start_tokens=16_384)
+    _base = EngineSettings(provider="cuda", max_waiting=1_000_000)
 
     def settings(self, workload: Workload) -> list[Setting]:
         layouts: list[Setting] = []

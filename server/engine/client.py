@@ -47,8 +47,6 @@ __all__ = ["EngineClient", "EngineObserver", "LaneLink", "Occupancy", "PrefixTot
 
 RETRY_DELAY_S = 1.0
 """What a refused caller is told to wait."""
-LOOKAHEAD_ROWS = 4
-"""Rows that may be waited for on each lane, so that it need not wait for this client when one ends."""
 _EXPIRY_INTERVAL_S = 0.02
 """How often deadlines of what waits are looked at. A lane looks at those of what it has before each step."""
 
@@ -267,9 +265,7 @@ class EngineClient:
             facts.slots_per_lane,
             settings.max_waiting,
             reserved_rows=facts.reserved_rows,
-            rows_before_spread=settings.rows_before_spread,
             max_step_cost=facts.max_step_cost,
-            lookahead_rows=LOOKAHEAD_ROWS,
         )
         self._observer = observer
         self._links: dict[int, LaneLink] = {}

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.server.config import MULTI_STEP_ROWS
 from dragoman.server.decoding.beam import advance_all
 from dragoman.server.decoding.candidates import Predictions
 from dragoman.server.decoding.hypothesis import FinishReason, Hypothesis, TokenScore
@@ -23,9 +22,13 @@ from dragoman.server.engine.api import GraphRun
 from dragoman.server.engine.choosers import Choosers
 from dragoman.server.engine.sequence import RunningSequence
 from dragoman.server.execution.backend import Backend
-from dragoman.server.execution.rows import Reading, Rows, Source
+from dragoman.server.execution.rows import Rows
 
 __all__ = ["Lane"]
+
+_MULTI_STEP_ROWS = 32
+"""Rows, all greedy, that take several steps in one call where the bundle can. With more of them Python's part of a step
+is little, and rows that end on the way cost more than it (ADR 15)."""
 
 
 class Lane:
@@ -49,13 +52,12 @@ class Lane:
         backend: Backend,
         num_slots: int,
         *,
-        multi_step_rows: int = MULTI_STEP_ROWS,
+        multi_step_rows: int = _MULTI_STEP_ROWS,
     ) -> None:
         self.rows: Rows = backend.rows(num_slots)
         self.num_steps = 1
         self._multi_step_rows = multi_step_rows
         self._sequences: list[RunningSequence] = []  # by row; one with beam search comes several times
-        self._readings: dict[Source, Reading] = {}  # of who was read ahead by the last plan
         self.observe: Callable[[GraphRun], object] | None = None
         self.vocabulary_size = backend.bundle.manifest.dimensions.vocabulary_size
         self.prefix_cache = None if backend.bundle.manifest.facts.has_source else backend.prefix_cache
@@ -89,20 +91,9 @@ class Lane:
                     sequence.num_first_tokens = max(1, len(sequence.token_ids))
         return list(dict.fromkeys(self._sequences))
 
-    def hand_over(self, plan: scheduler.Plan, plans: scheduler.Scheduler) -> None:
-        """Let any lane start what was read ahead; to be called after `execute`, by who guards the scheduler."""
-        for sequence in plan.ahead:
-            assert isinstance(sequence, RunningSequence)
-            # None for one of another length, or after a failure.
-            reading = self._readings.get(sequence.source)
-            if plans.end_reading(sequence, is_read=reading is not None):
-                sequence.source.reading = reading
-        self._readings = {}
-
     def clear(self) -> None:
         """Forget who is in which row, after a step that failed."""
         self._sequences.clear()
-        self._readings = {}
 
     def _take_step(self, num_rows: int) -> int:
         started = time.perf_counter()
@@ -159,12 +150,15 @@ class Lane:
                 else:
                     self._sequences[row] = sequence
             new.append((rows, sequence))
+        ahead = [sequence for sequence in plan.ahead if isinstance(sequence, RunningSequence)]
         started = time.perf_counter()
-        num_read, self._readings = self.rows.start(
+        num_read = self.rows.start(
             [rows[0] for rows, _ in new],
             [sequence.source for _, sequence in new],
-            [sequence.source for sequence in plan.ahead if isinstance(sequence, RunningSequence)],
+            [sequence.source for sequence in ahead],
         )
+        for sequence in ahead:  # those of other lengths were left
+            sequence.is_encoded = sequence.source.encoded is not None
         if copies := [(rows[0], row) for rows, _ in new for row in rows[1:]]:
             self.rows.copy(*zip(*copies, strict=True))
         if num_read:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 from dragoman.server.engine.queue import Sequence
 
-__all__ = ["LaneRoom", "is_long"]
+__all__ = ["LaneRoom"]
 
-_MAX_SHORT_TOKENS = 64
-"""A longer input is worth a lane of its own: encoding it takes as long as many steps, for which others would wait."""
 _COST_A_RESERVED_ONE = 4
 """The reserved rows may cost so much less than the others."""
 
@@ -26,7 +24,6 @@ class LaneRoom:
         num_shared_used: shared rows that are taken.
         num_reserved_used: reserved rows that are taken.
         num_sequences: that have not ended.
-        num_long: rows of those of them whose inputs are long.
     """
 
     num_shared: int
@@ -35,7 +32,6 @@ class LaneRoom:
     num_shared_used: int = 0
     num_reserved_used: int = 0
     num_sequences: int = 0
-    num_long: int = 0
     _shared_cost: int = 0
     _reserved_cost: int = 0
 
@@ -82,12 +78,4 @@ class LaneRoom:
         else:
             self.num_shared_used += num_rows
             self._shared_cost += cost
-        sequence.call.num_running_rows += num_rows
         self.num_sequences += sign
-        if is_long(sequence):
-            self.num_long += num_rows
-
-
-def is_long(sequence: Sequence) -> bool:
-    """Whether a sequence's input is worth a lane of its own."""
-    return sequence.num_input_tokens > _MAX_SHORT_TOKENS

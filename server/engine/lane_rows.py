@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from dragoman.server.engine.lane_room import LaneRoom
 from dragoman.server.engine.queue import Sequence
 
 __all__ = ["LaneRows", "Move"]
@@ -18,32 +17,25 @@ class Move:
 
 
 @dataclass(slots=True)
-class LaneRows(LaneRoom):
-    """Rows of a lane, as of its last plan.
+class LaneRows:
+    """The rows 0 .. n-1 of a lane as of its last plan: `sequences` has the sequence of each, None for a hole."""
 
-    Attributes:
-        rows: the sequence of each.
-        num_steps_since_reading: counted by the scheduler.
-    """
+    sequences: list[Sequence | None] = field(default_factory=list)
 
-    rows: list[Sequence | None] = field(default_factory=list)
-    num_steps_since_reading: int = 0
-
-    def start(self, sequence: Sequence, holes: list[int]) -> list[int]:
-        """Give a sequence its rows, of `holes` first; returns them."""
-        self.take(sequence, is_reserved=not self.fits(sequence))
+    def place(self, sequence: Sequence, holes: list[int]) -> list[int]:
+        """Give a sequence its rows, first of `holes`, which loses them. Returns the rows."""
         taken = holes[: sequence.num_rows]
         del holes[: len(taken)]
         for row in taken:
-            self.rows[row] = sequence
+            self.sequences[row] = sequence
         for _ in range(sequence.num_rows - len(taken)):
-            taken.append(len(self.rows))
-            self.rows.append(sequence)
+            taken.append(len(self.sequences))
+            self.sequences.append(sequence)
         return taken
 
     def close_holes(self, holes: list[int]) -> list[Move]:
-        """Have the last rows take the places of those that are nobody's."""
-        rows, moves = self.rows, list[Move]()
+        """Move the last rows to the places of those that have no sequence. Returns the moves."""
+        rows, moves = self.sequences, list[Move]()
         for hole in holes:
             while rows and rows[-1] is None:
                 rows.pop()

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 
-from dragoman.server.config import READ_TOGETHER
 from dragoman.server.decoding.hypothesis import Decoded
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.engine import scheduler
@@ -24,21 +23,15 @@ def decode_offline(
 
 def decode_sequences(lane: Lane, sequences: Sequence[RunningSequence]) -> list[Decoded]:
     """Decode all of them through a lane of their own; results in their order."""
-    num_rows = sum(sequence.num_rows for sequence in sequences)
     plans = scheduler.Scheduler(
-        1,
         lane.rows.arena.num_rows,
-        max_waiting=num_rows,
-        max_start_tokens=4096,
-        read_together=READ_TOGETHER if lane.rows.reads_ahead else 1,
+        encode_together=scheduler.ENCODE_TOGETHER if lane.rows.encodes_ahead else 1,
     )
     plans.submit(*sequences)
-    while plans.has_work(0) or lane.alignments:
-        plan = plans.plan(0, now_s=0.0)
-        for sequence in lane.execute(plan):
+    while plans.has_work or lane.alignments:
+        for sequence in lane.execute(plans.plan(now_s=0.0)):
             if sequence.has_ended:
                 plans.finish(sequence)
-        lane.hand_over(plan, plans)
         for _, error in lane.alignments.run():
             if error is not None:
                 raise error

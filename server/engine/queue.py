@@ -27,13 +27,13 @@ class Call:
     Attributes:
         waiting: its sequences in the queue, in their order.
         num_waiting_rows: that they need.
-        num_running_rows: of those that run.
+        num_given_rows: of those that were given to lanes and are not over.
         credit: turns that it has had, less rows that it has started. With 1 or more it may start.
     """
 
     waiting: "deque[Sequence]" = field(default_factory=deque)
     num_waiting_rows: int = 0
-    num_running_rows: int = 0
+    num_given_rows: int = 0
     credit: int = 0
 
 
@@ -53,8 +53,7 @@ class Sequence:
         is_reserved: whether it has reserved rows of its lane.
         num_overtaking_rows: of others that went first since it waits for many rows.
         num_lost_lanes: lanes that died before it started there.
-        is_claimed: whether a lane encodes it while it waits.
-        is_read: whether a lane has encoded it while it waits.
+        is_encoded: whether its lane has encoded it while it waits.
     """
 
     MAX_OVERTAKING: ClassVar[int] = 2
@@ -68,8 +67,7 @@ class Sequence:
     cancelled: bool = False
     waiting: bool = True
     finished: bool = False
-    is_claimed: bool = False
-    is_read: bool = False
+    is_encoded: bool = False
     lane: int = -1
     is_small: bool = False
     is_reserved: bool = False

@@ -5,7 +5,6 @@
 Whatever fails in a step fails the sequences that take part in it, and nothing else.
 """
 
-import sys
 import time
 import weakref
 from collections.abc import Hashable, Sequence
@@ -35,7 +34,16 @@ from dragoman.server.engine.api import (
 )
 from dragoman.server.engine.lane import Lane
 from dragoman.server.engine.layout import engine_facts
-from dragoman.server.engine.scheduler import Call, Departure, Plan, Scheduler
+from dragoman.server.engine.scheduler import (
+    ENCODE_TOGETHER,
+    MAX_START_INTERVAL,
+    MAX_START_TOKENS,
+    MAX_START_TOKENS_ON_DEVICE,
+    Call,
+    Departure,
+    Plan,
+    Scheduler,
+)
 from dragoman.server.engine.sequence import RunningSequence
 from dragoman.server.execution.backend import Backend
 
@@ -119,7 +127,7 @@ class LaneWorker(Generic[_Front]):
                 raise LaneBroken(f"{self._num_failed_in_a_row} steps failed one after the other")
 
     def _has_work(self) -> bool:
-        return self._scheduler.has_work(0) or bool(self._lane.alignments)
+        return self._scheduler.has_work or bool(self._lane.alignments)
 
     def _obey(self, front: _Front, command: Command) -> None:
         match command:
@@ -162,7 +170,7 @@ class LaneWorker(Generic[_Front]):
 
     def _step(self) -> None:
         now_s = time.monotonic()
-        plan = self._scheduler.plan(0, now_s, self._lane.num_steps)
+        plan = self._scheduler.plan(now_s, self._lane.num_steps)
         for dropped, departure in plan.dropped:
             assert isinstance(dropped, RunningSequence)
             self._fail(dropped, _REASONS[departure])
@@ -172,7 +180,6 @@ class LaneWorker(Generic[_Front]):
             self._end_failed_step(plan, error)
         else:
             self._end_step(plan, progressed)
-        self._lane.hand_over(plan, self._scheduler)
         self._align(now_s)
 
     def _end_step(self, plan: Plan, progressed: Sequence[RunningSequence]) -> None:
@@ -195,7 +202,7 @@ class LaneWorker(Generic[_Front]):
         self._num_failed_steps += 1
         self._num_failed_in_a_row += 1
         self._lane.clear()
-        for sequence in self._scheduler.evict(0):
+        for sequence in self._scheduler.evict():
             assert isinstance(sequence, RunningSequence)
             if sequence.has_ended and sequence.first_token_s is None:  # in its first step, which was this one
                 sequence.first_token_s = time.monotonic()
@@ -254,8 +261,8 @@ class LaneWorker(Generic[_Front]):
 
     def _report(self) -> None:
         """Report to each front that has events, or waits for room without any."""
-        load = LaneLoad(self._scheduler.num_used_slots, self._scheduler.num_waiting_rows)
-        is_full = load.num_rows + load.num_waiting_rows >= self._scheduler.slots_per_lane
+        load = LaneLoad(self._scheduler.num_used_rows, self._scheduler.num_waiting_rows)
+        is_full = load.num_rows + load.num_waiting_rows >= self._scheduler.num_slots
         if not is_full:
             for front in self._told_full:
                 self._events.setdefault(front, [])
@@ -290,16 +297,14 @@ def make_lane(backend: Backend, settings: EngineSettings) -> tuple[Lane, Schedul
         max_prefix_blocks=backend.prefix_cache.max_blocks,
     )
     num_rows = facts.slots_per_lane + facts.reserved_rows
-    lane = Lane(backend, num_rows, multi_step_rows=settings.multi_step_rows)
+    lane = Lane(backend, num_rows)
     # Prompts are read one by one, so nothing is gained by starting several at once.
-    reads_together = backend.bundle.manifest.facts.has_source
+    starts_together = backend.bundle.manifest.facts.has_source
     scheduler = Scheduler(
-        1,
         facts.slots_per_lane,
-        sys.maxsize,  # fronts send what there is room for
-        settings.max_start_tokens,
-        max_start_interval=settings.max_start_interval if reads_together else 1,
-        read_together=settings.read_together if lane.rows.reads_ahead else 1,
+        max_start_tokens=MAX_START_TOKENS if settings.provider == "cpu" else MAX_START_TOKENS_ON_DEVICE,
+        max_start_interval=MAX_START_INTERVAL if starts_together else 1,
+        encode_together=ENCODE_TOGETHER if lane.rows.encodes_ahead else 1,
         reserved_rows=facts.reserved_rows,
         max_step_cost=facts.max_step_cost,
     )

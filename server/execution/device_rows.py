@@ -14,7 +14,7 @@ from dragoman.server.decoding.candidates import Predictions, best_of_rows
 from dragoman.server.execution.arena import Buffer
 from dragoman.server.execution.device_arena import DEVICE_TURN, DeviceArena
 from dragoman.server.execution.prefix_cache import PrefixCache
-from dragoman.server.execution.rows import GraphInputs, Reading, Rows, Source
+from dragoman.server.execution.rows import GraphInputs, Rows, Source
 
 __all__ = ["CAPTURED_GRAPH", "DeviceRows"]
 
@@ -50,14 +50,12 @@ class DeviceRows(Rows):
         prefix_cache: PrefixCache,
     ) -> None:
         super().__init__(manifest, sessions, arena, prefix_cache)
-        self.reads_ahead = False
+        self.encodes_ahead = False
         self.num_steps = 0  # `decode_steps` is for CPUs
         self._captured: dict[tuple[int, int], _CapturedStep] = {}
         self._device_log_probabilities: dict[int, ort.OrtValue] = {}  # by rows: large, and any step's
 
-    def start(
-        self, rows: Sequence[int], sources: Sequence[Source], ahead: Sequence[Source] = ()
-    ) -> tuple[int, dict[Source, Reading]]:
+    def start(self, rows: Sequence[int], sources: Sequence[Source], ahead: Sequence[Source] = ()) -> int:
         """As `Rows.start`, sources of all lengths in one run, and none ahead."""
         del ahead
         with DEVICE_TURN:

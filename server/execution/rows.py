@@ -19,7 +19,7 @@ from dragoman.server.execution.arena import Arena, Buffer
 from dragoman.server.execution.prefix_cache import PrefixCache
 from dragoman.server.execution.prompts import PromptReader
 
-__all__ = ["GraphInputs", "Reading", "Rows", "Source"]
+__all__ = ["Encoded", "GraphInputs", "Rows", "Source"]
 
 _MAX_RUN_TOKENS = 16_384
 """Padding included: what a run computes lies in memory of its own."""
@@ -40,7 +40,7 @@ class _BoundStep:
     best_token_ids: NDArray[np.int64] | None = None
 
 
-class Reading(NamedTuple):
+class Encoded(NamedTuple):
     """What was made of an input: keys and values of all inputs of a run by name, and its place among them."""
 
     computed: Mapping[str, Any]
@@ -49,14 +49,10 @@ class Reading(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Source:
-    """An input (token ids, special tokens included), and what was made of it if it was read before its start.
-
-    Several lanes may know it: `reading` is written while it waits by who holds the engine's lock, from then on by the
-    lane that starts it.
-    """
+    """An input (token ids, special tokens included), and what was made of it if it was encoded before its start."""
 
     token_ids: Sequence[int]
-    reading: Reading | None = None
+    encoded: Encoded | None = None
 
 
 class Rows:
@@ -66,7 +62,7 @@ class Rows:
         arena: the rows' state.
         first_graph: the one that starts inputs, as metrics call it.
         num_steps: that `decode_steps` takes; 0: the bundle has no such graph.
-        reads_ahead: whether inputs can be read before they have a row.
+        encodes_ahead: whether inputs can be encoded before they have a row.
     """
 
     _max_padding_share = 0.25
@@ -95,38 +91,36 @@ class Rows:
         self._prompts: PromptReader | None = None
         if "extend" in sessions:
             self._prompts = PromptReader(sessions["extend"], manifest.graphs["extend"], arena, prefix_cache)
-        self.reads_ahead = self._prompts is None
+        self.encodes_ahead = self._prompts is None
         self.first_graph = MEASURED_GRAPHS[manifest.task][0]
 
-    def start(
-        self, rows: Sequence[int], sources: Sequence[Source], ahead: Sequence[Source] = ()
-    ) -> tuple[int, dict[Source, Reading]]:
+    def start(self, rows: Sequence[int], sources: Sequence[Source], ahead: Sequence[Source] = ()) -> int:
         """Put inputs into rows, ready for `decode`.
 
         Prompts are read one by one, from where the prefix cache leaves off. Sources, and prompts of bundles without
         `extend`, share a run with those of similar length: at most a quarter of it, or eight tokens each, is padding.
-        Those of `ahead` that fit into such a run are read in it as well.
+        Those of `ahead` that fit into such a run are encoded in it as well, and keep what was made of them.
 
         Returns:
-            How many were read, and what was made of those of `ahead`.
+            How many were read.
         """
         if self._prompts is not None:
             for row, source in zip(rows, sources, strict=True):
                 self._begin_prompt(self._prompts, row, source.token_ids)
-            return len(rows), {}
-        readings = self._read([source for source in sources if source.reading is None], ahead)
-        num_read = len(readings)
-        together: dict[int, list[tuple[Reading, int, Source]]] = {}
+            return len(rows)
+        num_read = self._encode([source for source in sources if source.encoded is None], ahead)
+        together: dict[int, list[tuple[Encoded, int, Source]]] = {}
         for row, source in zip(rows, sources, strict=True):
-            reading = source.reading or readings.pop(source)
-            source.reading = None
-            together.setdefault(id(reading.computed), []).append((reading, row, source))
+            encoded, source.encoded = source.encoded, None
+            assert encoded is not None
+            together.setdefault(id(encoded.computed), []).append((encoded, row, source))
         for group in together.values():
             self._begin(sorted(group, key=lambda each: each[0].place))
-        return num_read, readings
+        return num_read
 
-    def _read(self, sources: Sequence[Source], ahead: Sequence[Source]) -> dict[Source, Reading]:
-        readings: dict[Source, Reading] = {}
+    def _encode(self, sources: Sequence[Source], ahead: Sequence[Source]) -> int:
+        """Encode all of `sources`, and those of `ahead` that fit in. Returns how many were encoded."""
+        num_encoded = 0
         order = sorted(sources, key=lambda source: len(source.token_ids))
         while order:
             longest = len(order[-1].token_ids)
@@ -137,12 +131,14 @@ class Rows:
             fitting = [
                 source
                 for source in ahead
-                if source not in readings and shortest <= len(source.token_ids) <= longest
+                if source.encoded is None and shortest <= len(source.token_ids) <= longest
             ]
             batch += fitting[: most - len(batch)]
             computed = self._compute([source.token_ids for source in batch])
-            readings |= {source: Reading(computed, place) for place, source in enumerate(batch)}
-        return readings
+            for place, source in enumerate(batch):
+                source.encoded = Encoded(computed, place)
+            num_encoded += len(batch)
+        return num_encoded
 
     def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy the whole state of rows `sources`, one for each target, to rows `targets`; none is both."""
@@ -281,14 +277,14 @@ class Rows:
                 )
         return step
 
-    def _begin(self, group: Sequence[tuple[Reading, int, Source]]) -> None:
-        """Put inputs that were read in one run into rows."""
-        readings, rows, sources = zip(*group, strict=True)
+    def _begin(self, group: Sequence[tuple[Encoded, int, Source]]) -> None:
+        """Put inputs that were encoded in one run into rows."""
+        encoded, rows, sources = zip(*group, strict=True)
         # The last token of a prompt goes through the first decode step, so that all tokens are chosen there.
         has_source = self._manifest.facts.has_source
         lengths = [len(source.token_ids) - (not has_source) for source in sources]
-        if computed := readings[0].computed:
-            self.arena.keep(rows, lengths, computed, [reading.place for reading in readings])
+        if computed := encoded[0].computed:
+            self.arena.keep(rows, lengths, computed, [each.place for each in encoded])
         index = list(rows)
         if has_source:
             self.arena.source_lengths[index] = lengths

@@ -111,17 +111,16 @@ def test_while_neighbours_are_cancelled(backend: Backend, inputs: list[Input]) -
     alone = each_alone(backend, inputs)
     rng = random.Random(4)
     sequences = [RunningSequence.create(ids, parameters) for ids, parameters in inputs]
-    num_rows = sum(sequence.num_rows for sequence in sequences)
-    scheduler, lane = Scheduler(1, 16, num_rows, 10_000), Lane(backend, 16)
+    scheduler, lane = Scheduler(16), Lane(backend, 16)
     for sequence in sequences:
         scheduler.submit(sequence)
     doomed = rng.sample(sequences, 30)
-    while scheduler.has_work(0) or lane.alignments:
+    while scheduler.has_work or lane.alignments:
         if doomed and rng.random() < 0.7:
             victim = doomed.pop()
             if not victim.has_ended:
                 scheduler.cancel(victim)
-        for sequence in lane.execute(scheduler.plan(0, 0.0)):
+        for sequence in lane.execute(scheduler.plan(0.0)):
             if sequence.has_ended:
                 scheduler.finish(sequence)
         lane.alignments.run()

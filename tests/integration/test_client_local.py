@@ -115,7 +115,7 @@ def test_a_deadline_holds_and_leaves_nothing_running(monkeypatch: pytest.MonkeyP
 
 def test_a_stream_that_is_left_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch)
-    with Generator(COUNT, engine={"lanes": 1, "multi_step_rows": 0}) as generator:
+    with Generator(COUNT, engine={"lanes": 1}) as generator:
         with gate.closed():
             gate.allow(4)
             with generator.generate("one") as generation:

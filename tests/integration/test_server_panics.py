@@ -12,7 +12,7 @@ import pytest
 from tests.integration.child_server import ports, running
 from tests.integration.serving import PATIENCE_S, error_of, eventually, one_version, serving
 
-from dragoman.server.engine.lane import Lane
+from dragoman.server.engine.worker import LaneWorker
 from dragoman.server.execution.rows import Rows
 from dragoman.v1 import translation_pb2, translation_pb2_grpc
 
@@ -64,7 +64,7 @@ async def test_an_engine_whose_lane_died_answers_at_once(
 ) -> None:
     async with serving(one_version(tmp_path, "spell/1")) as served:
         with monkeypatch.context() as patched:
-            patched.setattr(Lane, "hand_over", panic)
+            patched.setattr(LaneWorker, "_align", panic)
             call = served.translation.Translate(Request(model="spell", inputs=["12"]))
             error = await asyncio.wait_for(error_of(call), PATIENCE_S)
         assert error.code() is grpc.StatusCode.UNAVAILABLE
@@ -73,16 +73,12 @@ async def test_an_engine_whose_lane_died_answers_at_once(
 
 
 DYING_LANE = """
-import threading
-from dragoman.server.engine.lane import Lane
-hand_over = Lane.hand_over
+from dragoman.server.engine.worker import LaneWorker
 
-def hand_over_once(lane, plan, scheduler):
-    if threading.current_thread().name.startswith("lane") and plan.num_rows:
-        raise MemoryError
-    return hand_over(lane, plan, scheduler)
+def align(worker, now_s):
+    raise MemoryError
 
-Lane.hand_over = hand_over_once
+LaneWorker._align = align
 """
 
 NO_MEMORY_IN_THE_LOOP = """

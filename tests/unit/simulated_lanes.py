@@ -11,7 +11,7 @@ class SimulatedLane:
 
     def __init__(self, num_slots: int, reserved_rows: int, max_step_cost: int) -> None:
         self.scheduler = Scheduler(
-            1, num_slots, 10**6, 10**6, reserved_rows=reserved_rows, max_step_cost=max_step_cost
+            num_slots, max_start_tokens=10**6, reserved_rows=reserved_rows, max_step_cost=max_step_cost
         )
         self.inbox: deque[Sequence] = deque()
         self._calls: dict[Call, Call] = {}
@@ -33,7 +33,7 @@ class SimulatedLane:
 
     def step(self) -> tuple[list[Sequence], list[Sequence]]:
         """One step; returns the front's sequences that started and those that ended."""
-        plan = self.scheduler.plan(0, 0.0)
+        plan = self.scheduler.plan(0.0)
         self.num_rows_computed = plan.num_rows
         started = [self._of_front[mine] for mine, _ in plan.starts]
         self.started += started

@@ -20,14 +20,14 @@ from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.candidates import Predictions
 from dragoman.server.decoding.hypothesis import FinishReason
 from dragoman.server.decoding.parameters import DecodingParameters
-from dragoman.server.engine.client import LOOKAHEAD_ROWS, Ticket
-from dragoman.server.engine.lane import Lane
+from dragoman.server.engine.client import Ticket
 from dragoman.server.engine.layout import lane_layout
 from dragoman.server.engine.offline import decode_offline
 from dragoman.server.engine.threads import LaneThreads
+from dragoman.server.engine.worker import LaneWorker
 from dragoman.server.errors import Cancelled, DeadlineExceeded, EngineError, EngineUnavailable, Overloaded
 from dragoman.server.execution.backend import Backend
-from dragoman.server.execution.rows import Reading, Rows, Source
+from dragoman.server.execution.rows import Rows, Source
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BUNDLE = Bundle.read(FIXTURES / "bundles" / "spell" / "1")
@@ -79,7 +79,7 @@ async def test_many_requests_over_two_lanes_answer_as_alone(engine: ThreadedEngi
     assert engine.occupancy().num_running == engine.occupancy().num_waiting == 0
 
 
-async def test_searches_that_are_read_before_they_start_answer_as_alone(
+async def test_searches_that_are_encoded_before_they_start_answer_as_alone(
     engine: ThreadedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     num_read, num_started = [], []
@@ -87,11 +87,10 @@ async def test_searches_that_are_read_before_they_start_answer_as_alone(
 
     def counted(
         rows: Rows, places: Sequence[int], sources: Sequence[Source], ahead: Sequence[Source] = ()
-    ) -> tuple[int, dict[Source, Reading]]:
-        read = start(rows, places, sources, ahead)
-        num_read.append(read[0])
+    ) -> int:
+        num_read.append(start(rows, places, sources, ahead))
         num_started.append(len(sources))
-        return read
+        return num_read[-1]
 
     monkeypatch.setattr(Rows, "start", counted)
     search = DecodingParameters(max_tokens=81, beam_size=2, num_hypotheses=2)
@@ -170,7 +169,7 @@ async def test_a_waiting_ticket_is_cancelled_at_once(monkeypatch: pytest.MonkeyP
     gate = Gate(monkeypatch)
     engine = load(slots_per_lane=1)
     try:
-        running, *others = (engine.submit(ids("12345"), GREEDY) for _ in range(2 + LOOKAHEAD_ROWS))
+        running, *others = (engine.submit(ids("12345"), GREEDY) for _ in range(4))
         *_, waiting = others  # of which the lane knows nothing yet
         waiting.cancel()
         with pytest.raises(Cancelled):
@@ -287,7 +286,7 @@ async def test_a_lane_that_dies_takes_its_sequences_along_and_the_last_one_the_e
     dead: list[threading.ExceptHookArgs] = []
     monkeypatch.setattr(threading, "excepthook", dead.append)
     gate = Gate(monkeypatch)
-    engine = load(lanes=2, slots_per_lane=1, rows_before_spread=1)
+    engine = load(lanes=2, slots_per_lane=1)
     try:
         tickets = [engine.submit(ids("12345"), LONG) for _ in range(2)]
         async with asyncio.timeout(20):
@@ -300,7 +299,7 @@ async def test_a_lane_that_dies_takes_its_sequences_along_and_the_last_one_the_e
                 patched.undo()
                 raise MemoryError
 
-            patched.setattr(Lane, "hand_over", fail)
+            patched.setattr(LaneWorker, "_align", fail)
             gate.let(1)
             outcomes = [asyncio.ensure_future(ticket.result()) for ticket in tickets]
             [lost], _ = await asyncio.wait(outcomes, return_when=asyncio.FIRST_COMPLETED)
@@ -308,7 +307,7 @@ async def test_a_lane_that_dies_takes_its_sequences_along_and_the_last_one_the_e
         gate.let(1000)
         assert len([each for each in outcomes if each is not lost and (await each).best.token_ids]) == 1
         assert (await engine.submit(ids("1"), GREEDY).result()).best.token_ids
-        monkeypatch.setattr(Lane, "hand_over", fail)
+        monkeypatch.setattr(LaneWorker, "_align", fail)
         with pytest.raises(EngineUnavailable, match="the engine's lanes have died"):
             await engine.submit(ids("1"), GREEDY).result()
         for client in (engine.client, engine.lanes.connect()):

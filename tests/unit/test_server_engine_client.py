@@ -26,7 +26,7 @@ from dragoman.server.engine.api import (
     Submit,
     Tokens,
 )
-from dragoman.server.engine.client import LOOKAHEAD_ROWS, EngineClient, Ticket
+from dragoman.server.engine.client import EngineClient, Ticket
 from dragoman.server.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -86,7 +86,7 @@ def hypothesis(token_id: int) -> Hypothesis:
 
 
 def make(num_lanes: int = 1, **settings: Any) -> tuple[EngineClient, list[PlayedLane], Observed]:
-    given = EngineSettings(**{"slots_per_lane": 2, "rows_before_spread": 1, "max_waiting": 20, **settings})
+    given = EngineSettings(**{"slots_per_lane": 2, "max_waiting": 20, **settings})
     facts = EngineFacts(
         provider="cpu",
         kernels="none",
@@ -134,10 +134,10 @@ async def test_the_sequences_of_a_call_have_its_id_and_no_other() -> None:
 async def test_a_lane_gets_what_it_has_room_for_and_the_rest_as_room_comes() -> None:
     client, [lane], _ = make()
     tickets = client.submit_all([([1], GREEDY)] * 12)
-    assert len(lane.requests) == 2 + LOOKAHEAD_ROWS
+    assert len(lane.requests) == 3, "one more than it has rows"
     lane.start(*tickets[:2])
     lane.finish(*tickets[:2])
-    assert [each.id for each in lane.requests] == [each.id for each in tickets[: 4 + LOOKAHEAD_ROWS]]
+    assert [each.id for each in lane.requests] == [each.id for each in tickets[:5]]
 
 
 async def test_a_refused_call_leaves_nothing() -> None:
@@ -148,7 +148,7 @@ async def test_a_refused_call_leaves_nothing() -> None:
         client.submit_all([([1], GREEDY)] * 30)
     assert refused.value.retry_delay_s > 0
     assert client.occupancy() == before
-    assert len(lane.requests) == 4
+    assert len(lane.requests) == 3
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ async def test_each_failure_is_an_error_of_its_own(reason: FailureReason, error:
 
 async def test_cancelling_here_is_at_once_and_there_by_a_message() -> None:
     client, [lane], _ = make()
-    tickets = client.submit_all([([1], GREEDY)] * (4 + LOOKAHEAD_ROWS))
+    tickets = client.submit_all([([1], GREEDY)] * 5)
     sent, waiting = tickets[0], tickets[-1]
     client.cancel(sent, waiting)
     client.cancel(sent, waiting)  # harmless
@@ -198,7 +198,7 @@ async def test_an_answer_that_overtakes_its_cancellation_counts() -> None:
 
 async def test_what_waits_here_ends_at_its_deadline_though_no_lane_says_a_word() -> None:
     client, [lane], _ = make(slots_per_lane=1)
-    client.submit_all([([1], GREEDY)] * (1 + LOOKAHEAD_ROWS))
+    client.submit_all([([1], GREEDY)] * 2)
     late = client.submit([2], GREEDY, deadline_s=time.monotonic() + 0.05)
     async with asyncio.timeout(20):
         with pytest.raises(DeadlineExceeded):
