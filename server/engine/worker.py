@@ -157,7 +157,8 @@ class LaneWorker(Generic[_Front]):
             call=call,
             cost=step_cost(request.parameters, self._lane.vocabulary_size),
         )
-        sequence.id, sequence.front, sequence.is_streamed = request.id, front, request.is_streamed
+        sequence.id, sequence.front = request.id, front
+        sequence.is_streamed, sequence.is_small = request.is_streamed, request.is_small
         self._sequences.setdefault(front, {})[request.id] = sequence
         self._scheduler.submit(sequence)
 
