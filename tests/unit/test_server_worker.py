@@ -206,7 +206,7 @@ def test_what_is_cancelled_before_and_after_its_start_frees_its_rows() -> None:
 @pytest.mark.parametrize("is_small", [True, False])
 def test_only_a_small_call_may_use_the_reserved_rows(*, is_small: bool) -> None:
     large = [msgspec.structs.replace(request(each, "90210", LONG), call_id=1) for each in range(6)]
-    script = run(submit(*large, request(9, is_small=is_small)), slots_per_lane=6)
+    script = run(submit(*large), submit(request(9, is_small=is_small)), slots_per_lane=6)
     ends = [event.id for event in script.events() if isinstance(event, Finished)]
     assert (ends[0] == 9) == is_small
 
