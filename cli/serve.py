@@ -88,6 +88,9 @@ def serve(
 
     with StopSignals() as signals:  # first of all: what follows takes a second
         require_extra("serve")
+        from dragoman.server.models.spawning import spawn_early
+
+        spawned = spawn_early()  # it imports while this process does
         from dragoman.server.config import load_settings
 
         settings = load_settings(
@@ -101,12 +104,14 @@ def serve(
             },
             overrides=overrides or (),
         )
+        from dragoman.server.models.starting import start_host
         from dragoman.server.operations.logs import quiet_grpc_core
 
+        engine_host = start_host(settings, spawned)
         quiet_grpc_core()
         from dragoman.server.app import serve as serve_until_stopped
 
         # Whoever collects a log in JSON expects the error to be a part of it.
         raise_errors = settings.logging.format != "json"
-        code = serve_until_stopped(settings, signals, raise_errors=raise_errors)
+        code = serve_until_stopped(settings, signals, raise_errors=raise_errors, host=engine_host)
     raise typer.Exit(code)

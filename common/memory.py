@@ -1,7 +1,7 @@
 """How much memory this process may still take: the machine's, the cgroup's, the process's own limit.
 
 Sources: /proc/meminfo `MemAvailable` (proc(5)), cgroup v2 `memory.max` (admin-guide/cgroup-v2), cgroup v1
-`memory.limit_in_bytes` (cgroup-v1/memory), RLIMIT_AS (getrlimit(2)).
+`memory.limit_in_bytes` (cgroup-v1/memory), RLIMIT_AS (getrlimit(2)), /proc/PID/smaps_rollup (proc(5)).
 """
 
 import resource
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from dragoman.common.cgroups import group_and_ancestors, memberships, read_text
 
-__all__ = ["AvailableMemory", "available_memory", "readable_bytes"]
+__all__ = ["AvailableMemory", "available_memory", "proportional_bytes", "readable_bytes"]
 
 _FILE_CACHE = ("inactive_file", "active_file")
 """Counted as used by a group; the kernel drops them when the group needs memory."""
@@ -31,6 +31,14 @@ def available_memory(root: Path = Path("/")) -> AvailableMemory | None:
         root: where /proc and /sys are looked for; tests hand in a folder of their own.
     """
     return min(_limits(root), default=None)
+
+
+def proportional_bytes(pid: int, root: Path = Path("/")) -> int:
+    """A process's share of memory (PSS): a page that n processes have counts as an nth; 0 where that cannot be read.
+
+    Sums over processes are right, which sums of resident memory are not.
+    """
+    return _table(root / f"proc/{pid}/smaps_rollup").get("Pss", 0) * 1024
 
 
 def readable_bytes(num_bytes: int) -> str:

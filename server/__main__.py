@@ -16,12 +16,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace, signals: StopSignals) -> int:
-    from dragoman.common.errors import MissingExtraError, UsageError  # noqa: PLC0415
+    from dragoman.common.errors import DragomanError, UsageError  # noqa: PLC0415
     from dragoman.common.extras import require_extra  # noqa: PLC0415
-    from dragoman.server.config import load_settings  # noqa: PLC0415
+    from dragoman.server.models.spawning import spawn_early  # noqa: PLC0415
 
     try:
         require_extra("serve")
+        spawned = spawn_early()  # it imports while this process does
+        from dragoman.server.config import load_settings  # noqa: PLC0415
+
         settings = load_settings(
             options.config,
             options={
@@ -35,18 +38,17 @@ def _serve(options: argparse.Namespace, signals: StopSignals) -> int:
             },
             overrides=options.set,
         )
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except MissingExtraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    from dragoman.server.operations.logs import quiet_grpc_core  # noqa: PLC0415
+        from dragoman.server.models.starting import start_host  # noqa: PLC0415
+        from dragoman.server.operations.logs import quiet_grpc_core  # noqa: PLC0415
 
+        host = start_host(settings, spawned)
+    except DragomanError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
     quiet_grpc_core()
     from dragoman.server.app import serve  # noqa: PLC0415 a wrong option is answered before the heavy imports
 
-    return serve(settings, signals)
+    return serve(settings, signals, host=host)
 
 
 def _parser() -> argparse.ArgumentParser:

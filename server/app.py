@@ -20,13 +20,15 @@ from prometheus_client import disable_created_metrics
 from dragoman.common.cpu import cpu_limit_cores
 from dragoman.common.errors import DragomanError, UsageError
 from dragoman.server.config import ServerSettings
+from dragoman.server.engine.processes.supervisor import Supervisor
 from dragoman.server.fronts.grpc.front import SERVICE_NAMES, GrpcFront
 from dragoman.server.fronts.grpc.listening import check_free
 from dragoman.server.fronts.grpc.unix_sockets import SocketFile
 from dragoman.server.fronts.processes.layout import num_fronts
 from dragoman.server.lifecycle import Lifecycle, Phase
 from dragoman.server.models.registry import Registry
-from dragoman.server.models.threaded import ThreadedModels
+from dragoman.server.models.running import ModelsInProcesses, ModelsInThreads, RunningModels
+from dragoman.server.models.starting import start_host
 from dragoman.server.operations.endpoints import OperationsServer
 from dragoman.server.operations.log_writer import DroppedLinesCollector
 from dragoman.server.operations.logs import ServerLog, queued_logs
@@ -38,9 +40,6 @@ __all__ = ["SERVICE_NAMES", "Server", "run", "serve"]
 END_S = 8.0
 """How long the server may take to end once the drain's time is over. Longer than the sum of what it waits for
 then: gRPC (`STOP_LIMIT_S`), loading, lanes, the log."""
-LOADING_LIMIT_S = 1.0
-LANES_LIMIT_S = 2.0
-"""A lane ends after the step that it computes."""
 
 REPORT_INTERVAL_S = 5.0
 """How often the log says how many lines were held back."""
@@ -48,13 +47,20 @@ REPORT_INTERVAL_S = 5.0
 _log = structlog.get_logger(__name__)
 
 
-def serve(settings: ServerSettings, signals: StopSignals, *, raise_errors: bool = False) -> int:
+def serve(
+    settings: ServerSettings,
+    signals: StopSignals,
+    *,
+    raise_errors: bool = False,
+    host: Supervisor | None = None,
+) -> int:
     """Serve until a signal says stop; returns the process's exit code. A failure to start is one line.
 
     Args:
         settings: Where to listen, what to serve.
         signals: Say when to stop.
         raise_errors: Raise what keeps the server from starting, instead of logging it.
+        host: The engine's host if it has been started (`start_host`): it loads models while this process imports.
 
     Raises:
         UsageError: there is no model to serve, or a bundle cannot be believed.
@@ -67,7 +73,7 @@ def serve(settings: ServerSettings, signals: StopSignals, *, raise_errors: bool 
         signals.before_leaving = partial(_say_last, log)
         runner = asyncio.Runner()
         try:
-            is_over = runner.run(run(settings, signals, log))
+            is_over = runner.run(run(settings, signals, log, host))
         except DragomanError as error:
             runner.close()
             if raise_errors:
@@ -88,7 +94,9 @@ def serve(settings: ServerSettings, signals: StopSignals, *, raise_errors: bool 
     return 0
 
 
-async def run(settings: ServerSettings, signals: StopSignals, log: ServerLog) -> bool:
+async def run(
+    settings: ServerSettings, signals: StopSignals, log: ServerLog, host: Supervisor | None = None
+) -> bool:
     """Serve until a signal comes, then drain; returns whether everything has ended.
 
     Raises:
@@ -100,7 +108,12 @@ async def run(settings: ServerSettings, signals: StopSignals, log: ServerLog) ->
     loop.set_exception_handler(partial(_on_loop_error, signals))
     signals.limit_s = settings.server.drain_delay_s + settings.server.drain_timeout_s + END_S
     signals.call_on_stop(partial(_stop_soon, loop, stop))
-    server = Server(settings, partial(_on_crash, signals))
+    try:
+        server = Server(settings, partial(_on_crash, signals), host)
+    except BaseException:
+        if host is not None:
+            host.close_at_once()
+        raise
     if log.writer is not None:
         server.metrics.read_at_scrape(DroppedLinesCollector(log.writer))
     reporting = asyncio.create_task(_report_losses(log))
@@ -147,6 +160,9 @@ def _log_death(dead: threading.ExceptHookArgs) -> None:
 
 
 def _on_crash(signals: StopSignals, error: BaseException) -> None:
+    if isinstance(error, DragomanError):
+        _log.error("broken", error=str(error))
+        signals.leave(EXIT_BROKEN, "there is no engine any more")
     _log.error("broken", exc_info=error)
     signals.leave(EXIT_BROKEN, f"gRPC accepts no more calls: {type(error).__name__}")
 
@@ -170,11 +186,15 @@ class Server:
     """
 
     def __init__(
-        self, settings: ServerSettings, on_crash: Callable[[BaseException], object] = lambda _: None
+        self,
+        settings: ServerSettings,
+        on_crash: Callable[[BaseException], object] = lambda _: None,
+        host: Supervisor | None = None,
     ) -> None:
         """Open the metrics port, so that a scrape sees the server load.
 
-        `on_crash` is called when the server can accept no more calls.
+        `on_crash` is called when the server can answer no more calls. `host` is the engine's host if it has been
+        started; it ends with this server.
 
         Raises:
             AddressError: one of the two ports is in use.
@@ -194,8 +214,9 @@ class Server:
         self.metrics_port = self._operations.port
         self._registry = Registry([])
         self._front = GrpcFront(listen, self.lifecycle, self.metrics, on_crash)
-        self._models = ThreadedModels(settings.engine)
-        self._loading: asyncio.Task[None] | None = None
+        self._host = host
+        self._on_crash = on_crash
+        self._models: RunningModels | None = None
         self._socket_file: SocketFile | None = None
 
     async def start(self, stop: asyncio.Event | None = None) -> None:
@@ -206,8 +227,11 @@ class Server:
             AddressError: the port is in use.
         """
         stop = stop or asyncio.Event()
-        if not await self._load(stop):
+        self._models = self._running_models()
+        registry = await self._models.load(stop)
+        if registry is None:
             return
+        self._registry = registry
         listen = self._settings.server
         await self._front.start(self._registry, listen.port)
         self.port = self._front.port
@@ -236,29 +260,13 @@ class Server:
         is_over = await self._front.end()
         if self._socket_file is not None:
             self._socket_file.remove()
-        is_over &= await self._end_loading()
-        is_over &= await asyncio.to_thread(self._models.close, LANES_LIMIT_S)
+        if self._models is not None:
+            is_over &= await self._models.close()
         await asyncio.to_thread(self._operations.close)
         return is_over
 
-    async def _load(self, stop: asyncio.Event) -> bool:
-        """Load the models; returns False when `stop` is set first. Loading cannot be interrupted."""
-        self._loading = asyncio.create_task(
-            asyncio.to_thread(self._models.load_all, self._settings.models.directory, should_stop=stop.is_set)
-        )
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait([self._loading, stopping], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if self._loading.done():
-            self._loading.result()  # or what it raised
-            self._registry = self._models.registry(self.metrics)
-        return not stop.is_set()
-
-    async def _end_loading(self) -> bool:
-        """Wait a little for a loading that the stop has overtaken; returns whether it has ended."""
-        if self._loading is None:
-            return True
-        done, _ = await asyncio.wait([self._loading], timeout=LOADING_LIMIT_S)
-        if done:
-            self._loading.exception()  # `start` has raised it, or the stop came first
-        return bool(done)
+    def _running_models(self) -> RunningModels:
+        host = self._host or start_host(self._settings)
+        if host is None:
+            return ModelsInThreads(self._settings, self.metrics)
+        return ModelsInProcesses(host, self._settings, self.metrics, self._on_crash)

@@ -157,6 +157,10 @@ class EngineSettings(Settings):
     """Decode loops that run side by side on the same weights. `auto`: one for each core; one on a GPU."""
     threads_per_lane: ThreadsOrAuto = "auto"
     """Threads of one lane. `auto`: the cores shared out evenly."""
+    lanes_run_in: Literal["auto", "processes", "threads"] = "auto"
+    """`processes`: each lane is a process, so that lanes and calls do not wait for each other. The weights are in
+    memory once. `threads`: lanes are threads of the server's process. `auto`: processes on Linux on a CPU with two
+    cores or more, where a lane has one thread."""
     slots_per_lane: Rows = 32
     """Sequences that one lane decodes together. It bounds the lane's memory. A lane has room for a sixth more, which
     calls with few running sequences may use."""

@@ -38,6 +38,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "TOKENIZER_NAME",
     "Bundle",
+    "make_tokenizer",
     "one_line",
 ]
 
@@ -104,14 +105,19 @@ class Bundle:
         tokenizer = self._tokenizer(cleans=False) if cleaning_matters else self.tokenizer
         return [tokenizer.encode(text).ids for text in texts]
 
+    def tokenizer_bytes(self) -> bytes:
+        """What `make_tokenizer` makes the bundle's tokenizer of.
+
+        Raises:
+            BundleError: the file is not what the manifest says.
+        """
+        return self._content(TOKENIZER_NAME)
+
     def _tokenizer(self, *, cleans: bool) -> Tokenizer:
         path, dims = self.path / TOKENIZER_NAME, self.manifest.dimensions
-        content = self._content(TOKENIZER_NAME)
+        content = self.tokenizer_bytes()
         try:
-            tokenizer = Tokenizer.from_buffer(content)
-            tokenizer.encode_special_tokens = True
-            if cleans:
-                prepare_tokenizer(tokenizer)
+            tokenizer = make_tokenizer(content, cleans=cleans)
             ids = {*tokenizer.get_vocab().values(), *tokenizer.encode("").ids}
         except (KeyboardInterrupt, SystemExit):
             raise
@@ -164,6 +170,15 @@ class Bundle:
             content = file.read(record.num_bytes + 1)
         _check_digest(self.path / name, hashlib.sha256(content).hexdigest(), record)
         return content
+
+
+def make_tokenizer(content: bytes, *, cleans: bool = True) -> Tokenizer:
+    """The tokenizer of a file's bytes, ready to use; with `cleans` it cleans texts as corpora are cleaned."""
+    tokenizer = Tokenizer.from_buffer(content)
+    tokenizer.encode_special_tokens = True
+    if cleans:
+        prepare_tokenizer(tokenizer)
+    return tokenizer
 
 
 def one_line(error: BaseException) -> str:

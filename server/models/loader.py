@@ -4,7 +4,7 @@ Nothing here knows of metrics, event loops or fronts: what those need is data (`
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +53,7 @@ def load_models(
     settings: EngineSettings,
     start: Callable[[LoadedModel], object] = lambda _: None,
     *,
+    wanted: Collection[str] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Loading:
     """Load the highest sound version of every model in `directory`.
@@ -64,6 +65,7 @@ def load_models(
         directory: the models folder.
         settings: how models run.
         start: called with each model as soon as it is loaded, to start its lanes. Where it fails, so has the loading.
+        wanted: `name/version` of all that may be loaded; None: whatever is there.
         should_stop: asked between versions, so that a server told to stop while loading does not load them all.
 
     Raises:
@@ -81,6 +83,8 @@ def load_models(
         return model
 
     for versions in found:
+        if wanted is not None:
+            versions = [each for each in versions if f"{each.parent.name}/{each.name}" in wanted]  # noqa: PLW2901
         model, failed = _load_highest(versions, load, should_stop)
         models += [model] if model is not None else []
         failures += failed

@@ -21,11 +21,13 @@ RUN_SERVER = "import runpy; runpy.run_module('dragoman.server', run_name='__main
 class Process:
     """A server process and the events it logged.
 
-    `program` is Python code to run before the server, in the same process. `stderr` is where the log goes
-    instead of into `events`.
+    `program` is Python code to run before the server, in the same process; lanes are threads then, within its reach,
+    unless `arguments` say otherwise. `stderr` is where the log goes instead of into `events`.
     """
 
     def __init__(self, *arguments: str, program: str = "", stderr: int = subprocess.PIPE) -> None:
+        if program and not any("engine.lanes_run_in" in each for each in arguments):
+            arguments += ("--set", "engine.lanes_run_in=threads")
         command = [sys.executable, "-c", f"{program}\n{RUN_SERVER}", "--log-format", "json", *arguments]
         self.process = subprocess.Popen(
             command, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True

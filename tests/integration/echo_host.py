@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from dragoman.server.decoding.hypothesis import FinishReason, Hypothesis
-from dragoman.server.engine.api import Cancel, Event, Finished, LaneLoad, Leave, Report, Started
+from dragoman.server.engine.api import Cancel, EngineFacts, Event, Finished, LaneLoad, Leave, Report, Started
 from dragoman.server.engine.processes.entry import run_host
 from dragoman.server.engine.processes.host import Host
 from dragoman.server.engine.processes.messages import Begin, ModelLoaded, ModelNotLoaded
@@ -15,8 +15,12 @@ from dragoman.server.engine.processes.port import SocketPort
 from dragoman.server.errors import BundleError, ResourceUnavailable
 
 CRASH, WORK, TELL_CANCELLED, EXIT, BLOAT = 1, 2, 3, 4, 5
-"""First token of an input: end with SIGSEGV; compute for ever; answer with the ids that were cancelled so far; end by
-itself; answer with 4 MiB."""
+LEFT = -1
+"""First token of an input: end with SIGSEGV; compute for ever; answer with the ids that were cancelled so far, and with
+`LEFT` for a front that left; end by itself; answer with 4 MiB."""
+
+
+FACTS = EngineFacts("cpu", "none", 2, 1, 8, 1, 1, 100)
 
 
 class EchoWorker:
@@ -31,6 +35,7 @@ class EchoWorker:
                     self._cancelled += command.ids
                     continue
                 if isinstance(command, Leave):
+                    self._cancelled.append(LEFT)
                     continue
                 for request in command.requests:
                     answer = self._answer(request.input_ids)
@@ -78,9 +83,7 @@ def load(host: Host, begin: Begin) -> None:
         return EchoWorker(port)
 
     for name in ("echo", "other"):
-        host.tell_model(
-            ModelLoaded(name, "1", "/models", b"{}"), b"manifest of " + name.encode(), b"t" * 300_000
-        )
+        host.tell_model(ModelLoaded(name, "1", FACTS), b"manifest of " + name.encode(), b"t" * 300_000)
         host.add_lanes(name, wanted["num_lanes"], start)
     host.tell(ModelNotLoaded("third", "1", "broken", "it is"))
 

@@ -133,6 +133,7 @@ async def serving(models: Path = BUNDLES, *overrides: str) -> AsyncIterator[Serv
             "server.port": 0,
             "server.metrics_port": 0,
             "engine.lanes": 1,
+            "engine.lanes_run_in": "threads",  # within reach of what a test patches
             "engine.threads_per_lane": 1,
         },
         overrides=overrides,

@@ -97,11 +97,27 @@ def test_an_unknown_setting_is_one_line_without_a_traceback() -> None:
 
 
 def test_serving_loads_nothing_of_training() -> None:
-    program = "import dragoman.server.app, sys; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=True
+    loaded = loaded_by(
+        "dragoman.server.app", "dragoman.server.models.host", "dragoman.server.models.threaded"
     )
-    loaded = set(done.stdout.split())
     assert "onnxruntime" in loaded
     assert not loaded & {"torch", "onnx", "onnxscript", "typer"}
     assert not loaded & {"dragoman.model", "dragoman.export", "dragoman.cli", "dragoman.client.blocking"}
+
+
+def test_a_process_without_lanes_has_no_onnx_runtime() -> None:
+    assert "grpc" in (loaded := loaded_by("dragoman.server.app"))
+    assert "onnxruntime" not in loaded
+
+
+def test_the_process_with_the_models_has_nothing_of_a_front() -> None:
+    assert "onnxruntime" in (loaded := loaded_by("dragoman.server.models.host"))
+    assert not loaded & {"grpc", "prometheus_client", "google.protobuf"}
+
+
+def loaded_by(*modules: str) -> set[str]:
+    program = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())

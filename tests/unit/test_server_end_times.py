@@ -10,14 +10,15 @@ import pytest
 
 from dragoman.server import app
 from dragoman.server.fronts.grpc import draining
+from dragoman.server.models import running
 from dragoman.server.operations import http_server, logs
 
 
 def test_the_watchdog_waits_longer_than_all_waits_together() -> None:
     waits = (
         draining.STOP_LIMIT_S,
-        app.LOADING_LIMIT_S,
-        app.LANES_LIMIT_S,
+        running.LOADING_LIMIT_S,
+        running.LANES_LIMIT_S,
         http_server.CLOSE_LIMIT_S,
         logs.FLUSH_S,
     )

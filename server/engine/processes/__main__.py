@@ -14,6 +14,7 @@ def main() -> None:
     module, *_, server = sys.argv[1:]
     die_with_parent(int(server))
     name_process("engine-host")
+    sys.modules["rich"] = None  # type: ignore[assignment]  # structlog would load it to write in colours, in 50 ms
     importlib.import_module(module).main()
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Self
 
 import msgspec
@@ -30,10 +30,11 @@ _decode = msgspec.msgpack.Decoder(Report).decode
 
 
 class SocketLink(asyncio.BufferedProtocol):
-    """Commands to one lane, reports from it.
+    """Commands to one lane, reports from it: a `LaneLink`.
 
     Attributes:
         is_silent: whether the lane was given up because it gave no sign of life.
+        lost: done when the lane is gone, after `on_lost`.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class SocketLink(asyncio.BufferedProtocol):
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._num_unanswered = 0
         self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[None] = self._loop.create_future()
         self._transport: asyncio.Transport
         self._asking: asyncio.TimerHandle
 
@@ -70,10 +72,10 @@ class SocketLink(asyncio.BufferedProtocol):
         )
         return link
 
-    def send(self, commands: Sequence[Command]) -> None:
-        """Send `commands`; returns at once. After the lane is lost they go nowhere."""
+    def send(self, command: Command) -> None:
+        """Send `command`; returns at once. After the lane is lost it goes nowhere."""
         if not self._transport.is_closing():
-            self._write(framed(_encode(commands)))
+            self._write(framed(_encode(command)))
 
     def close(self) -> None:
         """Give the lane up: it cancels what it holds for this front."""
@@ -100,6 +102,7 @@ class SocketLink(asyncio.BufferedProtocol):
         """Called by asyncio, also after `close`."""
         self._asking.cancel()
         self._on_lost()
+        self.lost.set_result(None)
 
     def _write(self, data: bytes) -> None:
         self._transport.write(data)

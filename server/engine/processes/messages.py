@@ -14,6 +14,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from dragoman.server.engine.api import EngineFacts
+
 __all__ = [
     "AddFront",
     "Begin",
@@ -39,11 +41,13 @@ class Begin(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Load models; the first message to a host.
 
     Attributes:
-        settings: of the server, as JSON.
+        directory: where models lie, as the system writes it.
+        settings: how they run, as JSON.
         versions: `name/version` of what has to be loaded, and nothing else; None: whatever is there. A host that takes
             the place of another one loads what that one had.
     """
 
+    directory: bytes
     settings: bytes
     versions: list[str] | None = None
 
@@ -66,14 +70,12 @@ class ModelLoaded(msgspec.Struct, frozen=True, array_like=True, tag=True):
     Attributes:
         name: of the model.
         version: of the model.
-        path: of its bundle, for the log.
-        facts: of its engine: JSON of what `engine/client.py` describes.
+        facts: of its lanes.
     """
 
     name: str
     version: str
-    path: str
-    facts: bytes
+    facts: EngineFacts
 
 
 class ModelNotLoaded(msgspec.Struct, frozen=True, array_like=True, tag=True):

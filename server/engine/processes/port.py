@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from dragoman.server.engine.api import Cancel, Command, Failed, Finished, Report, Submit
+from dragoman.server.engine.api import Command, Leave, Report
 from dragoman.server.engine.processes.channel import Channel
 from dragoman.server.engine.processes.frames import (
     MAX_QUEUED_BYTES,
@@ -20,22 +20,21 @@ from dragoman.server.engine.processes.messages import ToLane
 __all__ = ["SocketPort"]
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[Command]).decode
+_decode = msgspec.msgpack.Decoder(Command).decode
 
 
 @dataclass(eq=False, slots=True)
 class _Front:
-    """A front's link, and what the front has to be answered yet."""
+    """A front's link, and what it has not taken yet."""
 
     number: int
     socket: socket.socket
     reader: FrameReader = field(default_factory=FrameReader)
     unsent: bytearray = field(default_factory=bytearray)
-    open_ids: set[int] = field(default_factory=set)
 
 
 class SocketPort:
-    """The commands for one lane, from sockets. For one thread."""
+    """The commands for one lane, from sockets: a `LanePort` that knows fronts by their numbers."""
 
     def __init__(self, host: "Channel[ToLane]") -> None:
         """`host` hands over a socket for each front; the lane ends when the host does."""
@@ -53,7 +52,7 @@ class SocketPort:
             wait: until there is something; else an empty list may be returned.
 
         Returns:
-            None when the host is gone: the lane ends. A front that is gone has its sequences cancelled.
+            None when the host is gone: the lane ends. The last command of a front that is gone is `Leave`.
         """
         commands: list[tuple[int, Command]] = []
         while True:
@@ -75,9 +74,6 @@ class SocketPort:
         receiver = self._by_number.get(front)
         if receiver is None:  # it has gone
             return
-        for event in report.events:
-            if isinstance(event, (Finished, Failed)):
-                receiver.open_ids.discard(event.id)
         self._write(receiver, framed(_encode(report)))
 
     def _hear_host(self) -> bool:
@@ -108,10 +104,7 @@ class SocketPort:
             if not content:
                 self._write(front, SIGN_OF_LIFE)
                 continue
-            for command in _decode(content):
-                if isinstance(command, Submit):
-                    front.open_ids.update(request.id for request in command.requests)
-                commands.append((front.number, command))
+            commands.append((front.number, _decode(content)))
         return commands
 
     def _write(self, front: _Front, data: bytes) -> None:
@@ -144,4 +137,4 @@ class SocketPort:
         self._poll.unregister(front.socket.fileno())
         del self._fronts[front.socket.fileno()], self._by_number[front.number]
         front.socket.close()
-        return [(front.number, Cancel(sorted(front.open_ids)))] if front.open_ids else []
+        return [(front.number, Leave())]

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from typing import Protocol
 
@@ -16,9 +15,9 @@ from dragoman.common import errors as common_errors
 from dragoman.common.errors import DragomanError, OperationError
 from dragoman.server import errors as server_errors
 from dragoman.server.engine.processes.channel import Channel, packet_pair
-from dragoman.server.engine.processes.linux import adopt_orphans
 from dragoman.server.engine.processes.logs import relay
 from dragoman.server.engine.processes.messages import AddFront, Begin, LoadingEnded, ToServer
+from dragoman.server.engine.processes.spawn import SpawnedHost, spawn
 
 __all__ = ["MAX_FAILED_STARTS", "HostProcess", "Supervisor"]
 
@@ -27,48 +26,24 @@ MAX_FAILED_STARTS = 3
 END_S = 1.0
 """Processes that were killed are gone within this time, unless the system holds them."""
 
-_PACKAGE = __name__.rpartition(".")[0]
-
 _log = structlog.get_logger(__name__)
 
 
 class HostProcess:
-    """One host, started by the thread that calls this: it ends with that thread, so call it in the main one.
-
-    Host and lanes have a process group of their own: Ctrl-C in a terminal goes to the server alone.
+    """One host with its lanes.
 
     Attributes:
         channel: with the host.
         log: the end of a socket on which host and lanes send what they log.
     """
 
-    def __init__(self, begin: Begin, module: str) -> None:
-        """Run `main` of `module`, with the import path of this process and one thread.
-
-        Raises:
-            OperationError: the system refuses another process.
-        """
-        ours, theirs = packet_pair()
-        self.log, log_of_host = packet_pair()
-        self.log.setblocking(False)
-        numbers = [str(theirs.fileno()), str(log_of_host.fileno()), str(os.getpid())]
-        adopt_orphans()  # lanes of a host that died: else they would be zombies where process 1 does not look
-        with theirs, log_of_host:
-            try:
-                self._process = subprocess.Popen(  # noqa: S603  our own program
-                    [sys.executable, "-P", "-m", _PACKAGE, module, *numbers],
-                    stdin=subprocess.DEVNULL,
-                    stdout=2,
-                    pass_fds=(theirs.fileno(), log_of_host.fileno()),
-                    env=_environment(),
-                    process_group=0,
-                )
-            except OSError as error:
-                ours.close()
-                self.log.close()
-                raise OperationError(f"cannot start the engine's host: {error.strerror}") from error
-        self.channel: Channel[ToServer] = Channel(ours, ToServer)
-        self.channel.send(begin)
+    def __init__(self, spawned: SpawnedHost, begin: Begin) -> None:
+        """Tell a host what to load."""
+        self._process = spawned.process
+        self.log = spawned.log
+        self.channel: Channel[ToServer] = Channel(spawned.control, ToServer)
+        with contextlib.suppress(ConnectionError):  # it has died, which is read next
+            self.channel.send(begin)
 
     @property
     def pid(self) -> int:
@@ -117,15 +92,17 @@ class Listener(Protocol):
 class Supervisor:
     """Keeps a host running. After `watch` for the event loop that called it."""
 
-    def __init__(self, begin: Begin, module: str) -> None:
-        """Start the first host; from the main thread.
+    def __init__(self, begin: Begin, module: str, spawned: SpawnedHost | None = None) -> None:
+        """Have `module` as hosts, the first of which may have been started already; else start it.
+
+        Call it in the main thread: hosts end with the thread that starts them.
 
         Raises:
             OperationError: the system refuses another process.
         """
         self._begin = begin
         self._module = module
-        self._host = HostProcess(begin, module)
+        self._host = HostProcess(spawned or _spawn(module), begin)
         self._num_failed_starts = 0
         self._is_closed = False
         self._failure: DragomanError | None = None  # that the host gave as its reason to end
@@ -146,7 +123,7 @@ class Supervisor:
 
     def reload(self, versions: list[str]) -> None:
         """Say what was loaded (`name/version`): a host that takes the place of this one loads the same."""
-        self._begin = Begin(self._begin.settings, versions)
+        self._begin = Begin(self._begin.directory, self._begin.settings, versions)
 
     def connect(self, number: int) -> socket.socket:
         """As `HostProcess.connect`, with the present host."""
@@ -212,7 +189,7 @@ class Supervisor:
             )
             return
         try:
-            self._host = HostProcess(self._begin, self._module)
+            self._host = HostProcess(_spawn(self._module), self._begin)
         except OperationError as error:
             self._listener.host_failed(error)
             return
@@ -220,17 +197,11 @@ class Supervisor:
         self._listener.host_started()
 
 
-def _environment() -> dict[str, str]:
-    """Of the host. Libraries read it when they are imported: more threads than one could not be forked."""
-    return {
-        **os.environ,
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-        "ORT_DISABLE_TELEMETRY": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        # It imports what this process would import, wherever that lies, and nothing else (-P).
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
+def _spawn(module: str) -> SpawnedHost:
+    try:
+        return spawn(module)
+    except OSError as error:
+        raise OperationError(f"cannot start the engine's host: {error.strerror}") from error
 
 
 def _error(kind: str, message: str) -> DragomanError:

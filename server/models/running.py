@@ -1,0 +1,167 @@
+"""The models of a running server: loaded, and with lanes, in the layout that the settings ask for.
+
+What a layout needs is imported with it: with lanes in processes, this process has no ONNX Runtime and no numpy.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from dragoman.common.errors import DragomanError
+from dragoman.common.memory import proportional_bytes, readable_bytes
+from dragoman.server.config import ServerSettings
+from dragoman.server.engine.processes.supervisor import Supervisor
+from dragoman.server.models.hosted import HostedModels
+from dragoman.server.models.registry import Registry
+from dragoman.server.operations.metrics import Metrics
+
+if TYPE_CHECKING:
+    from dragoman.server.models.threaded import ThreadedModels
+
+__all__ = ["ModelsInProcesses", "ModelsInThreads", "RunningModels"]
+
+LOADING_LIMIT_S = 1.0
+"""How long the end waits for a loading that cannot be interrupted."""
+LANES_LIMIT_S = 2.0
+"""How long the end waits for lanes that are threads: they end after the step that they compute."""
+
+
+_log = structlog.get_logger(__name__)
+
+
+class RunningModels(Protocol):
+    """Models with their lanes, from `load` to `close`."""
+
+    async def load(self, stop: asyncio.Event) -> Registry | None:
+        """Load all models and start their lanes; returns None when `stop` is set first.
+
+        Raises:
+            DragomanError: nothing of what is there can be served.
+        """
+
+    async def close(self) -> bool:
+        """Stop the lanes, within seconds; returns whether they have ended."""
+
+
+class ModelsInThreads:
+    """Models of this process; lanes are threads of it."""
+
+    def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._models: ThreadedModels | None = None
+        self._loading: asyncio.Task[None] | None = None
+
+    async def load(self, stop: asyncio.Event) -> Registry | None:
+        """As `RunningModels` has it. A loading that has begun goes on when `stop` is set."""
+        from dragoman.server.models.threaded import ThreadedModels  # noqa: PLC0415  ONNX Runtime: 0.1 s
+
+        models = self._models = ThreadedModels(self._settings.engine)
+        directory = self._settings.models.directory
+        self._loading = asyncio.create_task(
+            asyncio.to_thread(models.load_all, directory, should_stop=stop.is_set)
+        )
+        await _first(self._loading, asyncio.create_task(stop.wait()))
+        if self._loading.done():
+            self._loading.result()  # or what it raised
+        return None if stop.is_set() else models.registry(self._metrics)
+
+    async def close(self) -> bool:
+        """As `RunningModels` has it."""
+        if self._loading is None or self._models is None:
+            return True
+        done, _ = await asyncio.wait([self._loading], timeout=LOADING_LIMIT_S)
+        if done:
+            self._loading.exception()  # `load` has raised it, or the stop came first
+        return await asyncio.to_thread(self._models.close, LANES_LIMIT_S) and bool(done)
+
+
+class ModelsInProcesses:
+    """Models of the engine's host; lanes are processes that it has forked.
+
+    Args:
+        host: the host's supervisor.
+        settings: of the server.
+        metrics: of this process.
+        on_failure: called when there will be no host any more, though there was one.
+    """
+
+    def __init__(
+        self,
+        host: Supervisor,
+        settings: ServerSettings,
+        metrics: Metrics,
+        on_failure: Callable[[DragomanError], object],
+    ) -> None:
+        self.host = host
+        self._on_failure = on_failure
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._models = HostedModels(settings.engine, metrics, self.host_failed)
+
+    async def load(self, stop: asyncio.Event) -> Registry | None:
+        """As `RunningModels` has it."""
+        self.host.watch(self)
+        self.host_started()
+        loaded = asyncio.create_task(self._models.loaded.wait())
+        await _first(self._failure, loaded, asyncio.create_task(stop.wait()))
+        if self._failure.done():
+            self._failure.result()  # which it raises
+        if stop.is_set():
+            return None
+        registry = self._models.registry()
+        self.host.reload([f"{model.name}/{model.version}" for model in registry.models])
+        await self._log_memory()
+        return registry
+
+    async def close(self) -> bool:
+        """As `RunningModels` has it. Nothing waits for the step of a lane."""
+        self._models.close()
+        await self.host.close()
+        if self._failure.done():
+            self._failure.exception()  # `load` has raised it
+        return True
+
+    async def _log_memory(self) -> None:
+        """Log what the processes take of memory, each page counted once (PSS)."""
+        lanes = list(self._models.pids.values())
+        server, host, *each = await asyncio.to_thread(
+            _proportional_bytes, [os.getpid(), self.host.pid, *lanes]
+        )
+        _log.info(
+            "memory",
+            server=readable_bytes(server),
+            host=readable_bytes(host),
+            lanes=readable_bytes(sum(each)),
+            num_lanes=len(each),
+            total=readable_bytes(server + host + sum(each)),
+        )
+
+    def host_started(self) -> None:
+        """As `supervisor.Listener` has it."""
+        with contextlib.suppress(ConnectionError):  # it has ended already, which its supervisor hears next
+            self._models.connect(self.host.connect(_FIRST_FRONT))
+
+    def host_failed(self, error: DragomanError) -> None:
+        """As `supervisor.Listener` has it."""
+        if self._models.loaded.is_set():
+            self._on_failure(error)
+        elif not self._failure.done():
+            self._failure.set_exception(error)
+
+
+def _proportional_bytes(pids: Sequence[int]) -> list[int]:
+    return [proportional_bytes(pid) for pid in pids]
+
+
+_FIRST_FRONT = 0
+"""This process. Others have higher numbers."""
+
+
+async def _first(*waits: "asyncio.Future[None] | asyncio.Task[None] | asyncio.Task[bool]") -> None:
+    """Wait for one of these; the last is given up then."""
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    waits[-1].cancel()

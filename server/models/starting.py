@@ -1,0 +1,31 @@
+"""The first step of a server whose lanes are processes: what the settings say goes to the host."""
+
+import os
+
+from dragoman.server.config import ServerSettings
+from dragoman.server.engine.layout import run_in_processes
+from dragoman.server.engine.processes.messages import Begin
+from dragoman.server.engine.processes.spawn import SpawnedHost
+from dragoman.server.engine.processes.supervisor import Supervisor
+from dragoman.server.models.spawning import HOST_MODULE
+
+__all__ = ["start_host"]
+
+
+def start_host(settings: ServerSettings, spawned: SpawnedHost | None = None) -> Supervisor | None:
+    """Have the models loaded by another process, if lanes are processes; returns at once. From the main thread.
+
+    Args:
+        settings: of the server.
+        spawned: that process if it has been started; it is ended where it is not needed.
+
+    Raises:
+        UsageError: processes are asked for where there can be none.
+        OperationError: the system refuses another process.
+    """
+    if not run_in_processes(settings.engine):
+        if spawned is not None:
+            spawned.abandon()
+        return None
+    directory = os.fsencode(settings.models.directory)
+    return Supervisor(Begin(directory, settings.engine.model_dump_json().encode()), HOST_MODULE, spawned)
