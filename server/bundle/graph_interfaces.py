@@ -120,7 +120,7 @@ def _step_interfaces(
     outputs = {"log_probabilities": (None, manifest.dimensions.vocabulary_size), **chosen, **kept}
     one_step = {"token_ids": (None,), "log_probabilities": (None,), **kept}
     record = manifest.graphs.get("decode_steps")
-    steps = range(max(1, graph_names.num_steps(record.outputs))) if record else ()
+    steps = range(max(1, graph_names.steps_per_run(record.outputs))) if record else ()
     source_kept = [graph_names.output_name(cache) for cache in source]
     return {
         "decode": _Interface({**choice, **inputs}, outputs, frozenset(source_kept)),

@@ -30,10 +30,10 @@ __all__ = [
     "cache_names",
     "caches_by_kind",
     "computed_name",
-    "num_steps",
     "output_cache",
     "output_name",
     "step_name",
+    "steps_per_run",
 ]
 
 COPYING_GRAPHS: Final = ("copy_tokens", "fill_tokens", "read_tokens")
@@ -107,8 +107,8 @@ def base_name(name: str) -> str:
     return match[2] if match else name
 
 
-def num_steps(outputs: Iterable[str]) -> int:
-    """How many steps a graph with these outputs takes: each gives its tokens."""
+def steps_per_run(outputs: Iterable[str]) -> int:
+    """How many steps a run of a graph with these outputs takes: each gives its tokens."""
     return sum(name != "token_ids" and base_name(name) == "token_ids" for name in outputs)
 
 

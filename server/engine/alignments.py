@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from dragoman.server.decoding.hypothesis import Hypothesis
 from dragoman.server.decoding.ranking import Attention, ranked
-from dragoman.server.engine.sequence import RunningSequence
+from dragoman.server.engine.sequence import LaneSequence
 
 __all__ = ["Alignments"]
 
@@ -27,7 +27,7 @@ Align = Callable[[Sequence[int], Sequence[Sequence[int]]], list[Attention]]
 class _Alignment:
     """A sequence that has ended; `pieces` are the places of hypotheses that still are to be aligned together."""
 
-    sequence: RunningSequence
+    sequence: LaneSequence
     hypotheses: Sequence[Hypothesis]
     pieces: deque[list[int]]
     attentions: dict[int, Attention] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Alignments:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, sequence: RunningSequence, hypotheses: Sequence[Hypothesis]) -> None:
+    def add(self, sequence: LaneSequence, hypotheses: Sequence[Hypothesis]) -> None:
         """Align these hypotheses, of which the sequence's answers will be chosen."""
         alike: dict[int, list[int]] = {}
         for place, hypothesis in enumerate(hypotheses):
@@ -55,13 +55,13 @@ class Alignments:
             pieces.extend(places[start : start + most] for start in range(0, len(places), most))
         self._waiting.append(_Alignment(sequence, hypotheses, pieces))
 
-    def run(self) -> list[tuple[RunningSequence, BaseException | None]]:
+    def run(self) -> list[tuple[LaneSequence, BaseException | None]]:
         """Go on with those that wait, in turn, until about `MAX_TOKENS` are computed.
 
         Returns:
             Sequences that have their `result` now, and those whose alignment failed with the reason.
         """
-        ended: list[tuple[RunningSequence, BaseException | None]] = []
+        ended: list[tuple[LaneSequence, BaseException | None]] = []
         num_tokens = 0
         while self._waiting and num_tokens < MAX_TOKENS:
             alignment = self._waiting.popleft()
@@ -78,11 +78,11 @@ class Alignments:
                 ended.append((alignment.sequence, error))
         return ended
 
-    def drop(self, sequence: RunningSequence) -> None:
+    def drop(self, sequence: LaneSequence) -> None:
         """Give up a sequence that waits."""
         self._waiting = deque(each for each in self._waiting if each.sequence is not sequence)
 
-    def drop_expired(self, now_s: float) -> list[RunningSequence]:
+    def drop_expired(self, now_s: float) -> list[LaneSequence]:
         """Give up those whose deadline has passed; returns them."""
         expired = [
             each.sequence

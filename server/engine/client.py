@@ -217,7 +217,7 @@ class Ticket:
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
-class _Pending(dispatcher.Sequence):
+class _FrontSequence(dispatcher.Sequence):
     """A sequence that is not over: what the dispatcher knows of it, and what a lane is told."""
 
     ticket: Ticket
@@ -269,7 +269,7 @@ class EngineClient:
         )
         self._observer = observer
         self._links: dict[int, LaneLink] = {}
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, _FrontSequence] = {}
         self._ids = itertools.count()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -308,7 +308,7 @@ class EngineClient:
         self._bind()
         now_s, call, call_id = time.monotonic(), dispatcher.Call(), next(self._ids)
         pending = [
-            _Pending(
+            _FrontSequence(
                 num_input_tokens=len(input_ids),
                 deadline_s=deadline_s,
                 num_rows=parameters.beam_size,
@@ -385,7 +385,7 @@ class EngineClient:
         del self._links[lane]
         self.prefix.forget(lane)
         for lost in self._dispatcher.remove_lane(lane):
-            assert isinstance(lost, _Pending)
+            assert isinstance(lost, _FrontSequence)
             error = Cancelled() if lost.cancelled else EngineUnavailable("what computed this call has ended")
             self._settle(lost, error)
         self._dispatch()
@@ -421,7 +421,7 @@ class EngineClient:
     def _overloaded(self) -> Overloaded:
         return Overloaded(f"{self._dispatcher.num_waiting} inputs are waiting already", RETRY_DELAY_S)
 
-    def _take(self, pending: _Pending, event: Event) -> None:
+    def _take(self, pending: _FrontSequence, event: Event) -> None:
         match event:
             case Started():
                 self._dispatcher.start(pending)
@@ -435,7 +435,7 @@ class EngineClient:
                 self._dispatcher.finish(pending)
                 self._settle(pending, _error(event))
 
-    def _settle(self, pending: _Pending, outcome: Decoded | RequestError) -> None:
+    def _settle(self, pending: _FrontSequence, outcome: Decoded | RequestError) -> None:
         del self._pending[pending.ticket.id]
         pending.ticket.settle(outcome)
 
@@ -443,7 +443,7 @@ class EngineClient:
         """Send lanes what they have room for, and see that deadlines of what waits are looked at."""
         by_lane: dict[int, list[Request]] = {}
         for sequence, lane in self._dispatcher.dispatch():
-            assert isinstance(sequence, _Pending)
+            assert isinstance(sequence, _FrontSequence)
             by_lane.setdefault(lane, []).append(sequence.request())
         for lane, requests in by_lane.items():
             self._links[lane].send(Submit(requests))
@@ -453,7 +453,7 @@ class EngineClient:
     def _expire(self) -> None:
         self._timer = None
         for expired in self._dispatcher.expire(time.monotonic()):
-            assert isinstance(expired, _Pending)
+            assert isinstance(expired, _FrontSequence)
             self._settle(expired, DeadlineExceeded())
         self._dispatch()
 

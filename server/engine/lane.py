@@ -20,7 +20,7 @@ from dragoman.server.engine import scheduler
 from dragoman.server.engine.alignments import Alignments
 from dragoman.server.engine.api import GraphRun
 from dragoman.server.engine.choosers import Choosers
-from dragoman.server.engine.sequence import RunningSequence
+from dragoman.server.engine.sequence import LaneSequence
 from dragoman.server.execution.backend import Backend
 from dragoman.server.execution.rows import Rows
 
@@ -40,7 +40,7 @@ class Lane:
         multi_step_rows: up to how many rows, all greedy, take several steps in one call where the bundle can.
 
     Attributes:
-        num_steps: that the last plan took.
+        num_steps_taken: in the last plan.
         observe: called with every run of a graph, if there is one.
         vocabulary_size: of the model.
         prefix_cache: of its prompts; None: its inputs are no prompts.
@@ -55,9 +55,9 @@ class Lane:
         multi_step_rows: int = _MULTI_STEP_ROWS,
     ) -> None:
         self.rows: Rows = backend.rows(num_slots)
-        self.num_steps = 1
+        self.num_steps_taken = 1
         self._multi_step_rows = multi_step_rows
-        self._sequences: list[RunningSequence] = []  # by row; one with beam search comes several times
+        self._sequences: list[LaneSequence] = []  # by row; one with beam search comes several times
         self.observe: Callable[[GraphRun], object] | None = None
         self.vocabulary_size = backend.bundle.manifest.dimensions.vocabulary_size
         self.prefix_cache = None if backend.bundle.manifest.facts.has_source else backend.prefix_cache
@@ -67,7 +67,7 @@ class Lane:
         self._end = special.end
         self._without_text = special.without_text
 
-    def execute(self, plan: scheduler.Plan) -> list[RunningSequence]:
+    def execute(self, plan: scheduler.Plan) -> list[LaneSequence]:
         """Carry out `plan` and run one step, or several where nobody has to be asked between them.
 
         Returns:
@@ -81,13 +81,13 @@ class Lane:
         del self._sequences[plan.num_rows :]
         if not plan.num_rows:
             return []
-        self.num_steps = self._take_steps(plan.num_rows) or self._take_step(plan.num_rows)
+        self.num_steps_taken = self._take_steps(plan.num_rows) or self._take_step(plan.num_rows)
         if plan.starts:
             now = time.monotonic()
             for sequence, _ in plan.starts:
-                assert isinstance(sequence, RunningSequence)
+                assert isinstance(sequence, LaneSequence)
                 sequence.first_token_s = now
-                if not sequence.has_ended:  # or `_settle` has counted them
+                if not sequence.has_ended:  # or `_end_sequence` has counted them
                     sequence.num_first_tokens = max(1, len(sequence.token_ids))
         return list(dict.fromkeys(self._sequences))
 
@@ -128,7 +128,7 @@ class Lane:
                 self._accept(sequence, token_id, score)
                 if sequence.has_ended:
                     break  # what follows was computed for nobody
-        return self.rows.num_steps
+        return self.rows.steps_per_run
 
     def _move(self, moves: Sequence[scheduler.Move]) -> None:
         self.rows.copy([move.source for move in moves], [move.target for move in moves])
@@ -139,9 +139,9 @@ class Lane:
 
     def _start(self, plan: scheduler.Plan) -> None:
         now = time.monotonic()
-        new: list[tuple[list[int], RunningSequence]] = []
+        new: list[tuple[list[int], LaneSequence]] = []
         for sequence, rows in plan.starts:
-            assert isinstance(sequence, RunningSequence)
+            assert isinstance(sequence, LaneSequence)
             self._prepare(sequence, rows)
             sequence.started_s = now
             for row in rows:
@@ -150,7 +150,7 @@ class Lane:
                 else:
                     self._sequences[row] = sequence
             new.append((rows, sequence))
-        ahead = [sequence for sequence in plan.ahead if isinstance(sequence, RunningSequence)]
+        ahead = [sequence for sequence in plan.ahead if isinstance(sequence, LaneSequence)]
         started = time.perf_counter()
         num_read = self.rows.start(
             [rows[0] for rows, _ in new],
@@ -164,7 +164,7 @@ class Lane:
         if num_read:
             self._observe(self.rows.first_graph, started, num_read)
 
-    def _prepare(self, sequence: RunningSequence, rows: list[int]) -> None:
+    def _prepare(self, sequence: LaneSequence, rows: list[int]) -> None:
         """Make what chooses the sequence's tokens, if that is not plainly the most probable one."""
         if sequence.is_plain:
             return
@@ -178,7 +178,7 @@ class Lane:
         else:
             sequence.chooser = self._choosers.chooser(parameters, input_ids)
 
-    def _choose(self, predictions: Predictions) -> list[RunningSequence]:
+    def _choose(self, predictions: Predictions) -> list[LaneSequence]:
         """Give every row without beam search its next token, and end those that have come to it.
 
         Returns:
@@ -191,7 +191,7 @@ class Lane:
         if not all(sequence.is_plain for sequence in self._sequences):
             self._choose_otherwise(predictions.log_probabilities, chosen, scores)
         self.rows.arena.token_ids[: len(chosen)] = chosen
-        searching: dict[RunningSequence, None] = {}
+        searching: dict[LaneSequence, None] = {}
         for row, sequence in enumerate(self._sequences):
             if sequence.search is not None:
                 searching[sequence] = None
@@ -221,7 +221,7 @@ class Lane:
             chosen[choice.row] = token_id
             scores[choice.row] = float(log_probabilities[choice.row, token_id])
 
-    def _accept(self, sequence: RunningSequence, token_id: int, score: float) -> None:
+    def _accept(self, sequence: LaneSequence, token_id: int, score: float) -> None:
         """One more token of a sequence without beam search, which may be its last."""
         sequence.log_probability += score
         if token_id == self._end:
@@ -233,7 +233,7 @@ class Lane:
         elif len(sequence.token_ids) >= sequence.parameters.max_tokens:
             self._finish(sequence, FinishReason.LENGTH)
 
-    def _finish(self, sequence: RunningSequence, reason: FinishReason) -> None:
+    def _finish(self, sequence: LaneSequence, reason: FinishReason) -> None:
         """The end of a sequence without beam search."""
         num_tokens = len(sequence.token_ids) + (reason is FinishReason.END_OF_SEQUENCE)
         hypothesis = Hypothesis(
@@ -244,9 +244,9 @@ class Lane:
             score=sequence.log_probability / num_tokens**sequence.parameters.length_penalty,
             tokens=tuple(sequence.tokens),
         )
-        self._settle(sequence, (hypothesis,))
+        self._end_sequence(sequence, (hypothesis,))
 
-    def _advance(self, sequences: Sequence[RunningSequence], predictions: Predictions) -> None:
+    def _advance(self, sequences: Sequence[LaneSequence], predictions: Predictions) -> None:
         """One step of all beam searches."""
         searches = [sequence.search for sequence in sequences if sequence.search is not None]
         forks = []
@@ -254,7 +254,7 @@ class Lane:
             sequences, searches, advance_all(searches, predictions), strict=True
         ):
             if answers is not None:
-                self._settle(sequence, answers)
+                self._end_sequence(sequence, answers)
                 continue
             forks += copies
             for row, token_id in search.next_tokens():
@@ -262,7 +262,7 @@ class Lane:
         if forks:
             self.rows.fork([fork.source for fork in forks], [fork.target for fork in forks])
 
-    def _settle(self, sequence: RunningSequence, hypotheses: tuple[Hypothesis, ...]) -> None:
+    def _end_sequence(self, sequence: LaneSequence, hypotheses: tuple[Hypothesis, ...]) -> None:
         """The end of a sequence: its answers are known, or attention has to say which they are."""
         parameters = sequence.parameters
         told = hypotheses[: parameters.num_hypotheses]

@@ -6,7 +6,7 @@ from dragoman.server.decoding.hypothesis import Decoded
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.engine import scheduler
 from dragoman.server.engine.lane import Lane
-from dragoman.server.engine.sequence import RunningSequence
+from dragoman.server.engine.sequence import LaneSequence
 from dragoman.server.execution.backend import Backend
 
 __all__ = ["decode_offline", "decode_sequences"]
@@ -17,11 +17,11 @@ def decode_offline(
 ) -> list[Decoded]:
     """Decode all inputs through one lane of `num_slots` rows, refilled as rows end; results in input order."""
     call = scheduler.Call()
-    sequences = [RunningSequence.create(input_ids, parameters, call=call) for input_ids, parameters in inputs]
+    sequences = [LaneSequence.create(input_ids, parameters, call=call) for input_ids, parameters in inputs]
     return decode_sequences(Lane(backend, num_slots), sequences)
 
 
-def decode_sequences(lane: Lane, sequences: Sequence[RunningSequence]) -> list[Decoded]:
+def decode_sequences(lane: Lane, sequences: Sequence[LaneSequence]) -> list[Decoded]:
     """Decode all of them through a lane of their own; results in their order."""
     plans = scheduler.Scheduler(
         lane.rows.arena.num_rows,
@@ -38,6 +38,6 @@ def decode_sequences(lane: Lane, sequences: Sequence[RunningSequence]) -> list[D
     return [_result(sequence) for sequence in sequences]
 
 
-def _result(sequence: RunningSequence) -> Decoded:
+def _result(sequence: LaneSequence) -> Decoded:
     assert sequence.result is not None, "every sequence runs to its end"
     return sequence.result

@@ -147,8 +147,8 @@ class Scheduler:
             self.finish(sequence)
         return running
 
-    def plan(self, now_s: float, num_steps: int = 1) -> Plan:
-        """Decide the next step, after `num_steps` were taken since the last plan.
+    def plan(self, now_s: float, num_steps_taken: int = 1) -> Plan:
+        """Decide the next step, after `num_steps_taken` since the last plan.
 
         `now_s` is in seconds on the caller's clock.
         """
@@ -157,7 +157,7 @@ class Scheduler:
             sequence.finished = True
             plan.dropped.append((sequence, Departure.EXPIRED))
         holes = self._free_rows(plan, now_s)
-        self._num_steps_since_start += num_steps
+        self._num_steps_since_start += num_steps_taken
         if self._queue:
             self._start_waiting(plan, holes)
         if holes:

@@ -12,11 +12,11 @@ from dragoman.server.decoding.stopping import StopCondition
 from dragoman.server.engine import scheduler
 from dragoman.server.execution.rows import Source
 
-__all__ = ["RunningSequence"]
+__all__ = ["LaneSequence"]
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
-class RunningSequence(scheduler.Sequence):
+class LaneSequence(scheduler.Sequence):
     """A sequence with its input, parameters and what it has produced so far.
 
     Attributes:
@@ -68,7 +68,7 @@ class RunningSequence(scheduler.Sequence):
         deadline_s: float | None = None,
         call: scheduler.Call | None = None,
         cost: int = 0,
-    ) -> "RunningSequence":
+    ) -> "LaneSequence":
         """A sequence ready to be submitted.
 
         Args:

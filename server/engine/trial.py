@@ -77,7 +77,7 @@ class _Trial:
         arena.lengths[:] = limits.max_context_tokens - 1
         arena.token_ids[:] = self._last_id
         self._check(self._rows.decode(self._num_rows, needs_all=False), "the last position", needs_all=False)
-        arena.lengths[:] = max(0, limits.max_context_tokens - self._rows.num_steps)
+        arena.lengths[:] = max(0, limits.max_context_tokens - self._rows.steps_per_run)
         if self._rows.has_room_for_steps(self._num_rows) and (
             steps := self._rows.decode_steps(self._num_rows)  # None: a token without a text was chosen
         ):

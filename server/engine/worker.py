@@ -44,7 +44,7 @@ from dragoman.server.engine.scheduler import (
     Plan,
     Scheduler,
 )
-from dragoman.server.engine.sequence import RunningSequence
+from dragoman.server.engine.sequence import LaneSequence
 from dragoman.server.execution.backend import Backend
 
 __all__ = ["LaneBroken", "LanePort", "LaneWorker", "make_lane"]
@@ -107,7 +107,7 @@ class LaneWorker(Generic[_Front]):
         self._num_failed_in_a_row = 0
         self._num_failed_steps = 0  # not reported yet
         self._graph_runs: list[GraphRun] = []  # not reported yet
-        self._sequences: dict[_Front, dict[int, RunningSequence]] = {}  # by front and id
+        self._sequences: dict[_Front, dict[int, LaneSequence]] = {}  # by front and id
         self._calls: weakref.WeakValueDictionary[tuple[_Front, int], _Call] = weakref.WeakValueDictionary()
         self._events: dict[_Front, list[Event]] = {}
         self._told_full: set[_Front] = set()  # fronts that know the lane as full
@@ -150,7 +150,7 @@ class LaneWorker(Generic[_Front]):
         call = self._calls.get(key)
         if call is None:
             call = self._calls[key] = _Call()
-        sequence = RunningSequence.create(
+        sequence = LaneSequence.create(
             request.input_ids,
             request.parameters,
             deadline_s=request.deadline_s,
@@ -162,7 +162,7 @@ class LaneWorker(Generic[_Front]):
         self._sequences.setdefault(front, {})[request.id] = sequence
         self._scheduler.submit(sequence)
 
-    def _cancel(self, sequence: RunningSequence) -> None:
+    def _cancel(self, sequence: LaneSequence) -> None:
         if sequence.has_ended:
             self._lane.alignments.drop(sequence)
         elif not self._scheduler.cancel(sequence):
@@ -171,9 +171,9 @@ class LaneWorker(Generic[_Front]):
 
     def _step(self) -> None:
         now_s = time.monotonic()
-        plan = self._scheduler.plan(now_s, self._lane.num_steps)
+        plan = self._scheduler.plan(now_s, self._lane.num_steps_taken)
         for dropped, departure in plan.dropped:
-            assert isinstance(dropped, RunningSequence)
+            assert isinstance(dropped, LaneSequence)
             self._fail(dropped, _REASONS[departure])
         try:
             progressed = self._lane.execute(plan)
@@ -183,11 +183,11 @@ class LaneWorker(Generic[_Front]):
             self._end_step(plan, progressed)
         self._align(now_s)
 
-    def _end_step(self, plan: Plan, progressed: Sequence[RunningSequence]) -> None:
+    def _end_step(self, plan: Plan, progressed: Sequence[LaneSequence]) -> None:
         if plan.num_rows:
             self._num_failed_in_a_row = 0
         for started, _ in plan.starts:
-            assert isinstance(started, RunningSequence)
+            assert isinstance(started, LaneSequence)
             self._tell_start(started)
         for sequence in progressed:
             if sequence.has_ended:
@@ -204,7 +204,7 @@ class LaneWorker(Generic[_Front]):
         self._num_failed_in_a_row += 1
         self._lane.clear()
         for sequence in self._scheduler.evict():
-            assert isinstance(sequence, RunningSequence)
+            assert isinstance(sequence, LaneSequence)
             if sequence.has_ended and sequence.first_token_s is None:  # in its first step, which was this one
                 sequence.first_token_s = time.monotonic()
                 self._tell_start(sequence)
@@ -226,21 +226,21 @@ class LaneWorker(Generic[_Front]):
                 _log.error("alignment_failed", exc_info=error)
                 self._fail(sequence, FailureReason.ERROR, f"an alignment failed: {type(error).__name__}")
 
-    def _finish(self, sequence: RunningSequence) -> None:
+    def _finish(self, sequence: LaneSequence) -> None:
         assert sequence.result is not None
         if sequence.is_streamed:
             self._tell_tokens(sequence)
         self._tell(sequence, Finished(sequence.id, sequence.result.hypotheses))
         self._forget(sequence)
 
-    def _fail(self, sequence: RunningSequence, reason: FailureReason, message: str = "") -> None:
+    def _fail(self, sequence: LaneSequence, reason: FailureReason, message: str = "") -> None:
         self._tell(sequence, Failed(sequence.id, reason, message))
         self._forget(sequence)
 
-    def _forget(self, sequence: RunningSequence) -> None:
+    def _forget(self, sequence: LaneSequence) -> None:
         self._sequences.get(sequence.front, {}).pop(sequence.id, None)
 
-    def _tell_start(self, sequence: RunningSequence) -> None:
+    def _tell_start(self, sequence: LaneSequence) -> None:
         assert sequence.started_s is not None
         assert sequence.first_token_s is not None
         self._tell(
@@ -248,12 +248,12 @@ class LaneWorker(Generic[_Front]):
             Started(sequence.id, sequence.started_s, sequence.first_token_s, sequence.num_first_tokens),
         )
 
-    def _tell_tokens(self, sequence: RunningSequence) -> None:
+    def _tell_tokens(self, sequence: LaneSequence) -> None:
         if token_ids := sequence.token_ids[sequence.num_told :]:
             sequence.num_told += len(token_ids)
             self._tell(sequence, Tokens(sequence.id, token_ids))
 
-    def _tell(self, sequence: RunningSequence, event: Event) -> None:
+    def _tell(self, sequence: LaneSequence, event: Event) -> None:
         if sequence.front in self._sequences:
             self._events.setdefault(sequence.front, []).append(event)
 

@@ -51,7 +51,7 @@ class DeviceRows(Rows):
     ) -> None:
         super().__init__(manifest, sessions, arena, prefix_cache)
         self.encodes_ahead = False
-        self.num_steps = 0  # `decode_steps` is for CPUs
+        self.steps_per_run = 0  # `decode_steps` is for CPUs
         self._captured: dict[tuple[int, int], _CapturedStep] = {}
         self._device_log_probabilities: dict[int, ort.OrtValue] = {}  # by rows: large, and any step's
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from dragoman.server.bundle.graph_names import MEASURED_GRAPHS, num_steps, step_name
+from dragoman.server.bundle.graph_names import MEASURED_GRAPHS, step_name, steps_per_run
 from dragoman.server.bundle.manifest import Manifest
 from dragoman.server.decoding.candidates import Predictions, best_of_rows
 from dragoman.server.execution.arena import Arena, Buffer
@@ -61,7 +61,7 @@ class Rows:
     Attributes:
         arena: the rows' state.
         first_graph: the one that starts inputs, as metrics call it.
-        num_steps: that `decode_steps` takes; 0: the bundle has no such graph.
+        steps_per_run: steps that a run of `decode_steps` takes; 0: the bundle has no such graph.
         encodes_ahead: whether inputs can be encoded before they have a row.
     """
 
@@ -84,9 +84,9 @@ class Rows:
         self._has_no_text: NDArray[np.bool_] = np.zeros(manifest.dimensions.vocabulary_size, np.bool_)
         self._has_no_text[list(manifest.special_tokens.without_text)] = True
         self._steps: dict[tuple[str, int, int], _BoundStep] = {}
-        self.num_steps = _num_steps(manifest)
-        self._chosen: NDArray[np.int64] = np.zeros((self.num_steps, arena.num_rows), np.int64)
-        self._scores: NDArray[np.float32] = np.zeros((self.num_steps, arena.num_rows), np.float32)
+        self.steps_per_run = _steps_per_run(manifest)
+        self._chosen: NDArray[np.int64] = np.zeros((self.steps_per_run, arena.num_rows), np.int64)
+        self._scores: NDArray[np.float32] = np.zeros((self.steps_per_run, arena.num_rows), np.float32)
         self._prefix_cache = prefix_cache
         self._prompts: PromptReader | None = None
         if "extend" in sessions:
@@ -213,10 +213,10 @@ class Rows:
 
     def has_room_for_steps(self, num_rows: int) -> bool:
         """Whether the first `num_rows` rows can take all steps of `decode_steps` before one of them is full."""
-        if not self.num_steps:
+        if not self.steps_per_run:
             return False
         longest = int(self.arena.lengths[:num_rows].max())
-        return longest + self.num_steps <= self._manifest.limits.max_context_tokens
+        return longest + self.steps_per_run <= self._manifest.limits.max_context_tokens
 
     def decode_steps(self, num_rows: int) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
         """Feed `arena.token_ids` of the first `num_rows` rows, then what they chose: the most probable token each time.
@@ -224,7 +224,7 @@ class Rows:
         Afterwards `arena.token_ids` has the last ones. Nothing checks whether a row should have ended on the way.
 
         Returns:
-            Token ids and their log-probabilities, (num_steps, num_rows): views that the next call overwrites. None
+            Token ids and their log-probabilities, (steps_per_run, num_rows): views that the next call overwrites. None
             where a token without a text was the most probable one before its row's end: then no step was taken.
         """
         self._run_bound("decode_steps", num_rows)
@@ -235,7 +235,7 @@ class Rows:
             )
             if (has_no_text & ~ended).any():
                 return None
-        self.arena.lengths[:num_rows] += self.num_steps
+        self.arena.lengths[:num_rows] += self.steps_per_run
         self.arena.token_ids[:num_rows] = self._chosen[-1, :num_rows]
         return self._chosen[:, :num_rows], self._scores[:, :num_rows]
 
@@ -320,9 +320,9 @@ class Rows:
         )
 
 
-def _num_steps(manifest: Manifest) -> int:
+def _steps_per_run(manifest: Manifest) -> int:
     graph = manifest.graphs.get("decode_steps")
-    return num_steps(graph.outputs) if graph else 0
+    return steps_per_run(graph.outputs) if graph else 0
 
 
 def _padded(sequences: Sequence[Sequence[int]], padding: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

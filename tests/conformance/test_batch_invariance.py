@@ -14,7 +14,7 @@ from dragoman.server.engine.golden import check_golden_examples
 from dragoman.server.engine.lane import Lane
 from dragoman.server.engine.offline import decode_offline
 from dragoman.server.engine.scheduler import Scheduler
-from dragoman.server.engine.sequence import RunningSequence
+from dragoman.server.engine.sequence import LaneSequence
 from dragoman.server.execution.backend import Backend
 
 BUNDLES = [
@@ -110,7 +110,7 @@ def test_in_another_order(backend: Backend, inputs: list[Input]) -> None:
 def test_while_neighbours_are_cancelled(backend: Backend, inputs: list[Input]) -> None:
     alone = each_alone(backend, inputs)
     rng = random.Random(4)
-    sequences = [RunningSequence.create(ids, parameters) for ids, parameters in inputs]
+    sequences = [LaneSequence.create(ids, parameters) for ids, parameters in inputs]
     scheduler, lane = Scheduler(16), Lane(backend, 16)
     for sequence in sequences:
         scheduler.submit(sequence)

@@ -29,7 +29,7 @@ from dragoman.server.engine.api import GraphRun
 from dragoman.server.engine.lane import Lane
 from dragoman.server.engine.offline import decode_offline, decode_sequences
 from dragoman.server.engine.scoring import score_offline
-from dragoman.server.engine.sequence import RunningSequence
+from dragoman.server.engine.sequence import LaneSequence
 from dragoman.server.execution.backend import Backend
 from dragoman.server.execution.kernels import NO_KERNELS
 from dragoman.server.execution.prefix_cache import BLOCK_TOKENS
@@ -185,7 +185,7 @@ def decode_in_steps(
     runs = CountingRuns()
     sequences = []
     for ids, parameters, num_tokens in inputs:
-        sequence = RunningSequence.create(ids, parameters)
+        sequence = LaneSequence.create(ids, parameters)
         if num_tokens:
             sequence.stop, sequence.is_plain = StopAfter(num_tokens), False
         sequences.append(sequence)

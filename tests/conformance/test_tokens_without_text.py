@@ -17,7 +17,7 @@ from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.engine.golden import check_golden_examples
 from dragoman.server.engine.lane import Lane
 from dragoman.server.engine.offline import decode_offline, decode_sequences
-from dragoman.server.engine.sequence import RunningSequence
+from dragoman.server.engine.sequence import LaneSequence
 from dragoman.server.errors import BundleError
 from dragoman.server.execution.backend import Backend
 
@@ -65,7 +65,7 @@ def test_greedy_answers_hold_none(exported: Exported, multi_step_rows: int) -> N
     expected = dragoman.model.decoding.greedy_decode(torch_model, inputs(), MAX_TOKENS)
     lane = Lane(backend, 8, multi_step_rows=multi_step_rows)
     parameters = DecodingParameters(max_tokens=MAX_TOKENS)
-    sequences = [RunningSequence.create(ids, parameters) for ids in inputs()]
+    sequences = [LaneSequence.create(ids, parameters) for ids in inputs()]
     for result, theirs in zip(decode_sequences(lane, sequences), expected, strict=True):
         assert result.best.with_end(END) == theirs.token_ids
         assert result.best.log_probability == pytest.approx(theirs.log_probability, abs=1e-3)

@@ -61,8 +61,8 @@ def test_what_is_no_cache_is_none(name: str) -> None:
 def test_steps_are_counted_by_what_they_choose() -> None:
     one = ["token_ids", "log_probabilities", "new_key_0"]
     several = [graph_names.step_name(step, each) for step in range(4) for each in one]
-    assert graph_names.num_steps(several) == 4
-    assert graph_names.num_steps(["log_probabilities", "best_token_ids", *one]) == 0
+    assert graph_names.steps_per_run(several) == 4
+    assert graph_names.steps_per_run(["log_probabilities", "best_token_ids", *one]) == 0
 
 
 @pytest.mark.parametrize(

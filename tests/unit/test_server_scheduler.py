@@ -147,10 +147,10 @@ def test_steps_taken_in_one_call_count() -> None:
         scheduler.submit(Sequence(5))
     scheduler.plan(0.0)
     scheduler.submit(Sequence(5))
-    assert len(scheduler.plan(0.0, num_steps=3).starts) == 0
-    assert len(scheduler.plan(0.0, num_steps=1).starts) == 1
+    assert len(scheduler.plan(0.0, num_steps_taken=3).starts) == 0
+    assert len(scheduler.plan(0.0, num_steps_taken=1).starts) == 1
     scheduler.submit(Sequence(5))
-    assert len(scheduler.plan(0.0, num_steps=4).starts) == 1
+    assert len(scheduler.plan(0.0, num_steps_taken=4).starts) == 1
 
 
 def test_a_lane_counts_searches_not_their_rows() -> None:

@@ -11,7 +11,7 @@ from dragoman.server.decoding.cost import max_step_cost, step_cost
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.engine.lane import Lane
 from dragoman.server.engine.scheduler import Plan
-from dragoman.server.engine.sequence import RunningSequence
+from dragoman.server.engine.sequence import LaneSequence
 
 BUNDLE = Bundle.read(Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "1")
 
@@ -52,7 +52,7 @@ async def test_a_call_of_costly_samples_has_few_rows_at_a_time(monkeypatch: pyte
     num_costly = []
     execute = Lane.execute
 
-    def recorded(lane: Lane, plan: Plan) -> list[RunningSequence]:
+    def recorded(lane: Lane, plan: Plan) -> list[LaneSequence]:
         result = execute(lane, plan)
         num_costly.append(sum(sequence.cost > 0 for sequence in lane._sequences))
         return result

@@ -28,7 +28,7 @@ from dragoman.server.engine.api import (
     Tokens,
 )
 from dragoman.server.engine.lane import Lane
-from dragoman.server.engine.sequence import RunningSequence
+from dragoman.server.engine.sequence import LaneSequence
 from dragoman.server.engine.worker import LaneBroken, LaneWorker, make_lane
 from dragoman.server.execution.backend import Backend
 from dragoman.server.execution.rows import Rows
@@ -137,7 +137,7 @@ def test_steps_of_which_nobody_hears_send_no_report() -> None:
 def test_a_failed_step_keeps_the_answers_that_were_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     accept = Lane._accept
 
-    def accept_or_fail(lane: Lane, sequence: RunningSequence, token_id: int, score: float) -> None:
+    def accept_or_fail(lane: Lane, sequence: LaneSequence, token_id: int, score: float) -> None:
         if sequence.id == 2 and len(sequence.token_ids) == 2:
             raise KeyError("surprise")
         accept(lane, sequence, token_id, score)
@@ -157,7 +157,7 @@ def test_an_answer_that_is_complete_in_a_first_step_that_fails_is_whole(
 ) -> None:
     accept = Lane._accept
 
-    def accept_or_fail(lane: Lane, sequence: RunningSequence, token_id: int, score: float) -> None:
+    def accept_or_fail(lane: Lane, sequence: LaneSequence, token_id: int, score: float) -> None:
         if sequence.id == 2:
             raise KeyError("surprise")
         accept(lane, sequence, token_id, score)
