@@ -12,7 +12,7 @@ import pytest
 from tests.integration.child_server import ports, running
 from tests.integration.serving import PATIENCE_S, error_of, eventually, one_version, serving
 
-from dragoman.server.engine.worker import LaneWorker
+from dragoman.server.engine.worker import MAX_FAILED_STEPS, LaneWorker
 from dragoman.server.execution.rows import Rows
 from dragoman.v1 import translation_pb2, translation_pb2_grpc
 
@@ -91,6 +91,19 @@ EngineClient.receive = fail
 """
 
 
+FAILING_STEPS = """
+import threading
+from dragoman.server.execution.rows import Rows
+decode = Rows.decode
+
+def fail_on_lanes(rows, num_rows, num_best=1, *, needs_all=True):
+    if threading.current_thread().name.startswith("lane"):
+        raise RuntimeError("the device is gone")
+    return decode(rows, num_rows, num_best, needs_all=needs_all)
+
+Rows.decode = fail_on_lanes
+"""
+
 BROKEN_ACCEPTING = """
 from dragoman.server.fronts.grpc.server import _AcceptingServer
 
@@ -116,6 +129,23 @@ def test_a_process_that_cannot_go_on_ends(program: str, reason: str) -> None:
     # The line of the call that failed may come after it.
     [leaving] = [event for event in server.events if event["event"] == "exiting_at_once"]
     assert reason in leaving["reason"]
+
+
+def test_a_process_whose_lane_fails_at_every_step_ends() -> None:
+    """It would go on saying that it is ready, and answer every call with INTERNAL."""
+    threads = ("--set", "engine.lanes_run_in=threads", "--set", "engine.lanes=1")
+    with running(*ports(), *threads, program=FAILING_STEPS) as server:
+        port = server.wait_for("serving")["port"]
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = translation_pb2_grpc.TranslationServiceStub(channel)
+            codes = []
+            for _ in range(MAX_FAILED_STEPS):
+                call = stub.Translate.future(Request(model="spell", inputs=["12"]), timeout=PATIENCE_S)
+                codes.append(call.code())
+            assert server.wait_for_end() == 1
+    assert set(codes[:-1]) == {grpc.StatusCode.INTERNAL}
+    [leaving] = [event for event in server.events if event["event"] == "exiting_at_once"]
+    assert "died of LaneBroken" in leaving["reason"]
 
 
 def test_a_process_that_accepts_no_more_calls_ends() -> None:
