@@ -17,7 +17,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 	then export PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX); fi;
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test lint format types imports stubs stubs-check settings plots unit lock clean
+.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test lint format types imports stubs stubs-check settings fixtures plots unit lock clean
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -78,6 +78,9 @@ stubs-check: $(VENV)/.dev ## fail when the committed stubs are not what the .pro
 
 settings: $(VENV)/.dev ## regenerate docs/settings.md from the settings classes
 	$(BIN)/python tools/generate_settings_page.py docs/settings.md
+
+fixtures: $(VENV)/.dev ## train and export anew the small bundles that tests serve
+	$(BIN)/python tools/make_fixtures.py
 
 plots: $(VENV)/.dev ## draw the plots of docs/performance.md from docs/figures/performance.toml
 	$(BIN)/python tools/plot_performance.py docs/figures/performance.toml

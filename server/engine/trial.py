@@ -82,6 +82,8 @@ class _Trial:
             steps := self._rows.decode_steps(self._num_rows)  # None: a token without a text was chosen
         ):
             self._check_chosen("decode_steps", *steps)
+        arena.lengths[:] = 0
+        self._check(self._rows.decode(1, num_best), "a step of one row")
         if "align" in self._backend.sessions:
             self._align(limits.max_source_tokens, limits.max_output_tokens)
 

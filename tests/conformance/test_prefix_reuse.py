@@ -22,8 +22,14 @@ Input = tuple[list[int], DecodingParameters]
 
 
 @pytest.fixture(
-    params=["extending/count/3", "extending/count/4", "halves/count/1", "halves/count/1" + ON_DEVICE],
-    ids=["fp32", "int8", "fp16", "fp16 on a device"],
+    params=[
+        "bundles/count/1",
+        "bundles/count/2",
+        "extending/count/4",
+        "halves/count/1",
+        "halves/count/1" + ON_DEVICE,
+    ],
+    ids=["fp32", "int8", "old int8", "fp16", "fp16 on a device"],
 )
 def backend(request: pytest.FixtureRequest) -> Backend:
     return load(request.param)
@@ -105,7 +111,7 @@ def test_a_shared_prefix_is_computed_once(backend: Backend) -> None:
 
 
 def test_a_bundle_without_the_graph_answers_and_reuses_nothing() -> None:
-    old = load("bundles/count/1").with_prefix_cache(LARGE)
+    old = load("schema_1/count/1").with_prefix_cache(LARGE)
     check_golden_examples(old)
     check_golden_examples(old)
     assert old.prefix_cache.max_blocks == old.prefix_cache.num_reused_tokens == 0

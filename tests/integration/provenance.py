@@ -9,9 +9,11 @@ from tokenizers import Tokenizer
 
 from dragoman.model.recipe import load_recipe
 
-__all__ = ["BUNDLES", "GENERATION", "TRANSLATION", "bundle_with_recipe", "golden_pairs"]
+__all__ = ["BUNDLES", "GENERATION", "OLD_BUNDLES", "TRANSLATION", "bundle_with_recipe", "golden_pairs"]
 
 BUNDLES: Final = Path(__file__).parents[1] / "fixtures" / "bundles"
+OLD_BUNDLES: Final = BUNDLES.parent / "schema_1"
+"""They name no recipe."""
 
 TRANSLATION = """
 name = "spelled"

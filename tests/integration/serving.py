@@ -23,11 +23,12 @@ from dragoman.server.execution.rows import Rows
 from dragoman.v1 import generation_pb2_grpc, model_pb2_grpc, translation_pb2_grpc
 
 BUNDLES = Path(__file__).parents[1] / "fixtures" / "bundles"
+OLD_BUNDLES = Path(__file__).parents[1] / "fixtures" / "schema_1"
 PATIENCE_S = 20.0
 
 
 class Gate:
-    """Holds every lane before its next step while closed."""
+    """Holds every lane before its next step while closed; a lane then takes one step at a time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._changed = threading.Condition()
@@ -40,7 +41,13 @@ class Gate:
             self._pass()
             return decode(rows, num_rows, num_best, needs_all=needs_all)
 
+        has_room_for_steps = Rows.has_room_for_steps
+
+        def one_by_one(rows: Rows, num_rows: int) -> bool:
+            return self._is_open and has_room_for_steps(rows, num_rows)
+
         monkeypatch.setattr(Rows, "decode", gated)
+        monkeypatch.setattr(Rows, "has_room_for_steps", one_by_one)
 
     def _pass(self) -> None:
         with self._changed:

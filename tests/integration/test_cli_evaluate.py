@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.provenance import BUNDLES, GENERATION, TRANSLATION, bundle_with_recipe, golden_pairs
+from tests.integration.provenance import (
+    BUNDLES,
+    GENERATION,
+    OLD_BUNDLES,
+    TRANSLATION,
+    bundle_with_recipe,
+    golden_pairs,
+)
 
 from dragoman.cli import bundle_evaluation
 from dragoman.cli.main import main
@@ -106,7 +113,10 @@ def test_what_a_model_knows_takes_fewer_bits(tmp_path: Path, capsys: pytest.Capt
     bundle = bundle_with_recipe(tmp_path, "count", GENERATION)
     (tmp_path / "train.txt").write_text("one two three\n")
     figures = {}
-    for name, text in (("known", "four five six seven eight"), ("strange", "Zyx, qwop! 99 @ vlurm")):
+    for name, text in (
+        ("known", " ".join(["four five six seven eight nine zero one two three"] * 3)),
+        ("strange", "Zyx, qwop! 99 @ vlurm"),
+    ):
         (tmp_path / "test.txt").write_text(text)
         result = evaluated(capsys, str(bundle))
         assert result["task"] == "generation"
@@ -143,7 +153,7 @@ def test_a_search_without_meaning_is_refused(
 
 
 def test_a_bundle_that_names_no_recipe_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", str(BUNDLES / "spell" / "1")]) == 2
+    assert main(["evaluate", str(OLD_BUNDLES / "spell" / "1")]) == 2
     assert "spell/1: 'task' is missing" in capsys.readouterr().err
 
 

@@ -70,7 +70,7 @@ def for_another_provider_only(models: Path) -> None:
 
 
 CASES: list[tuple[Callable[[Path], None], str, str, str, str]] = [
-    (half_copied, "spell", "2", "broken", "cannot read spell/2/decode.onnx: No such file or directory"),
+    (half_copied, "spell", "2", "broken", "cannot read spell/2/align.onnx: No such file or directory"),
     (
         empty,
         "spell",
@@ -171,7 +171,7 @@ async def test_who_asks_for_what_is_not_loaded_hears_why(tmp_path: Path) -> None
             (
                 "spell",
                 "2",
-                r"no model 'spell/2': cannot read spell/2/decode\.onnx: .* \(broken\); this server has",
+                r"no model 'spell/2': cannot read spell/2/align\.onnx: .* \(broken\); this server has",
             ),
             ("aaa", "", r"no model 'aaa': aaa/3/decode\.onnx is corrupt: .* \(broken\); this server has"),
             ("spell", "3", r"no model 'spell/3'; this server has: spell/1"),

@@ -52,6 +52,7 @@ async def test_a_panic_in_a_step_ends_the_calls_of_its_lane(
     async with serving(one_version(tmp_path, "spell/1")) as served:
         with monkeypatch.context() as patched:
             patched.setattr(Rows, "decode", panic)
+            patched.setattr(Rows, "decode_steps", panic)
             error = await error_of(served.translation.Translate(Request(model="spell", inputs=["12"])))
         assert error.code() is grpc.StatusCode.INTERNAL
         await eventually(lambda: served.codes() == {("spell", "Translate", "INTERNAL"): 1.0})

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import pytest
 import structlog
-from tests.integration.serving import BUNDLES, Served, serving
+from tests.integration.serving import BUNDLES, OLD_BUNDLES, Served, serving
 
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.execution.prefix_cache import BLOCK_TOKENS
 from dragoman.v1 import decoding_pb2, generation_pb2
 
-EXTENDING = BUNDLES.parent / "extending"
-TOKENIZER = Bundle.read(EXTENDING / "count" / "4").tokenizer
+TOKENIZER = Bundle.read(BUNDLES / "count" / "2").tokenizer
 PROMPT = " ".join(["one two three four five six seven eight nine ten"] * 8)
 NUM_TOKENS = len(TOKENIZER.encode(PROMPT).ids)
 NUM_REUSED = (NUM_TOKENS - 1) // BLOCK_TOKENS * BLOCK_TOKENS
@@ -37,7 +36,7 @@ def tokens(served: Served) -> tuple[float, float]:
 
 async def test_a_prompt_seen_before_is_reused_and_answered_as_before() -> None:
     assert NUM_REUSED >= 2 * BLOCK_TOKENS
-    async with serving(EXTENDING) as served:
+    async with serving(BUNDLES) as served:
         assert tokens(served) == (0, 0), "the golden examples are no prompts of callers"
         assert served.metric("prefix_cache_bytes", model="count") == 0
         first = await generate(served, PROMPT)
@@ -49,7 +48,7 @@ async def test_a_prompt_seen_before_is_reused_and_answered_as_before() -> None:
         assert served.metric("prefix_cache_bytes", model="count") == held
         _, exposition = await served.http("/metrics")
         assert 'dragoman_prompt_tokens_total{model="count",source="reused"}' in exposition
-    async with serving(EXTENDING, "engine.prefix_cache_bytes=0") as off:
+    async with serving(BUNDLES, "engine.prefix_cache_bytes=0") as off:
         assert await generate(off, PROMPT) == first
         assert await generate(off, PROMPT) == first
         assert tokens(off) == (2 * NUM_TOKENS, 0)
@@ -59,8 +58,12 @@ async def test_a_prompt_seen_before_is_reused_and_answered_as_before() -> None:
 @pytest.mark.parametrize(
     ("models", "override", "reason"),
     [
-        (BUNDLES, "engine.prefix_cache_bytes=1000000", "the bundle has no graph 'extend': export it again"),
-        (EXTENDING, "engine.prefix_cache_bytes=7", "engine.prefix_cache_bytes = 7 does not hold one block"),
+        (
+            OLD_BUNDLES,
+            "engine.prefix_cache_bytes=1000000",
+            "the bundle has no graph 'extend': export it again",
+        ),
+        (BUNDLES, "engine.prefix_cache_bytes=7", "engine.prefix_cache_bytes = 7 does not hold one block"),
     ],
 )
 async def test_the_log_says_why_nothing_is_reused(models: Path, override: str, reason: str) -> None:

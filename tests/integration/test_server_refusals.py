@@ -250,6 +250,7 @@ async def test_our_own_failure_is_generic_outside_and_precise_in_the_log(
 
     with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
         patch.setattr(Rows, "decode", broken)
+        patch.setattr(Rows, "decode_steps", broken)
         error = await error_of(served.translation.Translate(Request(model="spell", inputs=["31337"])))
     assert error.code() is grpc.StatusCode.INTERNAL
     [line] = [line for line in logs if line["event"] == "request"]

@@ -14,8 +14,8 @@ from dragoman.server.engine.trial import check_answers
 from dragoman.server.execution.backend import Backend
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-TRANSLATION = "aligned/spell/1"
-GENERATION = "extending/count/3"
+TRANSLATION = "bundles/spell/1"
+GENERATION = "bundles/count/1"
 MAX_RUN_S = 1.0
 
 

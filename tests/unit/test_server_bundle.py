@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dragoman.server.bundle.reader import Bundle
+from dragoman.server.bundle.reader import SCHEMA_VERSION, Bundle
 from dragoman.server.errors import BundleError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "bundles"
@@ -63,7 +63,7 @@ def test_a_missing_bundle_is_one_line(tmp_path: Path) -> None:
         ({"schema_version": 99}, "schema version 99; this server reads versions 1 and 2"),
         ({"task": "singing"}, "task = 'singing': Input should be 'translation' or 'generation'"),
         ({"graphs": {}}, "a translation bundle needs a graph 'encode'"),
-        ({"files": {}}, r"decode\.onnx is used but has no entry under files"),
+        ({"files": {}}, r"align\.onnx is used but has no entry under files"),
         (
             {"files": {"../../secret": {"sha256": "0" * 64, "num_bytes": 0}}},
             r"files\.\.\./\.\./secret = .*: it is not a plain file name",
@@ -78,7 +78,7 @@ def test_a_manifest_that_does_not_fit_says_where(folder: Path, changes: dict[str
 
 def test_newer_keys_are_passed_by(folder: Path) -> None:
     edit(folder, added_later={"x": 1})
-    assert Bundle.read(folder).manifest.schema_version == 1
+    assert Bundle.read(folder).manifest.schema_version == SCHEMA_VERSION
 
 
 def test_json_that_is_none_is_one_line(folder: Path) -> None:

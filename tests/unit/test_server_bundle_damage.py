@@ -55,7 +55,7 @@ IN_TRANSLATION: list[tuple[str, Any, str]] = [
     ("dimensions/num_kv_heads", 3, "num_heads = 4: it is no multiple of num_kv_heads = 3"),
     ("dimensions/num_kv_heads", 4, "'cross_key_0' has shape"),
     ("dimensions/num_kv_heads", 0, "dimensions.num_kv_heads = 0"),
-    ("dimensions/head_size", 8, "'cross_key_0' has shape"),
+    ("dimensions/head_size", 16, "'cross_key_0' has shape"),
     ("dimensions/head_size", -16, "dimensions.head_size = -16"),
     ("dimensions/num_decoder_layers", 1, "has an output 'cross_key_1', which the engine does not know"),
     ("dimensions/num_decoder_layers", 3, "has no output 'cross_key_2'"),
@@ -73,7 +73,7 @@ IN_TRANSLATION: list[tuple[str, Any, str]] = [
     ("special_tokens/end", 2, "special_tokens: end = 2 is another special token too"),
     ("special_tokens/begin", -1, "special_tokens.begin = -1"),
     ("graphs", {}, "needs a graph 'encode'"),
-    ("graphs/decode/inputs", [], "decode.onnx: graph 'decode' has input 'token_ids' where the manifest says no input"),
+    ("graphs/decode/inputs", [], "decode.onnx: graph 'decode' has input 'num_best' where the manifest says no input"),
     ("graphs/decode/outputs/0", "logits", "has output 'log_probabilities' where the manifest says output 'logits'"),
     ("graphs/decode/file", "encode.onnx", "graph 'decode' has input 'source_ids' where the manifest says"),
     ("graphs/decode/file", "decode.onnx\0", "graphs.decode.file = 'decode.onnx\\x00': it is not a plain file name"),
@@ -100,7 +100,7 @@ IN_TRANSLATION: list[tuple[str, Any, str]] = [
     ("golden_examples/0/max_tokens", 0, "golden_examples.0.max_tokens = 0"),
     ("golden_examples/0/max_tokens", 1, "token_ids are more than max_tokens = 1"),
     ("golden_examples/0/log_probability", -9.0, "now has log-probability"),
-    ("golden_examples/0/text", "1" * 100, "has 102 tokens|by the manifest's limits it may have 1 to 25"),
+    ("golden_examples/0/text", "1" * 100, "has 101 tokens; by the manifest's limits it may have 1 to 32"),
 ]  # fmt: skip
 
 
@@ -315,9 +315,9 @@ def to_log_probabilities(kind: str, *inputs: str, **attributes: Any) -> onnx.Nod
 @pytest.mark.parametrize(
     ("node", "constant", "said"),
     [
-        (to_log_probabilities("Sqrt"), None, "no numbers"),  # of a negative number
+        (to_log_probabilities("Sqrt"), None, "whose sum is not 1"),  # of a negative number
         (to_log_probabilities("Mul", "c"), np.float32(2.0), "whose sum is not 1"),
-        (to_log_probabilities("Div", "c"), np.float32(0.0), "no numbers"),
+        (to_log_probabilities("Div", "c"), np.float32(0.0), "whose sum is not 1"),
         (to_log_probabilities("Cast", to=TensorProto.DOUBLE), None, "is a tensor(float), not|tensor(double)"),
         (to_log_probabilities("Squeeze"), None, "fails when it is run"),
         (to_log_probabilities("Gather", "c", axis=1), np.arange(20), "fails when it is run|has shape"),

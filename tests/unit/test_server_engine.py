@@ -41,11 +41,12 @@ def ids(text: str) -> list[int]:
 
 
 class Gate:
-    """Holds the lanes before each step until told how many more steps may run."""
+    """Holds the lanes before each step, one at a time, until told how many more steps may run."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps = threading.Semaphore(0)
         self.rows: list[int] = []
+        monkeypatch.setattr(Rows, "has_room_for_steps", lambda *_: False)
         decode = Rows.decode
 
         def gated(rows: Rows, num_rows: int, num_best: int = 1, *, needs_all: bool = True) -> Predictions:
@@ -230,6 +231,7 @@ async def test_a_failed_step_fails_its_rows_and_the_engine_goes_on(monkeypatch: 
 
     try:
         monkeypatch.setattr(Rows, "decode", failing)
+        monkeypatch.setattr(Rows, "has_room_for_steps", lambda *_: False)
         with pytest.raises(EngineError):
             await engine.submit(ids("12"), GREEDY).result()
         after = await engine.submit(ids("12"), GREEDY).result()

@@ -82,7 +82,7 @@ def test_too_many_rows_are_one_line_with_the_numbers(monkeypatch: pytest.MonkeyP
     with pytest.raises(ResourceUnavailable) as caught:
         load_checked_backend(bundle, EngineSettings(lanes=4, slots_per_lane=65_536))
     assert re.fullmatch(
-        r".*/extending/count/3: engine\.lanes = 4 of engine\.slots_per_lane = 65536 with "
+        r".*/bundles/count/1: engine\.lanes = 4 of engine\.slots_per_lane = 65536 with "
         r"engine\.prefix_cache_bytes = 67108864 takes [\d,.]+ GiB of memory; 100\.0 MiB are available "
         r"\(MemAvailable\): lower one of them",
         str(caught.value),

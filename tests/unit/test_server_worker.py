@@ -43,6 +43,12 @@ PENALISED = DecodingParameters(
 )
 
 
+@pytest.fixture(autouse=True)
+def one_step_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts say what happens between two steps."""
+    monkeypatch.setattr(Rows, "has_room_for_steps", lambda *_: False)
+
+
 def request(id_: int, text: str = "12", parameters: DecodingParameters = GREEDY, **fields: Any) -> Request:
     return Request(id_, id_, BUNDLE.tokenizer.encode(text).ids, parameters, **fields)
 
@@ -177,12 +183,14 @@ def test_the_lane_goes_on_after_a_failed_step(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_lane_whose_every_step_fails_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Rows, "decode", failing([True] * 100))
     turns = [submit(request(each)) for each in range(9)]
-    with pytest.raises(LaneBroken, match="5 steps failed one after the other"):
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(LaneBroken, match="5 steps failed one after the other"),
+    ):
+        patched.setattr(Rows, "decode", failing([True] * 100))
         run(*turns, worker={"max_failed_steps": 5})
     # One that succeeds in between begins the count anew.
-    monkeypatch.undo()
     monkeypatch.setattr(Rows, "decode", failing([True, True, False, True, True]))
     one_token = DecodingParameters(max_tokens=1)
     turns = [submit(request(each, parameters=one_token)) for each in range(5)]
