@@ -17,7 +17,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 	then export PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX); fi;
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test lint format types imports stubs stubs-check settings fixtures plots unit lock clean
+.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-kills bench-scaling bench-service bench-training help install demo test lint format types imports stubs stubs-check settings fixtures plots unit lock clean
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -105,6 +105,9 @@ bench-generation: $(VENV)/.dev ## generation with a decoder-only model against C
 
 bench-growth: $(VENV)/.dev ## cost and memory by lengths, streams and model size against CTranslate2; QUICK=1
 	@$(PEERS_TORCH) $(BIN)/python -m benchmarks.growth $(call figures,growth) $(call plot,growth) $(if $(QUICK),--quick)
+
+bench-kills: $(VENV)/.dev ## what becomes of calls when processes of a loaded server are killed; BUNDLE=MODELS/NAME/VERSION, QUICK=1
+	@$(BIN)/python -m benchmarks.kills $(BUNDLE) $(if $(QUICK),--kills 10)
 
 bench-scaling: $(VENV)/.dev ## calls a second by lanes, graphs replaced by sleeps; QUICK=1
 	@$(BIN)/python -m benchmarks.scaling $(call figures,scaling) $(if $(QUICK),--quick)

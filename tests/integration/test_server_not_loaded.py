@@ -95,6 +95,7 @@ def log() -> Iterator[list[Any]]:
         yield events
 
 
+@pytest.mark.parametrize("layout", ["threads", "processes"])
 @pytest.mark.parametrize(("damage", "name", "version", "reason", "said"), CASES)
 async def test_what_is_whole_is_served_and_the_rest_is_named(
     damage: Callable[[Path], None],
@@ -102,12 +103,13 @@ async def test_what_is_whole_is_served_and_the_rest_is_named(
     version: str,
     reason: str,
     said: str,
+    layout: str,
     tmp_path: Path,
     log: list[Any],
 ) -> None:
     models = one_version(tmp_path, "spell/1")
     damage(models)
-    async with serving(models) as served:
+    async with serving(models, f"engine.lanes_run_in={layout}") as served:
         answer = await served.translation.Translate(Request(model="spell", inputs=["12"]))
         assert (answer.version, answer.translations[0].text) == ("1", "one two")
         response = await served.models.ListModels(model_pb2.ListModelsRequest())
@@ -183,7 +185,8 @@ async def test_who_asks_for_what_is_not_loaded_hears_why(tmp_path: Path) -> None
             assert re.search(said, str(error.details())), error.details()
 
 
-async def start(models: Path, *overrides: str) -> Server:
+async def start(models: Path, layout: str, *overrides: str) -> Server:
+    overrides = (f"engine.lanes_run_in={layout}", "engine.threads_per_lane=1", *overrides)
     settings = load_settings(
         options={"models.directory": models, "server.port": 0, "server.metrics_port": 0}, overrides=overrides
     )
@@ -195,33 +198,35 @@ async def start(models: Path, *overrides: str) -> Server:
     return server
 
 
+@pytest.mark.parametrize("layout", ["threads", "processes"])
 async def test_where_nothing_can_be_served_the_server_says_so_and_leaves(
-    tmp_path: Path, log: list[Any]
+    layout: str, tmp_path: Path, log: list[Any]
 ) -> None:
     models = tmp_path / "models"
     (models / "spell" / "2").mkdir(parents=True)
     with pytest.raises(BundleError, match=r"no bundle in .*models/spell/2: cannot read bundle\.json"):
-        await start(models)
+        await start(models, layout)
     assert not log
     (models / "spell" / "1").mkdir()
     with pytest.raises(BundleError, match=r"no bundle in .*/spell/2: .*; none of 2 versions can be served$"):
-        await start(models)
+        await start(models, layout)
     assert [(each["model"], each["version"]) for each in log] == [("spell", "2"), ("spell", "1")]
 
 
 async def test_a_provider_that_is_not_here_is_one_line(tmp_path: Path) -> None:
     models = one_version(tmp_path, "spell/1", "spell/2")
     with pytest.raises(ProviderUnavailable, match=r"provider 'cuda' .*; none of 2 versions can be served$"):
-        await start(models, "engine.provider=cuda")
+        await start(models, "auto", "engine.provider=cuda")
 
 
+@pytest.mark.parametrize("layout", ["threads", "processes"])
 @pytest.mark.parametrize("name", ["a\0b", ""])
 async def test_a_models_folder_that_cannot_be(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelsError):
-        await start(Path(name))
+        await start(Path(name), layout)
 
 
 async def test_01_alone_is_a_version(tmp_path: Path) -> None:

@@ -34,9 +34,10 @@ def tokens(served: Served) -> tuple[float, float]:
     return computed, reused
 
 
-async def test_a_prompt_seen_before_is_reused_and_answered_as_before() -> None:
+@pytest.mark.parametrize("layout", ["threads", "processes"])
+async def test_a_prompt_seen_before_is_reused_and_answered_as_before(layout: str) -> None:
     assert NUM_REUSED >= 2 * BLOCK_TOKENS
-    async with serving(BUNDLES) as served:
+    async with serving(BUNDLES, f"engine.lanes_run_in={layout}", "engine.lanes=2") as served:
         assert tokens(served) == (0, 0), "the golden examples are no prompts of callers"
         assert served.metric("prefix_cache_bytes", model="count") == 0
         first = await generate(served, PROMPT)
@@ -55,6 +56,7 @@ async def test_a_prompt_seen_before_is_reused_and_answered_as_before() -> None:
         assert off.metric("prefix_cache_bytes", model="count") == 0
 
 
+@pytest.mark.parametrize("layout", ["threads", "processes"])
 @pytest.mark.parametrize(
     ("models", "override", "reason"),
     [
@@ -66,9 +68,11 @@ async def test_a_prompt_seen_before_is_reused_and_answered_as_before() -> None:
         (BUNDLES, "engine.prefix_cache_bytes=7", "engine.prefix_cache_bytes = 7 does not hold one block"),
     ],
 )
-async def test_the_log_says_why_nothing_is_reused(models: Path, override: str, reason: str) -> None:
+async def test_the_log_says_why_nothing_is_reused(
+    models: Path, override: str, reason: str, layout: str
+) -> None:
     with structlog.testing.capture_logs() as logs:
-        async with serving(models, override) as served:
+        async with serving(models, override, f"engine.lanes_run_in={layout}") as served:
             await generate(served, PROMPT)
             await generate(served, PROMPT)
             computed, reused = tokens(served)
