@@ -33,6 +33,7 @@ from dragoman.server.engine.api import (
     Submit,
     Tokens,
 )
+from dragoman.server.engine.beginnings import Beginnings
 from dragoman.server.engine.dispatcher import Dispatcher, QueueFullError
 from dragoman.server.errors import (
     Cancelled,
@@ -270,6 +271,9 @@ class EngineClient:
         self._observer = observer
         self._links: dict[int, LaneLink] = {}
         self._pending: dict[int, _FrontSequence] = {}
+        # Where lanes have caches of their own, a prompt had best go where one like it went.
+        has_caches = facts.max_prefix_blocks and not facts.shares_prefix_cache
+        self._beginnings = Beginnings() if has_caches else None
         self._ids = itertools.count()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -319,6 +323,7 @@ class EngineClient:
                 input_ids=input_ids,
                 parameters=parameters,
                 is_streamed=is_streamed,
+                preferred_lane=-1 if self._beginnings is None else self._beginnings.lane_of(input_ids),
             )
             for input_ids, parameters in inputs
         ]
@@ -445,6 +450,8 @@ class EngineClient:
         for sequence, lane in self._dispatcher.dispatch():
             assert isinstance(sequence, _FrontSequence)
             by_lane.setdefault(lane, []).append(sequence.request())
+            if self._beginnings is not None:
+                self._beginnings.note(sequence.input_ids, lane)
         for lane, requests in by_lane.items():
             self._links[lane].send(Submit(requests))
         if self._timer is None and self._dispatcher.num_waiting and self._loop is not None:

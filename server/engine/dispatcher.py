@@ -33,6 +33,8 @@ _MAX_SHORT_TOKENS = 64
 """A longer input is worth a lane of its own: encoding it takes as long as many steps, for which others would wait."""
 _MAX_LOST_LANES = 2
 """A sequence that so many lanes died with before it started is not given to another: it may be what they die of."""
+_MAX_PREFERRED_ROWS = 4
+"""That a preferred lane may have more than the one that would be chosen: a step of so many takes little longer."""
 _num_free = attrgetter("num_free")
 _num_free_reserved = attrgetter("num_free_reserved")
 
@@ -331,9 +333,10 @@ class Dispatcher:
         """Return the lane where a sequence had best start at once, or None if it could on none.
 
         A short one joins the fullest lane of those with few rows and no long input, then wakes an idle lane. What is
-        beyond goes where least is, so that lanes share a burst evenly.
+        beyond goes where least is, so that lanes share a burst evenly. The lane that a sequence prefers may have a few
+        rows more than that one.
         """
-        joined = idle = least = None
+        joined = idle = least = preferred = None
         max_joined = 0 if _is_long(sequence) else self.rows_before_spread
         num_joined, num_least = -1, sys.maxsize
         num_rows = sequence.num_rows
@@ -341,13 +344,18 @@ class Dispatcher:
             if num_rows > lane.num_free or (sequence.cost and not lane.room.fits_cost(sequence)):
                 continue
             num_used = lane.num_rows
+            if lane.index == sequence.preferred_lane:
+                preferred = lane
             if not num_used:
                 idle = idle or lane
             elif num_joined < num_used < max_joined and not lane.num_long:
                 joined, num_joined = lane, num_used
             elif num_used < num_least:
                 least, num_least = lane, num_used
-        return joined or idle or least
+        best = joined or idle or least
+        if preferred and best and preferred.num_rows <= best.num_rows + _MAX_PREFERRED_ROWS:
+            return preferred
+        return best
 
     def _most_reserved(self) -> _Lane:
         """Return the lane with the most reserved rows free; there must be a lane."""

@@ -53,6 +53,7 @@ class Sequence:
         is_reserved: whether it has reserved rows of its lane.
         num_overtaking_rows: of others that went first since it waits for many rows.
         num_lost_lanes: lanes that died before it started there.
+        preferred_lane: where it goes if that has little more to do than others: the lane has computed a part of it.
         is_encoded: whether its lane has encoded it while it waits.
     """
 
@@ -73,6 +74,7 @@ class Sequence:
     is_reserved: bool = False
     num_overtaking_rows: int = 0
     num_lost_lanes: int = 0
+    preferred_lane: int = -1
 
     def is_overtaken_enough_by(self, other: "Sequence") -> bool:
         """Whether the rows that this one waits for are not for `other` any more, whose call's turn is later.
