@@ -89,7 +89,7 @@ class Load:
         options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
         async with grpc.aio.insecure_channel(self._target, options) as channel:
             stub: translation_pb2_grpc.TranslationServiceAsyncStub = (
-                translation_pb2_grpc.TranslationServiceStub(channel)  # type: ignore[assignment]
+                translation_pb2_grpc.TranslationServiceStub(channel)
             )
             while not self.is_over:
                 texts = random.choices(list(self._answers), k=4)
