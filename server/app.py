@@ -20,11 +20,14 @@ from prometheus_client import disable_created_metrics
 from dragoman.common.cpu import cpu_limit_cores
 from dragoman.common.errors import DragomanError, UsageError
 from dragoman.server.config import ServerSettings
+from dragoman.server.engine.layout import run_in_processes
 from dragoman.server.engine.processes.supervisor import Supervisor
+from dragoman.server.errors import AddressError
 from dragoman.server.fronts.grpc.front import SERVICE_NAMES, GrpcFront
-from dragoman.server.fronts.grpc.listening import check_free
+from dragoman.server.fronts.grpc.listening import check_free, hold_port
 from dragoman.server.fronts.grpc.unix_sockets import SocketFile
-from dragoman.server.fronts.processes.layout import num_fronts
+from dragoman.server.fronts.processes.layout import num_fronts, share
+from dragoman.server.fronts.processes.supervisor import Fronts
 from dragoman.server.lifecycle import Lifecycle, Phase
 from dragoman.server.models.registry import Registry
 from dragoman.server.models.running import ModelsInProcesses, ModelsInThreads, RunningModels
@@ -202,18 +205,28 @@ class Server:
         self._started = time.perf_counter()
         self._settings = settings
         listen = settings.server
-        num_fronts(settings, lanes_are_processes=False)
+        self._num_fronts = num_fronts(settings, lanes_are_processes=run_in_processes(settings.engine))
+        self._share = share(settings, self._num_fronts)
         self.lifecycle = Lifecycle()
         self.metrics = Metrics(cpu_limit_cores())
         self.metrics.processes.watch(os.getpid(), "front-0")
         self.port = 0
         check_free(listen.host, listen.port)
-        self._operations = OperationsServer(
-            listen.http_host, listen.metrics_port, self.metrics.page, self.lifecycle
-        )
+        self._port_holder = hold_port(listen.host, listen.port) if self._num_fronts > 1 else None
+        try:
+            self._operations = OperationsServer(
+                listen.http_host, listen.metrics_port, self.metrics.page, self.lifecycle
+            )
+        except AddressError:
+            if self._port_holder is not None:
+                self._port_holder.close()
+            raise
         self.metrics_port = self._operations.port
         self._registry = Registry([])
-        self._front = GrpcFront(listen, self.lifecycle, self.metrics, on_crash)
+        self._front = GrpcFront(
+            self._share.server, self.lifecycle, self.metrics, on_crash, shares_port=self._num_fronts > 1
+        )
+        self._fronts: Fronts | None = None
         self._host = host
         self._on_crash = on_crash
         self._models: RunningModels | None = None
@@ -232,8 +245,13 @@ class Server:
         if registry is None:
             return
         self._registry = registry
-        listen = self._settings.server
-        await self._front.start(self._registry, listen.port)
+        listen, port = self._settings.server, self._settings.server.port
+        if self._fronts is not None and self._port_holder is not None:
+            port = self._port_holder.getsockname()[1]
+            await self._fronts.listen(port, stop)
+            if stop.is_set():
+                return
+        await self._front.start(self._registry, port)
         self.port = self._front.port
         self._socket_file = SocketFile.of(listen.host)
         self.lifecycle.phase = Phase.SERVING
@@ -243,6 +261,7 @@ class Server:
             port=self.port,
             metrics_port=self.metrics_port,
             models=[f"{model.name}/{model.version}" for model in self._registry.models],
+            fronts=self._num_fronts,
             seconds=round(time.perf_counter() - self._started, 3),
         )
 
@@ -250,7 +269,10 @@ class Server:
         """Readiness off, go on serving, refuse new calls, finish what runs."""
         self.lifecycle.phase = Phase.DRAINING
         self._front.leave_health()
-        await self._front.drain()
+        async with asyncio.TaskGroup() as draining:
+            draining.create_task(self._front.drain())
+            if self._fronts is not None:
+                draining.create_task(self._fronts.drain())
         self.lifecycle.phase = Phase.STOPPING
         await self._front.end()
 
@@ -260,6 +282,10 @@ class Server:
         is_over = await self._front.end()
         if self._socket_file is not None:
             self._socket_file.remove()
+        if self._fronts is not None:
+            await self._fronts.close()
+        if self._port_holder is not None:
+            self._port_holder.close()
         if self._models is not None:
             is_over &= await self._models.close()
         await asyncio.to_thread(self._operations.close)
@@ -269,4 +295,9 @@ class Server:
         host = self._host or start_host(self._settings)
         if host is None:
             return ModelsInThreads(self._settings, self.metrics)
-        return ModelsInProcesses(host, self._settings, self.metrics, self._on_crash)
+        models = ModelsInProcesses(host, self._share, self.metrics, self._on_crash)
+        if self._num_fronts > 1:
+            self._fronts = Fronts(self._share, self._num_fronts - 1, self.metrics, models.connect_front)
+            models.on_new_host = self._fronts.use_engine
+            self._fronts.start()
+        return models

@@ -73,11 +73,12 @@ class HostedModels:
             self._connection.close()
         self._connection = HostConnection(sock, self)
 
-    def registry(self) -> Registry:
-        """The models by name, with what is not served; known to the metrics and logged."""
-        announce_not_loaded(self.not_loaded, self._metrics)
-        for model in self._models.values():
-            announce(model.served, self._settings, self._metrics)
+    def registry(self, *, is_first: bool = True) -> Registry:
+        """The models by name, with what is not served. The first front makes them known to the metrics and the log."""
+        if is_first:
+            announce_not_loaded(self.not_loaded, self._metrics)
+            for model in self._models.values():
+                announce(model.served, self._settings, self._metrics)
         return Registry([model.served for model in self._models.values()], self.not_loaded)
 
     def close(self) -> None:
@@ -122,11 +123,13 @@ class HostedModels:
     def lane_added(self, lane: LaneAdded, link: socket.socket) -> None:
         """As `connection.Listener` has it."""
         model = self._models[lane.model]
+        self._metrics.processes.watch(lane.pid, f"lane-{lane.lane}", lane.model)
         before = model.opening.get(lane.lane)
         model.opening[lane.lane] = asyncio.create_task(self._open(model, lane, link, before))
 
     def lane_removed(self, lane: LaneRemoved) -> None:
         """As `connection.Listener` has it."""
+        self._metrics.processes.forget(lane.pid)
         if self.pids.get((lane.model, lane.lane)) == lane.pid:
             del self.pids[lane.model, lane.lane]
 

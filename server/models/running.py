@@ -5,7 +5,9 @@ What a layout needs is imported with it: with lanes in processes, this process h
 
 import asyncio
 import contextlib
+import itertools
 import os
+import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -88,6 +90,9 @@ class ModelsInProcesses:
         settings: of the server.
         metrics: of this process.
         on_failure: called when there will be no host any more, though there was one.
+
+    Attributes:
+        on_new_host: called when a host has taken the place of another one, and this front is connected with it.
     """
 
     def __init__(
@@ -98,14 +103,17 @@ class ModelsInProcesses:
         on_failure: Callable[[DragomanError], object],
     ) -> None:
         self.host = host
+        self.on_new_host: Callable[[], object] = lambda: None
+        self._numbers = itertools.count()
         self._on_failure = on_failure
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._metrics = metrics
         self._models = HostedModels(settings.engine, metrics, self.host_failed)
 
     async def load(self, stop: asyncio.Event) -> Registry | None:
         """As `RunningModels` has it."""
         self.host.watch(self)
-        self.host_started()
+        self._connect()
         loaded = asyncio.create_task(self._models.loaded.wait())
         await _first(self._failure, loaded, asyncio.create_task(stop.wait()))
         if self._failure.done():
@@ -140,10 +148,23 @@ class ModelsInProcesses:
             total=readable_bytes(server + host + sum(each)),
         )
 
+    def connect_front(self) -> socket.socket:
+        """A front's end of a new channel with the present host.
+
+        Raises:
+            ConnectionError: the host has ended; there will be another one, or none.
+        """
+        return self.host.connect(next(self._numbers))
+
+    def _connect(self) -> None:
+        self._metrics.processes.watch(self.host.pid, "engine-host")
+        with contextlib.suppress(ConnectionError):  # it has ended already, which its supervisor hears next
+            self._models.connect(self.connect_front())
+
     def host_started(self) -> None:
         """As `supervisor.Listener` has it."""
-        with contextlib.suppress(ConnectionError):  # it has ended already, which its supervisor hears next
-            self._models.connect(self.host.connect(_FIRST_FRONT))
+        self._connect()
+        self.on_new_host()
 
     def host_failed(self, error: DragomanError) -> None:
         """As `supervisor.Listener` has it."""
@@ -155,10 +176,6 @@ class ModelsInProcesses:
 
 def _proportional_bytes(pids: Sequence[int]) -> list[int]:
     return [proportional_bytes(pid) for pid in pids]
-
-
-_FIRST_FRONT = 0
-"""This process. Others have higher numbers."""
 
 
 async def _first(*waits: "asyncio.Future[None] | asyncio.Task[None] | asyncio.Task[bool]") -> None:

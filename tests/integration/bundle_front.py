@@ -24,7 +24,7 @@ class OwnModels:
         self._engine = sock
         self.loaded.set()
 
-    def registry(self) -> Registry:
+    def registry(self, *, is_first: bool) -> Registry:
         return self._models.registry(self._metrics)
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from dragoman.server.config import ListenSettings, is_unix
 from dragoman.server.errors import AddressError
 from dragoman.server.fronts.grpc.unix_sockets import check_socket_free
 
-__all__ = ["bind", "channel_options", "check_free", "count_of_started_calls", "grpc_server_ids"]
+__all__ = ["bind", "channel_options", "check_free", "count_of_started_calls", "grpc_server_ids", "hold_port"]
 
 MIN_STREAMS = 100
 """Fewer calls at one time on one connection are not recommended (RFC 9113, 6.5.2)."""
@@ -106,6 +106,24 @@ def check_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise AddressError(f"cannot serve gRPC on {host}:{port}: {error.strerror}") from error
+
+
+def hold_port(host: str, port: int) -> socket.socket:
+    """A socket that has `port` for the fronts of this server, and no other program: the fronts share it.
+
+    It does not listen. Call `check_free` first: this finds no server that shares its port itself.
+
+    Raises:
+        AddressError: the system refuses the address.
+    """
+    holder = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind((host, port))
+    except OSError as error:
+        holder.close()
+        raise AddressError(f"cannot serve gRPC on {host}:{port}: {error.strerror}") from error
+    return holder
 
 
 def bind(server: grpc.aio.Server, host: str, port: int) -> int:

@@ -60,8 +60,8 @@ class Models(Protocol):
     def connect(self, sock: socket.socket) -> None:
         """Hear the engine's host at the other end: the first one, or one that takes another's place."""
 
-    def registry(self) -> Registry:
-        """The models by name, once they are loaded."""
+    def registry(self, *, is_first: bool) -> Registry:
+        """The models by name, once they are loaded; the first front alone logs them."""
 
     def close(self) -> None:
         """Give up all lanes."""
@@ -136,7 +136,7 @@ class _Front:
     async def _serve(self) -> None:
         """Answer calls, once there are models and a port."""
         await self._models.loaded.wait()
-        registry = self._models.registry()
+        registry = self._models.registry(is_first=False)
         self._front = GrpcFront(
             self._settings.server, self._lifecycle, self._metrics, _on_crash, shares_port=True
         )

@@ -23,7 +23,7 @@ __all__ = ["END_S", "FrontProcess", "Fronts"]
 
 START_S = 20.0
 """The server is ready without a front that takes longer."""
-DRAIN_MARGIN_S = 4.0
+DRAIN_MARGIN_S = 3.0
 """How much longer than its calls a front may take to end. What gRPC needs then (`draining.STOP_LIMIT_S`), and less
 than the server itself has."""
 END_S = 1.0
@@ -116,7 +116,7 @@ class Fronts:
         num_fronts: int,
         metrics: Metrics,
         connect_engine: Callable[[], socket.socket],
-        module: str,
+        module: str = f"{_PACKAGE}.hosted",
     ) -> None:
         """Prepare, without a process.
 
@@ -145,17 +145,25 @@ class Fronts:
         for place in self._places:
             self._start(place)
 
-    async def listen(self, port: int) -> None:
-        """Have all fronts answer calls on `port`; returns when they do, or when one takes too long."""
+    async def listen(self, port: int, stop: asyncio.Event | None = None) -> None:
+        """Have all fronts answer calls on `port`; returns when they do, one takes too long, or `stop` is set."""
         self._port = port
         for place in self._places:
             self._send(place, Listen(port))
-        serving = [asyncio.create_task(place.is_serving.wait()) for place in self._places]
-        _, late = await asyncio.wait(serving, timeout=START_S)
-        for task in late:
-            task.cancel()
-        if late:
-            _log.warning("fronts_missing", count=len(late), seconds=START_S)
+        serving = asyncio.create_task(self._wait_until_serving())
+        stopping = asyncio.create_task((stop or asyncio.Event()).wait())
+        await asyncio.wait({serving, stopping}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+        is_late = not (serving.done() or stopping.done())
+        serving.cancel()
+        stopping.cancel()
+        if is_late:
+            missing = [place.number for place in self._places if not place.is_serving.is_set()]
+            _log.warning("fronts_missing", fronts=missing, seconds=START_S)
+
+    async def _wait_until_serving(self) -> bool:
+        for place in self._places:
+            await place.is_serving.wait()
+        return True
 
     def use_engine(self) -> None:
         """There is another engine's host: connect all fronts with it."""
