@@ -275,6 +275,19 @@ async def test_a_front_that_goes_is_forgotten_and_its_sequences_are_cancelled() 
         assert await staying.answer(1, echo_host.TELL_CANCELLED) == (41, echo_host.LEFT)
 
 
+async def test_a_front_that_is_gone_before_the_host_has_heard_of_it_harms_nobody() -> None:
+    async with engine(begin()) as held:
+        front = await held.front()
+        for number in range(1, 21):  # as front processes that are killed while they start
+            held.supervisor.connect(number).close()
+        later = Front()
+        later.connect(held.supervisor.connect(21))
+        held.fronts.append(later)
+        await asyncio.wait_for(later.loaded.wait(), PATIENCE_S)
+        assert await front.answer(1, 9, 8) == (9, 8)
+        assert held.num_started == 0
+
+
 async def test_large_requests_and_answers_pass() -> None:
     async with engine(begin()) as held:
         front = await held.front()

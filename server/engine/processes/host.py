@@ -186,8 +186,10 @@ class Host:
             self._drop_front(number)
 
     def _send(self, number: int, message: ToFront, descriptors: Sequence[int] = ()) -> None:
-        """Send copies of `descriptors`, so that others can have them too."""
-        channel = self._fronts[number]
+        """Send copies of `descriptors`, so that others can have them too. A front that is gone gets nothing."""
+        channel = self._fronts.get(number)
+        if channel is None:
+            return
         try:
             channel.send(message, [os.dup(descriptor) for descriptor in descriptors])
         except ConnectionError:

@@ -57,7 +57,11 @@ class HostProcess:
             ConnectionError: the host has ended.
         """
         of_front, of_host = packet_pair()
-        self.channel.send(AddFront(number), [of_host.detach()])
+        try:
+            self.channel.send(AddFront(number), [of_host.detach()])
+        except ConnectionError:
+            of_front.close()
+            raise
         return of_front
 
     def end(self) -> str:
