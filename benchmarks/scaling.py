@@ -67,25 +67,25 @@ def measure(
     for number in range(effort.rounds):
         for lanes in effort.lanes:
             with console.status(f"round {number + 1}, {lanes} lanes"):
-                engine = engine_alone(models / _MODEL / "1", lanes, effort.duration_s, overrides)
+                engine = engine_alone(models, lanes, effort.duration_s, overrides)
                 served = served_with(models, lanes, effort.duration_s, overrides)
             readings[lanes].append(Reading(engine, served))
     return readings
 
 
-def engine_alone(bundle: Path, lanes: int, duration_s: float, overrides: Sequence[str]) -> EngineReading:
+def engine_alone(models: Path, lanes: int, duration_s: float, overrides: Sequence[str]) -> EngineReading:
     """Answers a second of the engine without gRPC, in a process of its own.
 
     Raises:
         RuntimeError: the process failed.
     """
-    command = [sys.executable, *_ENGINE, str(bundle), "--lanes", str(lanes), "--duration", str(duration_s)]
+    command = [sys.executable, *_ENGINE, str(models), "--lanes", str(lanes), "--duration", str(duration_s)]
     for override in overrides:
         command += ["--set", override]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the engine with {lanes} lanes failed: {done.stderr.strip()}")
-    return EngineReading(**json.loads(done.stdout))
+    return EngineReading(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def served_with(
