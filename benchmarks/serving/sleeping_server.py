@@ -17,7 +17,7 @@ _load_in_threads = running.ModelsInThreads.load
 
 def put_to_sleep() -> None:
     """Have sleeping graphs in this process and in its engine's host, wherever its lanes run."""
-    spawning.HOST_MODULE = starting.HOST_MODULE = _HOST_MODULE
+    spawning.HOST_MODULE = starting.HOST_MODULE = _HOST_MODULE  # type: ignore[attr-defined]
     running.ModelsInThreads.load = _load  # type: ignore[assignment, method-assign]
 
 
