@@ -224,7 +224,7 @@ class Server:
         self.metrics_port = self._operations.port
         self._registry = Registry([])
         self._front = GrpcFront(
-            self._share.server, self.lifecycle, self.metrics, on_crash, shares_port=self._num_fronts > 1
+            self._share.server, self.lifecycle, self.metrics, on_crash, num_fronts=self._num_fronts
         )
         self._fronts: Fronts | None = None
         self._host = host

@@ -74,11 +74,11 @@ class HostedModels:
         self._connection = HostConnection(sock, self)
 
     def registry(self, *, is_first: bool = True) -> Registry:
-        """The models by name, with what is not served. The first front makes them known to the metrics and the log."""
+        """The models by name, with what is not served; known to the metrics. The first front logs them."""
         if is_first:
             announce_not_loaded(self.not_loaded, self._metrics)
-            for model in self._models.values():
-                announce(model.served, self._settings, self._metrics)
+        for model in self._models.values():
+            announce(model.served, self._settings, self._metrics, is_first=is_first)
         return Registry([model.served for model in self._models.values()], self.not_loaded)
 
     def close(self) -> None:

@@ -71,12 +71,16 @@ class ServedModel:
         return min(limits.max_source_tokens, limits.max_context_tokens - 1)
 
 
-def announce(model: ServedModel, settings: EngineSettings, metrics: Metrics) -> None:
-    """Register a model with the metrics, and log that it is loaded and what is to be said of it."""
+def announce(
+    model: ServedModel, settings: EngineSettings, metrics: Metrics, *, is_first: bool = True
+) -> None:
+    """Register a model with the metrics. In the server's first front, log that it is loaded and what is to be said."""
     manifest, facts = model.manifest, model.engine.facts
     metrics.watch(model.name, model.engine)
     if not manifest.facts.has_source:
         metrics.watch_prefix_cache(model.name, model.engine.prefix)
+    if not is_first:
+        return
     metrics.threads.inc(facts.num_threads)
     metrics.model_load_duration.labels(model.name).set(facts.load_s)
     metrics.model_info.labels(

@@ -67,18 +67,18 @@ class GrpcFront:
         metrics: Metrics,
         on_crash: Callable[[BaseException], object],
         *,
-        shares_port: bool = False,
+        num_fronts: int = 1,
     ) -> None:
         """`lifecycle` says which calls are answered; `on_crash` is called when no more calls can be accepted.
 
-        With `shares_port` other fronts of this server listen on the port too.
+        This is one of `num_fronts` of the server, which share its port and its slots.
         """
         self.port = 0
         self._listen = listen
         self._lifecycle = lifecycle
         self._metrics = metrics
         self._on_crash = on_crash
-        self._shares_port = shares_port
+        self._num_fronts = num_fronts
         self._health = HealthServicer(("", *SERVICE_NAMES))
         self._num_taken_up = 0
         self._stop: GrpcStop | None = None
@@ -90,7 +90,9 @@ class GrpcFront:
             AddressError: the port is in use.
         """
         slots = {model.name: model.engine.occupancy().slots_total for model in registry.models}
-        recorder = CallRecorder(self._metrics, slots, max_calls=self._listen.max_concurrent_calls)
+        # A call waits for slots that the calls of all fronts use: as many come to each, so each has its part of them.
+        shares = {name: max(1, num_slots // self._num_fronts) for name, num_slots in slots.items()}
+        recorder = CallRecorder(self._metrics, shares, max_calls=self._listen.max_concurrent_calls)
         for model in registry.models:
             self._metrics.expect_calls(model.name, DECODING_METHODS[model.manifest.task])
         gate = CallGate()
@@ -122,7 +124,7 @@ class GrpcFront:
     def _make_server(self, num_slots: int) -> grpc.aio.Server:
         ids_before = grpc_server_ids()
         server = make_server(
-            channel_options(self._listen, num_slots, shares_port=self._shares_port),
+            channel_options(self._listen, num_slots, shares_port=self._num_fronts > 1),
             on_crash=self._on_crash,
             on_call=self._count_call,
         )

@@ -10,7 +10,7 @@ __all__ = ["num_fronts", "share"]
 
 CORES_A_FRONT = 4
 """A call takes a front a third of a millisecond, and the lanes two to three times that: one front keeps three cores of
-lanes busy (docs/adr/0022-several-fronts.md)."""
+lanes busy (docs/adr/0023-several-fronts.md)."""
 
 
 def num_fronts(settings: ServerSettings, *, lanes_are_processes: bool) -> int:

@@ -14,9 +14,15 @@ __all__ = ["Begin", "CannotServe", "Drain", "Listen", "Serving", "ToFront", "ToS
 
 
 class Begin(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The first message: the server's settings as JSON, with this front's share of what fronts divide."""
+    """The first message.
+
+    Attributes:
+        settings: the server's, as JSON, with this front's share of what fronts divide.
+        num_fronts: of the server, the first one included.
+    """
 
     settings: bytes
+    num_fronts: int
 
 
 class UseEngine(msgspec.Struct, frozen=True, array_like=True, tag=True):

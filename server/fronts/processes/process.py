@@ -88,7 +88,7 @@ def run_front(make_models: MakeModels) -> NoReturn:
         threading.excepthook = _leave_on_dead_thread
         writer = ValueWriter(values)
         with counting_in(writer):
-            asyncio.run(_Front(settings, channel, writer).run(make_models))
+            asyncio.run(_Front(settings, begin.num_fronts, channel, writer).run(make_models))
         code = 0
     except ConnectionError:  # the server process has ended
         code = 0
@@ -101,8 +101,11 @@ def run_front(make_models: MakeModels) -> NoReturn:
 
 
 class _Front:
-    def __init__(self, settings: ServerSettings, channel: "Channel[ToFront]", writer: ValueWriter) -> None:
+    def __init__(
+        self, settings: ServerSettings, num_fronts: int, channel: "Channel[ToFront]", writer: ValueWriter
+    ) -> None:
         self._settings = settings
+        self._num_fronts = num_fronts
         self._channel = channel
         self._writer = writer
         self._lifecycle = Lifecycle()
@@ -138,7 +141,7 @@ class _Front:
         await self._models.loaded.wait()
         registry = self._models.registry(is_first=False)
         self._front = GrpcFront(
-            self._settings.server, self._lifecycle, self._metrics, _on_crash, shares_port=True
+            self._settings.server, self._lifecycle, self._metrics, _on_crash, num_fronts=self._num_fronts
         )
         await self._front.start(registry, await self._port)
         self._lifecycle.phase = Phase.SERVING

@@ -127,7 +127,7 @@ class Fronts:
             connect_engine: returns a front's end of a new channel with the engine's host.
             module: what a process runs.
         """
-        self._begin = Begin(settings.model_dump_json().encode())
+        self._begin = Begin(settings.model_dump_json().encode(), num_fronts + 1)
         self._listen = settings.server
         self._metrics = metrics
         self._connect_engine = connect_engine
