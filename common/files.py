@@ -1,7 +1,8 @@
 """Files and folders that appear whole or not at all, and the one rule of what a command may write over.
 
 Writing: beside the target, flush to the disk, rename over it: POSIX `rename(2)` is atomic within a
-file system, so a reader sees the old content or the new, never a part.
+file system, so a reader sees the old content or the new, never a part. A folder that is replaced exchanges its name
+with the new one, by Linux's `renameat2(2)`, which is atomic too.
 
 The rule, which `Destination` holds: a command writes into something new, or replaces a thing of the kind that it
 writes when it is told to. It never touches anything else, nor what it reads itself.
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dragoman.common.errors import OperationError, UsageError
+from dragoman.common.exchange import exchange
 from dragoman.common.signals import unwound_by_signals
 
 __all__ = ["Destination", "atomic_file", "atomic_write", "check_writable", "sha256_of"]
@@ -82,49 +84,57 @@ class Destination:
 
     @contextlib.contextmanager
     def folder(self) -> Iterator[Path]:
-        """Give a scratch folder that becomes `path` when the block ends well.
+        """Give a scratch folder beside `path` that becomes `path` when the block ends well.
 
-        The place is checked before the block and at its end. On any error, and where SIGTERM or SIGHUP ends the
-        process, the scratch folder is removed, and so are folders above it that were made for it; `path` is as it was.
+        The place is checked before the block and at its end. `path` is at every moment what it was or the new folder,
+        whole; where the file system cannot exchange two names at once, it is missing for a moment in between, and what
+        was there is beside it as `.NAME.*.old`. On any error, and where SIGTERM or SIGHUP ends the process, `path` is
+        as it was, and the scratch folder and the folders above it that were made for it are removed.
 
         Raises:
             UsageError: as `check`.
-            OperationError: the disk is full, the place cannot be written, or something took it at the last moment;
-                the message then says where the folder is that was there before.
+            OperationError: the disk is full, the place cannot be written, or something took it at the last moment.
+                Where what was at `path` could not be put back, or could not be removed once the new folder stands in
+                its place, the message says where it is.
         """
         self.check()
         with _named(self.path), unwound_by_signals(), _parents_of(self.path):
             scratch = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
+            made: os.stat_result | None = None
             try:
+                made = scratch.lstat()
                 yield scratch
                 scratch.chmod(0o755)
-                _flush_files(scratch)
+                _flush(scratch)
                 self.check()  # minutes may have passed
-                self._put(scratch)
+                has_replaced = self._put(scratch)
             except BaseException:
-                shutil.rmtree(scratch, ignore_errors=True)
+                self._take_back(scratch, made)
                 raise
+            if has_replaced:
+                self._remove(scratch)
 
-    def _put(self, scratch: Path) -> None:
-        """Rename the finished folder to its place. rename(2) refuses one that is not empty: the old one steps aside."""
-        old = scratch.with_name(f"{scratch.name}.old")
-        try:
-            if not self._is_new():
-                self.path.rename(old)
-                if flaw := self.flaw(old):  # not the one that was checked a moment ago
-                    raise OperationError(f"{self.path} was taken by something else meanwhile: {flaw}")
+    def _put(self, scratch: Path) -> bool:
+        """Rename the finished folder to its place; returns whether what was there now has the scratch folder's name."""
+        if self._is_new():
             scratch.rename(self.path)
-        finally:
-            if old.exists():
-                self._put_back(old) if scratch.exists() else self._remove(old)
+            return False
+        exchange(scratch, self.path)
+        if flaw := self.flaw(scratch):  # not the one that was checked a moment ago
+            raise OperationError(f"{self.path} was taken by something else meanwhile: {flaw}")
+        return True
 
-    def _put_back(self, old: Path) -> None:
-        try:
-            old.rename(self.path)
-        except OSError as error:
-            raise OperationError(
-                f"{self.path} was taken by something else meanwhile; {self.kind} that was there is whole, in {old}"
-            ) from error
+    def _take_back(self, scratch: Path, made: os.stat_result | None) -> None:
+        """Undo an exchange, if there was one, and remove the scratch folder, which was `made` by this command."""
+        if made and os.path.lexists(scratch) and not os.path.samestat(made, scratch.lstat()):
+            try:
+                exchange(scratch, self.path)
+            except OSError as error:
+                raise OperationError(
+                    f"{self.path} is written; what it replaced is whole, in {scratch}, and cannot be put back: "
+                    f"{error.strerror}"
+                ) from error
+        shutil.rmtree(scratch, ignore_errors=True)
 
     def _remove(self, old: Path) -> None:
         try:
@@ -220,11 +230,15 @@ def _is_same(a: Path, b: Path) -> bool:
         return False
 
 
-def _flush_files(folder: Path) -> None:
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+def _flush(folder: Path) -> None:
+    """Flush all files of a folder to the disk, and the folders that name them."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_file() or path.is_dir():
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 def _obstacle_above(path: Path) -> str | None:

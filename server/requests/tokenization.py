@@ -1,8 +1,9 @@
 """From texts to token ids for all calls of a server, without holding up its event loop.
 
-Short texts are tokenised where they are needed. Long ones go to one thread, a piece of a call at a time, so that calls
-take turns and the lanes keep their cores. `encode` of `tokenizers` keeps the interpreter's lock all along;
-`encode_batch_fast` releases it and gives the same ids.
+A call's short texts are tokenised on the event loop: that takes less than a millisecond. Long texts, and many short
+ones, go to one thread, a piece of a call at a time, so that calls take turns and the lanes keep their cores.
+`encode` of `tokenizers` keeps the interpreter's lock all along. `encode_batch_fast` releases it, gives the same ids and
+takes no longer, even for one short text.
 """
 
 import asyncio
@@ -16,8 +17,10 @@ from dragoman.server.errors import DeadlineExceeded, Overloaded
 
 __all__ = ["Tokenising"]
 
+_TEXT_CHARACTERS = 16
+"""What a text costs before its first character, in characters: some 4 us."""
 _MAX_INLINE_CHARACTERS = 2048
-"""Tokenised on the event loop: a millisecond or two."""
+"""Tokenised on the event loop: a third of a millisecond to one, where characters are rare ones."""
 _PIECE_CHARACTERS = 32_768
 """Tokenised at a time, unless one text is longer: some 30 ms, and 10 MB of what `tokenizers` keeps of each token."""
 _MAX_WAITING_CHARACTERS = 8 * 1024 * 1024
@@ -53,9 +56,9 @@ class Tokenising:
             Overloaded: too many characters wait already.
             DeadlineExceeded: the deadline passed before all were tokenised.
         """
+        if sum(map(_cost, texts)) <= _MAX_INLINE_CHARACTERS:
+            return _encode(tokenizer, list(texts), bare)
         num_characters = sum(map(len, texts))
-        if num_characters <= _MAX_INLINE_CHARACTERS:
-            return [tokenizer.encode(text, add_special_tokens=not bare).ids for text in texts]
         if self._num_waiting_characters + num_characters > _MAX_WAITING_CHARACTERS:
             waiting = f"{self._num_waiting_characters} characters are waiting to be tokenised already"
             raise Overloaded(waiting, _RETRY_DELAY_S)
@@ -82,13 +85,18 @@ def _encode(tokenizer: Tokenizer, texts: list[str], bare: bool) -> list[Sequence
     return [each.ids for each in tokenizer.encode_batch_fast(texts, add_special_tokens=not bare)]
 
 
+def _cost(text: str) -> int:
+    """Returns what a text costs, in characters."""
+    return _TEXT_CHARACTERS + len(text)
+
+
 def _pieces(texts: Sequence[str]) -> Iterator[list[str]]:
     piece: list[str] = []
-    num_characters = 0
+    cost = 0
     for text in texts:
-        if piece and num_characters + len(text) > _PIECE_CHARACTERS:
+        if piece and cost + _cost(text) > _PIECE_CHARACTERS:
             yield piece
-            piece, num_characters = [], 0
+            piece, cost = [], 0
         piece.append(text)
-        num_characters += len(text)
+        cost += _cost(text)
     yield piece

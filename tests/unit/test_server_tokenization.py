@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
@@ -50,8 +51,31 @@ async def test_a_text_has_the_same_ids_however_long_its_call_is(
     short = ["one two", "12 ", "", "\N{GRINNING FACE}"]
     alone = [tokenizer.encode(text, add_special_tokens=not bare).ids for text in [*short, LONG]]
     assert await Tokenising().encode(tokenizer, short, bare=bare) == alone[:-1]
-    assert pieces.texts == [], "a short call does not wait for a thread"
+    assert pieces.threads == {"MainThread"}, "a short call does not wait for a thread"
+    pieces.threads.clear()
     assert await Tokenising().encode(tokenizer, [*short, LONG], bare=bare) == alone
+    assert pieces.threads == {"tokenise_0"}
+
+
+@pytest.mark.parametrize("texts", [[LONG[:2000]], ["one two"] * 20])
+async def test_what_is_tokenised_at_once_leaves_the_interpreter_to_others(
+    texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Tokenizer.encode` keeps the interpreter's lock, and lanes may wait for it."""
+    called: list[str] = []
+
+    class Recorded:
+        def __getattr__(self, name: str) -> Any:
+            called.append(name)
+            return getattr(COUNT, name)
+
+    await Tokenising().encode(Recorded(), texts)  # type: ignore[arg-type]
+    assert called == ["encode_batch_fast"]
+
+
+async def test_many_texts_of_one_character_do_not_hold_up_the_loop(pieces: Pieces) -> None:
+    """A text costs some ten characters before its first one: two thousand of them took 10 ms of the event loop."""
+    await Tokenising().encode(SPELL, ["1"] * 2000)
     assert pieces.threads == {"tokenise_0"}
 
 
