@@ -88,26 +88,26 @@ def serve(
 
     with StopSignals() as signals:  # first of all: what follows takes a second
         require_extra("serve")
-        from dragoman.server.models.spawning import spawn_early
+        from dragoman.server.models.spawning import early_host
 
-        spawned = spawn_early()  # it imports while this process does
-        from dragoman.server.config import load_settings
+        with early_host() as spawned:  # it imports while this process does
+            from dragoman.server.config import load_settings
 
-        settings = load_settings(
-            config,
-            options={
-                "models.directory": models,
-                "server.host": host,
-                "server.port": port,
-                "server.metrics_port": metrics_port,
-                "logging.level": log_level,
-            },
-            overrides=overrides or (),
-        )
-        from dragoman.server.models.starting import start_host
-        from dragoman.server.operations.logs import quiet_grpc_core
+            settings = load_settings(
+                config,
+                options={
+                    "models.directory": models,
+                    "server.host": host,
+                    "server.port": port,
+                    "server.metrics_port": metrics_port,
+                    "logging.level": log_level,
+                },
+                overrides=overrides or (),
+            )
+            from dragoman.server.models.starting import start_host
+            from dragoman.server.operations.logs import quiet_grpc_core
 
-        engine_host = start_host(settings, spawned)
+            engine_host = start_host(settings, spawned)
         quiet_grpc_core()
         from dragoman.server.app import serve as serve_until_stopped
 

@@ -18,30 +18,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(options: argparse.Namespace, signals: StopSignals) -> int:
     from dragoman.common.errors import DragomanError, UsageError  # noqa: PLC0415
     from dragoman.common.extras import require_extra  # noqa: PLC0415
-    from dragoman.server.models.spawning import spawn_early  # noqa: PLC0415
+    from dragoman.server.models.spawning import early_host  # noqa: PLC0415
 
     try:
         require_extra("serve")
-        spawned = spawn_early()  # it imports while this process does
-        from dragoman.server.config import load_settings  # noqa: PLC0415
+        with early_host() as spawned:  # it imports while this process does
+            from dragoman.server.config import load_settings  # noqa: PLC0415
 
-        settings = load_settings(
-            options.config,
-            options={
-                "models.directory": options.models,
-                "server.host": options.host,
-                "server.port": options.port,
-                "server.metrics_host": options.metrics_host,
-                "server.metrics_port": options.metrics_port,
-                "logging.level": options.log_level,
-                "logging.format": options.log_format,
-            },
-            overrides=options.set,
-        )
-        from dragoman.server.models.starting import start_host  # noqa: PLC0415
-        from dragoman.server.operations.logs import quiet_grpc_core  # noqa: PLC0415
+            settings = load_settings(
+                options.config,
+                options={
+                    "models.directory": options.models,
+                    "server.host": options.host,
+                    "server.port": options.port,
+                    "server.metrics_host": options.metrics_host,
+                    "server.metrics_port": options.metrics_port,
+                    "logging.level": options.log_level,
+                    "logging.format": options.log_format,
+                },
+                overrides=options.set,
+            )
+            from dragoman.server.models.starting import start_host  # noqa: PLC0415
+            from dragoman.server.operations.logs import quiet_grpc_core  # noqa: PLC0415
 
-        host = start_host(settings, spawned)
+            host = start_host(settings, spawned)
     except DragomanError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1

@@ -15,6 +15,7 @@ from tests.integration.child_server import ports, running
 from tests.integration.serving import BUNDLES, PATIENCE_S, Served, eventually, serving
 from tests.integration.test_engine_processes import members, open_files
 
+from dragoman.cli.main import main
 from dragoman.client import AsyncClient
 from dragoman.server.models.running import ModelsInProcesses
 from dragoman.v1 import decoding_pb2, translation_pb2
@@ -170,3 +171,9 @@ spawning.HOST_MODULE = "tests.integration.endless_host"
         server.process.send_signal(number)
         assert server.wait_for_end() == 0
         assert server.events[-1]["event"] == "stopped"
+
+
+def test_a_wrong_setting_leaves_no_host_behind() -> None:
+    before = psutil.Process().children()
+    assert main(["serve", "--set", "engine.lanes=0"]) == 2
+    assert psutil.Process().children() == before
