@@ -191,6 +191,23 @@ async def test_one_that_does_not_drain_is_killed(monkeypatch: pytest.MonkeyPatch
     assert [line["front"] for line in lines if line["event"] == "front_killed"] == [1]
 
 
+async def test_one_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_module, "WATCH_INTERVAL_S", 0.4)  # longer than a sign of life takes
+    with capture_logs() as lines:
+        async with running(1) as server:
+            await server.fronts.listen(server.port)
+            [pid] = server.pids()
+            await eventually(lambda: server.fronts._places[0].beat > 0)
+            monkeypatch.setattr(supervisor_module, "MAX_UNCHANGED", 3)
+            os.kill(pid, signal.SIGSTOP)
+            await eventually(lambda: server.pids() not in ([pid], []))
+            monkeypatch.setattr(supervisor_module, "MAX_UNCHANGED", 1000)
+            await server.fronts.listen(server.port)
+            async with server.channel() as channel:
+                assert await translate(channel)
+    assert [line["pid"] for line in lines if line["event"] == "front_silent"] == [pid]
+
+
 async def test_signals_to_all_processes_are_for_the_server_alone() -> None:
     async with running(1) as server:
         await server.fronts.listen(server.port)

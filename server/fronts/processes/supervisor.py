@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from dragoman.server.engine.processes.host import how_it_ended
 from dragoman.server.engine.processes.logs import relay
 from dragoman.server.fronts.processes.messages import Begin, CannotServe, Drain, Listen, ToServer, UseEngine
 from dragoman.server.operations.metrics import Metrics
-from dragoman.server.operations.shared_values import ValueMemory
+from dragoman.server.operations.shared_values import HEARTBEAT, ValueMemory
 
 __all__ = ["END_S", "FrontProcess", "Fronts"]
 
@@ -30,6 +31,11 @@ END_S = 1.0
 """A process that was killed is gone within this time, unless the system holds it."""
 MIN_DELAY_S, MAX_DELAY_S = 0.1, 30.0
 """Before a front that has died takes the place of another; doubled as long as it does not come to serve."""
+
+WATCH_INTERVAL_S = 5.0
+MAX_UNCHANGED = 12
+"""A front whose event loop gives no sign of life so often in a row, for 60 s, hangs: it is killed. What is counted is
+the times looked at, not the time: this process may have been stopped itself."""
 
 _PACKAGE = __name__.rpartition(".")[0]
 
@@ -105,6 +111,15 @@ class _Place:
         self.is_over = asyncio.Event()
         self.delay_s = MIN_DELAY_S
         self.reviving: asyncio.TimerHandle | None = None
+        self.beat = 0.0
+        self.num_unchanged = 0
+
+    def has_died(self) -> bool:
+        """Look for a sign of life; returns whether there has been none for too long."""
+        beat = 0.0 if self.process is None else self.process.values.read().get(HEARTBEAT, 0.0)
+        self.num_unchanged = self.num_unchanged + 1 if beat == self.beat else 0
+        self.beat = beat
+        return self.process is not None and self.num_unchanged >= MAX_UNCHANGED
 
 
 class Fronts:
@@ -135,6 +150,7 @@ class Fronts:
         self._places = [_Place(number) for number in range(1, num_fronts + 1)]
         self._port: int | None = None
         self._is_draining = False
+        self._watching: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Start the processes. They come to serve once there is an engine, and `listen` was called.
@@ -144,6 +160,7 @@ class Fronts:
         """
         for place in self._places:
             self._start(place)
+        self._watching = asyncio.create_task(self._watch())
 
     async def listen(self, port: int, stop: asyncio.Event | None = None) -> None:
         """Have all fronts answer calls on `port`; returns when they do, one takes too long, or `stop` is set."""
@@ -173,6 +190,8 @@ class Fronts:
     def begin_drain(self) -> None:
         """Have all fronts drain. From now on none is replaced."""
         self._is_draining = True
+        if self._watching is not None:
+            self._watching.cancel()
         for place in self._places:
             if place.reviving is not None:
                 place.reviving.cancel()
@@ -199,8 +218,17 @@ class Fronts:
                 _log.warning("front_killed", front=place.number, pid=place.process.pid)
                 self._forget(place, place.process)
 
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            for place in self._places:
+                if place.has_died() and place.process is not None:
+                    _log.warning("front_silent", front=place.number, pid=place.process.pid)
+                    os.kill(place.process.pid, signal.SIGKILL)  # its channel says the rest
+
     def _start(self, place: _Place) -> None:
         process = place.process = FrontProcess(place.number, self._begin, self._module)
+        place.num_unchanged = 0
         self._metrics.page.add(process.values)
         self._metrics.processes.watch(process.pid, f"front-{place.number}")
         loop = asyncio.get_running_loop()
