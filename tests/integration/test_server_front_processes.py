@@ -21,6 +21,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 from tests.integration.serving import BUNDLES, PATIENCE_S, eventually
+from tests.integration.test_engine_processes import open_files
 
 from dragoman.server.config import ServerSettings, load_settings
 from dragoman.server.fronts.processes import supervisor as supervisor_module
@@ -157,6 +158,21 @@ async def test_one_that_is_killed_is_replaced_and_no_count_is_lost() -> None:
     died = [line for line in lines if line["event"] == "front_died"]
     assert [line["how"] for line in died] == ["killed by SIGKILL"] * 3
     assert {line["front"] for line in died} == {1}
+
+
+async def test_many_deaths_leave_nothing_behind() -> None:
+    async with running(1) as server:
+        await server.fronts.listen(server.port)
+        [place] = server.fronts._places
+        files = open_files()
+        for _ in range(3):
+            [pid] = server.pids()
+            os.kill(pid, signal.SIGKILL)
+            await eventually(lambda pid=pid: server.pids() not in ([pid], []))  # type: ignore[misc]
+            await eventually(place.is_serving.is_set)
+            server.engines.pop().close()
+        assert open_files() == files
+        assert not [child for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE]
 
 
 async def test_a_drain_lets_running_calls_end_and_tells_every_watcher() -> None:

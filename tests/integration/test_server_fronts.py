@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -202,3 +203,26 @@ def test_a_process_with_several_fronts_from_its_start_to_its_end() -> None:
         assert server.wait_for_end() == 0
         assert [line.get("front") for line in server.events if line["event"] == "draining"].count(None) == 1
         assert not psutil.wait_procs(children, timeout=PATIENCE_S)[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_fronts_start_ends_all_of_them(number: signal.Signals) -> None:
+    program = """
+import dragoman.server.models.spawning as spawning
+spawning.HOST_MODULE = "tests.integration.endless_host"
+"""
+    arguments = [part for each in TWO for part in ("--set", each)]
+    with running(*ports(), *arguments, program=program) as server:
+        server.wait_for("endless")
+        children = psutil.Process(server.process.pid).children(recursive=True)
+        server.process.send_signal(number)
+        assert server.wait_for_end() == 0
+        assert server.events[-1]["event"] == "stopped"
+        assert not psutil.wait_procs(children, timeout=PATIENCE_S)[1]
+
+
+def test_what_keeps_the_server_from_starting_is_one_line_with_fronts_too(tmp_path: Path) -> None:
+    arguments = [part for each in TWO for part in ("--set", each)]
+    with running(*ports(tmp_path), *arguments) as server:
+        assert server.wait_for_end() == 2
+        assert [line["event"] for line in server.events if line["level"] != "info"] == ["cannot_serve"]

@@ -208,14 +208,16 @@ class Fronts:
         _, late = await asyncio.wait(ending, timeout=limit_s)
         for task in late:
             task.cancel()
-        await self.close()
-
-    async def close(self) -> None:
-        """End what is left of the fronts."""
-        self.begin_drain()
         for place in self._places:
             if place.process is not None:
                 _log.warning("front_killed", front=place.number, pid=place.process.pid)
+        await self.close()
+
+    async def close(self) -> None:
+        """End what is left of the fronts, at once."""
+        self.begin_drain()
+        for place in self._places:
+            if place.process is not None:
                 self._forget(place, place.process)
 
     async def _watch(self) -> None:
