@@ -15,11 +15,11 @@ _SUPPRESSED_TEXTS = 20
 _SAMPLED, _SAMPLED_PER_THOUSAND = 10, 5
 _SORTED_PER_THOUSAND = 20
 
-_ALL_LANES = 3_000
-"""Microseconds a step that all lanes together may take so, where the model's own step takes less. They take turns at
-Python's lock, so that each waits for all of them."""
+_ALL_SHARING = 3_000
+"""Microseconds a step that a lane may take so, where the model's own step takes less. Lanes that are threads of a
+process take turns at Python's lock and wait for each other, so they share it."""
 _ONE_LANE = 500
-"""A lane may take so many however many lanes there are, or it would be left with a row or two."""
+"""A lane may take so many however many share, or it would be left with a row or two."""
 _WEIGHTS_PER_US = 200_000
 """Weights that a core multiplies a row with in a microsecond, at the least: int8, many rows."""
 
@@ -43,7 +43,10 @@ def step_cost(parameters: DecodingParameters, vocabulary_size: int) -> int:
     return cost * parameters.beam_size
 
 
-def max_step_cost(num_parameters: int, slots_per_lane: int, num_lanes: int) -> int:
-    """What sequences may cost each lane: together as much as a full step of the model takes, or a little."""
+def max_step_cost(num_parameters: int, slots_per_lane: int, num_sharing: int) -> int:
+    """What sequences may cost a lane: together as much as a full step takes, or a little.
+
+    `num_sharing` lanes are in one process.
+    """
     full_step = num_parameters * slots_per_lane // _WEIGHTS_PER_US
-    return max(_ONE_LANE, max(_ALL_LANES, full_step) // num_lanes)
+    return max(_ONE_LANE, max(_ALL_SHARING, full_step) // num_sharing)

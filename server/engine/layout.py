@@ -62,6 +62,7 @@ def engine_facts(
     """What a front is told of the lanes that such settings give a bundle."""
     num_lanes, num_threads = lane_layout(settings)
     dimensions = manifest.dimensions
+    num_sharing = 1 if run_in_processes(settings) else num_lanes
     return EngineFacts(
         provider=settings.provider,
         kernels=kernels,
@@ -69,7 +70,7 @@ def engine_facts(
         threads_per_lane=num_threads,
         slots_per_lane=settings.slots_per_lane,
         reserved_rows=num_reserved_rows(settings),
-        max_step_cost=max_step_cost(dimensions.num_parameters, settings.slots_per_lane, num_lanes),
+        max_step_cost=max_step_cost(dimensions.num_parameters, settings.slots_per_lane, num_sharing),
         vocabulary_size=dimensions.vocabulary_size,
         max_prefix_blocks=max_prefix_blocks,
         load_s=load_s,

@@ -1,15 +1,18 @@
 """What sequences are taken to cost, and that an engine keeps the sum of its lanes small."""
 
 import asyncio
+import sys
 from pathlib import Path
 
 import pytest
 from tests.threaded_engine import ThreadedEngine
 
 from dragoman.server.bundle.reader import Bundle
+from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.cost import max_step_cost, step_cost
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.engine.lane import Lane
+from dragoman.server.engine.layout import engine_facts
 from dragoman.server.engine.scheduler import Plan
 from dragoman.server.engine.sequence import LaneSequence
 
@@ -46,6 +49,17 @@ def test_a_large_model_may_take_longer_and_lanes_share() -> None:
     assert max_step_cost(10**5, 32, 2) * 2 == max_step_cost(10**5, 32, 1)
     assert max_step_cost(10**9, 32, 2) > 10 * max_step_cost(10**5, 32, 2)
     assert max_step_cost(10**5, 32, 64) == max_step_cost(10**5, 32, 32), "a few rows are always had"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="lanes are processes on Linux")
+def test_lanes_share_where_they_are_threads_of_one_process() -> None:
+    manifest = BUNDLE.manifest
+
+    def cost(where: str, lanes: int) -> int:
+        settings = EngineSettings(lanes=lanes, threads_per_lane=1, lanes_run_in=where)
+        return engine_facts(manifest, settings, kernels="none", max_prefix_blocks=0).max_step_cost
+
+    assert cost("threads", 2) * 2 == cost("threads", 1) == cost("processes", 2) == cost("processes", 1)
 
 
 async def test_a_call_of_costly_samples_has_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
