@@ -387,7 +387,8 @@ class EngineClient:
 
     def remove_lane(self, lane: int) -> None:
         """A lane has died: what had started there is lost, what had not waits again. For transports."""
-        del self._links[lane]
+        if self._links.pop(lane, None) is None:  # closed: all has failed already
+            return
         self.prefix.forget(lane)
         for lost in self._dispatcher.remove_lane(lane):
             assert isinstance(lost, _FrontSequence)

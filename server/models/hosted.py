@@ -167,5 +167,9 @@ class HostedModels:
         if link is None or self._is_closed:  # it was gone before there was a link
             return
         model.served.engine.remove_lane(lane.lane)
-        if link.is_silent and self._connection is not None:
+        if self._connection is None:
+            return
+        if link.is_silent:
             self._connection.end_lane(lane.pid)
+        else:  # where the process lives on, a front that does not read has lost the link alone
+            self._connection.link_again(lane.pid)

@@ -1,6 +1,7 @@
 """A front's connection with the engine's host: which models there are, and a link to each lane."""
 
 import asyncio
+import contextlib
 import os
 import socket
 from typing import Protocol
@@ -10,6 +11,7 @@ from dragoman.server.engine.processes.messages import (
     EndLane,
     LaneAdded,
     LaneRemoved,
+    LinkLane,
     LoadingEnded,
     ModelLoaded,
     ModelNotLoaded,
@@ -17,6 +19,9 @@ from dragoman.server.engine.processes.messages import (
 )
 
 __all__ = ["HostConnection", "Listener"]
+
+_RELINK_DELAY_S = 0.5
+"""Before another link with a lane is asked for. A lane that has ended is told as removed much sooner."""
 
 
 class Listener(Protocol):
@@ -50,16 +55,21 @@ class HostConnection:
 
     def end_lane(self, pid: int) -> None:
         """Have a lane's process ended that gives no sign of life."""
-        try:
-            self._channel.send(EndLane(pid))
-        except ConnectionError:  # its host is gone, and so is the lane
-            return
+        self._send(EndLane(pid))
+
+    def link_again(self, pid: int) -> None:
+        """Have `lane_added` called again, with a new link, if the lane's process has not ended with its link."""
+        self._loop.call_later(_RELINK_DELAY_S, self._send, LinkLane(pid))
 
     def close(self) -> None:
         """Hear nothing more. Links stay. Harmless when the host is gone."""
         if self._channel.fileno() >= 0:
             self._loop.remove_reader(self._channel.fileno())
             self._channel.close()
+
+    def _send(self, message: EndLane | LinkLane) -> None:
+        with contextlib.suppress(ConnectionError):  # the host is gone, and so are its lanes
+            self._channel.send(message)
 
     def _read(self) -> None:
         try:
@@ -74,8 +84,10 @@ class HostConnection:
         elif isinstance(message, ModelNotLoaded):
             self._listener.model_not_loaded(message)
         elif isinstance(message, LaneAdded):
-            [link] = descriptors
-            self._listener.lane_added(message, socket.socket(fileno=link))
+            if descriptors:
+                self._listener.lane_added(message, socket.socket(fileno=descriptors[0]))
+            else:  # this process may have no more files at the moment
+                self.link_again(message.pid)
         elif isinstance(message, LaneRemoved):
             self._listener.lane_removed(message)
         else:

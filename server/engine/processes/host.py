@@ -28,6 +28,7 @@ from dragoman.server.engine.processes.messages import (
     LaneFailed,
     LaneReady,
     LaneRemoved,
+    LinkLane,
     LoadingEnded,
     ModelLoaded,
     ToFront,
@@ -180,8 +181,12 @@ class Host:
         if event & select.EPOLLOUT:
             self._flush(number)
         try:
-            while received := self._fronts[number].receive():
-                self._end_lane(received[0].pid)
+            while (channel := self._fronts.get(number)) is not None and (received := channel.receive()):
+                message, _ = received
+                if isinstance(message, LinkLane):
+                    self._connect_again(message.pid, number)
+                else:
+                    self._end_lane(message.pid)
         except ConnectionError:
             self._drop_front(number)
 
@@ -290,6 +295,12 @@ class Host:
             except ConnectionError:  # it is dead, which its channel says next
                 return
             self._send(number, LaneAdded(lane.model, lane.index, lane.pid), [of_front.fileno()])
+
+    def _connect_again(self, pid: int, number: int) -> None:
+        """Give a front another link with a lane's process, if there still is one."""
+        for lane in self._lanes:
+            if lane.pid == pid and lane.is_ready:
+                self._connect(lane, number)
 
     def _end_lane(self, pid: int) -> None:
         if any(lane.pid == pid for lane in self._lanes):  # else it has ended, and the number may be another's

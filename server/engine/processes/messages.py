@@ -3,7 +3,7 @@
     server process -> host    Begin, AddFront
     host -> server process    LoadingEnded, LoadingFailed
     host -> front             ModelLoaded, ModelNotLoaded, LaneAdded, LaneRemoved, LoadingEnded
-    front -> host             EndLane
+    front -> host             EndLane, LinkLane
     host -> lane              AddFront
     lane -> host              LaneReady, LaneFailed
 
@@ -26,6 +26,7 @@ __all__ = [
     "LaneFailed",
     "LaneReady",
     "LaneRemoved",
+    "LinkLane",
     "LoadingEnded",
     "LoadingFailed",
     "ModelLoaded",
@@ -60,6 +61,12 @@ class AddFront(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 class EndLane(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """The lane's process gives no sign of life: end it."""
+
+    pid: int
+
+
+class LinkLane(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The front has no link with the lane's process: give it another one, if the process has not ended."""
 
     pid: int
 
@@ -127,7 +134,7 @@ class LaneFailed(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 ToHost: TypeAlias = Begin | AddFront
-FromFront: TypeAlias = EndLane
+FromFront: TypeAlias = EndLane | LinkLane
 ToServer: TypeAlias = LoadingEnded | LoadingFailed
 ToFront: TypeAlias = ModelLoaded | ModelNotLoaded | LaneAdded | LaneRemoved | LoadingEnded
 ToLane: TypeAlias = AddFront

@@ -135,6 +135,8 @@ class SocketPort:
 
     def _drop(self, front: _Front) -> list[tuple[int, Command]]:
         self._poll.unregister(front.socket.fileno())
-        del self._fronts[front.socket.fileno()], self._by_number[front.number]
+        del self._fronts[front.socket.fileno()]
+        if self._by_number[front.number] is front:  # else it has another link by now
+            del self._by_number[front.number]
         front.socket.close()
         return [(front.number, Leave())]
