@@ -32,6 +32,7 @@ class SpawnedHost:
         """End it: nobody needs it."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        adopt_orphans(adopt=False)
         self.control.close()
         self.log.close()
 
