@@ -298,6 +298,6 @@ class Server:
         models = ModelsInProcesses(host, self._share, self.metrics, self._on_crash)
         if self._num_fronts > 1:
             self._fronts = Fronts(self._share, self._num_fronts - 1, self.metrics, models.connect_front)
-            models.on_new_host = self._fronts.use_engine
+            models.on_new_host, models.front_pids = self._fronts.use_engine, self._fronts.pids
             self._fronts.start()
         return models

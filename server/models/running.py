@@ -93,6 +93,7 @@ class ModelsInProcesses:
 
     Attributes:
         on_new_host: called when a host has taken the place of another one, and this front is connected with it.
+        front_pids: the processes of further fronts.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class ModelsInProcesses:
     ) -> None:
         self.host = host
         self.on_new_host: Callable[[], object] = lambda: None
+        self.front_pids: Callable[[], list[int]] = list
         self._numbers = itertools.count()
         self._on_failure = on_failure
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -135,17 +137,18 @@ class ModelsInProcesses:
 
     async def _log_memory(self) -> None:
         """Log what the processes take of memory, each page counted once (PSS)."""
-        lanes = list(self._models.pids.values())
-        server, host, *each = await asyncio.to_thread(
-            _proportional_bytes, [os.getpid(), self.host.pid, *lanes]
-        )
+        fronts = [os.getpid(), *self.front_pids()]
+        pids = [self.host.pid, *fronts, *self._models.pids.values()]
+        host, *each = await asyncio.to_thread(_proportional_bytes, pids)
+        of_fronts, of_lanes = each[: len(fronts)], each[len(fronts) :]
         _log.info(
             "memory",
-            server=readable_bytes(server),
+            server=readable_bytes(of_fronts[0]),
+            further_fronts=readable_bytes(sum(of_fronts[1:])),
             host=readable_bytes(host),
-            lanes=readable_bytes(sum(each)),
-            num_lanes=len(each),
-            total=readable_bytes(server + host + sum(each)),
+            lanes=readable_bytes(sum(of_lanes)),
+            num_lanes=len(of_lanes),
+            total=readable_bytes(host + sum(each)),
         )
 
     def connect_front(self) -> socket.socket:

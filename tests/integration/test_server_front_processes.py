@@ -51,7 +51,7 @@ class Server:
     engines: list[socket.socket]
 
     def pids(self) -> list[int]:
-        return [place.process.pid for place in self.fronts._places if place.process is not None]
+        return self.fronts.pids()
 
     def page(self) -> dict[str, dict[tuple[str, ...], float]]:
         families = text_string_to_metric_families(generate_latest(self.metrics.page).decode())

@@ -52,9 +52,8 @@ async def stub(port: int) -> "AsyncIterator[translation_pb2_grpc.TranslationServ
 
 
 def front_pids(served: Served) -> list[int]:
-    fronts = served.server._fronts
-    assert fronts is not None
-    return [place.process.pid for place in fronts._places if place.process is not None]
+    assert served.server._fronts is not None
+    return served.server._fronts.pids()
 
 
 async def test_connections_spread_over_fronts_and_one_connection_reaches_all_lanes() -> None:
@@ -191,6 +190,8 @@ def test_a_process_with_several_fronts_from_its_start_to_its_end() -> None:
     with running(*ports(), *arguments) as server:
         event = server.wait_for("serving")
         assert event["fronts"] == 3
+        [memory] = [line for line in server.events if line["event"] == "memory"]
+        assert memory["further_fronts"] != "0.0 MiB"
         children = psutil.Process(server.process.pid).children(recursive=True)
         assert sum("dragoman.server.fronts.processes" in each.cmdline() for each in children) == 2
         for child in children:  # as a terminal, or a service manager, tells all processes

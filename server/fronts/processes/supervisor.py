@@ -187,6 +187,10 @@ class Fronts:
         for place in self._places:
             self._connect(place)
 
+    def pids(self) -> list[int]:
+        """The processes that there are."""
+        return [place.process.pid for place in self._places if place.process is not None]
+
     def begin_drain(self) -> None:
         """Have all fronts drain. From now on none is replaced."""
         self._is_draining = True
