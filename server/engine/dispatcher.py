@@ -186,17 +186,17 @@ class Dispatcher:
     @property
     def num_waiting(self) -> int:
         """Sequences that have not started: those in the queue and those that wait on a lane."""
-        return len(self._queue) + sum(len(lane.sent) for lane in self._lanes.values())
+        return len(self._queue) + sum(len(lane.sent) for lane in list(self._lanes.values()))
 
     @property
     def num_running(self) -> int:
         """Sequences that have started and not ended."""
-        return sum(len(lane.started) for lane in self._lanes.values())
+        return sum(len(lane.started) for lane in list(self._lanes.values()))
 
     @property
     def num_used_slots(self) -> int:
         """Rows of the sequences that have started and not ended."""
-        return sum(lane.num_started_rows for lane in self._lanes.values())
+        return sum(lane.num_started_rows for lane in list(self._lanes.values()))
 
     def submit(self, *sequences: Sequence) -> None:
         """Queue sequences of one call, each of at most `slots_per_lane` rows: all of them or none.

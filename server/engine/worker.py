@@ -141,6 +141,9 @@ class LaneWorker(Generic[_Front]):
                         self._cancel(sequence)
             case Leave():
                 for sequence in self._sequences.pop(front, {}).values():
+                    sequence.front = (
+                        None  # the front may come again, with the same ids: it is told of those alone
+                    )
                     self._cancel(sequence)
                 self._events.pop(front, None)
                 self._told_full.discard(front)

@@ -191,6 +191,7 @@ class LaneProcess:
         )
         self.worker: LaneWorker[int] = LaneWorker(self.lane, self.scheduler, self, max_failed_steps=10**9)  # type: ignore[arg-type]
         self.wires: dict[int, Wire] = {}  # by front
+        self.joining: list[tuple[int, Wire]] = []
         self._is_asked = True
 
     def turn(self) -> None:
@@ -198,15 +199,16 @@ class LaneProcess:
         with pytest.raises(Paused):
             self.worker.run()
 
-    def turn_until_left(self, front: int) -> None:
-        while front in self.wires:
-            self.turn()
-
     def receive(self, *, wait: bool) -> list[tuple[int, Command]]:
         if self._is_asked:
             raise Paused
         self._is_asked = True
         received: list[tuple[int, Command]] = []
+        for front, wire in self.joining:
+            if front in self.wires:  # as a port has it: the old link ends before the new one begins
+                received.append((front, Leave()))
+            self.wires[front] = wire
+        self.joining.clear()
         for front, wire in list(self.wires.items()):
             while wire.commands and self._rng.random() < 0.8:
                 content = wire.commands.popleft()
@@ -293,7 +295,8 @@ class World:
             self.connect(front, lane)
 
     def connect(self, front: Front, lane: int) -> None:
-        wire = front.wires[lane] = self.lanes[lane].wires[front.number] = Wire()
+        wire = front.wires[lane] = Wire()
+        self.lanes[lane].joining.append((front.number, wire))
         front.client.add_lane(lane, Link(wire))
 
     def act(self) -> None:
@@ -360,13 +363,12 @@ class World:
                 front.client.receive(lane, decode_report(content))
                 continue
             front.client.remove_lane(lane)
-            if front.number in self.lanes[lane].wires:  # it reads the end in its turn
-                self.lanes[lane].turn_until_left(front.number)
             self.connect(front, lane)
             return
 
     def kill(self, lane: int) -> None:
-        for wire in self.lanes[lane].wires.values():
+        process = self.lanes[lane]
+        for wire in (*process.wires.values(), *(wire for _, wire in process.joining)):
             wire.cut(self.rng)
         self.lanes[lane] = LaneProcess(self)
 

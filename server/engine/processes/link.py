@@ -101,8 +101,10 @@ class SocketLink(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  how it ended is for the host to say
         """Called by asyncio, also after `close`."""
         self._asking.cancel()
-        self._on_lost()
-        self.lost.set_result(None)
+        try:
+            self._on_lost()
+        finally:
+            self.lost.set_result(None)
 
     def _write(self, data: bytes) -> None:
         self._transport.write(data)

@@ -59,7 +59,7 @@ class SocketPort:
             for descriptor, event in self._poll.poll(None if wait else 0):
                 front = self._fronts.get(descriptor)
                 if front is None:
-                    if not self._hear_host():
+                    if not self._hear_host(commands):
                         return None
                     continue
                 if event & select.EPOLLOUT:
@@ -76,12 +76,17 @@ class SocketPort:
             return
         self._write(receiver, framed(_encode(report)))
 
-    def _hear_host(self) -> bool:
-        """Take the sockets of new fronts; returns False when the host is gone."""
+    def _hear_host(self, commands: list[tuple[int, Command]]) -> bool:
+        """Take the sockets of new fronts; returns False when the host is gone.
+
+        A front with a new link has given up the old one: what came by that ends here, before what the new one brings.
+        """
         try:
             while received := self._host.receive():
                 message, descriptors = received
                 for descriptor in descriptors:
+                    if (before := self._by_number.get(message.front)) is not None:
+                        commands += self._drop(before)
                     link = socket.socket(fileno=descriptor)
                     link.setblocking(False)
                     self._fronts[descriptor] = self._by_number[message.front] = _Front(message.front, link)
@@ -135,8 +140,6 @@ class SocketPort:
 
     def _drop(self, front: _Front) -> list[tuple[int, Command]]:
         self._poll.unregister(front.socket.fileno())
-        del self._fronts[front.socket.fileno()]
-        if self._by_number[front.number] is front:  # else it has another link by now
-            del self._by_number[front.number]
+        del self._fronts[front.socket.fileno()], self._by_number[front.number]
         front.socket.close()
         return [(front.number, Leave())]

@@ -1,0 +1,81 @@
+"""A lane's end of its links: which commands come in which order when a front gets another link."""
+
+import socket
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from dragoman.server.engine.api import Cancel, Command, Leave
+from dragoman.server.engine.processes.channel import Channel, packet_pair, stream_pair
+from dragoman.server.engine.processes.frames import framed
+from dragoman.server.engine.processes.messages import AddFront, FromLane, ToLane
+from dragoman.server.engine.processes.port import SocketPort
+
+FRONT = 7
+
+
+class Lane:
+    """A port, and the host that it hears."""
+
+    def __init__(self) -> None:
+        ours, theirs = packet_pair()
+        self.host: Channel[FromLane] = Channel(ours, FromLane)
+        self._channel: Channel[ToLane] = Channel(theirs, ToLane)
+        self.port = SocketPort(self._channel)
+
+    def link(self) -> socket.socket:
+        """A front's end of a new link."""
+        of_lane, of_front = stream_pair()
+        self.host.send(AddFront(FRONT), [of_lane.detach()])
+        return of_front
+
+    def receive(self) -> list[tuple[int, Command]]:
+        received = self.port.receive(wait=True)
+        assert received is not None
+        return received
+
+    def close(self) -> None:
+        self.host.close()
+        while (received := self.port.receive(wait=True)) is not None:
+            assert not received
+        self._channel.close()
+
+
+@pytest.fixture
+def lane() -> Iterator[Lane]:
+    lane = Lane()
+    yield lane
+    lane.close()
+
+
+def cancel(number: int) -> bytes:
+    return framed(msgspec.msgpack.encode(Cancel([number])))
+
+
+def test_the_end_of_a_link_comes_before_what_the_next_one_brings(lane: Lane) -> None:
+    with lane.link() as first:
+        first.sendall(cancel(1))
+        assert lane.port.receive(wait=False) in ([], [(FRONT, Cancel([1]))])
+        lane.port.receive(wait=False)
+        with lane.link() as second:
+            second.sendall(cancel(2))
+            first.close()  # read after the new one, or before it
+            received = lane.receive()
+            while received[-1] != (FRONT, Cancel([2])):
+                received += lane.receive()
+            assert received == [(FRONT, Leave()), (FRONT, Cancel([2]))]
+            second.sendall(cancel(3))
+            assert lane.receive() == [(FRONT, Cancel([3]))], "the new link stays"
+        assert lane.receive() == [(FRONT, Leave())]
+
+
+def test_a_frame_may_come_in_pieces(lane: Lane) -> None:
+    with lane.link() as front:
+        content = cancel(1) + cancel(2)
+        for byte in content[:-1]:
+            front.sendall(bytes([byte]))
+            lane.port.receive(wait=False)
+        front.sendall(content[-1:] + cancel(3))
+        assert lane.receive() == [(FRONT, Cancel([2])), (FRONT, Cancel([3]))]
+    assert lane.receive() == [(FRONT, Leave())]
