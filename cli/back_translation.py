@@ -34,8 +34,9 @@ from dragoman.model.errors import CorpusError
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.parameters import DecodingParameters
-from dragoman.server.engine.client import EngineClient, Ticket
+from dragoman.server.engine.client import EngineClient
 from dragoman.server.engine.threads import LaneThreads
+from dragoman.server.engine.ticket import Ticket
 from dragoman.server.models.loader import load_checked_backend
 from dragoman.server.requests.options import MAX_BEAM_SIZE
 

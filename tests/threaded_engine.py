@@ -6,8 +6,9 @@ from typing import Any
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.parameters import DecodingParameters
-from dragoman.server.engine.client import EngineObserver, Occupancy, Ticket
+from dragoman.server.engine.observation import EngineObserver, Occupancy
 from dragoman.server.engine.threads import CLOSE_LIMIT_S, LaneThreads
+from dragoman.server.engine.ticket import Ticket
 from dragoman.server.execution.backend import Backend
 
 

@@ -8,9 +8,9 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.cost import step_cost
@@ -26,7 +26,6 @@ from dragoman.server.engine.api import (
     FailureReason,
     Finished,
     GraphRun,
-    PrefixUse,
     Report,
     Request,
     Started,
@@ -35,6 +34,8 @@ from dragoman.server.engine.api import (
 )
 from dragoman.server.engine.beginnings import Beginnings
 from dragoman.server.engine.dispatcher import Dispatcher, QueueFullError
+from dragoman.server.engine.observation import EngineObserver, Occupancy, PrefixTotals
+from dragoman.server.engine.ticket import Ticket
 from dragoman.server.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -44,7 +45,7 @@ from dragoman.server.errors import (
     RequestError,
 )
 
-__all__ = ["EngineClient", "EngineObserver", "LaneLink", "Occupancy", "PrefixTotals", "Ticket"]
+__all__ = ["EngineClient", "LaneLink"]
 
 RETRY_DELAY_S = 1.0
 """What a refused caller is told to wait."""
@@ -57,164 +58,6 @@ class LaneLink(Protocol):
 
     def send(self, command: Command) -> None:
         """Hand over a command; returns at once. Where the lane has gone, `EngineClient.remove_lane` is called."""
-
-
-class EngineObserver(Protocol):
-    """Told of what lanes computed, on the client's event loop."""
-
-    def observe_step(self, graph: str, seconds: float, rows: int) -> None:
-        """`graph` is one of those of `GraphRun`."""
-
-    def observe_failed_steps(self, num_steps: int) -> None:
-        """Steps raised errors."""
-
-
-class Occupancy(NamedTuple):
-    """How full the lanes are at one moment with what came from here."""
-
-    slots_used: int
-    slots_total: int
-    num_running: int
-    num_waiting: int
-
-
-class PrefixTotals:
-    """What the lanes reused of prompts, as far as they have reported here.
-
-    Attributes:
-        num_reused_tokens: prompt tokens whose keys and values were kept.
-        num_computed_tokens: prompt tokens that had to be run.
-    """
-
-    def __init__(self, *, is_shared: bool) -> None:
-        """`is_shared` says that the lanes have one prefix cache together."""
-        self.num_reused_tokens = self.num_computed_tokens = 0
-        self._is_shared = is_shared
-        self._num_bytes: dict[int, int] = {}  # by lane; by 0 where they share
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes held."""
-        return sum(list(self._num_bytes.values()))
-
-    def add(self, lane: int, use: PrefixUse) -> None:
-        """Count what a lane reported."""
-        self.num_reused_tokens += use.num_reused_tokens
-        self.num_computed_tokens += use.num_computed_tokens
-        self._num_bytes[0 if self._is_shared else lane] = use.num_bytes
-
-    def forget(self, lane: int) -> None:
-        """A lane has gone, and its cache with it."""
-        if not self._is_shared:
-            self._num_bytes.pop(lane, None)
-
-
-class Ticket:
-    """One sequence's answer, in the making. Use it from the event loop that submitted it.
-
-    Attributes:
-        id: of the sequence.
-        submitted_s: when it was handed in; all times are `time.monotonic()`.
-        admitted_s: when it got its rows, or None.
-        first_token_s: when its first token was chosen, or None.
-        num_first_tokens: that came together then.
-        finished_s: when the event loop heard of its end, or None.
-    """
-
-    __slots__ = (
-        "_client",
-        "_is_streamed",
-        "_outcome",
-        "_tell",
-        "_unread",
-        "_waiters",
-        "admitted_s",
-        "finished_s",
-        "first_token_s",
-        "id",
-        "num_first_tokens",
-        "submitted_s",
-    )
-
-    def __init__(self, client: "EngineClient", id_: int, submitted_s: float, *, is_streamed: bool) -> None:
-        self.id = id_
-        self.submitted_s = submitted_s
-        self.admitted_s: float | None = None
-        self.first_token_s: float | None = None
-        self.num_first_tokens = 1
-        self.finished_s: float | None = None
-        self._client = client
-        self._is_streamed = is_streamed
-        self._unread: list[int] = []
-        self._outcome: Decoded | RequestError | None = None
-        self._waiters: list[asyncio.Future[None]] = []
-        self._tell: Callable[[Decoded], None] | None = None
-
-    async def result(self) -> Decoded:
-        """The whole answer.
-
-        Raises:
-            DeadlineExceeded: its deadline passed first.
-            Cancelled: `cancel` was called first.
-            EngineError: a step failed.
-            EngineUnavailable: its lane died, or the engine was closed.
-        """
-        while self._outcome is None:
-            await self._change()
-        if isinstance(self._outcome, Decoded):
-            return self._outcome
-        raise self._outcome.with_traceback(None)
-
-    def when_answered(self, tell: Callable[[Decoded], None]) -> None:
-        """Have `tell` called with the answer, if there ever is one."""
-        self._tell = tell
-        if isinstance(self._outcome, Decoded):
-            tell(self._outcome)
-
-    async def __aiter__(self) -> AsyncIterator[list[int]]:
-        """New tokens as they come, several at once for a slow reader; raises what `result` raises."""
-        assert self._is_streamed, "submit with is_streamed=True to iterate"
-        while True:
-            while not self._unread and self._outcome is None:
-                await self._change()
-            if not self._unread:
-                await self.result()
-                return
-            tokens, self._unread = self._unread, []
-            yield tokens
-
-    def cancel(self) -> None:
-        """Free the sequence's rows before its lane's next step. Harmless when it is over."""
-        self._client.cancel(self)
-
-    def start(self, event: Started) -> None:
-        """Take the times of its start."""
-        self.admitted_s, self.first_token_s = event.started_s, event.first_token_s
-        self.num_first_tokens = event.num_first_tokens
-
-    def extend(self, token_ids: list[int]) -> None:
-        """Take new tokens."""
-        self._unread += token_ids
-        self._wake()
-
-    def settle(self, outcome: Decoded | RequestError) -> None:
-        """Take the end."""
-        self.finished_s = time.monotonic()
-        self._outcome = outcome
-        self._wake()
-        if self._tell is not None and isinstance(outcome, Decoded):
-            self._tell(outcome)
-
-    async def _change(self) -> None:
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        await waiter
-
-    def _wake(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():  # its caller has left
-                waiter.set_result(None)
-        self._waiters.clear()
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -318,7 +161,7 @@ class EngineClient:
                 num_rows=parameters.beam_size,
                 call=call,
                 cost=step_cost(parameters, self.facts.vocabulary_size),
-                ticket=Ticket(self, next(self._ids), now_s, is_streamed=is_streamed),
+                ticket=Ticket(self.cancel, next(self._ids), now_s, is_streamed=is_streamed),
                 call_id=call_id,
                 input_ids=input_ids,
                 parameters=parameters,

@@ -15,9 +15,9 @@ a lane that others leave to it.
 
 import itertools
 import sys
-from dataclasses import dataclass, field
 from operator import attrgetter
 
+from dragoman.server.engine.known_lane import KnownLane, is_long
 from dragoman.server.engine.lane_room import LaneRoom
 from dragoman.server.engine.queue import Call, Queue, QueueFullError, Sequence
 
@@ -29,108 +29,12 @@ _SLOTS_A_LOOKAHEAD_ROW = 2
 """So a row that ends is taken again at once, also where reports are 10 ms late or searches have many rows (ADR 22)."""
 _MAX_LOOKED_AT = 64
 """Calls among which one is looked for that may go while the first may not."""
-_MAX_SHORT_TOKENS = 64
-"""A longer input is worth a lane of its own: encoding it takes as long as many steps, for which others would wait."""
 _MAX_LOST_LANES = 2
 """A sequence that so many lanes died with before it started is not given to another: it may be what they die of."""
 _MAX_PREFERRED_ROWS = 4
 """That a preferred lane may have more than the one that would be chosen: a step of so many takes little longer."""
 _num_free = attrgetter("num_free")
 _num_free_reserved = attrgetter("num_free_reserved")
-
-
-@dataclass(slots=True)
-class _Lane:
-    """What a front knows of a lane.
-
-    Attributes:
-        index: its number.
-        room: rows of the sequences that this front gave to it.
-        sent: sequences that were given and have not started, in their order.
-        started: sequences that have started.
-        num_sent_rows: of `sent`.
-        num_started_rows: of `started`.
-        num_long: sequences of both whose inputs are long.
-        num_other_rows: that other fronts' sequences run in and wait for, as the lane said last.
-        num_other_reserved: reserved rows that they run in.
-        num_rows: that all fronts' sequences need here.
-        num_free: shared rows that a sequence could start in at once; negative where some are waited for.
-        num_free_reserved: reserved rows that a sequence could start in at once.
-    """
-
-    index: int
-    room: LaneRoom
-    sent: dict[Sequence, None] = field(default_factory=dict)
-    started: dict[Sequence, None] = field(default_factory=dict)
-    num_sent_rows: int = 0
-    num_started_rows: int = 0
-    num_long: int = 0
-    num_other_rows: int = 0
-    num_other_reserved: int = 0
-    num_rows: int = 0
-    num_free: int = 0
-    num_free_reserved: int = 0
-
-    def __post_init__(self) -> None:
-        self._count()
-
-    def has_reserved(self, sequence: Sequence) -> bool:
-        """Whether a sequence of a small call could start in reserved rows at once."""
-        return sequence.num_rows <= self.num_free_reserved and self.room.fits_reserved(sequence)
-
-    def may_wait(self, sequence: Sequence, lookahead_rows: int) -> bool:
-        """Whether a sequence that cannot start at once may wait on the lane.
-
-        Where it is other fronts that have taken the rows, a front may always have one sequence there, or a few: the
-        lane's queue gives calls their turns, and a lane that has nothing of a front tells it nothing.
-        """
-        num_more = sequence.num_rows - lookahead_rows
-        if num_more <= min(0, self.num_free):
-            return self.room.fits_cost(sequence)
-        if not self.num_other_rows or not self.room.fits(sequence):
-            return False
-        return not self.num_sent_rows or self.num_sent_rows + num_more <= 0
-
-    def send(self, sequence: Sequence, *, is_reserved: bool) -> None:
-        """Count in a sequence that is given to the lane."""
-        sequence.lane = self.index
-        self.sent[sequence] = None
-        self.num_sent_rows += sequence.num_rows
-        self.num_long += _is_long(sequence)
-        self.room.take(sequence, is_reserved=is_reserved)
-        self._count()
-
-    def start(self, sequence: Sequence) -> None:
-        """A sequence that was given has started."""
-        del self.sent[sequence]
-        self.started[sequence] = None
-        self.num_sent_rows -= sequence.num_rows
-        self.num_started_rows += sequence.num_rows
-
-    def end(self, sequence: Sequence) -> None:
-        """Count out a sequence, started or not."""
-        if sequence in self.started:
-            del self.started[sequence]
-            self.num_started_rows -= sequence.num_rows
-        else:
-            del self.sent[sequence]
-            self.num_sent_rows -= sequence.num_rows
-        self.num_long -= _is_long(sequence)
-        self.room.give_back(sequence)
-        self._count()
-
-    def set_load(self, num_rows: int, num_waiting_rows: int) -> None:
-        """Learn what others have here: the load of all less what is this front's."""
-        num_waiting_others = max(0, num_waiting_rows - self.num_sent_rows)
-        self.num_other_rows = max(0, num_rows - self.num_started_rows) + num_waiting_others
-        self.num_other_reserved = max(0, num_rows - self.room.num_shared - self.room.num_reserved_used)
-        self._count()
-
-    def _count(self) -> None:
-        room, num_others = self.room, self.num_other_rows
-        self.num_rows = room.num_shared_used + room.num_reserved_used + num_others
-        self.num_free = room.num_shared - room.num_shared_used - num_others
-        self.num_free_reserved = room.num_reserved - room.num_reserved_used - self.num_other_reserved
 
 
 class Dispatcher:
@@ -174,7 +78,7 @@ class Dispatcher:
         self._queue = Queue()
         self._num_shared_used = 0
         self._small: dict[Call, None] = {}  # calls whose first waiting sequence may use reserved rows
-        self._lanes: dict[int, _Lane] = {}
+        self._lanes: dict[int, KnownLane] = {}
         for index in range(num_lanes):
             self.add_lane(index)
 
@@ -280,7 +184,7 @@ class Dispatcher:
         """A lane is there, with nothing in it."""
         assert lane not in self._lanes, "lanes have different numbers"
         room = LaneRoom(self.slots_per_lane, self.reserved_rows, self.max_step_cost)
-        self._lanes[lane] = _Lane(lane, room)
+        self._lanes[lane] = KnownLane(lane, room)
 
     def remove_lane(self, lane: int) -> list[Sequence]:
         """A lane died. Returns the sequences that are lost with it.
@@ -305,7 +209,12 @@ class Dispatcher:
         return lost
 
     def _send(
-        self, sequence: Sequence, lane: _Lane, sent: list[tuple[Sequence, int]], *, is_reserved: bool = False
+        self,
+        sequence: Sequence,
+        lane: KnownLane,
+        sent: list[tuple[Sequence, int]],
+        *,
+        is_reserved: bool = False,
     ) -> None:
         self._queue.take(sequence)
         sequence.is_small = sequence.call in self._small
@@ -316,7 +225,7 @@ class Dispatcher:
         self._note_small(sequence.call)
         sent.append((sequence, lane.index))
 
-    def _take_back(self, sequence: Sequence, lane: _Lane) -> None:
+    def _take_back(self, sequence: Sequence, lane: KnownLane) -> None:
         lane.end(sequence)
         if not sequence.is_reserved:
             self._num_shared_used -= sequence.num_rows
@@ -329,7 +238,7 @@ class Dispatcher:
         else:
             self._small.pop(call, None)
 
-    def _lane_for(self, sequence: Sequence) -> _Lane | None:
+    def _lane_for(self, sequence: Sequence) -> KnownLane | None:
         """Return the lane where a sequence had best start at once, or None if it could on none.
 
         A short one joins the fullest lane of those with few rows and no long input, then wakes an idle lane. What is
@@ -337,7 +246,7 @@ class Dispatcher:
         rows more than that one.
         """
         joined = idle = least = preferred = None
-        max_joined = 0 if _is_long(sequence) else self.rows_before_spread
+        max_joined = 0 if is_long(sequence) else self.rows_before_spread
         num_joined, num_least = -1, sys.maxsize
         num_rows = sequence.num_rows
         for lane in self._lanes.values():
@@ -357,11 +266,11 @@ class Dispatcher:
             return preferred
         return best
 
-    def _most_reserved(self) -> _Lane:
+    def _most_reserved(self) -> KnownLane:
         """Return the lane with the most reserved rows free; there must be a lane."""
         return max(self._lanes.values(), key=_num_free_reserved)
 
-    def _lane_to_wait_on(self, sequence: Sequence) -> _Lane | None:
+    def _lane_to_wait_on(self, sequence: Sequence) -> KnownLane | None:
         """Return the lane where a sequence had best wait, or None if it had best wait here."""
         best, num_best = None, sys.maxsize
         num_more = sequence.num_rows - self.lookahead_rows
@@ -389,7 +298,7 @@ class Dispatcher:
                 return True
         return False
 
-    def _overtaking(self, first: Sequence) -> tuple[Sequence, _Lane] | None:
+    def _overtaking(self, first: Sequence) -> tuple[Sequence, KnownLane] | None:
         """Return a sequence that may go before `first`, with its lane.
 
         Where `first` lacks rows on all lanes, any may go that needs fewer. Where it costs too much, only one that costs
@@ -415,7 +324,3 @@ class Dispatcher:
         if lanes:
             self._send(first, max(lanes, key=_num_free), sent)
         return bool(lanes)
-
-
-def _is_long(sequence: Sequence) -> bool:
-    return sequence.num_input_tokens > _MAX_SHORT_TOKENS

@@ -11,8 +11,9 @@ import structlog
 from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.joining import UnknownDecoderError
 from dragoman.server.engine.api import Command, EngineFacts, Leave, Report
-from dragoman.server.engine.client import EngineClient, EngineObserver
+from dragoman.server.engine.client import EngineClient
 from dragoman.server.engine.layout import engine_facts
+from dragoman.server.engine.observation import EngineObserver
 from dragoman.server.engine.worker import LaneWorker, make_lane
 from dragoman.server.errors import ResourceUnavailable
 from dragoman.server.execution.backend import Backend

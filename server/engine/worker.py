@@ -18,22 +18,16 @@ from dragoman.server.decoding.cost import step_cost
 from dragoman.server.engine.api import (
     Cancel,
     Command,
-    Event,
-    Failed,
     FailureReason,
-    Finished,
-    GraphRun,
     LaneLoad,
     Leave,
-    PrefixUse,
     Report,
     Request,
-    Started,
     Submit,
-    Tokens,
 )
 from dragoman.server.engine.lane import Lane
 from dragoman.server.engine.layout import engine_facts
+from dragoman.server.engine.reports import Reports
 from dragoman.server.engine.scheduler import (
     ENCODE_TOGETHER,
     MAX_START_INTERVAL,
@@ -51,8 +45,6 @@ __all__ = ["LaneBroken", "LanePort", "LaneWorker", "make_lane"]
 
 MAX_FAILED_STEPS = 16
 """One after the other, after which a lane is taken to be broken."""
-_MAX_GRAPH_RUNS = 256
-"""Kept until there is an event to report, in steps that nobody hears anything of."""
 
 _REASONS = {Departure.CANCELLED: FailureReason.CANCELLED, Departure.EXPIRED: FailureReason.DEADLINE}
 
@@ -100,17 +92,14 @@ class LaneWorker(Generic[_Front]):
         max_failed_steps: int = MAX_FAILED_STEPS,
     ) -> None:
         self._lane = lane
-        lane.observe = self._observe
+        self._reports: Reports[_Front] = Reports(lane.prefix_cache)
+        lane.observe = self._reports.add_graph_run
         self._scheduler = scheduler
         self._port = port
         self._max_failed_steps = max_failed_steps
         self._num_failed_in_a_row = 0
-        self._num_failed_steps = 0  # not reported yet
-        self._graph_runs: list[GraphRun] = []  # not reported yet
         self._sequences: dict[_Front, dict[int, LaneSequence]] = {}  # by front and id
         self._calls: weakref.WeakValueDictionary[tuple[_Front, int], _Call] = weakref.WeakValueDictionary()
-        self._events: dict[_Front, list[Event]] = {}
-        self._told_full: set[_Front] = set()  # fronts that know the lane as full
 
     def run(self) -> None:
         """Work until all fronts have gone.
@@ -140,13 +129,12 @@ class LaneWorker(Generic[_Front]):
                     if (sequence := known.get(id_)) is not None:
                         self._cancel(sequence)
             case Leave():
+                self._reports.forget_front(front)
                 for sequence in self._sequences.pop(front, {}).values():
                     sequence.front = (
                         None  # the front may come again, with the same ids: it is told of those alone
                     )
                     self._cancel(sequence)
-                self._events.pop(front, None)
-                self._told_full.discard(front)
 
     def _submit(self, front: _Front, request: Request) -> None:
         key = front, request.call_id
@@ -162,6 +150,7 @@ class LaneWorker(Generic[_Front]):
         )
         sequence.id, sequence.front = request.id, front
         sequence.is_streamed, sequence.is_small = request.is_streamed, request.is_small
+        self._reports.add_front(front)
         self._sequences.setdefault(front, {})[request.id] = sequence
         self._scheduler.submit(sequence)
 
@@ -191,26 +180,26 @@ class LaneWorker(Generic[_Front]):
             self._num_failed_in_a_row = 0
         for started, _ in plan.starts:
             assert isinstance(started, LaneSequence)
-            self._tell_start(started)
+            self._reports.start(started)
         for sequence in progressed:
             if sequence.has_ended:
                 self._scheduler.finish(sequence)
                 if sequence.result is not None:
                     self._finish(sequence)
             elif sequence.is_streamed:
-                self._tell_tokens(sequence)
+                self._reports.extend(sequence)
 
     def _end_failed_step(self, plan: Plan, error: BaseException) -> None:
         """Fail the sequences of the step, but for those that had come to their end before the error."""
         _log.exception("step_failed", rows=plan.num_rows)
-        self._num_failed_steps += 1
+        self._reports.add_failed_step()
         self._num_failed_in_a_row += 1
         self._lane.clear()
         for sequence in self._scheduler.evict():
             assert isinstance(sequence, LaneSequence)
             if sequence.has_ended and sequence.first_token_s is None:  # in its first step, which was this one
                 sequence.first_token_s = time.monotonic()
-                self._tell_start(sequence)
+                self._reports.start(sequence)
             if sequence.result is not None:
                 self._finish(sequence)
             elif not sequence.has_ended:
@@ -230,62 +219,21 @@ class LaneWorker(Generic[_Front]):
                 self._fail(sequence, FailureReason.ERROR, f"an alignment failed: {type(error).__name__}")
 
     def _finish(self, sequence: LaneSequence) -> None:
-        assert sequence.result is not None
-        if sequence.is_streamed:
-            self._tell_tokens(sequence)
-        self._tell(sequence, Finished(sequence.id, sequence.result.hypotheses))
+        self._reports.finish(sequence)
         self._forget(sequence)
 
     def _fail(self, sequence: LaneSequence, reason: FailureReason, message: str = "") -> None:
-        self._tell(sequence, Failed(sequence.id, reason, message))
+        self._reports.fail(sequence, reason, message)
         self._forget(sequence)
 
     def _forget(self, sequence: LaneSequence) -> None:
         self._sequences.get(sequence.front, {}).pop(sequence.id, None)
 
-    def _tell_start(self, sequence: LaneSequence) -> None:
-        assert sequence.started_s is not None
-        assert sequence.first_token_s is not None
-        self._tell(
-            sequence,
-            Started(sequence.id, sequence.started_s, sequence.first_token_s, sequence.num_first_tokens),
-        )
-
-    def _tell_tokens(self, sequence: LaneSequence) -> None:
-        if token_ids := sequence.token_ids[sequence.num_told :]:
-            sequence.num_told += len(token_ids)
-            self._tell(sequence, Tokens(sequence.id, token_ids))
-
-    def _tell(self, sequence: LaneSequence, event: Event) -> None:
-        if sequence.front in self._sequences:
-            self._events.setdefault(sequence.front, []).append(event)
-
-    def _observe(self, run: GraphRun) -> None:
-        self._graph_runs.append(run)
-
     def _report(self) -> None:
-        """Report to each front that has events, or waits for room without any."""
         load = LaneLoad(self._scheduler.num_used_rows, self._scheduler.num_waiting_rows)
         is_full = load.num_rows + load.num_waiting_rows >= self._scheduler.num_slots
-        if not is_full:
-            for front in self._told_full:
-                self._events.setdefault(front, [])
-        if len(self._graph_runs) >= _MAX_GRAPH_RUNS and self._sequences:
-            self._events.setdefault(next(iter(self._sequences)), [])
-        if not self._events:
-            return
-        told_once = self._graph_runs, self._prefix_use(), self._num_failed_steps
-        self._graph_runs, self._num_failed_steps = [], 0
-        for front, events in self._events.items():
-            graph_runs, prefix, num_failed_steps = told_once
-            self._port.send(front, Report(events, graph_runs, load, prefix, num_failed_steps))
-            told_once = [], None, 0
-            (self._told_full.add if is_full else self._told_full.discard)(front)
-        self._events = {}
-
-    def _prefix_use(self) -> PrefixUse | None:
-        cache = self._lane.prefix_cache
-        return None if cache is None else PrefixUse(*cache.take_counts(), cache.num_bytes)
+        for front, report in self._reports.take(load, is_full=is_full):
+            self._port.send(front, report)
 
 
 def make_lane(backend: Backend, settings: EngineSettings) -> tuple[Lane, Scheduler]:

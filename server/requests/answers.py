@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from dragoman.server.decoding.hypothesis import Decoded, FinishReason, Hypothesis, TokenScore
 from dragoman.server.decoding.text import OutputText, decode_text
-from dragoman.server.engine.client import Ticket
+from dragoman.server.engine.ticket import Ticket
 from dragoman.server.models.served_model import ServedModel
 from dragoman.server.requests.answer_room import AnswerRoom
 from dragoman.server.requests.calls import Answer, OutputToken, Scored, TextAnswer

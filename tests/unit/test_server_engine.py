@@ -20,10 +20,10 @@ from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.candidates import Predictions
 from dragoman.server.decoding.hypothesis import FinishReason
 from dragoman.server.decoding.parameters import DecodingParameters
-from dragoman.server.engine.client import Ticket
 from dragoman.server.engine.layout import lane_layout
 from dragoman.server.engine.offline import decode_offline
 from dragoman.server.engine.threads import LaneThreads
+from dragoman.server.engine.ticket import Ticket
 from dragoman.server.engine.worker import LaneWorker
 from dragoman.server.errors import Cancelled, DeadlineExceeded, EngineError, EngineUnavailable, Overloaded
 from dragoman.server.execution.backend import Backend

@@ -26,7 +26,8 @@ from dragoman.server.engine.api import (
     Submit,
     Tokens,
 )
-from dragoman.server.engine.client import EngineClient, Ticket
+from dragoman.server.engine.client import EngineClient
+from dragoman.server.engine.ticket import Ticket
 from dragoman.server.errors import (
     Cancelled,
     DeadlineExceeded,

@@ -18,12 +18,14 @@ from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.hypothesis import Decoded, FinishReason, Hypothesis
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.engine import client as client_module
+from dragoman.server.engine import ticket as ticket_module
 from dragoman.server.engine import worker as worker_module
 from dragoman.server.engine.api import Command, EngineFacts, Leave, Report
-from dragoman.server.engine.client import EngineClient, Ticket
+from dragoman.server.engine.client import EngineClient
 from dragoman.server.engine.lane_room import LaneRoom
 from dragoman.server.engine.scheduler import Plan, Scheduler
 from dragoman.server.engine.sequence import LaneSequence
+from dragoman.server.engine.ticket import Ticket
 from dragoman.server.engine.worker import LaneWorker
 from dragoman.server.errors import Cancelled, DeadlineExceeded, EngineError, EngineUnavailable, Overloaded
 
@@ -406,8 +408,9 @@ class World:
             assert process.scheduler._room == LaneRoom(NUM_SLOTS, NUM_RESERVED, MAX_COST)
             assert not any(process.worker._sequences.values())
             assert not process.worker._calls
-            assert not process.worker._events
+            assert not process.worker._reports._events
             assert process.worker._sequences.keys() <= {front.number for front in self.fronts}
+            assert process.worker._reports._fronts.keys() == process.worker._sequences.keys()
         for front in self.fronts:
             dispatcher = front.client._dispatcher
             assert not front.client._pending
@@ -440,6 +443,7 @@ async def finish(world: World) -> None:
 async def test_nothing_is_lost_and_nothing_drifts(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(client_module, "time", clock)
+    monkeypatch.setattr(ticket_module, "time", clock)
     monkeypatch.setattr(worker_module, "time", clock)
     monkeypatch.setattr(client_module, "_EXPIRY_INTERVAL_S", 0.0)
     monkeypatch.setattr(worker_module._log, "exception", lambda *_, **__: None)
