@@ -25,6 +25,7 @@ from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.engine.api import Cancel, Finished, Report, Request, Submit
 from dragoman.server.engine.processes import link as link_module
 from dragoman.server.engine.processes import spawn
+from dragoman.server.engine.processes import supervisor as supervisor_module
 from dragoman.server.engine.processes.connection import HostConnection
 from dragoman.server.engine.processes.link import SocketLink
 from dragoman.server.engine.processes.messages import (
@@ -449,3 +450,14 @@ async def test_an_ended_engine_leaves_orphans_of_others_alone() -> None:
         child = psutil.Process(int(output))
         assert child.ppid() != os.getpid()
         child.kill()
+
+
+async def test_a_host_that_has_served_is_started_more_often_than_one_that_never_did() -> None:
+    async with engine(begin()) as held:
+        front = await held.front()
+        front.loaded.clear()
+        for number in range(supervisor_module.MAX_FAILED_STARTS + 1):
+            os.kill(held.supervisor.pid, signal.SIGKILL)
+            await eventually(lambda number=number: held.num_started == number + 1)  # type: ignore[misc]
+        await asyncio.wait_for(front.loaded.wait(), PATIENCE_S)
+        assert not held.failures

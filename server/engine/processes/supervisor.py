@@ -23,7 +23,9 @@ from dragoman.server.engine.processes.spawn import SpawnedHost, spawn
 __all__ = ["MAX_FAILED_STARTS", "HostProcess", "Supervisor"]
 
 MAX_FAILED_STARTS = 3
-"""Hosts that die so often in a row before they serve are not started again: the server ends."""
+"""Hosts that die so often in a row before one has ever served are not started again: the server ends."""
+MAX_FAILED_RESTARTS = 10
+"""The same once one has served. Its models can be loaded here, so whatever ends the hosts may be over soon."""
 END_S = 1.0
 """Processes that were killed are gone within this time, unless the system holds them."""
 
@@ -110,6 +112,7 @@ class Supervisor:
         self._module = module
         self._host = HostProcess(spawned or _spawn(module), begin)
         self._num_failed_starts = 0
+        self._has_served = False
         self._is_closed = False
         self._failure: DragomanError | None = None  # that the host gave as its reason to end
         self._listener: Listener
@@ -153,7 +156,7 @@ class Supervisor:
             while received := self._host.channel.receive():
                 message, _ = received
                 if isinstance(message, LoadingEnded):
-                    self._num_failed_starts = 0
+                    self._num_failed_starts, self._has_served = 0, True
                 else:
                     self._failure = _error(message.kind, message.message)
         except ConnectionError:
@@ -189,10 +192,9 @@ class Supervisor:
             return
         _log.error("engine_host_died", pid=pid, how=how)
         self._num_failed_starts += 1
-        if self._num_failed_starts == MAX_FAILED_STARTS:
-            self._listener.host_failed(
-                OperationError(f"the engine's host died {MAX_FAILED_STARTS} times in a row: {how}")
-            )
+        if self._num_failed_starts == (MAX_FAILED_RESTARTS if self._has_served else MAX_FAILED_STARTS):
+            times = f"{self._num_failed_starts} times in a row"
+            self._listener.host_failed(OperationError(f"the engine's host died {times}: {how}"))
             return
         try:
             self._host = HostProcess(_spawn(self._module), self._begin)
