@@ -9,11 +9,12 @@ import pytest
 import structlog
 from google.protobuf.message import DecodeError
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # no stubs
+from structlog.testing import capture_logs
 
 from dragoman.server.config import LoggingSettings
 from dragoman.server.fronts.grpc.interceptors import _abort
 from dragoman.server.fronts.grpc.status import to_status
-from dragoman.server.operations.logs import ServerLog, configure_logs
+from dragoman.server.operations.logs import ServerLog, configure_logs, forward_standard_logs
 from dragoman.server.requests.failures import Failure
 
 
@@ -117,3 +118,19 @@ async def test_a_status_that_cannot_be_sent_is_no_failure() -> None:
             raise cygrpc.ExecuteBatchError("execute_batch", ())
 
     await _abort(Ended(), to_status(Failure.internal("an id")))  # type: ignore[arg-type]  # all that is asked of a context
+
+
+def test_standard_loggers_speak_through_structlog_in_a_process_without_a_log_of_its_own() -> None:
+    root = logging.getLogger()
+    before = root.handlers
+    try:
+        forward_standard_logs()
+        with capture_logs() as lines:
+            logging.getLogger("asyncio").warning("took %d s", 3)
+            logging.getLogger("asyncio").info("nothing")
+            logging.getLogger("grpc.x").error(
+                "gone", exc_info=UnicodeDecodeError("utf-8", b"", 0, 1, "no text")
+            )
+    finally:
+        root.handlers = before
+    assert [(line["event"], line["log_level"]) for line in lines] == [("took 3 s", "warning")]
