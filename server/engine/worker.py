@@ -131,9 +131,7 @@ class LaneWorker(Generic[_Front]):
             case Leave():
                 self._reports.forget_front(front)
                 for sequence in self._sequences.pop(front, {}).values():
-                    sequence.front = (
-                        None  # the front may come again, with the same ids: it is told of those alone
-                    )
+                    sequence.front = None  # it may come again with the same ids, and hears of those alone
                     self._cancel(sequence)
 
     def _submit(self, front: _Front, request: Request) -> None:
