@@ -53,7 +53,7 @@ async def test_a_call_is_answered_by_lanes_in_processes() -> None:
             host = models_of(served).host.pid
             assert sorted(members(host)) == sorted([host, *pids_of(served).values()])
             assert served.metric("output_tokens_total", model="spell") > 0
-            assert served.metric("step_duration_seconds_count", model="spell", graph="decode") > 0
+            assert served.metric("step_duration_seconds_count", model="spell", graph="encode") > 0
             await eventually(lambda: any(each["event"] == "memory" for each in log))
         assert members(host) == []
     [memory] = [each for each in log if each["event"] == "memory"]
