@@ -143,8 +143,9 @@ class _Front:
         self._front = GrpcFront(
             self._settings.server, self._lifecycle, self._metrics, _on_crash, num_fronts=self._num_fronts
         )
-        await self._front.start(registry, await self._port)
-        self._lifecycle.phase = Phase.SERVING
+        port = await self._port
+        self._lifecycle.phase = Phase.SERVING  # others serve on the port: a call may come at once
+        await self._front.start(registry, port)
         gc.freeze()
         self._metrics.publish(self._writer)
         self._channel.send(Serving())
@@ -167,7 +168,8 @@ class _Front:
             [descriptor] = descriptors
             self._models.connect(socket.socket(fileno=descriptor))
         elif isinstance(message, Listen):
-            self._port.set_result(message.port)
+            if not self._port.done():
+                self._port.set_result(message.port)
         elif isinstance(message, Drain):
             self._is_over.set()
 
