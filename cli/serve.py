@@ -109,7 +109,7 @@ def serve(
 
             engine_host = start_host(settings, spawned)
         quiet_grpc_core()
-        from dragoman.server.app import serve as serve_until_stopped
+        from dragoman.server.serving import serve as serve_until_stopped
 
         # Whoever collects a log in JSON expects the error to be a part of it.
         raise_errors = settings.logging.format != "json"

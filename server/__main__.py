@@ -46,7 +46,7 @@ def _serve(options: argparse.Namespace, signals: StopSignals) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     quiet_grpc_core()
-    from dragoman.server.app import serve  # noqa: PLC0415 a wrong option is answered before the heavy imports
+    from dragoman.server.serving import serve  # noqa: PLC0415 a wrong option is answered before the heavy imports
 
     return serve(settings, signals, host=host)
 

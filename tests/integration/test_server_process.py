@@ -98,7 +98,7 @@ def test_an_unknown_setting_is_one_line_without_a_traceback() -> None:
 
 def test_serving_loads_nothing_of_training() -> None:
     loaded = loaded_by(
-        "dragoman.server.app", "dragoman.server.models.host", "dragoman.server.models.threaded"
+        "dragoman.server.serving", "dragoman.server.models.host", "dragoman.server.models.threaded"
     )
     assert "onnxruntime" in loaded
     assert not loaded & {"torch", "onnx", "onnxscript", "typer"}
@@ -106,7 +106,7 @@ def test_serving_loads_nothing_of_training() -> None:
 
 
 def test_a_process_without_lanes_has_no_onnx_runtime() -> None:
-    assert "grpc" in (loaded := loaded_by("dragoman.server.app"))
+    assert "grpc" in (loaded := loaded_by("dragoman.server.serving"))
     assert "onnxruntime" not in loaded
 
 

@@ -63,7 +63,7 @@ ThreadPoolExecutor._adjust_thread_count = refuse
 
 STUCK_LOOP = """
 import time
-import dragoman.server.app, structlog
+import dragoman.server.serving, structlog
 from dragoman.server.app import Server
 
 async def start(self, stop=None):
@@ -71,7 +71,7 @@ async def start(self, stop=None):
     time.sleep(600)
 
 Server.start = start
-dragoman.server.app.END_S = 0.5
+dragoman.server.serving.END_S = 0.5
 """
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from dragoman.server import app
+from dragoman.server import serving
 from dragoman.server.fronts.grpc import draining
 from dragoman.server.models import running
 from dragoman.server.operations import http_server, logs
@@ -22,7 +22,7 @@ def test_the_watchdog_waits_longer_than_all_waits_together() -> None:
         http_server.CLOSE_LIMIT_S,
         logs.FLUSH_S,
     )
-    assert sum(waits) < app.END_S
+    assert sum(waits) < serving.END_S
 
 
 def test_an_answer_that_is_being_computed_holds_up_no_close(monkeypatch: pytest.MonkeyPatch) -> None:
