@@ -35,6 +35,7 @@ class Reports(Generic[_Front]):
         self._fronts: dict[_Front, None] = {}
         self._events: dict[_Front, list[Event]] = {}
         self._told_full: set[_Front] = set()  # fronts that know the lane as full
+        self._told_rows: dict[_Front, int] = {}  # that were used and waited for, as each front knows
         self._graph_runs: list[GraphRun] = []
         self._num_failed_steps = 0
 
@@ -47,6 +48,7 @@ class Reports(Generic[_Front]):
         self._fronts.pop(front, None)
         self._events.pop(front, None)
         self._told_full.discard(front)
+        self._told_rows.pop(front, None)
 
     def start(self, sequence: LaneSequence) -> None:
         """A sequence has taken its first step."""
@@ -83,14 +85,18 @@ class Reports(Generic[_Front]):
         self._num_failed_steps += 1
 
     def take(self, load: LaneLoad, *, is_full: bool) -> list[tuple[_Front, Report]]:
-        """A report to each front that has events, or waits for room without any. What they say is forgotten here.
+        """A report to each front that has events, or takes the lane for much fuller than it is. Forgets what they say.
+
+        A front without events is told when the lane is full no more, and whenever its load has fallen by half. Else
+        the front would spare a lane for ever that other fronts have left.
 
         Args:
             load: of the lane now.
             is_full: whether it has room for nothing more.
         """
-        if not is_full:
-            for front in self._told_full:
+        num_rows = load.num_rows + load.num_waiting_rows
+        for front, told in self._told_rows.items():
+            if 2 * num_rows <= told or (not is_full and front in self._told_full):
                 self._events.setdefault(front, [])
         if len(self._graph_runs) >= _MAX_GRAPH_RUNS and self._fronts:
             self._events.setdefault(next(iter(self._fronts)), [])
@@ -104,6 +110,10 @@ class Reports(Generic[_Front]):
             reports.append((front, Report(events, graph_runs, load, prefix, num_failed_steps)))
             told_once = [], None, 0
             (self._told_full.add if is_full else self._told_full.discard)(front)
+            if num_rows:
+                self._told_rows[front] = num_rows
+            else:
+                self._told_rows.pop(front, None)
         self._events = {}
         return reports
 

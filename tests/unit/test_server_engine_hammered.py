@@ -423,6 +423,7 @@ class World:
                 assert not lane.sent
                 assert not lane.started
                 assert lane.num_sent_rows == lane.num_started_rows == lane.num_long == 0
+                assert lane.num_other_rows == lane.num_other_reserved == 0, "of others that have ended"
 
 
 async def finish(world: World) -> None:
