@@ -94,7 +94,7 @@ class EngineClient:
     def __init__(
         self, facts: EngineFacts, settings: EngineSettings, observer: EngineObserver | None = None
     ) -> None:
-        """A client without lanes; whoever has some adds them.
+        """A client without lanes: a transport adds them.
 
         Args:
             facts: of the lanes.

@@ -40,7 +40,7 @@ _num_free_reserved = attrgetter("num_free_reserved")
 class Dispatcher:
     """Waiting sequences of a front, and the room that its lanes have for them.
 
-    Call `dispatch` after whatever changes who waits or what room there is.
+    Call `dispatch` after each change of what waits or of the room that there is.
 
     Args:
         num_lanes: lanes there are, numbered from 0; `add_lane` adds others.

@@ -32,7 +32,7 @@ is little, and rows that end on the way cost more than it (ADR 15)."""
 
 
 class Lane:
-    """Rows of a backend and who is in them. One thread at a time.
+    """Rows of a backend and the sequences in them. For one thread at a time.
 
     Args:
         backend: the graphs.
@@ -92,7 +92,7 @@ class Lane:
         return list(dict.fromkeys(self._sequences))
 
     def clear(self) -> None:
-        """Forget who is in which row, after a step that failed."""
+        """Forget which sequence is in which row, after a step that failed."""
         self._sequences.clear()
 
     def _take_step(self, num_rows: int) -> int:
