@@ -26,7 +26,7 @@ _MAX_MESSAGE_BYTES = 2**31 - 1
 _MIN_MESSAGE_BYTES = 1024
 """A small call with its answer, or a refusal with its reason, has to fit."""
 _MAX_THREADS = 1024
-"""More than any processor has cores. Each lane is a thread with memory of its own."""
+"""More than any processor has cores. Each lane is a thread or a process, with memory of its own."""
 _MAX_FRONTS = 64
 """Each takes tens of megabytes, and a socket to each lane."""
 _MAX_ROWS = 65_536

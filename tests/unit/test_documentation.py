@@ -99,3 +99,22 @@ def test_the_page_of_a_folder_names_what_is_in_it_and_nothing_else(folder: str) 
     assert {name for name in unknown if not (ROOT / name).exists()} == set()
     first = {each for each in known if each.rstrip("/").count("/") == 0}
     assert first - {"__init__.py", "__pycache__/"} <= named
+
+
+def test_every_decision_has_a_number_of_its_own() -> None:
+    pages = sorted(ROOT.glob("docs/adr/*.md"))
+    numbers = [int(page.name[:4]) for page in pages]
+    assert numbers == list(range(1, len(pages) + 1))
+    titles = [page.read_text(encoding="utf-8").splitlines()[0] for page in pages]
+    assert [title.split(".")[0] for title in titles] == [f"# {number}" for number in numbers]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.parts[:2] != ("docs", "performance-log.md")], ids=str
+)
+def test_every_module_that_a_page_names_is_there(page: Path) -> None:
+    folders = [folder for folder in ROOT.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+    modules = {f"/{path.relative_to(ROOT)}" for folder in folders for path in folder.rglob("*.py")}
+    named = re.findall(r"`([a-z_][\w/]*\.py)`", (ROOT / page).read_text(encoding="utf-8"))
+    unknown = [name for name in named if not any(module.endswith(f"/{name}") for module in modules)]
+    assert [name for name in unknown if not (ROOT / name).exists()] == []
