@@ -60,10 +60,13 @@ class Channel(Generic[Received]):
         """Send `message`, or queue it where the peer does not read. The descriptors are closed once they are sent.
 
         Raises:
-            ConnectionError: the peer is gone, or leaves too much unread.
+            ConnectionError: the peer is gone, or leaves too much unread, or this end is closed.
         """
         self._unsent.append((_encode(message), tuple(descriptors)))
-        if len(self._unsent) > MAX_QUEUED_PACKETS or self.fileno() < 0:
+        if self.fileno() < 0:
+            self.close()  # the descriptors too
+            raise ConnectionError("the channel is closed")
+        if len(self._unsent) > MAX_QUEUED_PACKETS:
             raise ConnectionError("the peer does not read")
         self.flush()
 
