@@ -8,18 +8,18 @@ from dragoman.server.engine.processes.channel import Channel, packet_pair
 from dragoman.server.engine.processes.messages import AddFront, LaneReady
 
 
-@pytest.mark.parametrize("who", ["the peer", "this end"])
-def test_descriptors_are_closed_where_they_cannot_be_sent(who: str) -> None:
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_descriptors_that_cannot_be_sent_are_closed(*, is_closed: bool) -> None:
     ours, theirs = packet_pair()
     channel: Channel[LaneReady] = Channel(ours, LaneReady)
-    if who == "the peer":
-        theirs.close()
-    else:
+    theirs.close()
+    if is_closed:
         channel.close()
     reading, writing = os.pipe()
+    os.set_blocking(reading, False)
     with pytest.raises(ConnectionError):
         channel.send(AddFront(1), [writing])
-    channel.close()
+    if not is_closed:
+        channel.close()
     assert os.read(reading, 1) == b"", "nobody has the other end any more"
     os.close(reading)
-    theirs.close()
