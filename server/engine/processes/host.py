@@ -11,34 +11,32 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 import structlog
 
-from dragoman.common.errors import DragomanError, OperationError
+from dragoman.common.errors import OperationError
 from dragoman.server.engine.processes.channel import Channel, packet_pair, stream_pair
-from dragoman.server.engine.processes.linux import die_with_parent, name_process
+from dragoman.server.engine.processes.lane_process import LaneStart, run_lane
+from dragoman.server.engine.processes.linux import how_it_ended
 from dragoman.server.engine.processes.messages import (
     AddFront,
     FromFront,
     FromLane,
     LaneAdded,
     LaneFailed,
-    LaneReady,
     LaneRemoved,
     LinkLane,
     LoadingEnded,
     ModelLoaded,
     ToFront,
     ToHost,
-    ToLane,
 )
-from dragoman.server.engine.processes.port import SocketPort
 from dragoman.server.errors import ResourceUnavailable
 
-__all__ = ["MAX_FAILED_STARTS", "Host", "LaneStart", "LaneStartError", "how_it_ended", "memory_file"]
+__all__ = ["MAX_FAILED_STARTS", "Host", "LaneStartError", "memory_file"]
 
 MAX_FAILED_STARTS = 5
 """Of a lane, in a row. It will not get any further then: the host ends."""
@@ -46,13 +44,6 @@ MAX_FAILED_STARTS = 5
 _FORK_RETRY_S = 0.2
 
 _log = structlog.get_logger(__name__)
-
-
-class Worker(Protocol):
-    """What a lane's process runs."""
-
-    def run(self) -> None:
-        """Work until the port says that it is over."""
 
 
 class LaneStartError(OperationError):
@@ -65,10 +56,6 @@ class LaneStartError(OperationError):
     def __init__(self, told: LaneFailed) -> None:
         super().__init__(told.message)
         self.kind = told.kind
-
-
-LaneStart = Callable[[SocketPort], Worker]
-"""Makes a lane's rows and its worker; called in the lane's own process."""
 
 
 @dataclass(eq=False, slots=True)
@@ -230,33 +217,11 @@ class Host:
                 time.sleep(_FORK_RETRY_S)
         if not pid:
             ours.close()
-            self._run_lane(lane, theirs, host)
+            run_lane(lane.start, theirs, self._close_inherited, model=lane.model, lane=lane.index, host=host)
         theirs.close()
         lane.pid, lane.is_ready = pid, False
         lane.channel = Channel(ours, FromLane)
         self._poll.register(ours.fileno(), select.EPOLLIN)
-
-    def _run_lane(self, lane: _Lane, sock: socket.socket, host: int) -> NoReturn:
-        """The life of a lane's process. Whatever happens, it does not return into the host's code."""
-        try:
-            die_with_parent(host)
-            name_process(f"lane-{lane.index} {lane.model}")
-            structlog.contextvars.bind_contextvars(model=lane.model, lane=lane.index)
-            _prefer_to_die()
-            self._close_inherited()
-            channel: Channel[ToLane] = Channel(sock, ToLane)
-            try:
-                worker = lane.start(SocketPort(channel))
-            except DragomanError as error:
-                channel.send(LaneFailed(type(error).__name__, str(error)))
-                os._exit(1)
-            channel.send(LaneReady())
-            worker.run()
-            os._exit(0)
-        except BaseException:  # noqa: BLE001  the log is all that is left
-            _log.exception("lane_failed")
-        finally:
-            os._exit(1)
 
     def _close_inherited(self) -> None:
         """Close what belongs to the host: with a copy here, its peers would not see the host's end."""
@@ -311,10 +276,9 @@ class Host:
         """A lane's process has ended. Say how, and start another one."""
         self._poll.unregister(lane.channel.fileno())
         lane.channel.close()
-        os.kill(
-            lane.pid, signal.SIGKILL
-        )  # it has closed its channel: whatever it does, it is of no use any more
-        how = how_it_ended(os.waitpid(lane.pid, 0)[1])
+        # It has closed its channel: whatever it does, it is of no use any more.
+        os.kill(lane.pid, signal.SIGKILL)
+        how = how_it_ended(os.waitstatus_to_exitcode(os.waitpid(lane.pid, 0)[1]))
         pid, lane.pid = lane.pid, 0
         _log.error("lane_died", model=lane.model, lane=lane.index, pid=pid, how=how)
         if lane.is_ready:
@@ -340,27 +304,9 @@ class Host:
         os._exit(0)
 
 
-def how_it_ended(status: int) -> str:
-    """What `os.waitpid` says of a process, for people."""
-    code = os.waitstatus_to_exitcode(status)
-    if code >= 0:
-        return f"exit code {code}"
-    with contextlib.suppress(ValueError):  # a real-time signal has no name
-        return f"killed by {signal.Signals(-code).name}"
-    return f"killed by signal {-code}"
-
-
 def memory_file(content: bytes) -> int:
     """A descriptor of memory that holds `content`, for others to read. It has no name in any file system."""
     descriptor = os.memfd_create("bundle")
     with open(descriptor, "wb", closefd=False) as file:
         file.write(content)
     return descriptor
-
-
-def _prefer_to_die() -> None:
-    """Short of memory, the system ends a lane before the host or the server: a lane is soon replaced."""
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:  # noqa: PTH123
-        adjusted = min(1000, int(file.read()) + 100)
-        file.seek(0)
-        file.write(str(adjusted))

@@ -1,10 +1,11 @@
-"""What Linux offers a process beyond Python's standard library: prctl(2)."""
+"""Processes as Linux has them: prctl(2), which Python does not offer, and how one has ended."""
 
+import contextlib
 import ctypes
 import os
 import signal
 
-__all__ = ["adopt_orphans", "die_with_parent", "name_process"]
+__all__ = ["adopt_orphans", "die_with_parent", "how_it_ended", "name_process"]
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -31,6 +32,15 @@ def name_process(name: str) -> None:
     """Give this process a name for `ps` and `top`, cut to what the kernel keeps."""
     kept = ctypes.create_string_buffer(name.encode()[:_MAX_NAME_BYTES])
     _prctl(_PR_SET_NAME, ctypes.addressof(kept))
+
+
+def how_it_ended(code: int) -> str:
+    """What `subprocess` and `os.waitstatus_to_exitcode` say of a process that has ended, for people."""
+    if code >= 0:
+        return f"exit code {code}"
+    with contextlib.suppress(ValueError):  # a real-time signal has no name
+        return f"killed by {signal.Signals(-code).name}"
+    return f"killed by signal {-code}"
 
 
 def _prctl(option: int, value: int) -> None:

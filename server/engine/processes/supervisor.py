@@ -15,7 +15,7 @@ from dragoman.common import errors as common_errors
 from dragoman.common.errors import DragomanError, OperationError
 from dragoman.server import errors as server_errors
 from dragoman.server.engine.processes.channel import Channel, packet_pair
-from dragoman.server.engine.processes.linux import adopt_orphans
+from dragoman.server.engine.processes.linux import adopt_orphans, how_it_ended
 from dragoman.server.engine.processes.logs import relay
 from dragoman.server.engine.processes.messages import AddFront, Begin, LoadingEnded, ToServer
 from dragoman.server.engine.processes.spawn import SpawnedHost, spawn
@@ -82,9 +82,7 @@ class HostProcess:
                 if os.waitpid(-self.pid, os.WNOHANG) == (0, 0):
                     time.sleep(0.005)
         adopt_orphans(adopt=False)
-        if code >= 0:
-            return f"exit code {code}"
-        return f"killed by {signal.Signals(-code).name}"
+        return how_it_ended(code)
 
 
 class Listener(Protocol):

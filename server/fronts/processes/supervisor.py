@@ -14,7 +14,7 @@ import structlog
 from dragoman.common.errors import OperationError
 from dragoman.server.config import ServerSettings
 from dragoman.server.engine.processes.channel import Channel, packet_pair
-from dragoman.server.engine.processes.host import how_it_ended
+from dragoman.server.engine.processes.linux import how_it_ended
 from dragoman.server.engine.processes.logs import relay
 from dragoman.server.fronts.processes.messages import Begin, CannotServe, Drain, Listen, ToServer, UseEngine
 from dragoman.server.operations.metrics import Metrics
@@ -93,7 +93,7 @@ class FrontProcess:
             code = self._process.wait(END_S)
         except subprocess.TimeoutExpired:
             return "it does not end"
-        return how_it_ended(-code if code < 0 else code << 8)
+        return how_it_ended(code)
 
 
 class _Place:
