@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.server.decoding.beam import advance_all
+from dragoman.server.decoding.beam_step import advance_all
 from dragoman.server.decoding.candidates import Predictions
 from dragoman.server.decoding.hypothesis import FinishReason, Hypothesis, TokenScore
 from dragoman.server.decoding.ranking import Attention

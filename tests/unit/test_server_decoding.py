@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dragoman.server.decoding.beam import BeamSearch, advance_all
+from dragoman.server.decoding.beam import BeamSearch
+from dragoman.server.decoding.beam_step import advance_all
 from dragoman.server.decoding.candidates import Predictions, best_of_groups, best_of_rows
 from dragoman.server.decoding.constraints import Constraints
 from dragoman.server.decoding.hypothesis import FinishReason, Hypothesis

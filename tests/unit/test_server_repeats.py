@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.server.decoding.beam import BeamSearch, advance_all
+from dragoman.server.decoding.beam import BeamSearch
+from dragoman.server.decoding.beam_step import advance_all
 from dragoman.server.decoding.candidates import Predictions, best_of_rows
 from dragoman.server.decoding.constraints import Constraints
 from dragoman.server.decoding.parameters import DecodingParameters
