@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.server.execution.backend import Backend
-from dragoman.server.execution.rows import Source
+from dragoman.server.execution.sources import Source
 
 __all__ = ["forced_steps", "score_offline"]
 

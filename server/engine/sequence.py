@@ -10,7 +10,7 @@ from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.decoding.sampling import TokenChooser
 from dragoman.server.decoding.stopping import StopCondition
 from dragoman.server.engine import scheduler
-from dragoman.server.execution.rows import Source
+from dragoman.server.execution.sources import Source
 
 __all__ = ["LaneSequence"]
 

@@ -24,7 +24,8 @@ from dragoman.server.execution.backend import Backend
 from dragoman.server.execution.device_arena import DEVICE_TURN
 from dragoman.server.execution.prefix_cache import BLOCK_TOKENS
 from dragoman.server.execution.prompts import PromptReader
-from dragoman.server.execution.rows import Rows, Source
+from dragoman.server.execution.rows import Rows
+from dragoman.server.execution.sources import Source
 
 __all__ = ["MAX_RUN_S", "check_answers"]
 

@@ -14,7 +14,8 @@ from dragoman.server.decoding.candidates import Predictions, best_of_rows
 from dragoman.server.execution.arena import Buffer
 from dragoman.server.execution.device_arena import DEVICE_TURN, DeviceArena
 from dragoman.server.execution.prefix_cache import PrefixCache
-from dragoman.server.execution.rows import GraphInputs, Rows, Source
+from dragoman.server.execution.rows import GraphInputs, Rows
+from dragoman.server.execution.sources import Source
 
 __all__ = ["CAPTURED_GRAPH", "DeviceRows"]
 

@@ -6,7 +6,7 @@ threads.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -18,15 +18,12 @@ from dragoman.server.decoding.candidates import Predictions, best_of_rows
 from dragoman.server.execution.arena import Arena, Buffer
 from dragoman.server.execution.prefix_cache import PrefixCache
 from dragoman.server.execution.prompts import PromptReader
+from dragoman.server.execution.sources import MAX_RUN_TOKENS, Encoded, Source, padded, runs_of
 
-__all__ = ["Encoded", "GraphInputs", "Rows", "Source"]
+__all__ = ["GraphInputs", "Rows"]
 
-_MAX_RUN_TOKENS = 16_384
-"""Padding included: what a run computes lies in memory of its own."""
 _BEST_STEP = 4
 """Each number of best tokens is bound by itself; a step's time grows with it, 8 to 16 by an eighth."""
-_MAX_PADDING_TOKENS = 8
-"""A run costs as much as some eight tokens before it computes the first: that much padding is cheaper than another."""
 GraphInputs = dict[str, NDArray[np.int64] | NDArray[np.int32]]
 
 
@@ -38,21 +35,6 @@ class _BoundStep:
     num_best: NDArray[np.int64] | None = None
     best: NDArray[np.float32] | None = None
     best_token_ids: NDArray[np.int64] | None = None
-
-
-class Encoded(NamedTuple):
-    """What was made of an input: keys and values of all inputs of a run by name, and its place among them."""
-
-    computed: Mapping[str, Any]
-    place: int
-
-
-@dataclass(slots=True, eq=False)
-class Source:
-    """An input (token ids, special tokens included), and what was made of it if it was encoded before its start."""
-
-    token_ids: Sequence[int]
-    encoded: Encoded | None = None
 
 
 class Rows:
@@ -121,19 +103,7 @@ class Rows:
     def _encode(self, sources: Sequence[Source], ahead: Sequence[Source]) -> int:
         """Encode all of `sources`, and those of `ahead` that fit in. Returns how many were encoded."""
         num_encoded = 0
-        order = sorted(sources, key=lambda source: len(source.token_ids))
-        while order:
-            longest = len(order[-1].token_ids)
-            shortest = min(longest * (1 - self._max_padding_share), longest - _MAX_PADDING_TOKENS)
-            most = max(1, _MAX_RUN_TOKENS // longest)
-            batch = [source for source in order if len(source.token_ids) >= shortest][-most:]
-            del order[-len(batch) :]
-            fitting = [
-                source
-                for source in ahead
-                if source.encoded is None and shortest <= len(source.token_ids) <= longest
-            ]
-            batch += fitting[: most - len(batch)]
+        for batch in runs_of(sources, ahead, self._max_padding_share):
             computed = self._compute([source.token_ids for source in batch])
             for place, source in enumerate(batch):
                 source.encoded = Encoded(computed, place)
@@ -166,10 +136,10 @@ class Rows:
             alike.setdefault(len(target), []).append(place)
         found: dict[int, NDArray[np.float32]] = {}
         for length, places in alike.items():
-            most = max(1, _MAX_RUN_TOKENS // (length + len(source_ids)))
+            most = max(1, MAX_RUN_TOKENS // (length + len(source_ids)))
             for start in range(0, len(places), most):
                 together = places[start : start + most]
-                source, lengths = _padded([source_ids] * len(together), special.padding)
+                source, lengths = padded([source_ids] * len(together), special.padding)
                 target_ids = np.array([targets[place] for place in together], np.int64)
                 run: GraphInputs = {"source_ids": source, "source_lengths": lengths, "target_ids": target_ids}
                 found |= zip(together, self._run("align", run)["attention"], strict=True)
@@ -305,9 +275,9 @@ class Rows:
         """Read inputs in one run: keys and values of each by name, (inputs, ...); none of prompts of one token."""
         padding = self._manifest.special_tokens.padding
         if self._manifest.facts.has_source:
-            source_ids, lengths = _padded(inputs, padding)
+            source_ids, lengths = padded(inputs, padding)
             return self._run_reading("encode", {"source_ids": source_ids, "source_lengths": lengths})
-        token_ids, _ = _padded([prompt[:-1] for prompt in inputs], padding)
+        token_ids, _ = padded([prompt[:-1] for prompt in inputs], padding)
         return self._run_reading("prefill", {"token_ids": token_ids}) if token_ids.size else {}
 
     def _run_reading(self, graph: str, inputs: GraphInputs) -> Mapping[str, Any]:
@@ -323,12 +293,3 @@ class Rows:
 def _steps_per_run(manifest: Manifest) -> int:
     graph = manifest.graphs.get("decode_steps")
     return steps_per_run(graph.outputs) if graph else 0
-
-
-def _padded(sequences: Sequence[Sequence[int]], padding: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Ids (B, longest), padded to the right, and lengths (B)."""
-    lengths = np.array([len(sequence) for sequence in sequences], np.int32)
-    padded = np.full((len(sequences), int(lengths.max())), padding, np.int64)
-    for row, sequence in enumerate(sequences):
-        padded[row, : len(sequence)] = sequence
-    return padded, lengths

@@ -25,7 +25,8 @@ from dragoman.server.execution.backend import Backend, load_sessions
 from dragoman.server.execution.device_arena import DeviceArena
 from dragoman.server.execution.device_rows import DeviceRows
 from dragoman.server.execution.prefix_cache import BLOCK_TOKENS
-from dragoman.server.execution.rows import Rows, Source
+from dragoman.server.execution.rows import Rows
+from dragoman.server.execution.sources import Source
 
 BUNDLES = ("halves/spell/1", "halves/count/1")
 LARGE = 1 << 24

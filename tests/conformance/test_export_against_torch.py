@@ -33,7 +33,7 @@ from dragoman.server.engine.sequence import LaneSequence
 from dragoman.server.execution.backend import Backend
 from dragoman.server.execution.kernels import NO_KERNELS
 from dragoman.server.execution.prefix_cache import BLOCK_TOKENS
-from dragoman.server.execution.rows import Source
+from dragoman.server.execution.sources import Source
 
 
 def agreement(model: TranslationModel | LanguageModel, backend: Backend) -> Agreement:

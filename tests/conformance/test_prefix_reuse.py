@@ -14,7 +14,7 @@ from dragoman.server.engine.offline import decode_offline
 from dragoman.server.execution.arena import HostArena
 from dragoman.server.execution.backend import Backend
 from dragoman.server.execution.prefix_cache import BLOCK_TOKENS
-from dragoman.server.execution.rows import Source
+from dragoman.server.execution.sources import Source
 
 LARGE = 64 * 1024 * 1024
 

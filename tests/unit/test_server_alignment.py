@@ -21,7 +21,7 @@ def test_outputs_of_one_length_share_a_run(monkeypatch: pytest.MonkeyPatch, max_
     source = list(bundle.tokenizer.encode("907").ids)
     outputs = [[5, 6, 7], [8], [9, 5, 6], [7], [], [6, 6, 6], [5]]
     alone = [rows.align(source, [output])[0] for output in outputs]
-    monkeypatch.setattr(rows_module, "_MAX_RUN_TOKENS", max_run_tokens)
+    monkeypatch.setattr(rows_module, "MAX_RUN_TOKENS", max_run_tokens)
     num_together, run = [], Rows._run
 
     def recorded(self: Rows, graph: str, inputs: Any) -> Any:

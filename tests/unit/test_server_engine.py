@@ -27,7 +27,8 @@ from dragoman.server.engine.ticket import Ticket
 from dragoman.server.engine.worker import LaneWorker
 from dragoman.server.errors import Cancelled, DeadlineExceeded, EngineError, EngineUnavailable, Overloaded
 from dragoman.server.execution.backend import Backend
-from dragoman.server.execution.rows import Rows, Source
+from dragoman.server.execution.rows import Rows
+from dragoman.server.execution.sources import Source
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BUNDLE = Bundle.read(FIXTURES / "bundles" / "spell" / "1")
