@@ -10,6 +10,7 @@ import pytest
 
 from dragoman.server import serving
 from dragoman.server.fronts.grpc import draining
+from dragoman.server.fronts.processes import supervisor
 from dragoman.server.models import running
 from dragoman.server.operations import http_server, logs
 
@@ -23,6 +24,18 @@ def test_the_watchdog_waits_longer_than_all_waits_together() -> None:
         logs.FLUSH_S,
     )
     assert sum(waits) < serving.END_S
+
+
+def test_the_watchdog_waits_longer_than_for_a_front_that_hangs_and_what_comes_after_it() -> None:
+    """Lanes and host are killed, not waited for: they are gone within milliseconds, unless the system holds them."""
+    waits = (
+        supervisor.DRAIN_MARGIN_S,
+        draining.STOP_LIMIT_S,
+        http_server.CLOSE_LIMIT_S,
+        logs.FLUSH_S,
+    )
+    assert sum(waits) < serving.END_S
+    assert supervisor.DRAIN_MARGIN_S > draining.STOP_LIMIT_S, "a further front ends as this one does"
 
 
 def test_an_answer_that_is_being_computed_holds_up_no_close(monkeypatch: pytest.MonkeyPatch) -> None:
