@@ -41,7 +41,7 @@ class Ticket:
     def __init__(
         self, cancel: Callable[["Ticket"], object], id_: int, submitted_s: float, *, is_streamed: bool
     ) -> None:
-        """A ticket of a client, which `cancel` is of."""
+        """`cancel` is the client's: it frees the rows of a ticket's sequence."""
         self.id = id_
         self.submitted_s = submitted_s
         self.admitted_s: float | None = None
