@@ -1,7 +1,7 @@
 """What every part takes as text: corpora, tokenizers, the server and evaluation clean it in the same way.
 
-- Line feeds and tabs stay: in source code and in tables they mean something. A carriage return before a line feed goes,
-  as does a form feed at the beginning or the end of a line.
+- Line feeds and tabs stay: in source code and in tables they mean something. Carriage returns before a line feed go,
+  as do form feeds at the beginning or the end of a line.
 - All other white space of Unicode becomes a plain space: no-break spaces, NEL, the line and paragraph separators.
 - Control characters and byte order marks are removed: they are not meant to be text.
 - Zero-width joiners and their like stay, because some scripts need them, unless a vocabulary lacks them.
@@ -17,10 +17,9 @@ __all__ = ["BLANK", "INVISIBLE", "KEPT_SPACES", "REMOVED", "SPACES", "clean_text
 
 # Both Python's `re` and the regular expressions of `tokenizers` read these patterns.
 # A page's end is one of white space, but where a line ends too it says nothing: in source code it would indent.
-REMOVED: Final = (
-    r"[\u0000-\u0008\u000e-\u001f\u007f-\u0084\u0086-\u009f\ufeff]|\r(?=\n)"
-    r"|(?:\A|(?<=\n))[\u000b\u000c]+|[\u000b\u000c]+(?=\n)"
-)
+_CONTROL: Final = r"\u0000-\u0008\u000e-\u001f\u007f-\u0084\u0086-\u009f\ufeff"
+# Runs at the ends of lines come first: a control character beside a form feed, which goes, may not keep that.
+REMOVED: Final = rf"(?:\A|(?<=\n))[{_CONTROL}\u000b\u000c]+|[{_CONTROL}\u000b\u000c\r]+(?=\n)|[{_CONTROL}]"
 SPACES: Final = "\u000b\u000c\r\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 KEPT_SPACES: Final = "\t\n"
 # Characters that change how their neighbours are shown, or nothing at all.

@@ -95,14 +95,16 @@ EngineClient.receive = fail
 FAILING_STEPS = """
 import threading
 from dragoman.server.execution.rows import Rows
-decode = Rows.decode
 
-def fail_on_lanes(rows, num_rows, num_best=1, *, needs_all=True):
-    if threading.current_thread().name.startswith("lane"):
-        raise RuntimeError("the device is gone")
-    return decode(rows, num_rows, num_best, needs_all=needs_all)
+def failing_on_lanes(run):
+    def fail_on_lanes(*arguments, **named):
+        if threading.current_thread().name.startswith("lane"):
+            raise RuntimeError("the device is gone")
+        return run(*arguments, **named)
+    return fail_on_lanes
 
-Rows.decode = fail_on_lanes
+Rows.decode = failing_on_lanes(Rows.decode)
+Rows.decode_steps = failing_on_lanes(Rows.decode_steps)
 """
 
 BROKEN_ACCEPTING = """

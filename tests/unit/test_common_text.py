@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, normalizers
 
@@ -69,6 +69,7 @@ def without_cleaning(tokenizer: Tokenizer, own: normalizers.Normalizer | None = 
         ("6.\x85Mai\u20282020\u2029", "6. Mai 2020 "),
         ("a\r\nb\tc\rd\x0ce", "a\nb\tc d e"),
         ("\x0cx = 1\n\x0c\x0cclass A:\x0b\n", "x = 1\nclass A:\n"),
+        ("\x1f\x0cx\0\x0c\r\r\n\x0c", "x\n"),
         ("می\u200cخواهم", "می\u200cخواهم"),
         ("👩\u200d👧", "👩\u200d👧"),
     ],
@@ -140,6 +141,7 @@ def test_an_old_file_reads_as_a_new_one_where_its_vocabulary_has_no_special_spac
 
 
 @given(text=texts)
+@example(text="\x1f\x0c")
 def test_an_old_file_of_bytes_loses_control_characters_alone(text: str) -> None:
     """As its training did: to bytes no character is unknown."""
     old = without_cleaning(TOKENIZERS[1])
