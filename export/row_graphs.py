@@ -1,5 +1,5 @@
 """Graphs that copy keys and values where Python cannot index them: on an accelerator
-(`dragoman.server.execution.device_arena`).
+(`dragoman.server.execution.device_memory`).
 
     copy_tokens   those at places `sources` -> places `targets`; none is both
     fill_tokens   what a graph computed, a tensor a cache -> places `targets`

@@ -16,7 +16,7 @@ from dragoman.server.bundle.manifest import Manifest
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
 from dragoman.server.engine.layout import lane_layout
-from dragoman.server.execution.arena import HostArena
+from dragoman.server.execution.host_memory import HostMemory
 
 __all__ = ["DragomanProcess", "Hosted", "Memory", "arena_bytes", "measure_memory"]
 
@@ -80,8 +80,8 @@ class DragomanProcess:
 def arena_bytes(manifest: Manifest, setting: Setting) -> int:
     """What an engine's lanes reserve for keys and values, whether or not their rows are used."""
     num_lanes, _ = lane_layout(EngineSettings())
-    arena = HostArena(manifest, int(setting["slots_per_lane"]), np.dtype(np.float32))
-    return num_lanes * sum(cache.nbytes for cache in arena.caches.values())
+    memory = HostMemory(manifest, int(setting["slots_per_lane"]), np.dtype(np.float32))
+    return num_lanes * sum(cache.nbytes for cache in memory.caches.values())
 
 
 def measure_memory(system: Hosted, setting: Setting, workload: Workload) -> Memory:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dragoman.server.bundle.manifest import Manifest
 from dragoman.server.bundle.reader import Bundle
-from dragoman.server.execution import backend
+from dragoman.server.execution import sessions
 
 __all__ = [
     "ANSWER_TOKEN",
@@ -58,7 +58,7 @@ def run_seconds(graph: str, size: int) -> float:
 
 def install() -> None:
     """Have `Backend.load` load sleeping graphs from now on."""
-    backend.load_sessions = _load_sessions
+    sessions.load_sessions = _load_sessions
     be_punctual()
 
 

@@ -152,17 +152,17 @@ class Lane:
             new.append((rows, sequence))
         ahead = [sequence for sequence in plan.ahead if isinstance(sequence, LaneSequence)]
         started = time.perf_counter()
-        num_read = self.rows.start(
+        num_encoded = self.rows.start(
             [rows[0] for rows, _ in new],
-            [sequence.source for _, sequence in new],
-            [sequence.source for sequence in ahead],
+            [sequence.model_input for _, sequence in new],
+            [sequence.model_input for sequence in ahead],
         )
         for sequence in ahead:  # those of other lengths were left
-            sequence.is_encoded = sequence.source.encoded is not None
+            sequence.is_encoded = sequence.model_input.encoded is not None
         if copies := [(rows[0], row) for rows, _ in new for row in rows[1:]]:
             self.rows.copy(*zip(*copies, strict=True))
-        if num_read:
-            self._observe(self.rows.first_graph, started, num_read)
+        if num_encoded:
+            self._observe(self.rows.start_graph, started, num_encoded)
 
     def _prepare(self, sequence: LaneSequence, rows: list[int]) -> None:
         """Make what chooses the sequence's tokens, if that is not plainly the most probable one."""
@@ -190,7 +190,7 @@ class Lane:
         scores: list[float] = predictions.best[:, 0].tolist()
         if not all(sequence.is_plain for sequence in self._sequences):
             self._choose_otherwise(predictions.log_probabilities, chosen, scores)
-        self.rows.arena.token_ids[: len(chosen)] = chosen
+        self.rows.slots.feed(chosen)
         searching: dict[LaneSequence, None] = {}
         for row, sequence in enumerate(self._sequences):
             if sequence.search is not None:
@@ -249,7 +249,7 @@ class Lane:
     def _advance(self, sequences: Sequence[LaneSequence], predictions: Predictions) -> None:
         """One step of all beam searches."""
         searches = [sequence.search for sequence in sequences if sequence.search is not None]
-        forks = []
+        forks, next_tokens = [], []
         for sequence, search, (copies, answers) in zip(
             sequences, searches, advance_all(searches, predictions), strict=True
         ):
@@ -257,8 +257,9 @@ class Lane:
                 self._end_sequence(sequence, answers)
                 continue
             forks += copies
-            for row, token_id in search.next_tokens():
-                self.rows.arena.token_ids[row] = token_id
+            next_tokens += search.next_tokens()
+        if next_tokens:
+            self.rows.slots.feed_to(*zip(*next_tokens, strict=True))
         if forks:
             self.rows.fork([fork.source for fork in forks], [fork.target for fork in forks])
 

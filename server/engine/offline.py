@@ -24,7 +24,7 @@ def decode_offline(
 def decode_sequences(lane: Lane, sequences: Sequence[LaneSequence]) -> list[Decoded]:
     """Decode all of them through a lane of their own; results in their order."""
     plans = scheduler.Scheduler(
-        lane.rows.arena.num_rows,
+        lane.rows.slots.num_slots,
         encode_together=scheduler.ENCODE_TOGETHER if lane.rows.encodes_ahead else 1,
     )
     plans.submit(*sequences)

@@ -1,6 +1,6 @@
 """Which sequences of a lane run in which rows, decided once a step. Pure bookkeeping: no clock, no I/O, no threads.
 
-A lane owns the rows 0 .. n-1 of its arena, without gaps: a row that ends is filled by a waiting sequence or,
+A lane owns the rows 0 .. n-1, without gaps: a row that ends is filled by a waiting sequence or,
 when none waits, by the last row, so that a step never computes a row for nothing (iteration-level scheduling, Orca,
 Yu et al. 2022). A sequence has one row, or with beam search one for each hypothesis, in no particular places.
 

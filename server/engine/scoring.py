@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.server.execution.backend import Backend
-from dragoman.server.execution.sources import Source
+from dragoman.server.execution.encoding import ModelInput
 
 __all__ = ["forced_steps", "score_offline"]
 
@@ -30,11 +30,11 @@ def forced_steps(
     lengths = [len(output) for output in outputs]
     assert lengths == sorted(lengths, reverse=True), "rows that end must be the last ones"
     rows = backend.rows(len(inputs))
-    rows.start(range(len(inputs)), [Source(input_ids) for input_ids in inputs])
+    rows.start(range(len(inputs)), [ModelInput(input_ids) for input_ids in inputs])
     for step in range(max(lengths, default=0)):
         num_rows = sum(length > step for length in lengths)
         yield num_rows, rows.decode(num_rows).log_probabilities
-        rows.arena.token_ids[:num_rows] = [output[step] for output in outputs[:num_rows]]
+        rows.slots.feed([output[step] for output in outputs[:num_rows]])
 
 
 def score_offline(

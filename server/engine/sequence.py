@@ -10,7 +10,7 @@ from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.decoding.sampling import TokenChooser
 from dragoman.server.decoding.stopping import StopCondition
 from dragoman.server.engine import scheduler
-from dragoman.server.execution.sources import Source
+from dragoman.server.execution.encoding import ModelInput
 
 __all__ = ["LaneSequence"]
 
@@ -20,7 +20,7 @@ class LaneSequence(scheduler.Sequence):
     """A sequence with its input, parameters and what it has produced so far.
 
     Attributes:
-        source: its input.
+        model_input: its input.
         id: by which the front that it came from knows it.
         front: that it came from.
         is_streamed: whether its tokens are told as they come.
@@ -37,7 +37,7 @@ class LaneSequence(scheduler.Sequence):
         num_first_tokens: that came together at `first_token_s`, the end of sequence included.
     """
 
-    source: Source
+    model_input: ModelInput
     parameters: DecodingParameters
     id: int = 0
     front: Any = None
@@ -90,7 +90,7 @@ class LaneSequence(scheduler.Sequence):
             call=call or scheduler.Call(),
             cost=cost,
             deadline_s=deadline_s,
-            source=Source(input_ids),
+            model_input=ModelInput(input_ids),
             parameters=parameters,
             is_greedy=is_greedy,
             is_plain=is_greedy and not parameters.stop,
@@ -101,7 +101,7 @@ class LaneSequence(scheduler.Sequence):
     @property
     def input_ids(self) -> Sequence[int]:
         """The input's token ids."""
-        return self.source.token_ids
+        return self.model_input.token_ids
 
     def complete(self, hypotheses: Sequence[Hypothesis]) -> None:
         """Take these hypotheses, best first, as the answers: as many of them as were asked for."""

@@ -21,11 +21,9 @@ from dragoman.server.decoding.candidates import Predictions
 from dragoman.server.engine.golden import check_golden_examples
 from dragoman.server.errors import BundleError
 from dragoman.server.execution.backend import Backend
-from dragoman.server.execution.device_arena import DEVICE_TURN
+from dragoman.server.execution.encoding import ModelInput
 from dragoman.server.execution.prefix_cache import BLOCK_TOKENS
-from dragoman.server.execution.prompts import PromptReader
 from dragoman.server.execution.rows import Rows
-from dragoman.server.execution.sources import Source
 
 __all__ = ["MAX_RUN_S", "check_answers"]
 
@@ -64,7 +62,7 @@ class _Trial:
 
     def run(self) -> None:
         """All that a lane does, at the limits."""
-        limits, arena = self._manifest.limits, self._rows.arena
+        limits, slots = self._manifest.limits, self._rows.slots
         if self._manifest.facts.has_source:
             self._start(limits.max_source_tokens)
         else:
@@ -75,15 +73,15 @@ class _Trial:
         if self._num_rows > 1:
             self._rows.fork([0], [1])
             self._rows.copy([0], [1])
-        arena.lengths[:] = limits.max_context_tokens - 1
-        arena.token_ids[:] = self._last_id
+        slots.seek(limits.max_context_tokens - 1)
+        slots.feed([self._last_id] * self._num_rows)
         self._check(self._rows.decode(self._num_rows, needs_all=False), "the last position", needs_all=False)
-        arena.lengths[:] = max(0, limits.max_context_tokens - self._rows.steps_per_run)
+        slots.seek(max(0, limits.max_context_tokens - self._rows.steps_per_run))
         if self._rows.has_room_for_steps(self._num_rows) and (
             steps := self._rows.decode_steps(self._num_rows)  # None: a token without a text was chosen
         ):
             self._check_chosen("decode_steps", *steps)
-        arena.lengths[:] = 0
+        slots.seek(0)
         self._check(self._rows.decode(1, num_best), "a step of one row")
         if "align" in self._backend.sessions:
             self._align(limits.max_source_tokens, limits.max_output_tokens)
@@ -101,21 +99,16 @@ class _Trial:
     def _start(self, num_tokens: int) -> None:
         """The longest input in the first row; in the others the token with the highest id."""
         sources = [self._input(num_tokens), *[[self._last_id]] * (self._num_rows - 1)]
-        self._rows.start(range(self._num_rows), [Source(source) for source in sources])
+        self._rows.start(range(self._num_rows), [ModelInput(source) for source in sources])
 
     def _start_prompts(self, num_tokens: int) -> None:
         if "extend" not in self._backend.sessions:
             self._start(num_tokens)
             return
         # Of the longest prompt its first block and its last: what lies between runs the same graph.
-        with DEVICE_TURN:
-            graph = self._manifest.graphs["extend"]
-            reader = PromptReader(
-                self._backend.sessions["extend"], graph, self._rows.arena, self._backend.prefix_cache
-            )
-            block = self._input(min(BLOCK_TOKENS, num_tokens))
-            for row, length in ((0, 0), (self._num_rows - 1, num_tokens - len(block))):
-                reader.extend(row, length, block)
+        block = self._input(min(BLOCK_TOKENS, num_tokens))
+        for row, length in ((0, 0), (self._num_rows - 1, num_tokens - len(block))):
+            self._rows.extend(row, length, block)
         self._start(1)
 
     def _check(self, predictions: Predictions, at: str, *, needs_all: bool = True) -> None:

@@ -235,10 +235,10 @@ class LaneWorker(Generic[_Front]):
 
 
 def make_lane(backend: Backend, settings: EngineSettings) -> tuple[Lane, Scheduler]:
-    """A lane with its arena, and what plans its steps.
+    """A lane with its rows, and what plans its steps.
 
     Raises:
-        ResourceUnavailable: there is no memory for the arena.
+        ResourceUnavailable: there is no memory for the rows.
     """
     facts = engine_facts(
         backend.bundle.manifest,

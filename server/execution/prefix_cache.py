@@ -60,7 +60,7 @@ class PrefixCache:
         self.max_blocks = max_bytes // self._block_bytes
         self.num_reused_tokens = 0
         self.num_computed_tokens = 0
-        self._num_told_reused = self._num_told_computed = 0
+        self._num_reported_reused = self._num_reported_computed = 0
         self._storage = np.zeros((self.max_blocks, *block_shape), dtype)
         self._free = list(range(self.max_blocks))
         self._root = _Node()
@@ -121,9 +121,12 @@ class PrefixCache:
     def take_counts(self) -> tuple[int, int]:
         """Tokens reused and computed since the last call, by whichever lane that was."""
         with self._lock:
-            reused = self.num_reused_tokens - self._num_told_reused
-            computed = self.num_computed_tokens - self._num_told_computed
-            self._num_told_reused, self._num_told_computed = self.num_reused_tokens, self.num_computed_tokens
+            reused = self.num_reused_tokens - self._num_reported_reused
+            computed = self.num_computed_tokens - self._num_reported_computed
+            self._num_reported_reused, self._num_reported_computed = (
+                self.num_reused_tokens,
+                self.num_computed_tokens,
+            )
         return reused, computed
 
     def _tokens(self, position: int) -> slice:

@@ -17,7 +17,7 @@ from dragoman.server.engine.layout import lane_layout, num_reserved_rows
 from dragoman.server.engine.trial import check_answers
 from dragoman.server.errors import NotLoadedReason
 from dragoman.server.execution.backend import Backend
-from dragoman.server.execution.memory import MemoryBudget, engine_bytes
+from dragoman.server.execution.memory_budget import MemoryBudget, engine_bytes
 from dragoman.server.models.discovery import NotLoaded, discover, log_not_loaded
 
 __all__ = ["LoadedModel", "Loading", "load_backend", "load_checked_backend", "load_model", "load_models"]

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from dragoman.server.bundle.reader import Bundle
-from dragoman.server.execution.backend import Backend, load_sessions
+from dragoman.server.execution.backend import Backend
 from dragoman.server.execution.kernels import select_kernels
+from dragoman.server.execution.sessions import load_sessions
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 ON_DEVICE = " on a device"

@@ -13,20 +13,20 @@ from tests.conformance.backends import FIXTURES, ON_DEVICE, load
 from tests.conformance.exported_models import export
 from tests.threaded_engine import ThreadedEngine
 
-import dragoman.server.execution.backend
+import dragoman.server.execution.sessions
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.engine.golden import check_golden_examples
 from dragoman.server.engine.offline import decode_offline
 from dragoman.server.engine.scoring import score_offline
-from dragoman.server.execution.arena import HostArena
-from dragoman.server.execution.backend import Backend, load_sessions
-from dragoman.server.execution.device_arena import DeviceArena
-from dragoman.server.execution.device_rows import DeviceRows
+from dragoman.server.execution.backend import Backend
+from dragoman.server.execution.device_memory import DeviceMemory
+from dragoman.server.execution.encoding import ModelInput
+from dragoman.server.execution.host_memory import HostMemory
 from dragoman.server.execution.prefix_cache import BLOCK_TOKENS
 from dragoman.server.execution.rows import Rows
-from dragoman.server.execution.sources import Source
+from dragoman.server.execution.sessions import load_sessions
 
 BUNDLES = ("halves/spell/1", "halves/count/1")
 LARGE = 1 << 24
@@ -69,7 +69,7 @@ def mixed(backend: Backend, *, temperatures: tuple[float, ...] = (0.0, 0.8)) -> 
 @pytest.mark.parametrize("num_slots", [5, 32])
 def test_every_way_of_decoding_gives_the_same_answers(bundle: str, num_slots: int) -> None:
     host, device = load(bundle), load(bundle + ON_DEVICE)
-    assert isinstance(device.rows(1), DeviceRows)
+    assert isinstance(device.rows(1).memory, DeviceMemory)
     inputs = mixed(host)
     expected = decode_offline(host, inputs, num_slots=num_slots)
     assert repr(decode_offline(device, inputs, num_slots=num_slots)) == repr(expected)
@@ -90,13 +90,13 @@ def test_given_texts_get_the_same_scores(bundle: str) -> None:
 
 def row(rows: Rows, index: int) -> dict[str, Any]:
     """What the row holds: its numbers and the tokens of its caches that count."""
-    arena = rows.arena
-    numbers = [int(each[index]) for each in (arena.token_ids, arena.lengths, arena.source_lengths)]
-    if isinstance(arena, HostArena):
-        caches = arena.caches
+    memory = rows.memory
+    numbers = [int(each[index]) for each in rows.slots.inputs.values()]
+    if isinstance(memory, HostMemory):
+        caches = memory.caches
     else:
-        assert isinstance(arena, DeviceArena)
-        caches = {name: arena.cache(name) for name in arena._shapes}
+        assert isinstance(memory, DeviceMemory)
+        caches = {name: memory.cache(name) for name in memory.layout.shapes}
     held = {}
     for name, cache in caches.items():
         if name.startswith("last_"):
@@ -112,14 +112,14 @@ def test_rows_are_started_copied_and_forked_alike(bundle: str) -> None:
     rng = random.Random(13)
     inputs = [random_prompt(rng, load(bundle), length) for length in (3, 24, 17, 20)]
     for rows in (host, device):
-        rows.start([4, 0, 1, 2], [Source(ids) for ids in inputs])
+        rows.start([4, 0, 1, 2], [ModelInput(ids) for ids in inputs])
         rows.copy([4], [3])
         rows.copy([2, 2], [4, 5])
         rows.decode(6)
         rows.decode(3)  # whatever the rows behind held is gone
         rows.copy([2, 0, 2], [5, 4, 3])
         rows.fork([2], [5])
-        rows.arena.token_ids[:] = [9, 8, 7, 6, 5, 4]
+        rows.slots.feed([9, 8, 7, 6, 5, 4])
         rows.decode(6)
         rows.fork([2, 2], [5, 3])
     for index in range(6):
@@ -131,15 +131,15 @@ def test_prefixes_cross_to_a_device_and_back_in_memory_of_a_fixed_size() -> None
     """A whole row was reserved for each prompt that was found, and for each block that was kept."""
     backend = load("halves/count/1" + ON_DEVICE).with_prefix_cache(LARGE)
     rows = backend.rows(2)
-    arena, cache = rows.arena, backend.prefix_cache
-    row_bytes = sum(int(np.prod(shape[1:])) for shape in arena._shapes.values()) * arena.dtype.itemsize
+    memory, cache = rows.memory, backend.prefix_cache
+    row_bytes = sum(int(np.prod(shape)) for shape in memory.layout.shapes.values()) * memory.dtype.itemsize
     prompts = [random_prompt(random.Random(seed), backend, 7 * BLOCK_TOKENS + 1) for seed in (1, 2)]
     for prompt in prompts:
-        rows.start([0], [Source(prompt)])
+        rows.start([0], [ModelInput(prompt)])
     tracemalloc.start()
     try:
-        assert arena.load_prefix(cache, 1, prompts[0]) == 7 * BLOCK_TOKENS
-        arena.store_prefix(cache, 1, prompts[0][: 3 * BLOCK_TOKENS])
+        assert memory.load_prefix(cache, 1, prompts[0]) == 7 * BLOCK_TOKENS
+        memory.store_prefix(cache, 1, prompts[0][: 3 * BLOCK_TOKENS])
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -149,14 +149,14 @@ def test_prefixes_cross_to_a_device_and_back_in_memory_of_a_fixed_size() -> None
 def test_a_long_prefix_crosses_in_groups_of_blocks_and_is_the_computed_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dragoman.server.execution.device_arena._STAGED_BLOCKS", 3)
+    monkeypatch.setattr("dragoman.server.execution.device_memory._STAGED_BLOCKS", 3)
     backend = load("halves/count/1" + ON_DEVICE).with_prefix_cache(LARGE)
     rows = backend.rows(2)
     for num_blocks in (1, 3, 5, 7):
         prompt = random_prompt(random.Random(num_blocks), backend, num_blocks * BLOCK_TOKENS + 9)
-        rows.start([0], [Source(prompt)])
+        rows.start([0], [ModelInput(prompt)])
         num_reused = backend.prefix_cache.num_reused_tokens
-        rows.start([1], [Source(prompt)])
+        rows.start([1], [ModelInput(prompt)])
         assert backend.prefix_cache.num_reused_tokens - num_reused == num_blocks * BLOCK_TOKENS
         assert row(rows, 1) == row(rows, 0)
 
@@ -164,9 +164,9 @@ def test_a_long_prefix_crosses_in_groups_of_blocks_and_is_the_computed_one(
 def test_a_cache_of_halves_takes_half_the_memory() -> None:
     halves, singles = load("halves/count/1"), load("extending/count/3")
     for backend, dtype in ((halves, np.float16), (singles, np.float32)):
-        arena = backend.rows(2).arena
-        assert isinstance(arena, HostArena)
-        assert {cache.dtype for cache in arena.caches.values()} == {np.dtype(dtype)}
+        memory = backend.rows(2).memory
+        assert isinstance(memory, HostMemory)
+        assert {cache.dtype for cache in memory.caches.values()} == {np.dtype(dtype)}
     # The same dimensions but for the vocabulary.
     blocks = [each.with_prefix_cache(LARGE).prefix_cache.max_blocks for each in (halves, singles)]
     assert blocks[0] == 2 * blocks[1]
@@ -183,7 +183,7 @@ def test_a_device_tells_the_best_tokens_that_the_host_tells(name: str, tmp_path:
     for num_best, needs_all in ((1, False), (8, True), (3, False)):
         told = []
         for rows in (host, device):
-            rows.start([0, 1, 2], [Source(ids) for ids in inputs])
+            rows.start([0, 1, 2], [ModelInput(ids) for ids in inputs])
             told.append(rows.decode(3, num_best, needs_all=needs_all))
         ours, theirs = told
         assert min(theirs.best.shape[1], ours.best.shape[1]) >= num_best
@@ -198,14 +198,14 @@ def test_a_device_tells_the_best_tokens_that_the_host_tells(name: str, tmp_path:
 def test_cuda_leaves_nothing_but_shapes_to_the_cpu(
     bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = dragoman.server.execution.backend._session_options
+    options = dragoman.server.execution.sessions._session_options
 
     def profiled(provider: str, num_threads: int) -> ort.SessionOptions:
         made = options(provider, num_threads)
         made.enable_profiling, made.profile_file_prefix = True, str(tmp_path / "profile")
         return made
 
-    monkeypatch.setattr(dragoman.server.execution.backend, "_session_options", profiled)
+    monkeypatch.setattr(dragoman.server.execution.sessions, "_session_options", profiled)
     cuda = Backend.load(Bundle.read(FIXTURES / bundle), provider="cuda", num_threads=1)
     decode_offline(cuda.with_prefix_cache(LARGE), mixed(cuda), num_slots=32)
     nodes = [

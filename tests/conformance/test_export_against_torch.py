@@ -31,9 +31,9 @@ from dragoman.server.engine.offline import decode_offline, decode_sequences
 from dragoman.server.engine.scoring import score_offline
 from dragoman.server.engine.sequence import LaneSequence
 from dragoman.server.execution.backend import Backend
+from dragoman.server.execution.encoding import ModelInput
 from dragoman.server.execution.kernels import NO_KERNELS
 from dragoman.server.execution.prefix_cache import BLOCK_TOKENS
-from dragoman.server.execution.sources import Source
 
 
 def agreement(model: TranslationModel | LanguageModel, backend: Backend) -> Agreement:
@@ -62,7 +62,7 @@ def test_a_prompt_read_in_blocks_and_from_the_cache_gives_torch_s_logits(name: s
     rng = random.Random(3)
     prompt = [rng.randrange(4, 120) for _ in range(BLOCK_TOKENS + 6)]
     for last in (5, 6):
-        rows.start([0], [Source([*prompt, last])])
+        rows.start([0], [ModelInput([*prompt, last])])
         with torch.inference_mode():
             expected = model(torch.tensor([[*prompt, last]]))[0, -1].log_softmax(dim=-1)
         np.testing.assert_allclose(rows.decode(1).log_probabilities[0], expected, atol=1e-4)

@@ -11,10 +11,10 @@ from dragoman.server.decoding.hypothesis import Decoded
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.engine.golden import check_golden_examples
 from dragoman.server.engine.offline import decode_offline
-from dragoman.server.execution.arena import HostArena
 from dragoman.server.execution.backend import Backend
+from dragoman.server.execution.encoding import ModelInput
+from dragoman.server.execution.host_memory import HostMemory
 from dragoman.server.execution.prefix_cache import BLOCK_TOKENS
-from dragoman.server.execution.sources import Source
 
 LARGE = 64 * 1024 * 1024
 
@@ -90,14 +90,14 @@ def test_cached_keys_and_values_are_the_computed_ones_to_the_bit(backend: Backen
     prompt = [rng.randrange(4, size) for _ in range(3 * BLOCK_TOKENS + 5)]
     other = [*prompt[: 2 * BLOCK_TOKENS + 9], *(rng.randrange(4, size) for _ in range(20))]
     cold, warm = backend.rows(1), backend.with_prefix_cache(LARGE).rows(2)
-    cold.start([0], [Source(prompt)])
-    warm.start([1, 0], [Source(other), Source(prompt)])
-    if not isinstance(cold.arena, HostArena) or not isinstance(warm.arena, HostArena):
+    cold.start([0], [ModelInput(prompt)])
+    warm.start([1, 0], [ModelInput(other), ModelInput(prompt)])
+    if not isinstance(cold.memory, HostMemory) or not isinstance(warm.memory, HostMemory):
         pytest.skip("test_device_caches.py looks into those")
-    for name, cache in cold.arena.caches.items():
+    for name, cache in cold.memory.caches.items():
         used = slice(len(prompt) - 1)
-        np.testing.assert_array_equal(warm.arena.caches[name][0, :, used], cache[0, :, used])
-        assert not warm.arena.caches[name][0, :, len(prompt) - 1 :].any(), (
+        np.testing.assert_array_equal(warm.memory.caches[name][0, :, used], cache[0, :, used])
+        assert not warm.memory.caches[name][0, :, len(prompt) - 1 :].any(), (
             "nothing is written past the prompt"
         )
 
@@ -105,7 +105,7 @@ def test_cached_keys_and_values_are_the_computed_ones_to_the_bit(backend: Backen
 def test_a_shared_prefix_is_computed_once(backend: Backend) -> None:
     cached = backend.with_prefix_cache(LARGE)
     prefix = list(range(4, 4 + 2 * BLOCK_TOKENS))
-    cached.rows(3).start([0, 1, 2], [Source([*prefix, own]) for own in (100, 101, 102)])
+    cached.rows(3).start([0, 1, 2], [ModelInput([*prefix, own]) for own in (100, 101, 102)])
     assert cached.prefix_cache.num_reused_tokens == 2 * len(prefix)
     assert cached.prefix_cache.num_computed_tokens == len(prefix) + 3
 

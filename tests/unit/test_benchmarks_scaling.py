@@ -15,7 +15,8 @@ from dragoman.server.bundle.reader import Bundle
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.engine.offline import decode_offline
 from dragoman.server.engine.trial import check_answers
-from dragoman.server.execution import backend as backends
+from dragoman.server.execution import sessions
+from dragoman.server.execution.backend import Backend
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Sleeps that take no time, in their order, with the sleeping graphs in place."""
     seconds: list[float] = []
     monkeypatch.setattr(sleeping_graphs, "time", SimpleNamespace(sleep=seconds.append))
-    monkeypatch.setattr(backends, "load_sessions", None)  # put back at the end
+    monkeypatch.setattr(sessions, "load_sessions", None)  # put back at the end
     monkeypatch.setattr(sleeping_graphs, "be_punctual", lambda: None)  # of this whole process
     sleeping_graphs.install()
     return seconds
@@ -36,7 +37,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 def test_the_bundle_passes_the_checks_of_a_server(bundle: Bundle, slept: list[float]) -> None:
-    check_answers(backends.Backend.load(bundle, provider="cpu", num_threads=1))
+    check_answers(Backend.load(bundle, provider="cpu", num_threads=1))
     assert run_seconds("encode", bundle.manifest.limits.max_source_tokens) in slept
     assert run_seconds("decode", 32) in slept
 
@@ -44,7 +45,7 @@ def test_the_bundle_passes_the_checks_of_a_server(bundle: Bundle, slept: list[fl
 def test_an_answer_is_a_function_of_the_source_s_length(bundle: Bundle, slept: list[float]) -> None:
     inputs = bundle.golden_inputs()
     given = [(ids, DecodingParameters(max_tokens=32)) for ids in inputs]
-    backend = backends.Backend.load(bundle, provider="cpu", num_threads=1)
+    backend = Backend.load(bundle, provider="cpu", num_threads=1)
     for num_slots in (1, 3, 32):  # several steps in one call, and one step a call
         answers = decode_offline(backend, given, num_slots=num_slots)
         assert [answer.best.token_ids for answer in answers] == [
@@ -55,7 +56,7 @@ def test_an_answer_is_a_function_of_the_source_s_length(bundle: Bundle, slept: l
 
 
 def test_a_search_gets_as_many_candidates_as_it_asks_for(bundle: Bundle, slept: list[float]) -> None:
-    backend = backends.Backend.load(bundle, provider="cpu", num_threads=1)
+    backend = Backend.load(bundle, provider="cpu", num_threads=1)
     search = DecodingParameters(max_tokens=32, beam_size=4, num_hypotheses=3)
     [answer] = decode_offline(backend, [(bundle.golden_inputs()[0], search)], num_slots=4)
     assert len({one.token_ids for one in answer.hypotheses}) == 3

@@ -22,13 +22,13 @@ def test_outputs_of_one_length_share_a_run(monkeypatch: pytest.MonkeyPatch, max_
     outputs = [[5, 6, 7], [8], [9, 5, 6], [7], [], [6, 6, 6], [5]]
     alone = [rows.align(source, [output])[0] for output in outputs]
     monkeypatch.setattr(rows_module, "MAX_RUN_TOKENS", max_run_tokens)
-    num_together, run = [], Rows._run
+    num_together, run = [], Rows._align
 
-    def recorded(self: Rows, graph: str, inputs: Any) -> Any:
+    def recorded(self: Rows, inputs: Any) -> Any:
         num_together.append(len(inputs["target_ids"]))
-        return run(self, graph, inputs)
+        return run(self, inputs)
 
-    monkeypatch.setattr(Rows, "_run", recorded)
+    monkeypatch.setattr(Rows, "_align", recorded)
     together = rows.align(source, outputs)
     for one, other, output in zip(together, alone, outputs, strict=True):
         assert one.shape == (len(output) + 1, len(source))

@@ -27,8 +27,8 @@ from dragoman.server.engine.ticket import Ticket
 from dragoman.server.engine.worker import LaneWorker
 from dragoman.server.errors import Cancelled, DeadlineExceeded, EngineError, EngineUnavailable, Overloaded
 from dragoman.server.execution.backend import Backend
+from dragoman.server.execution.encoding import ModelInput
 from dragoman.server.execution.rows import Rows
-from dragoman.server.execution.sources import Source
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BUNDLE = Bundle.read(FIXTURES / "bundles" / "spell" / "1")
@@ -84,15 +84,15 @@ async def test_many_requests_over_two_lanes_answer_as_alone(engine: ThreadedEngi
 async def test_searches_that_are_encoded_before_they_start_answer_as_alone(
     engine: ThreadedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    num_read, num_started = [], []
+    num_encoded, num_started = [], []
     start = Rows.start
 
     def counted(
-        rows: Rows, places: Sequence[int], sources: Sequence[Source], ahead: Sequence[Source] = ()
+        rows: Rows, places: Sequence[int], sources: Sequence[ModelInput], ahead: Sequence[ModelInput] = ()
     ) -> int:
-        num_read.append(start(rows, places, sources, ahead))
+        num_encoded.append(start(rows, places, sources, ahead))
         num_started.append(len(sources))
-        return num_read[-1]
+        return num_encoded[-1]
 
     monkeypatch.setattr(Rows, "start", counted)
     search = DecodingParameters(max_tokens=81, beam_size=2, num_hypotheses=2)
@@ -100,9 +100,9 @@ async def test_searches_that_are_encoded_before_they_start_answer_as_alone(
     tickets = [engine.submit(source, parameters) for source, parameters in inputs]
     together = await asyncio.gather(*(ticket.result() for ticket in tickets))
     assert sum(num_started) == len(inputs)
-    assert sum(num_read) == len(inputs)
-    assert max(num_read) > 2, "more than there are rows for"
-    assert 0 in num_read
+    assert sum(num_encoded) == len(inputs)
+    assert max(num_encoded) > 2, "more than there are rows for"
+    assert 0 in num_encoded
     monkeypatch.undo()
     backend = Backend.load(BUNDLE, provider="cpu", num_threads=1)
     alone = [decode_offline(backend, [each], num_slots=2)[0] for each in inputs]
@@ -332,23 +332,23 @@ def test_lanes_and_threads_fill_the_cores(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("bundle", ["bundles/spell/1", "bundles/count/1", "extending/count/3"])
-def test_an_arena_goes_with_its_rows(bundle: str) -> None:
+def test_the_memory_goes_with_its_rows(bundle: str) -> None:
     """Gigabytes, which must not wait for the collector of cycles."""
     backend = Backend.load(Bundle.read(FIXTURES / bundle), provider="cpu", num_threads=1)
     gc.disable()
     try:
         rows = backend.rows(2)
-        rows.start([0], [Source([4, 5])])
+        rows.start([0], [ModelInput([4, 5])])
         rows.decode(1)
-        arena = weakref.ref(rows.arena)
+        memory = weakref.ref(rows.memory)
         del rows
-        assert arena() is None
+        assert memory() is None
     finally:
         gc.enable()
 
 
 def test_what_has_no_room_in_a_row_is_not_copied() -> None:
-    arena = Backend.load(BUNDLE, provider="cpu", num_threads=1).rows(2).arena
+    memory = Backend.load(BUNDLE, provider="cpu", num_threads=1).rows(2).memory
     room = BUNDLE.manifest.limits.max_source_tokens
     names = [name for name in BUNDLE.manifest.graphs["decode"].inputs if re.fullmatch(r"cross_\w+_\d+", name)]
     heads, size = BUNDLE.manifest.dimensions.num_kv_heads, BUNDLE.manifest.dimensions.head_size
@@ -356,7 +356,7 @@ def test_what_has_no_room_in_a_row_is_not_copied() -> None:
     def given(num_tokens: int, dtype: type = np.float32) -> dict[str, Any]:
         return {name: np.zeros((1, heads, num_tokens, size), dtype) for name in names}
 
-    arena.keep([1], [room], given(room), [0])
+    memory.store([1], [room], given(room), [0])
     for num_tokens, computed, place in (
         (room + 1, given(room + 1), 0),
         (3, given(2), 0),
@@ -364,4 +364,4 @@ def test_what_has_no_room_in_a_row_is_not_copied() -> None:
         (2, given(2), 1),
     ):
         with pytest.raises(ValueError, match="a row has room for"):
-            arena.keep([1], [num_tokens], computed, [place])
+            memory.store([1], [num_tokens], computed, [place])

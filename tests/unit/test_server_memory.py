@@ -11,9 +11,10 @@ from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
 from dragoman.server.engine.threads import LaneThreads
 from dragoman.server.errors import ResourceUnavailable
-from dragoman.server.execution.arena import HostArena, row_bytes
 from dragoman.server.execution.backend import Backend
-from dragoman.server.execution.memory import MemoryBudget, engine_bytes
+from dragoman.server.execution.cache_memory import row_bytes
+from dragoman.server.execution.host_memory import HostMemory
+from dragoman.server.execution.memory_budget import MemoryBudget, engine_bytes
 from dragoman.server.models.loader import load_checked_backend
 
 MIB = 2**20
@@ -26,7 +27,7 @@ def backend() -> Backend:
 
 def available(monkeypatch: pytest.MonkeyPatch, num_bytes: int) -> None:
     monkeypatch.setattr(
-        "dragoman.server.execution.memory.available_memory",
+        "dragoman.server.execution.memory_budget.available_memory",
         lambda: AvailableMemory(num_bytes, "MemAvailable"),
     )
 
@@ -34,10 +35,10 @@ def available(monkeypatch: pytest.MonkeyPatch, num_bytes: int) -> None:
 @pytest.mark.parametrize("fixture", [TRANSLATION, GENERATION, "halves/spell/1"])
 def test_a_row_takes_what_its_caches_take(fixture: str) -> None:
     backend = Backend.load(Bundle.read(FIXTURES / fixture), provider="cpu", num_threads=1)
-    arena = backend.rows(3).arena
-    assert isinstance(arena, HostArena)
+    memory = backend.rows(3).memory
+    assert isinstance(memory, HostMemory)
     manifest = backend.bundle.manifest
-    assert sum(cache.nbytes for cache in arena.caches.values()) == 3 * row_bytes(
+    assert sum(cache.nbytes for cache in memory.caches.values()) == 3 * row_bytes(
         manifest, backend.cache_dtype
     )
 
@@ -92,10 +93,10 @@ def test_too_many_rows_are_one_line_with_the_numbers(monkeypatch: pytest.MonkeyP
 def test_memory_that_the_system_refuses_is_one_line(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> HostArena:
+    def refuse(*_: object) -> HostMemory:
         raise MemoryError("Unable to allocate 9.99 TiB for an array")
 
-    monkeypatch.setattr("dragoman.server.execution.backend.HostArena", refuse)
+    monkeypatch.setattr("dragoman.server.execution.backend.HostMemory", refuse)
     with pytest.raises(ResourceUnavailable, match=r"for 7 rows .*9\.99 TiB.*lower engine\.slots_per_lane"):
         backend.rows(7)
 

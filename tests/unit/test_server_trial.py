@@ -11,7 +11,8 @@ from dragoman.server.engine.golden import check_golden_examples
 from dragoman.server.engine.offline import decode_offline
 from dragoman.server.engine.trial import check_answers
 from dragoman.server.errors import BundleError
-from dragoman.server.execution.backend import Backend, load_sessions
+from dragoman.server.execution.backend import Backend
+from dragoman.server.execution.sessions import load_sessions
 
 ALL = sorted(str(path.parent.relative_to(FIXTURES)) for path in FIXTURES.glob("*/*/*/bundle.json"))
 

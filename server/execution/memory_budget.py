@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 from dragoman.common.memory import available_memory, readable_bytes
 from dragoman.server.errors import ResourceUnavailable
-from dragoman.server.execution.arena import row_bytes
 from dragoman.server.execution.backend import Backend
+from dragoman.server.execution.cache_memory import row_bytes
 
 __all__ = ["MemoryBudget", "engine_bytes"]
 

@@ -1,4 +1,4 @@
-"""An arena whose caches live on an accelerator and never leave it.
+"""Keys and values on an accelerator, which never leave it.
 
 Rows cannot be indexed there from Python, so graphs of the bundle copy tokens between them, as
 `dragoman.export.row_graphs` describes. Prefixes are kept in the host's memory, which is larger: a block crosses in a
@@ -11,20 +11,21 @@ With `device="cpu"` the same code runs on ONNX Runtime's CPU provider; that is h
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from dragoman.server.bundle.graph_names import LAST, computed_name
-from dragoman.server.bundle.manifest import Manifest
-from dragoman.server.execution.arena import SMALL_INPUTS, Arena, Buffer
+from dragoman.server.bundle.graph_names import LAST, CacheKind, computed_name
+from dragoman.server.bundle.manifest import GraphRecord, Manifest
+from dragoman.server.execution.cache_memory import Buffer, CacheLayout, GraphInputs
 from dragoman.server.execution.prefix_cache import BLOCK_TOKENS, PrefixCache
 
-__all__ = ["DEVICE_TURN", "DeviceArena"]
+__all__ = ["DEVICE_TURN", "DeviceMemory"]
 
 DEVICE_TURN = threading.RLock()
-"""Held by whoever has a device do something: while one thread records a step, CUDA fails it for what another does."""
+"""A thread holds it while it uses a device: CUDA fails the recording of a step when another thread uses the device."""
 
 
 _STAGED_BLOCKS = 8
@@ -96,10 +97,12 @@ class _Staging:
         self._device.update_inplace(self._host)
 
 
-class DeviceArena(Arena):
-    """The caches and a copy of the step's small inputs on `device`; those inputs themselves stay numpy arrays.
+class DeviceMemory:
+    """A `CacheMemory` on `device`.
 
     Attributes:
+        layout: of the caches.
+        dtype: of the caches.
         device: ONNX Runtime's device type.
     """
 
@@ -111,82 +114,71 @@ class DeviceArena(Arena):
         device: str,
         sessions: Mapping[str, ort.InferenceSession],
     ) -> None:
-        super().__init__(manifest, num_rows, dtype)
+        self.layout = CacheLayout.of(manifest)
+        self.dtype = dtype
         self.device = device
+        self._num_rows = num_rows
         self._sessions = sessions
         num_heads, head_size = manifest.dimensions.num_kv_heads, manifest.dimensions.head_size
-        self._tables: dict[str, _Table] = {}
-        for kind, names in self._names.items():
-            capacity = math.prod(self._shapes[names[0]][1:]) // (num_heads * head_size)
+        self._tables: dict[CacheKind, _Table] = {}
+        for kind, names in self.layout.names.items():
+            capacity = math.prod(self.layout.shapes[names[0]]) // (num_heads * head_size)
             shape = (len(names), num_rows, num_heads, capacity, head_size)
             self._tables[kind] = _Table(names, shape, dtype, device)
-        self._small = {
-            name: ort.OrtValue.ortvalue_from_numpy(getattr(self, name).copy(), device, 0)
-            for name in SMALL_INPUTS
-        }
         self._bindings: dict[tuple[str, str], ort.IOBinding] = {}
         self._stagings: dict[int, _Staging] = {}  # by blocks: two at most
 
-    def upload(self, num_rows: int) -> None:
-        """Bring the device's copy of the small inputs up to date, before a step of the first `num_rows` rows.
-
-        To the device the others have no length: a step of more rows than have to be does nothing beyond their memory.
-        """
-        lengths = self.lengths.copy()
-        lengths[num_rows:] = 0
-        self._small["lengths"].update_inplace(lengths)
-        for name in ("token_ids", "source_lengths"):
-            self._small[name].update_inplace(getattr(self, name))
-
     def cache(self, name: str) -> NDArray[np.floating]:
         """A copy of one cache, as the graphs name it, in numpy's memory: (rows, ...)."""
-        table = self._tables[self._kinds[name]]
+        table = self._tables[self.layout.kinds[name]]
         whole: NDArray[np.floating] = table.memory.numpy()
-        cache: NDArray[np.floating] = whole[table.names.index(name)].reshape(self._shapes[name])
+        cache: NDArray[np.floating] = whole[table.names.index(name)].reshape(self._shape(name))
         return cache
 
-    def _buffer(self, name: str) -> Buffer:
-        if name in self._small:
-            value = self._small[name]
-            return Buffer(self.device, value.data_ptr(), tuple(value.shape()), getattr(self, name).dtype)
-        table = self._tables[self._kinds[name]]
+    def buffer(self, name: str) -> Buffer:
+        """As `CacheMemory.buffer`."""
+        table = self._tables[self.layout.kinds[name]]
         address = table.memory.data_ptr() + table.begin_of(name) * self.dtype.itemsize
-        return Buffer(self.device, address, self._shapes[name], self.dtype)
+        return Buffer(self.device, address, self._shape(name), self.dtype)
 
-    def keep(
+    def run(
+        self, session: ort.InferenceSession, graph: GraphRecord, inputs: GraphInputs
+    ) -> Mapping[str, Any]:
+        """As `CacheMemory.run`: outputs are `OrtValue`s on the device."""
+        binding = session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, array)
+        for name in graph.outputs:
+            binding.bind_output(name, self.device)
+        session.run_with_iobinding(binding)
+        return dict(zip(graph.outputs, binding.get_outputs(), strict=True))
+
+    def store(
         self,
         rows: Sequence[int],
         num_tokens: Sequence[int],
-        computed: Mapping[str, ort.OrtValue],
-        places: Sequence[int],
+        outputs: Mapping[str, ort.OrtValue],
+        positions: Sequence[int],
     ) -> None:
-        """As `Arena.keep`, of all that were computed; padding is copied too, to where no row looks."""
-        assert list(places) == list(range(len(rows))), "nothing is read ahead on a device"
-        for kind in dict.fromkeys(self._kinds[name] for name in computed):
-            addresses = [computed[name].data_ptr() for name in self._tables[kind].names]
+        """As `CacheMemory.store`, for all inputs of a run; padding is copied too, to where no row looks."""
+        assert list(positions) == list(range(len(rows))), "nothing is encoded ahead on a device"
+        for kind in dict.fromkeys(self.layout.kinds[name] for name in outputs):
+            addresses = [outputs[name].data_ptr() for name in self._tables[kind].names]
             self._fill(kind, rows, range(1 if kind == LAST else max(num_tokens)), addresses)
 
-    def _fill(self, kind: str, rows: Sequence[int], tokens: range, addresses: Sequence[int]) -> None:
-        """Copy what lies at `addresses`, one for each cache of a kind, to these tokens of rows."""
-        table, binding = self._tables[kind], self._binding("fill_tokens", kind)
-        shape = table.tokens_shape(len(rows), len(tokens))
-        for index, address in enumerate(addresses):
-            binding.bind_input(computed_name(index), self.device, 0, self.dtype, shape, address)
-        binding.bind_cpu_input("targets", table.bases(rows))
-        binding.bind_cpu_input("offsets", table.offsets(tokens))
-        self._sessions["fill_tokens"].run_with_iobinding(binding)
-
-    def _copy_caches(self, kind: str, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """As `Arena._copy_caches`, of every row as many tokens as the longest has."""
-        if num_tokens := max(self._num_tokens(kind, sources)):
+    def copy(
+        self, kind: CacheKind, sources: Sequence[int], targets: Sequence[int], num_tokens: Sequence[int]
+    ) -> None:
+        """As `CacheMemory.copy`, from every row as many tokens as the longest has."""
+        if longest := max(num_tokens):
             table, binding = self._tables[kind], self._binding("copy_tokens", kind)
             binding.bind_cpu_input("sources", table.bases(sources))
             binding.bind_cpu_input("targets", table.bases(targets))
-            binding.bind_cpu_input("offsets", table.offsets(range(num_tokens)))
+            binding.bind_cpu_input("offsets", table.offsets(range(longest)))
             self._sessions["copy_tokens"].run_with_iobinding(binding)
 
     def load_prefix(self, cache: PrefixCache, row: int, token_ids: Sequence[int]) -> int:
-        """As `Arena.load_prefix`, through memory of a fixed size, `_STAGED_BLOCKS` blocks at a time."""
+        """As `CacheMemory.load_prefix`, through memory of a fixed size, `_STAGED_BLOCKS` blocks at a time."""
         [kind] = self._tables  # a model that generates has no other
         with cache.known(token_ids) as blocks:
             position = 0
@@ -200,7 +192,7 @@ class DeviceArena(Arena):
         return len(blocks) * BLOCK_TOKENS
 
     def store_prefix(self, cache: PrefixCache, row: int, token_ids: Sequence[int]) -> None:
-        """As `Arena.store_prefix`."""
+        """As `CacheMemory.store_prefix`."""
         if not cache.max_blocks:
             return
         [(kind, table)] = self._tables.items()
@@ -211,6 +203,16 @@ class DeviceArena(Arena):
         [block] = binding.copy_outputs_to_cpu()
         cache.store(token_ids, block)
 
+    def _fill(self, kind: CacheKind, rows: Sequence[int], tokens: range, addresses: Sequence[int]) -> None:
+        """Copy what lies at `addresses`, one for each cache of a kind, to these tokens of rows."""
+        table, binding = self._tables[kind], self._binding("fill_tokens", kind)
+        shape = table.tokens_shape(len(rows), len(tokens))
+        for index, address in enumerate(addresses):
+            binding.bind_input(computed_name(index), self.device, 0, self.dtype, shape, address)
+        binding.bind_cpu_input("targets", table.bases(rows))
+        binding.bind_cpu_input("offsets", table.offsets(tokens))
+        self._sessions["fill_tokens"].run_with_iobinding(binding)
+
     def _staging(self, num_blocks: int) -> "_Staging":
         staging = self._stagings.get(num_blocks)
         if staging is None:
@@ -220,7 +222,11 @@ class DeviceArena(Arena):
             self._stagings[num_blocks] = staging
         return staging
 
-    def _binding(self, graph: str, kind: str) -> ort.IOBinding:
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """Of one cache, all rows."""
+        return self._num_rows, *self.layout.shapes[name]
+
+    def _binding(self, graph: str, kind: CacheKind) -> ort.IOBinding:
         """What is bound of one of the graphs to the caches of a kind, for good."""
         binding = self._bindings.get((graph, kind))
         if binding is None:
