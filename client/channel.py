@@ -73,8 +73,9 @@ class ChannelSettings:
         return {
             "loadBalancingConfig": [{"round_robin": {}}],
             "methodConfig": [method],
-            # Once more than a third of the calls fail, retries stop: they would only add to the overload.
-            "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.5},
+            # Once more than a third of the calls fail, retries stop: they would only add to the overload. A hundred
+            # failures at once are no overload: so many calls one client may have on lanes that die.
+            "retryThrottling": {"maxTokens": 200, "tokenRatio": 0.5},
         }
 
     def arguments(self, target: str) -> list[tuple[str, int | str]]:
