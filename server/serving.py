@@ -7,9 +7,7 @@ import asyncio
 import contextlib
 import gc
 import os
-import threading
 from functools import partial
-from typing import Any
 
 import structlog
 from prometheus_client import disable_created_metrics
@@ -18,9 +16,10 @@ from dragoman.common.errors import DragomanError, UsageError
 from dragoman.server.app import Server
 from dragoman.server.config import ServerSettings
 from dragoman.server.engine.processes.supervisor import Supervisor
+from dragoman.server.operations.crashes import leaving_on_dead_threads, loop_error_handler
 from dragoman.server.operations.log_writer import DroppedLinesCollector
 from dragoman.server.operations.logs import ServerLog, queued_logs
-from dragoman.server.operations.stop_signals import EXIT_BROKEN, StopSignals, leaving_on_dead_threads
+from dragoman.server.operations.stop_signals import EXIT_BROKEN, StopSignals
 
 __all__ = ["END_S", "serve"]
 
@@ -56,7 +55,8 @@ def serve(
     # Texts are tokenised in one thread: a pool of `tokenizers` would take the cores from the lanes.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of all series, of use to nobody here
-    with queued_logs(settings.logging) as log, leaving_on_dead_threads(signals, _log_death):
+    leave = partial(signals.leave, EXIT_BROKEN)
+    with queued_logs(settings.logging) as log, leaving_on_dead_threads(leave):
         signals.before_leaving = partial(_say_last, log)
         runner = asyncio.Runner()
         try:
@@ -92,7 +92,7 @@ async def _run(
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(partial(_on_loop_error, signals))
+    loop.set_exception_handler(loop_error_handler(partial(signals.leave, EXIT_BROKEN)))
     signals.limit_s = settings.server.drain_delay_s + settings.server.drain_timeout_s + END_S
     signals.call_on_stop(partial(_stop_soon, loop, stop))
     try:
@@ -142,21 +142,9 @@ def _say_last(log: ServerLog, reason: str) -> None:
     log.flush()
 
 
-def _log_death(dead: threading.ExceptHookArgs) -> None:
-    _log.error("thread_died", thread=dead.thread and dead.thread.name, exc_info=dead.exc_value)
-
-
 def _on_crash(signals: StopSignals, error: BaseException) -> None:
     if isinstance(error, DragomanError):
         _log.error("broken", error=str(error))
         signals.leave(EXIT_BROKEN, "there is no engine any more")
     _log.error("broken", exc_info=error)
     signals.leave(EXIT_BROKEN, f"gRPC accepts no more calls: {type(error).__name__}")
-
-
-def _on_loop_error(signals: StopSignals, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what a callback raised. Short of memory, the loop would go on without what the callback was for."""
-    loop.default_exception_handler(context)
-    error = context.get("exception")
-    if "handle" in context and (isinstance(error, MemoryError) or not isinstance(error, Exception)):
-        signals.leave(EXIT_BROKEN, f"{type(error).__name__} in the event loop")

@@ -8,18 +8,17 @@ at once and from whichever thread got the signal; a thread of this module reads 
     second signal     the process ends at once, with exit code 128 + the signal's number
 """
 
-import contextlib
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn, Self
 
-__all__ = ["EXIT_BROKEN", "EXIT_OVERDUE", "StopSignals", "leaving_on_dead_threads", "open_closed_streams"]
+__all__ = ["EXIT_BROKEN", "EXIT_OVERDUE", "StopSignals", "open_closed_streams"]
 
 EXIT_OVERDUE = 1
 """The server had to stop and did not within its time."""
@@ -134,30 +133,6 @@ class StopSignals:
     @property
     def _name(self) -> str:
         return "the signal" if self.first is None else self.first.name
-
-
-@contextlib.contextmanager
-def leaving_on_dead_threads(
-    signals: StopSignals, report: Callable[[threading.ExceptHookArgs], object]
-) -> Iterator[None]:
-    """End the process when a thread dies of an exception: callers would wait for ever for what it did.
-
-    `report` is called first, with the exception.
-    """
-    before = threading.excepthook
-
-    def leave(dead: threading.ExceptHookArgs) -> None:
-        try:
-            report(dead)
-        finally:
-            name = dead.thread.name if dead.thread else "?"
-            signals.leave(EXIT_BROKEN, f"the thread {name} died of {dead.exc_type.__name__}")
-
-    threading.excepthook = leave
-    try:
-        yield
-    finally:
-        threading.excepthook = before
 
 
 def open_closed_streams() -> None:

@@ -11,9 +11,8 @@ import logging
 import os
 import socket
 import sys
-import threading
 from collections.abc import Callable
-from typing import Any, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
 import structlog
 from prometheus_client import disable_created_metrics
@@ -35,15 +34,16 @@ from dragoman.server.fronts.processes.messages import (
 )
 from dragoman.server.lifecycle import Lifecycle, Phase
 from dragoman.server.models.registry import Registry
+from dragoman.server.operations.crashes import leaving_on_dead_threads, loop_error_handler
 from dragoman.server.operations.logs import forward_standard_logs
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.operations.shared_values import ValueWriter, counting_in
+from dragoman.server.operations.stop_signals import EXIT_BROKEN
 
 __all__ = ["PUBLISH_INTERVAL_S", "Models", "run_front"]
 
 PUBLISH_INTERVAL_S = 0.25
 """How often series are written that are read at a scrape: slots in use, queues, steps, arrivals."""
-EXIT_BROKEN = 1
 
 _log = structlog.get_logger(__name__)
 
@@ -85,9 +85,8 @@ def run_front(make_models: MakeModels) -> NoReturn:
         forward_standard_logs()
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        threading.excepthook = _leave_on_dead_thread
         writer = ValueWriter(values)
-        with counting_in(writer):
+        with counting_in(writer), leaving_on_dead_threads(_leave):
             asyncio.run(_Front(settings, begin.num_fronts, channel, writer).run(make_models))
         code = 0
     except ConnectionError:  # the server process has ended
@@ -115,7 +114,7 @@ class _Front:
 
     async def run(self, make_models: MakeModels) -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(_on_loop_error)
+        loop.set_exception_handler(loop_error_handler(_leave))
         self._port = loop.create_future()
         self._models = make_models(self._settings.engine, self._metrics)
         loop.add_reader(self._channel.fileno(), self._hear)
@@ -182,17 +181,3 @@ def _leave(reason: str) -> NoReturn:
 def _on_crash(error: BaseException) -> None:
     _log.error("broken", exc_info=error)
     _leave(f"gRPC accepts no more calls: {type(error).__name__}")
-
-
-def _leave_on_dead_thread(dead: threading.ExceptHookArgs) -> None:
-    name = dead.thread and dead.thread.name
-    _log.error("thread_died", thread=name, exc_info=dead.exc_value)
-    _leave(f"the thread {name} died of {dead.exc_type.__name__}")
-
-
-def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """As the server process does it: short of memory, the loop would go on without what the callback was for."""
-    loop.default_exception_handler(context)
-    error = context.get("exception")
-    if "handle" in context and (isinstance(error, MemoryError) or not isinstance(error, Exception)):
-        _leave(f"{type(error).__name__} in the event loop")
