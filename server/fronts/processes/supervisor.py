@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 
 import structlog
@@ -16,6 +15,7 @@ from dragoman.server.config import ServerSettings
 from dragoman.server.engine.processes.channel import Channel, packet_pair
 from dragoman.server.engine.processes.linux import how_it_ended
 from dragoman.server.engine.processes.logs import relay
+from dragoman.server.engine.processes.spawn import start_process
 from dragoman.server.fronts.processes.messages import Begin, CannotServe, Drain, Listen, ToServer, UseEngine
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.operations.shared_values import HEARTBEAT, ValueMemory
@@ -65,16 +65,7 @@ class FrontProcess:
         descriptors = (theirs.fileno(), log_of_front.fileno(), self.values.fd)
         with theirs, log_of_front:
             try:
-                self._process = subprocess.Popen(  # noqa: S603  our own program
-                    [sys.executable, "-P", "-m", _PACKAGE, module, str(place)]
-                    + [str(number) for number in (*descriptors, os.getpid())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=2,
-                    pass_fds=descriptors,
-                    # It imports what this process would import, wherever that lies, and nothing else (-P).
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-                    process_group=0,  # Ctrl-C in a terminal goes to the server alone
-                )
+                self._process = start_process(_PACKAGE, module, descriptors, arguments=[str(place)])
             except OSError as error:
                 ours.close()
                 self.log.close()
