@@ -12,6 +12,7 @@ DragomanError
 └── RequestError          one request goes wrong, the server lives on
     ├── InvalidRequest    a field breaks a rule: INVALID_ARGUMENT
     │   └── AnswerTooLarge    what it asks for does not fit into a message: INVALID_ARGUMENT
+    ├── PermissionDenied  the caller may not do what it asks for: PERMISSION_DENIED
     ├── ModelNotFound     no such model or version: NOT_FOUND
     ├── Overloaded        the queue is full: RESOURCE_EXHAUSTED
     ├── Draining          the server is shutting down: UNAVAILABLE
@@ -44,6 +45,7 @@ __all__ = [
     "ModelsError",
     "NotLoadedReason",
     "Overloaded",
+    "PermissionDenied",
     "ProviderUnavailable",
     "RequestError",
     "ResourceUnavailable",
@@ -149,6 +151,10 @@ class AnswerTooLarge(InvalidRequest):
             "ask for fewer inputs, hypotheses, alternatives or tokens at a time"
         )
         super().__init__([FieldViolation("options", what)])
+
+
+class PermissionDenied(RequestError):
+    """The caller lacks the scope that the call needs."""
 
 
 class ModelNotFound(RequestError):

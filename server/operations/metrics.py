@@ -28,11 +28,17 @@ __all__ = ["METRIC_PREFIX", "UNKNOWN_MODEL", "ArrivalReason", "Metrics", "ModelM
 
 RejectionReason = Literal["queue_full", "draining", "invalid", "deadline"]
 REJECTION_REASONS: tuple[RejectionReason, ...] = ("queue_full", "draining", "invalid", "deadline")
-ArrivalReason = Literal["too_many_calls", "no_time", "late", "no_message"]
-ARRIVAL_REASONS: tuple[ArrivalReason, ...] = ("too_many_calls", "no_time", "late", "no_message")
-"""Of calls that ended before any work: too many at one time, no time left to wait for a slot, late when they were taken
-up, or without a whole message (the client left, or the message is longer than gRPC takes). All but `no_time` end before
-the model is known."""
+ArrivalReason = Literal["not_permitted", "too_many_calls", "no_time", "late", "no_message"]
+ARRIVAL_REASONS: tuple[ArrivalReason, ...] = (
+    "not_permitted",
+    "too_many_calls",
+    "no_time",
+    "late",
+    "no_message",
+)
+"""Of calls that ended before any work: from a caller that lacks the scope, too many at one time, no time left to wait
+for a slot, late when they were taken up, or without a whole message (the client left, or the message is longer than
+gRPC takes). All but `no_time` end before the model is known."""
 UNKNOWN_MODEL = "unknown"
 """Label of calls for a model that is not served, and of calls whose message was not read."""
 

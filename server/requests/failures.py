@@ -14,6 +14,7 @@ from dragoman.server.errors import (
     InvalidRequest,
     ModelNotFound,
     Overloaded,
+    PermissionDenied,
     RequestError,
 )
 from dragoman.server.operations.metrics import RejectionReason
@@ -26,6 +27,7 @@ Code: TypeAlias = Literal[
     "INVALID_ARGUMENT",
     "DEADLINE_EXCEEDED",
     "NOT_FOUND",
+    "PERMISSION_DENIED",
     "RESOURCE_EXHAUSTED",
     "UNAVAILABLE",
     "INTERNAL",
@@ -35,6 +37,7 @@ Code: TypeAlias = Literal[
 CODES: dict[type[RequestError], Code] = {
     InvalidRequest: "INVALID_ARGUMENT",
     AnswerTooLarge: "INVALID_ARGUMENT",
+    PermissionDenied: "PERMISSION_DENIED",
     ModelNotFound: "NOT_FOUND",
     Overloaded: "RESOURCE_EXHAUSTED",
     Draining: "UNAVAILABLE",

@@ -27,9 +27,16 @@ from typing import Any, Self
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from dragoman.server.errors import DeadlineExceeded, EngineError, Overloaded, RequestError
+from dragoman.server.errors import (
+    DeadlineExceeded,
+    EngineError,
+    Overloaded,
+    PermissionDenied,
+    RequestError,
+)
 from dragoman.server.operations.metrics import UNKNOWN_MODEL, ArrivalReason, Metrics, RejectionReason
 from dragoman.server.requests.admission import Load
+from dragoman.server.requests.caller import NOBODY, Caller, Scope
 from dragoman.server.requests.failures import CODES, Code, Failure, rejection_reason
 from dragoman.server.requests.in_flight import CallsInFlight
 
@@ -98,6 +105,7 @@ class CallRecord:
 
     Attributes:
         method: its name.
+        caller: whom it comes from; nobody until a front has found out.
         model: the label of the model that was asked for; "" for a method that asks for none.
         code: how the call ended, once it has.
         failure: what the caller gets instead of an answer, or None.
@@ -110,6 +118,7 @@ class CallRecord:
         "_recorder",
         "_started_s",
         "_tolerance_s",
+        "caller",
         "code",
         "failure",
         "method",
@@ -119,6 +128,7 @@ class CallRecord:
 
     def __init__(self, recorder: CallRecorder, method: str, remaining_s: float | None) -> None:
         self.method = method
+        self.caller: Caller = NOBODY
         self.model = UNKNOWN_MODEL
         self.code: Code = "OK"
         self.failure: Failure | None = None
@@ -129,6 +139,17 @@ class CallRecord:
         # gRPC cancels a call whose deadline passed just as it does when the caller left. So the deadline is kept.
         self._deadline_s = math.inf if remaining_s is None else self._started_s + remaining_s
         self._tolerance_s = 0.0 if remaining_s is None else ROUNDING * remaining_s + TRANSIT_S
+
+    def identify(self, caller: Caller, scope: Scope) -> None:
+        """Say whom the call comes from. Refuse a call that needs `scope`, unless its caller has it.
+
+        Raises:
+            PermissionDenied: the caller lacks the scope.
+        """
+        self.caller = caller
+        if scope not in caller.scopes:
+            self.rejection = "not_permitted"
+            raise PermissionDenied(f"this call needs the scope {scope.value!r}")
 
     def admit(self) -> None:
         """Refuse a call that is late already, or one too many.

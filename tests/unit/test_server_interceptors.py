@@ -7,6 +7,7 @@ import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
+from dragoman.server.fronts.grpc.authentication import Authenticator
 from dragoman.server.fronts.grpc.draining import CallGate
 from dragoman.server.fronts.grpc.interceptors import InterceptedServer, Interceptors, Protocol
 from dragoman.server.operations.metrics import Metrics
@@ -31,6 +32,9 @@ class Context:
         self.when_done: list[Any] = []
         self.status: grpc.Status | None = None
 
+    def peer(self) -> str:
+        return "ipv4:192.0.2.7:4071"
+
     def time_remaining(self) -> float:
         return 10.0
 
@@ -46,7 +50,9 @@ class Context:
 
 def intercepted(recorder: CallRecorder, behaviour: Any, max_message_bytes: int = 1000) -> Any:
     server: Any = Server()
-    interceptors = Interceptors(recorder, CallGate(), max_inputs=8, max_message_bytes=max_message_bytes)
+    interceptors = Interceptors(
+        recorder, CallGate(), Authenticator(), max_inputs=8, max_message_bytes=max_message_bytes
+    )
     handler = grpc.unary_unary_rpc_method_handler(
         behaviour, HealthCheckRequest.FromString, HealthCheckResponse.SerializeToString
     )

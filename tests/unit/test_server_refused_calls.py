@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from dragoman.server.errors import FieldViolation, InvalidRequest
+from dragoman.server.fronts.grpc.authentication import Authenticator
 from dragoman.server.fronts.grpc.dragoman_v1.protocol import PROTOCOL
 from dragoman.server.fronts.grpc.draining import CallGate
 from dragoman.server.fronts.grpc.interceptors import Interceptors
@@ -59,6 +60,9 @@ class Context:
     def add_done_callback(self, _: object) -> None:
         pass
 
+    def peer(self) -> str:
+        return "ipv4:192.0.2.7:4071"
+
     async def read(self) -> bytes:
         return self.messages.pop()
 
@@ -71,7 +75,7 @@ async def refused(content: bytes, parse: Callable[[bytes], Any], behaviour: Any)
     freed: list[str] = []
     Watched.freed = freed
     recorder = CallRecorder(Metrics(1.0), {"m": 4}, max_calls=10)
-    interceptors = Interceptors(recorder, CallGate(), max_inputs=128, max_message_bytes=1000)
+    interceptors = Interceptors(recorder, CallGate(), Authenticator(), max_inputs=128, max_message_bytes=1000)
     inner = grpc.unary_unary_rpc_method_handler(behaviour, parse, TranslateRequest.SerializeToString)
     handler: Any = interceptors.around(PATH, inner, PROTOCOL)
     context = Context(Message(content), freed)

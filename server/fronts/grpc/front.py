@@ -11,6 +11,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from dragoman.server.config import ListenSettings
+from dragoman.server.fronts.grpc.authentication import Authenticator
 from dragoman.server.fronts.grpc.dragoman_v1.generation import GenerationServicer
 from dragoman.server.fronts.grpc.dragoman_v1.model import ModelServicer
 from dragoman.server.fronts.grpc.dragoman_v1.protocol import DECODING_METHODS, PROTOCOL
@@ -146,7 +147,11 @@ class GrpcFront:
             max_message_bytes=listen.max_message_bytes,
         )
         interceptors = Interceptors(
-            recorder, gate, max_inputs=listen.max_inputs, max_message_bytes=listen.max_message_bytes
+            recorder,
+            gate,
+            Authenticator(),
+            max_inputs=listen.max_inputs,
+            max_message_bytes=listen.max_message_bytes,
         )
         intercepted: Any = InterceptedServer(server, interceptors, PROTOCOL)
         translation_pb2_grpc.add_TranslationServiceServicer_to_server(

@@ -5,6 +5,7 @@ The chain of a method is put together once, when its service is registered. A ca
 | interceptor | job |
 |---|---|
 | `_recorded` | gives the call its outcome, to the caller and in the record |
+| `_identified` | finds its caller; refuses a call that the caller has no right to |
 | `_held` | lets it wait while the server drains |
 | `_admitted` | refuses it when it is late, or one too many |
 | `_parsed` | reads and parses its message |
@@ -25,9 +26,11 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor
 
 from dragoman.server.errors import AnswerTooLarge, FieldViolation, InvalidRequest
+from dragoman.server.fronts.grpc.authentication import Authenticator
 from dragoman.server.fronts.grpc.draining import CallGate
 from dragoman.server.fronts.grpc.parsing import Parsing
 from dragoman.server.fronts.grpc.status import CallStatus, to_status
+from dragoman.server.requests.caller import Scope
 from dragoman.server.requests.record import CallRecord, CallRecorder
 
 __all__ = ["InterceptedServer", "Interceptors", "Protocol"]
@@ -49,21 +52,30 @@ class Protocol:
     Attributes:
         model_field: the field of a request that has the model's name, where a method asks for a model.
         decoding_methods: names of the methods whose calls need a model's slots.
+        admin_methods: names of the methods that change what is served: their callers need the scope `admin`.
     """
 
     model_field: str
     decoding_methods: frozenset[str]
+    admin_methods: frozenset[str] = frozenset()
 
 
 class Interceptors:
     """Makes the chains of a front's methods."""
 
     def __init__(
-        self, recorder: CallRecorder, gate: CallGate, *, max_inputs: int, max_message_bytes: int
+        self,
+        recorder: CallRecorder,
+        gate: CallGate,
+        authenticator: Authenticator,
+        *,
+        max_inputs: int,
+        max_message_bytes: int,
     ) -> None:
         """Let a call have up to `max_inputs` inputs and answers in messages of up to `max_message_bytes`."""
         self._recorder = recorder
         self._gate = gate
+        self._authenticator = authenticator
         self._parsing = Parsing(max_inputs)
         self._max_message_bytes = max_message_bytes
 
@@ -77,7 +89,8 @@ class Interceptors:
         has_model = protocol.model_field in method.input_type.fields_by_name
         model_of = operator.attrgetter(protocol.model_field) if has_model else _no_model
         answer = _parsed(self._parsing, method.input_type, handler, model_of, answer)
-        answer = _held(self._gate, _admitted(answer))
+        scope = Scope.ADMIN if method.name in protocol.admin_methods else Scope.INFER
+        answer = _identified(self._authenticator, scope, _held(self._gate, _admitted(answer)))
         behaviour = _recorded(self._recorder, method.name, answer)
         # gRPC calls the handler of a method that takes a stream at once, that of any other when the message is there.
         # On the wire they are the same. So a call is judged before its message is waited for.
@@ -125,6 +138,14 @@ def _recorded(recorder: CallRecorder, method: str, answer: Answer) -> Callable[[
         recorder.in_flight.end()
 
     return recorded
+
+
+def _identified(authenticator: Authenticator, scope: Scope, answer: Answer) -> Answer:
+    async def identified(record: CallRecord, _: None, context: Context) -> Any:
+        record.identify(authenticator.caller_of(context), scope)
+        return await answer(record, None, context)
+
+    return identified
 
 
 def _held(gate: CallGate, answer: Answer) -> Answer:

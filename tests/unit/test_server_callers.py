@@ -1,0 +1,103 @@
+"""Whom a call comes from, and which calls a caller may make."""
+
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from dragoman.server.errors import PermissionDenied
+from dragoman.server.fronts.grpc.authentication import Authenticator, address_of
+from dragoman.server.fronts.grpc.draining import CallGate
+from dragoman.server.fronts.grpc.interceptors import Interceptors, Protocol
+from dragoman.server.operations.metrics import Metrics
+from dragoman.server.requests.caller import NOBODY, Caller, Scope
+from dragoman.server.requests.record import CallRecorder
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("ipv4:127.0.0.1:4071", "127.0.0.1"),
+        ("ipv6:%5B::1%5D:4071", "::1"),
+        ("ipv6:[2001:db8::7]:4071", "2001:db8::7"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:4071", "fe80::1%eth0"),
+        ("unix:", "unix:"),
+        ("unix:/run/client.sock", "unix:/run/client.sock"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_an_address_has_no_port(peer: str, address: str) -> None:
+    assert address_of(peer) == address
+
+
+def test_a_call_is_refused_whose_caller_lacks_the_scope() -> None:
+    metrics = Metrics(1.0)
+    recorder = CallRecorder(metrics, {"dates": 4}, max_calls=2)
+    caller = Caller("192.0.2.7", frozenset({Scope.INFER}))
+    with recorder.begin("LoadModel", None) as refused:
+        refused.identify(caller, Scope.ADMIN)
+    assert refused.failure is not None
+    assert (refused.failure.code, refused.caller) == ("PERMISSION_DENIED", caller)
+    assert "admin" in refused.failure.message
+    labels = {"model": "unknown", "reason": "not_permitted"}
+    assert metrics.registry.get_sample_value("dragoman_rejected_requests_total", labels) == 1
+    allowed = recorder.begin("Translate", None)
+    allowed.identify(caller, Scope.INFER)
+    assert allowed.rejection == "no_message"
+
+
+def test_nobody_may_do_anything() -> None:
+    recorder = CallRecorder(Metrics(1.0), {}, max_calls=2)
+    for scope in Scope:
+        with pytest.raises(PermissionDenied):
+            recorder.begin("Translate", None).identify(NOBODY, scope)
+
+
+class Context:
+    """gRPC's side of a call from another machine."""
+
+    def __init__(self) -> None:
+        self.status: grpc.Status | None = None
+
+    def peer(self) -> str:
+        return "ipv4:192.0.2.7:4071"
+
+    def time_remaining(self) -> None:
+        return None
+
+    def add_done_callback(self, _: Any) -> None: ...
+
+    async def read(self) -> bytes:
+        return HealthCheckRequest().SerializeToString()
+
+    async def abort_with_status(self, status: grpc.Status) -> None:
+        self.status = status
+
+
+@pytest.mark.parametrize(
+    ("admin_methods", "scopes", "code"),
+    [
+        ((), {Scope.INFER}, None),
+        ({"Check"}, {Scope.INFER}, grpc.StatusCode.PERMISSION_DENIED),
+        ({"Check"}, {Scope.INFER, Scope.ADMIN}, None),
+    ],
+)
+async def test_a_method_that_changes_what_is_served_needs_admin(
+    admin_methods: set[str], scopes: set[Scope], code: grpc.StatusCode | None
+) -> None:
+    async def serve(request: HealthCheckRequest, _: Any) -> HealthCheckResponse:
+        return HealthCheckResponse()
+
+    recorder = CallRecorder(Metrics(1.0), {}, max_calls=2)
+    interceptors = Interceptors(
+        recorder, CallGate(), Authenticator(scopes), max_inputs=8, max_message_bytes=1000
+    )
+    protocol = Protocol("service", frozenset(), frozenset(admin_methods))
+    handler = grpc.unary_unary_rpc_method_handler(
+        serve, HealthCheckRequest.FromString, HealthCheckResponse.SerializeToString
+    )
+    around: Any = interceptors.around("/grpc.health.v1.Health/Check", handler, protocol)
+    context = Context()
+    await around.stream_unary(None, context)
+    assert (context.status and context.status.code) == code
