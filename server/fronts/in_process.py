@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -28,8 +28,7 @@ from dragoman.server.fronts.grpc.dragoman_v1.model import ModelServicer
 from dragoman.server.fronts.grpc.dragoman_v1.translation import TranslationServicer
 from dragoman.server.fronts.grpc.status import to_status
 from dragoman.server.lifecycle import Lifecycle, Phase
-from dragoman.server.models.registry import Registry
-from dragoman.server.models.served_model import ServedModel
+from dragoman.server.models.registry import Lease, Registry
 from dragoman.server.models.threaded import ThreadedModels
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.requests.failures import Failure
@@ -193,6 +192,10 @@ class _Context:
         """Seconds until the deadline, or None."""
         return None if self._end_s is None else max(0.0, self._end_s - time.monotonic())
 
+    def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]:
+        """None: there are no headers here."""
+        return ()
+
     async def write(self, message: Any) -> None:
         """Send a message of a stream."""
         assert self._write is not None, "a method that answers with one message writes none"
@@ -217,9 +220,9 @@ class _Handlers:
 class _OneModel(Registry):
     """A registry in which a call without a model's name means the only model."""
 
-    def find(self, name: str, version: str = "") -> ServedModel:
-        """The model."""
-        return super().find(name, version) if name else self.models[0]
+    def lease(self, name: str, version: str = "", sticky_key: str | None = None) -> Lease:
+        """A lease on the model."""
+        return super().lease(name or self.models[0].name, version, sticky_key)
 
 
 @contextlib.asynccontextmanager

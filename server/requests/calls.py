@@ -15,15 +15,17 @@ class _AnyCall:
 
     Attributes:
         model: a name.
-        version: "" for whichever is served.
+        version: a number, an alias, or "" for what the model's routes say.
         task: what the called service does; the model must do the same.
         deadline_s: on `time.monotonic()`, or None.
+        sticky_key: calls without a version that have the same key get the same version; None: any version.
     """
 
     model: str
     version: str
     task: str
     deadline_s: float | None = None
+    sticky_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,13 +8,13 @@ caller leaves.
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from dragoman.server.decoding.hypothesis import Decoded
 from dragoman.server.errors import Cancelled, DeadlineExceeded, Draining
 from dragoman.server.lifecycle import Lifecycle
-from dragoman.server.models.registry import Registry
+from dragoman.server.models.registry import Lease, Registry
 from dragoman.server.models.served_model import ServedModel
 from dragoman.server.requests.answer_room import AnswerRoom
 from dragoman.server.requests.answers import SubmittedInput, answer_to, score_of
@@ -50,11 +50,12 @@ class Runtime:
         Raises:
             RequestError: one of its leaves; see `dragoman.server.errors`. Nothing of the call runs on.
         """
-        model = self._find(call)
-        prepared = await self._prepare(model, call)
-        pace = Pace()
-        with self._submitted(model, call, prepared) as inputs:
-            return [await answer_to(each, await _all_results(each, pace), pace) for each in inputs]
+        with self._leased(call) as lease:
+            model = lease.model
+            prepared = await self._prepare(model, call)
+            pace = Pace()
+            with self._submitted(model, call, prepared) as inputs:
+                return [await answer_to(each, await _all_results(each, pace), pace) for each in inputs]
 
     async def score(self, call: ScoringCall) -> list[Scored]:
         """Return how probable all texts are, in their order.
@@ -62,11 +63,12 @@ class Runtime:
         Raises:
             RequestError: one of its leaves; see `dragoman.server.errors`. Nothing of the call runs on.
         """
-        model = self._find(call)
-        prepared = await self._prepare(model, call)
-        pace = Pace()
-        with self._submitted(model, call, prepared) as inputs:
-            return [await score_of(each, await _all_results(each, pace), pace) for each in inputs]
+        with self._leased(call) as lease:
+            model = lease.model
+            prepared = await self._prepare(model, call)
+            pace = Pace()
+            with self._submitted(model, call, prepared) as inputs:
+                return [await score_of(each, await _all_results(each, pace), pace) for each in inputs]
 
     async def stream(self, call: Call, emit: Callable[[Delta], Awaitable[None]]) -> None:
         """Answer all inputs side by side, handing text to `emit`, one delta at a time, as it comes.
@@ -76,24 +78,10 @@ class Runtime:
         Raises:
             RequestError: as `answer` does.
         """
-        model = self._find(call)
-        prepared = await self._prepare(model, call, is_streamed=True)
-        with self._submitted(model, call, prepared, is_streamed=True) as inputs:
-            if len(inputs) == 1:
-                await _follow(0, inputs[0], emit)
-                return
-            turn = asyncio.Lock()
-
-            async def emit_in_turn(delta: Delta) -> None:
-                async with turn:
-                    await emit(delta)
-
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for index, each in enumerate(inputs):
-                        group.create_task(_follow(index, each, emit_in_turn))
-            except ExceptionGroup as errors:
-                raise _first(errors) from None
+        with self._leased(call) as lease:
+            prepared = await self._prepare(lease.model, call, is_streamed=True)
+            with self._submitted(lease.model, call, prepared, is_streamed=True) as inputs:
+                await _follow_all(inputs, emit)
 
     async def _prepare(
         self, model: ServedModel, call: Call | ScoringCall, *, is_streamed: bool = False
@@ -142,10 +130,10 @@ class Runtime:
             if _expired(call) and any(ticket.admitted_s is None for ticket in tickets):
                 model.metrics.observe_rejected("deadline")
 
-    def _find(self, call: Call | ScoringCall) -> ServedModel:
+    def _leased(self, call: Call | ScoringCall) -> Lease:
         if not self._lifecycle.accepts_calls:
             raise Draining
-        return self.registry.find(call.model, call.version)
+        return self.registry.lease(call.model, call.version, call.sticky_key)
 
 
 def _submit(
@@ -190,6 +178,25 @@ async def _all_results(submitted: SubmittedInput, pace: Pace) -> list[Decoded]:
         if waits:
             pace.begin_turn()
     return results
+
+
+async def _follow_all(inputs: Sequence[SubmittedInput], emit: Callable[[Delta], Awaitable[None]]) -> None:
+    """Emit the text of all inputs as it comes, one delta at a time."""
+    if len(inputs) == 1:
+        await _follow(0, inputs[0], emit)
+        return
+    turn = asyncio.Lock()
+
+    async def emit_in_turn(delta: Delta) -> None:
+        async with turn:
+            await emit(delta)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for index, each in enumerate(inputs):
+                group.create_task(_follow(index, each, emit_in_turn))
+    except ExceptionGroup as errors:
+        raise _first(errors) from None
 
 
 async def _follow(index: int, submitted: SubmittedInput, emit: Callable[[Delta], Awaitable[None]]) -> None:

@@ -20,6 +20,7 @@ from dragoman.server.app import Server
 from dragoman.server.config import load_settings
 from dragoman.server.decoding.candidates import Predictions
 from dragoman.server.execution.rows import Rows
+from dragoman.server.models.served_model import ServedModel
 from dragoman.v1 import generation_pb2_grpc, model_pb2_grpc, translation_pb2_grpc
 
 BUNDLES = Path(__file__).parents[1] / "fixtures" / "bundles"
@@ -100,6 +101,11 @@ class Served:
     @property
     def models(self) -> "model_pb2_grpc.ModelServiceAsyncStub":
         return model_pb2_grpc.ModelServiceStub(self.channel)
+
+    def model(self, name: str) -> ServedModel:
+        """The model as the server's first front has it."""
+        with self.server._registry.lease(name) as lease:
+            return lease.model
 
     def metric(self, name: str, **labels: str) -> float:
         value = self.server.metrics.registry.get_sample_value(f"dragoman_{name}", labels)

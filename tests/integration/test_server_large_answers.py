@@ -121,9 +121,9 @@ async def test_other_answers_of_a_stream_do_not_count(served: Served) -> None:
 async def test_the_least_that_is_counted_is_never_more_than_what_is_sent(tmp_path: Path) -> None:
     async with serving(one_version(tmp_path, "spell/1")) as served:
         taken: list[Decoded] = []
-        engine = served.server._registry.find("spell").engine
+        engine = served.model("spell").engine
         vocabulary_size = engine.facts.vocabulary_size
-        source = served.server._registry.find("spell").tokenizer.encode("907").ids
+        source = served.model("spell").tokenizer.encode("907").ids
         for options in (
             {"num_alternatives": 0},
             {"num_alternatives": 5, "beam_size": 4, "num_hypotheses": 3, "min_tokens": 20},

@@ -45,7 +45,7 @@ async def test_every_text_of_a_call_is_bounded_in_characters(served: Served) -> 
         "pairs[0].source": said.format(128, 32),
         "pairs[0].target": said.format(324, 81),
     }
-    longest = served.server._registry.find("count").max_characters_per_token
+    longest = served.model("count").max_characters_per_token
     prompt = generation_pb2.GenerateRequest(model="count", prompt=ENDLESS)
     assert await violations_of(generation.Generate(prompt)) == {"prompt": said.format(255 * longest, 255)}
     texts_of_one = generation_pb2.ScoreTextsRequest(model="count", texts=[ENDLESS])

@@ -37,7 +37,7 @@ def pids_of(served: Served) -> dict[tuple[str, int], int]:
 
 def num_running(served: Served) -> int:
     """Without a page of metrics, which takes so long that the calls may be over."""
-    return served.server._registry.find("spell").engine.occupancy().num_running
+    return served.model("spell").engine.occupancy().num_running
 
 
 async def codes_of(calls: list[Any]) -> list[str]:

@@ -4,6 +4,7 @@ import grpc.aio
 
 from dragoman.server.fronts.grpc.dragoman_v1 import messages
 from dragoman.server.fronts.grpc.dragoman_v1.fields import naming_fields
+from dragoman.server.fronts.grpc.sticky import sticky_key
 from dragoman.server.requests.calls import Call, Delta, ScoringCall
 from dragoman.server.requests.pace import Pace
 from dragoman.server.requests.runtime import Runtime
@@ -44,6 +45,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             inputs=[request.prompt],
             options=messages.options(request.options),
             deadline_s=messages.deadline_s(context.time_remaining()),
+            sticky_key=sticky_key(context),
         )
         await self._runtime.stream(call, send)
 
@@ -61,6 +63,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 texts=request.texts,
                 num_alternatives=request.num_alternatives,
                 deadline_s=messages.deadline_s(context.time_remaining()),
+                sticky_key=sticky_key(context),
             )
         )
         response = generation_pb2.ScoreTextsResponse(version=scores[0].version)

@@ -45,7 +45,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
 
     async def GetModel(self, request: model_pb2.GetModelRequest, context: GetContext) -> model_pb2.Model:
         """One model."""
-        return model_message(self._registry.find(request.model, request.version))
+        with self._registry.lease(request.model, request.version) as lease:
+            return model_message(lease.model)
 
 
 def model_message(model: ServedModel) -> model_pb2.Model:

@@ -4,6 +4,7 @@ import grpc.aio
 
 from dragoman.server.fronts.grpc.dragoman_v1 import messages
 from dragoman.server.fronts.grpc.dragoman_v1.fields import naming_fields
+from dragoman.server.fronts.grpc.sticky import sticky_key
 from dragoman.server.requests.calls import Call, Delta, ScoringCall
 from dragoman.server.requests.pace import Pace
 from dragoman.server.requests.runtime import Runtime
@@ -27,7 +28,7 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
     @naming_fields(prefixes="target_prefixes[{}]")
     async def Translate(self, request: Request, context: Context) -> translation_pb2.TranslateResponse:
         """Translate every input and answer when all are done."""
-        answers = await self._runtime.answer(_call(request, context.time_remaining()))
+        answers = await self._runtime.answer(_call(request, context))
         response = translation_pb2.TranslateResponse(version=answers[0].version)
         pace = Pace()
         for answer in answers:
@@ -51,7 +52,7 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
                 response.version = delta.answer.version
             await context.write(response)
 
-        await self._runtime.stream(_call(request, context.time_remaining()), send)
+        await self._runtime.stream(_call(request, context), send)
 
     @naming_fields(sources="pairs[{}].source", texts="pairs[{}].target")
     async def ScoreTranslations(
@@ -67,6 +68,7 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
                 texts=messages.FieldOfEach(request.pairs, "target"),
                 num_alternatives=request.num_alternatives,
                 deadline_s=messages.deadline_s(context.time_remaining()),
+                sticky_key=sticky_key(context),
             )
         )
         response = translation_pb2.ScoreTranslationsResponse(version=scores[0].version)
@@ -77,7 +79,7 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
         return response
 
 
-def _call(request: Request, time_remaining_s: float | None) -> Call:
+def _call(request: Request, context: Context | StreamContext) -> Call:
     return Call(
         model=request.model,
         version=request.version,
@@ -85,5 +87,6 @@ def _call(request: Request, time_remaining_s: float | None) -> Call:
         inputs=request.inputs,
         prefixes=request.target_prefixes,
         options=messages.options(request.options),
-        deadline_s=messages.deadline_s(time_remaining_s),
+        deadline_s=messages.deadline_s(context.time_remaining()),
+        sticky_key=sticky_key(context),
     )
