@@ -17,7 +17,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 	then export PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX); fi;
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-kills bench-scaling bench-service bench-training help install demo test lint format types imports stubs stubs-check settings fixtures plots unit lock clean
+.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test lint format types imports stubs stubs-check settings fixtures plots unit lock clean soak kills
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -106,9 +106,6 @@ bench-generation: $(VENV)/.dev ## generation with a decoder-only model against C
 bench-growth: $(VENV)/.dev ## cost and memory by lengths, streams and model size against CTranslate2; QUICK=1
 	@$(PEERS_TORCH) $(BIN)/python -m benchmarks.growth $(call figures,growth) $(call plot,growth) $(if $(QUICK),--quick)
 
-bench-kills: $(VENV)/.dev ## what becomes of calls when processes of a loaded server are killed; BUNDLE=MODELS/NAME/VERSION, QUICK=1
-	@$(BIN)/python -m benchmarks.kills $(BUNDLE) $(if $(QUICK),--kills 10)
-
 bench-scaling: $(VENV)/.dev ## calls a second by lanes, graphs replaced by sleeps; QUICK=1
 	@$(BIN)/python -m benchmarks.scaling $(call figures,scaling) $(if $(QUICK),--quick)
 
@@ -121,6 +118,13 @@ bench-gpu: $(VENV)/.dev ## decoding speed on a GPU against PyTorch there (instal
 bench-training: $(VENV)/.dev ## training speed against torch.nn.Transformer; DATA=DIR of Multi30k, or made-up lengths
 	$(BIN)/python -m benchmarks.training_speed --size multi30k $(if $(DATA),--data $(DATA))
 	$(BIN)/python -m benchmarks.training_speed --size tiny $(if $(DATA),--data $(DATA))
+
+# Evidence that the service holds: each ends with bounds, and with exit code 1 where one is broken.
+soak: $(VENV)/.dev ## mixed calls for long: right answers, nothing lost, nothing leaks; CALLS=N or MINUTES=N, FIGURES=DIR
+	@$(BIN)/python -m tests.load.soak $(if $(CALLS),--calls $(CALLS)) $(if $(MINUTES),--minutes $(MINUTES)) $(call figures,soak)
+
+kills: $(VENV)/.dev ## SIGKILL for processes of a loaded server, again and again; BUNDLE=MODELS/NAME/VERSION, QUICK=1, FIGURES=DIR
+	@$(BIN)/python -m tests.load.kills $(BUNDLE) $(if $(QUICK),--kills 10) $(call figures,kills)
 
 lock: $(VENV)/.dev ## write what is installed now to constraints.txt
 	$(BIN)/python tools/lock.py constraints.txt

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
-import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -24,6 +23,7 @@ __all__ = [
     "add_json_option",
     "add_plot_option",
     "argument_parser",
+    "describe_host",
     "describe_machine",
     "positive",
     "print_table",
@@ -73,14 +73,19 @@ def add_plot_option(parser: argparse.ArgumentParser, what: str) -> None:
 
 def describe_machine() -> dict[str, Any]:
     """The machine, the software, and how busy others keep it."""
+    import torch  # noqa: PLC0415  what does not measure torch does not wait for it
+
+    return {**describe_host(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def describe_host() -> dict[str, Any]:
+    """The same without torch."""
     return {
         "cpu": _cpu_model(),
         "usable_cores": usable_cores(),
-        "threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
         "load_average_1_min": round(psutil.getloadavg()[0], 2),
     }
 

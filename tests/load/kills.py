@@ -1,6 +1,6 @@
 """SIGKILL for lanes, hosts and fronts of a loaded server, at random moments: what becomes of calls, memory and files.
 
-    python -m benchmarks.kills models/dates/1 --kills 100
+    python -m tests.load.kills models/dates/1 --kills 100
 
 Callers ask for translations of the bundle's golden inputs, without repeating anything, and know the right answers.
 Others use `dragoman.AsyncClient`, which repeats what may be repeated. Fails where an answer was wrong, a call ended
@@ -14,63 +14,28 @@ import random
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
 import grpc.aio
-import psutil
+from benchmarks.report import add_json_option, argument_parser, positive
+from tests.integration.serving import BUNDLES
+from tests.load.report import Report, Table, equals
+from tests.load.tree import Tree, shared_memory
 
+from dragoman.cli.server_process import ServerProcess, running_server
 from dragoman.client import AsyncClient, CallError
-from dragoman.common.memory import proportional_bytes
+from dragoman.common.memory import readable_bytes
 from dragoman.v1 import translation_pb2, translation_pb2_grpc
 
 RETRYABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
 SETTLE_S = 3.0
 PATIENCE_S = 30.0
 WEIGHTS = {"lane": 8, "host": 1, "front": 1}
-
-
-class Tree:
-    """The processes of a server, by what they are."""
-
-    def __init__(self, server: int) -> None:
-        self.server = psutil.Process(server)
-
-    def by_kind(self) -> dict[str, list[psutil.Process]]:
-        while True:
-            try:
-                return self._by_kind()
-            except psutil.Error:  # one has gone meanwhile
-                continue
-
-    def _by_kind(self) -> dict[str, list[psutil.Process]]:
-        kinds: dict[str, list[psutil.Process]] = {"lane": [], "host": [], "front": []}
-        for child in self.server.children():
-            if child.name() == "engine-host":
-                kinds["host"].append(child)
-                kinds["lane"] += [each for each in child.children() if each.name().startswith("lane-")]
-            elif child.status() != psutil.STATUS_ZOMBIE:
-                kinds["front"].append(child)
-        return kinds
-
-    def all(self) -> list[psutil.Process]:
-        return [self.server, *self.server.children(recursive=True)]
-
-    def num_zombies(self) -> int:
-        return sum(each.status() == psutil.STATUS_ZOMBIE for each in self.all())
-
-    def memory_bytes(self) -> int:
-        return sum(proportional_bytes(each.pid) for each in self.all())
-
-    def num_files(self) -> dict[str, int]:
-        [host] = self.by_kind()["host"]
-        return {"server": self.server.num_fds(), "host": host.num_fds()}
 
 
 class Load:
@@ -123,8 +88,8 @@ async def kill_again_and_again(tree: Tree, num_kills: int) -> tuple[Counter[str]
     """Kill; returns how many of each kind, and the seconds until as many processes of that kind were there again."""
     counts: Counter[str] = Counter()
     seconds: dict[str, list[float]] = defaultdict(list)
-    num_wanted = {kind: len(each) for kind, each in tree.by_kind().items()}
-    while sum(counts.values()) < num_kills:
+    wanted = tree.counts()
+    while counts.total() < num_kills:
         await asyncio.sleep(random.uniform(0.02, 0.6))
         there = tree.by_kind()
         [kind] = random.choices(list(WEIGHTS), list(WEIGHTS.values()))
@@ -136,7 +101,7 @@ async def kill_again_and_again(tree: Tree, num_kills: int) -> tuple[Counter[str]
         counts[kind] += 1
         if random.random() < 0.5:  # the next one dies while this one is being replaced
             continue
-        while not is_complete(tree, num_wanted, victim):
+        while tree.counts() != wanted or victim.pid in tree.pids():
             if time.monotonic() > began + PATIENCE_S:
                 sys.exit(f"no {kind} has come for {victim}")
             await asyncio.sleep(0.002)
@@ -144,86 +109,70 @@ async def kill_again_and_again(tree: Tree, num_kills: int) -> tuple[Counter[str]
     return counts, seconds
 
 
-def is_complete(tree: Tree, num_wanted: dict[str, int], victim: psutil.Process) -> bool:
-    there = tree.by_kind()
-    alive = all(len(each) == num_wanted[kind] for kind, each in there.items())
-    return alive and all(victim.pid != each.pid for kind in there for each in there[kind])
-
-
-async def run(server: "subprocess.Popen[str]", port: int, options: argparse.Namespace) -> bool:
+async def run(server: ServerProcess, options: argparse.Namespace, report: Report) -> None:
     model = options.bundle.parent.name
     manifest = json.loads((options.bundle / "bundle.json").read_text())
     texts = list(dict.fromkeys(example["text"] for example in manifest["golden_examples"]))[:64]
-    async with AsyncClient(f"127.0.0.1:{port}") as client:
+    async with AsyncClient(server.target) as client:
         told = await client.translate(texts, model=model)
-    load = Load(port, model, {text: each.text for text, each in zip(texts, told, strict=True)})
-    tree = Tree(server.pid)
+    load = Load(server.port, model, {text: each.text for text, each in zip(texts, told, strict=True)})
+    tree = Tree(server.process.pid)
     callers = [asyncio.create_task(load.ask()) for _ in range(options.callers)]
     callers += [asyncio.create_task(load.ask_with_client()) for _ in range(options.callers)]
     await asyncio.sleep(SETTLE_S)
     before, files, shared = tree.memory_bytes(), tree.num_files(), shared_memory()
     counts, seconds = await kill_again_and_again(tree, options.kills)
     await asyncio.sleep(SETTLE_S)
-    after, files_after = tree.memory_bytes(), tree.num_files()
+    report.facts["memory of all processes"] = (
+        f"{readable_bytes(before)} before, {readable_bytes(tree.memory_bytes())} after"
+    )
+    report.facts["open files"] = f"{files} before, {tree.num_files()} after"
     load.is_over = True
     await asyncio.gather(*callers)
-    print("killed: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
-    for kind, each in seconds.items():
-        print(
-            f"until all were there again, {kind}: median {statistics.median(each):.3f} s, most {max(each):.3f} s"
-        )
-    print(f"calls that repeat nothing: {dict(load.plain)}")
-    print(f"calls with our client: {dict(load.repeated)}")
-    print(f"memory of all processes (PSS): {before / 2**20:.1f} MiB before, {after / 2**20:.1f} MiB after")
-    print(f"open files: {files} before, {files_after} after")
-    left = shared_memory() - shared
-    print(f"zombies: {tree.num_zombies()}; left in /dev/shm: {sorted(left) or 'nothing'}")
-    bad = set(load.plain) - {"right", "retryable"} | set(load.repeated) - {"right"}
-    return not bad and not left and not tree.num_zombies()
-
-
-def shared_memory() -> set[str]:
-    return {path.name for path in Path("/dev/shm").glob("*")}
-
-
-def serve(models: Path, overrides: Sequence[str]) -> tuple["subprocess.Popen[str]", int]:
-    command = [sys.executable, "-m", "dragoman.server", "--models", str(models), "--log-format", "json"]
-    command += ["--port", "0", "--metrics-port", "0", "--set", "engine.lanes_run_in=processes"]
-    for override in overrides:
-        command += ["--set", override]
-    log = tempfile.TemporaryFile("w+")  # noqa: SIM115  the process writes it until it ends
-    server = subprocess.Popen(command, stderr=log, text=True)
-    end_s = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end_s:
-        log.seek(0)
-        for line in log.readlines():
-            if '"serving"' in line and line.startswith("{"):
-                return server, int(json.loads(line)["port"])
-        time.sleep(0.05)
-    sys.exit("the server does not serve")
+    rows = [
+        [kind, str(count), f"{statistics.median(seconds[kind]):.3f}", f"{max(seconds[kind]):.3f}"]
+        for kind, count in counts.items()
+        if seconds[kind]
+    ]
+    columns = ["process", "killed", "median seconds until all were there again", "most"]
+    report.tables.append(Table("SIGKILL at random moments", columns, rows))
+    for who, counter in (("repeat nothing", load.plain), ("use our client", load.repeated)):
+        report.facts[f"calls that {who}"] = ", ".join(f"{count:,} {what}" for what, count in counter.items())
+    bad = sum(count for what, count in load.plain.items() if what not in {"right", "retryable"})
+    report.bounds += [
+        equals("calls without retries that ended in another way than right or retryable", bad, 0),
+        equals(
+            "calls with our client that were not right", load.repeated.total() - load.repeated["right"], 0
+        ),
+        equals("processes that nobody waited for", tree.num_zombies(), 0),
+        equals("left in shared memory", sorted(shared_memory() - shared) or "nothing", "nothing"),
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = argument_parser(__doc__)
+    parser.add_argument(
+        "bundle",
+        type=Path,
+        nargs="?",
+        default=BUNDLES / "spell" / "2",
+        help="of translation: MODELS/NAME/VERSION",
     )
-    parser.add_argument("bundle", type=Path, help="a translation bundle: MODELS/NAME/VERSION")
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--callers", type=int, default=8, help="of each kind")
+    parser.add_argument("--kills", type=positive, default=100)
+    parser.add_argument("--callers", type=positive, default=8, help="of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the server")
+    add_json_option(parser)
     options = parser.parse_args()
     random.seed(options.seed)
+    report = Report("kills")
     with tempfile.TemporaryDirectory() as models:
         shutil.copytree(options.bundle, Path(models) / options.bundle.parent.name / "1")
-        server, port = serve(Path(models), options.set)
-        try:
-            is_good = asyncio.run(run(server, port, options))
-        finally:
-            server.terminate()
-            code = server.wait(PATIENCE_S)
-    print(f"the server ended with exit code {code}")
-    sys.exit(0 if is_good and code == 0 else 1)
+        settings = ["engine.lanes_run_in=processes", *options.set]
+        with running_server(Path(models), overrides=settings) as server:
+            asyncio.run(run(server, options, report))
+            report.facts["seconds to stop"] = f"{server.stop():.2f}"
+    sys.exit(report.finish(options))
 
 
 if __name__ == "__main__":
