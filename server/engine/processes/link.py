@@ -24,6 +24,8 @@ MAX_UNANSWERED = 12
 """A lane that leaves so many unanswered is given up: after 60 s. No graph that was accepted runs for longer
 (`server/engine/trial.py`). What is counted is the times asked, not the time: this process may have been stopped
 itself."""
+MAX_UNSENT_BYTES = 1 << 16
+"""Commands of so many bytes go out before the event loop's turn ends."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Report).decode
@@ -51,6 +53,7 @@ class SocketLink(asyncio.BufferedProtocol):
         self._reader = FrameReader()
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._num_unanswered = 0
+        self._unsent = bytearray()
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[None] = self._loop.create_future()
         self._transport: asyncio.Transport
@@ -75,10 +78,11 @@ class SocketLink(asyncio.BufferedProtocol):
     def send(self, command: Command) -> None:
         """Send `command`; returns at once. After the lane is lost it goes nowhere."""
         if not self._transport.is_closing():
-            self._write(framed(_encode(command)))
+            self._queue(framed(_encode(command)))
 
     def close(self) -> None:
         """Give the lane up: it cancels what it holds for this front."""
+        self._flush()
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -106,7 +110,19 @@ class SocketLink(asyncio.BufferedProtocol):
         finally:
             self.lost.set_result(None)
 
-    def _write(self, data: bytes) -> None:
+    def _queue(self, data: bytes) -> None:
+        # What is sent in one turn of the event loop goes out together: one system call and one wake-up of the lane
+        # for many calls. It is bounded, and after that it counts as what the transport has queued.
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent += data
+        if len(self._unsent) >= MAX_UNSENT_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        data, self._unsent = self._unsent, bytearray()
+        if not data or self._transport.is_closing():
+            return
         self._transport.write(data)
         if self._transport.get_write_buffer_size() > MAX_QUEUED_BYTES:
             self._give_up()
@@ -117,7 +133,7 @@ class SocketLink(asyncio.BufferedProtocol):
             return
         self._num_unanswered += 1
         self._asking = self._loop.call_later(self._asking_interval_s, self._ask)
-        self._write(SIGN_OF_LIFE)
+        self._queue(SIGN_OF_LIFE)
 
     def _give_up(self) -> None:
         self.is_silent = True
