@@ -105,10 +105,10 @@ def serve(
                 overrides=overrides or (),
             )
             from dragoman.server.models.starting import start_host
-            from dragoman.server.operations.logs import quiet_grpc_core
+            from dragoman.server.operations.grpc_core import set_up_grpc_core
 
             engine_host = start_host(settings, spawned)
-        quiet_grpc_core()
+        set_up_grpc_core()
         from dragoman.server.serving import serve as serve_until_stopped
 
         # Whoever collects a log in JSON expects the error to be a part of it.

@@ -39,13 +39,13 @@ def _serve(options: argparse.Namespace, signals: StopSignals) -> int:
                 overrides=options.set,
             )
             from dragoman.server.models.starting import start_host  # noqa: PLC0415
-            from dragoman.server.operations.logs import quiet_grpc_core  # noqa: PLC0415
+            from dragoman.server.operations.grpc_core import set_up_grpc_core  # noqa: PLC0415
 
             host = start_host(settings, spawned)
     except DragomanError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    quiet_grpc_core()
+    set_up_grpc_core()
     from dragoman.server.serving import serve  # noqa: PLC0415 a wrong option is answered before the heavy imports
 
     return serve(settings, signals, host=host)

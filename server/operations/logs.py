@@ -20,7 +20,7 @@ from dragoman.server.config import LoggingSettings
 from dragoman.server.operations.log_limits import LogLimiter
 from dragoman.server.operations.log_writer import LogStream, LogWriter, descriptor_writer
 
-__all__ = ["ServerLog", "configure_logs", "forward_standard_logs", "queued_logs", "quiet_grpc_core"]
+__all__ = ["ServerLog", "configure_logs", "forward_standard_logs", "queued_logs"]
 
 FLUSH_S = 1.0
 """How long the end of the process waits for standard error to take the last lines."""
@@ -52,15 +52,6 @@ class ServerLog:
     def flush(self) -> bool:
         """Wait a bounded time until the lines are written; returns whether they are."""
         return self.writer is None or self.writer.flush(FLUSH_S)
-
-
-def quiet_grpc_core() -> None:
-    """Switch gRPC core's own log off, unless the environment asks for it (`GRPC_VERBOSITY`).
-
-    It repeats on standard error what clients send. Call this before the first import of grpc, which reads the
-    variable.
-    """
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import signal
 import sys
 
 from dragoman.server.engine.processes.linux import die_with_parent, name_process
-from dragoman.server.operations.logs import quiet_grpc_core
+from dragoman.server.operations.grpc_core import set_up_grpc_core
 
 
 def main() -> None:
@@ -15,7 +15,7 @@ def main() -> None:
     module, place, *_, server = sys.argv[1:]
     die_with_parent(int(server))
     name_process(f"front-{place}")
-    quiet_grpc_core()
+    set_up_grpc_core()
     importlib.import_module(module).main()
 
 
