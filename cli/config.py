@@ -20,7 +20,7 @@ EPILOG = examples(
 )
 
 _SECTIONS = {
-    "server": ("server", "models", "engine", "logging"),
+    "server": ("server", "models", "engine", "security", "logging"),
     "recipe": ("corpus", "tokenizer", "model", "training", "quality"),
 }
 

@@ -148,6 +148,8 @@ def _values(value: Schema, definitions: Schema) -> str:
             words = " or ".join(map(_toml, choices))
         case {"type": "array", "items": items}:
             words = f"a list, each {_values(items, definitions)}"
+        case {"type": "object", "additionalProperties": items}:
+            words = f"a table, each value {_values(items, definitions)}"
         case {"format": "path"}:
             words = "a path"
         case {"type": kind}:
@@ -176,7 +178,7 @@ def _resolve(reference: str, definitions: Schema) -> Schema:
 
 
 def _toml(value: Any) -> str:
-    # JSON's text, numbers, truth values and lists are TOML's too; no default is a table.
+    # JSON's text, numbers, truth values, lists and empty tables are TOML's too.
     return json.dumps(value, ensure_ascii=False)
 
 

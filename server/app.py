@@ -28,6 +28,8 @@ from dragoman.server.models.running import ModelsInProcesses, ModelsInThreads, R
 from dragoman.server.models.starting import start_host
 from dragoman.server.operations.endpoints import OperationsServer
 from dragoman.server.operations.metrics import Metrics
+from dragoman.server.operations.reloading import CredentialReloader
+from dragoman.server.security.credentials import Credentials
 
 __all__ = ["SERVICE_NAMES", "Server"]
 
@@ -57,6 +59,7 @@ class Server:
 
         Raises:
             AddressError: one of the two ports is in use.
+            CredentialsError: a certificate, a key or the tokens file is not right.
         """
         self._started = time.perf_counter()
         self._settings = settings
@@ -67,11 +70,13 @@ class Server:
         self.metrics = Metrics(cpu_limit_cores())
         self.metrics.processes.watch(os.getpid(), "front-0")
         self.port = 0
+        self._credentials = Credentials(settings.security)
+        self._reloader = CredentialReloader(self._credentials, self.metrics)
         check_free(listen.host, listen.port)
         self._port_holder = hold_port(listen.host, listen.port) if self._num_fronts > 1 else None
         try:
             self._operations = OperationsServer(
-                listen.http_host, listen.metrics_port, self.metrics.page, self.lifecycle
+                settings, self._credentials, self.metrics.page, self.lifecycle
             )
         except AddressError:
             if self._port_holder is not None:
@@ -80,13 +85,19 @@ class Server:
         self.metrics_port = self._operations.port
         self._registry = Registry([])
         self._front = GrpcFront(
-            self._share.server, self.lifecycle, self.metrics, on_crash, num_fronts=self._num_fronts
+            self._share,
+            self._credentials,
+            self.lifecycle,
+            self.metrics,
+            on_crash,
+            num_fronts=self._num_fronts,
         )
         self._fronts: Fronts | None = None
         self._host = host
         self._on_crash = on_crash
         self._models: RunningModels | None = None
         self._socket_file: SocketFile | None = None
+        self._reloading: asyncio.Task[None] | None = None
 
     async def start(self, stop: asyncio.Event | None = None) -> None:
         """Load the models and listen; returns when calls are answered, or early when `stop` is set.
@@ -96,6 +107,7 @@ class Server:
             AddressError: the port is in use.
         """
         stop = stop or asyncio.Event()
+        self._reloading = asyncio.create_task(self._reloader.run())
         self._models = self._running_models()
         registry = await self._models.load(stop)
         if registry is None:
@@ -135,6 +147,8 @@ class Server:
     async def close(self) -> bool:
         """Stop whatever still runs, within seconds; returns whether everything has ended."""
         self.lifecycle.phase = Phase.STOPPING
+        if self._reloading is not None:
+            self._reloading.cancel()
         is_over = await self._front.end()
         if self._socket_file is not None:
             self._socket_file.remove()

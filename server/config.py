@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from dragoman.common.settings import Settings, parse_overrides, read_toml
+from dragoman.server.settings.security import SecuritySettings
 
 __all__ = [
     "EngineSettings",
@@ -33,6 +34,11 @@ _MAX_ROWS = 65_536
 """Rows of one step. A step of a tenth of them keeps every row waiting for seconds."""
 _MAX_WAITING = 1_000_000
 """A waiting sequence takes some kilobytes of Python's memory: a million take gigabytes."""
+_MAX_CONNECTIONS = 1_000_000
+"""A connection takes a file and some tens of kilobytes."""
+_MIN_METADATA_BYTES = 1024
+"""What every client sends, with a token, has to fit."""
+_MAX_METADATA_BYTES = 1024 * 1024
 _MAX_STREAMS = 65_536
 """Open calls of one connection. HTTP/2 allows more, but no server's memory does."""
 _MAX_CACHE_BYTES = 2**40
@@ -96,7 +102,8 @@ class ListenSettings(Settings):
     """Most calls at one time on one connection. A client keeps further calls back until one ends. `auto`: as many as
     sequences are decoded at one time, but at least 100."""
     max_message_bytes: Annotated[int, Field(ge=_MIN_MESSAGE_BYTES, le=_MAX_MESSAGE_BYTES)] = 4 * 1024 * 1024
-    """Longest message, in either direction. A call whose answer is longer ends with INVALID_ARGUMENT."""
+    """Longest message, in either direction; of a compressed one, also what it holds. A call whose answer is longer ends
+    with INVALID_ARGUMENT."""
 
     drain_delay_s: Seconds = 0.0
     """After SIGTERM: seconds in which the server still accepts calls, so that balancers notice that it is not
@@ -114,7 +121,17 @@ class ListenSettings(Settings):
     keepalive_timeout_s: SecondsFromOneMillisecond = 20.0
     """Seconds that a client has to answer a ping."""
     min_ping_interval_s: SecondsFromOneMillisecond = 5.0
-    """Clients may ping this often. gRPC's own default, 300 s, answers keepalive pings with GOAWAY."""
+    """Clients may ping this often; the third ping too many ends the connection. gRPC's own default, 300 s, answers
+    keepalive pings with GOAWAY."""
+
+    max_connections: Annotated[int, Field(ge=1, le=_MAX_CONNECTIONS)] = 4096
+    """Most connections for gRPC at one time. A further one is closed at once. Several fronts have equal shares."""
+    max_connection_idle_s: SecondsFromOneMillisecond = 120.0
+    """A connection without calls is closed after this many seconds. A client opens another one for its next call."""
+    handshake_timeout_s: SecondsFromOneMillisecond = 10.0
+    """Seconds that a client has to finish the handshakes of TLS and HTTP/2. Then its connection is closed."""
+    max_metadata_bytes: Annotated[int, Field(ge=_MIN_METADATA_BYTES, le=_MAX_METADATA_BYTES)] = 16 * 1024
+    """Most bytes of a call's metadata, 32 for each entry included. A call with more ends with RESOURCE_EXHAUSTED."""
 
     @property
     def http_host(self) -> str:
@@ -179,6 +196,9 @@ class LoggingSettings(Settings):
     """Least important level that is logged."""
     format: Literal["console", "json"] = "console"
     """`console` for people, `json` for machines."""
+    request_content: bool = False
+    """Whether lines of failed calls may repeat what callers sent: the values that were refused, messages of exceptions.
+    Else nothing of a request is in the log but its id."""
 
 
 class ServerSettings(Settings):
@@ -190,6 +210,8 @@ class ServerSettings(Settings):
     """What to serve."""
     engine: EngineSettings = EngineSettings()
     """How models run."""
+    security: SecuritySettings = SecuritySettings()
+    """TLS, tokens and certificates of clients."""
     logging: LoggingSettings = LoggingSettings()
     """What is logged."""
 

@@ -4,6 +4,7 @@ code.
 DragomanError
 ├── UsageError
 │   ├── BundleError       a bundle is missing, corrupt, or disagrees with its golden examples
+│   ├── CredentialsError  a certificate, a key or a tokens file cannot be used
 │   └── ModelsError       the models folder is missing or holds no model
 ├── OperationError
 │   ├── AddressError      an address cannot be listened on (port in use)
@@ -12,6 +13,7 @@ DragomanError
 └── RequestError          one request goes wrong, the server lives on
     ├── InvalidRequest    a field breaks a rule: INVALID_ARGUMENT
     │   └── AnswerTooLarge    what it asks for does not fit into a message: INVALID_ARGUMENT
+    ├── Unauthenticated   the call's credentials are missing or wrong: UNAUTHENTICATED
     ├── PermissionDenied  the caller may not do what it asks for: PERMISSION_DENIED
     ├── ModelNotFound     no such model or version: NOT_FOUND
     ├── Overloaded        the queue is full: RESOURCE_EXHAUSTED
@@ -35,6 +37,7 @@ __all__ = [
     "AnswerTooLarge",
     "BundleError",
     "Cancelled",
+    "CredentialsError",
     "DeadlineExceeded",
     "Draining",
     "EngineError",
@@ -49,6 +52,7 @@ __all__ = [
     "ProviderUnavailable",
     "RequestError",
     "ResourceUnavailable",
+    "Unauthenticated",
 ]
 
 NotLoadedReason = Literal[
@@ -80,6 +84,10 @@ class BundleError(UsageError):
 
 class ModelsError(UsageError):
     """The models folder is missing, unreadable or holds nothing to serve."""
+
+
+class CredentialsError(UsageError):
+    """A certificate, a key or a tokens file cannot be used; the message holds nothing of its content."""
 
 
 class AddressError(OperationError):
@@ -151,6 +159,10 @@ class AnswerTooLarge(InvalidRequest):
             "ask for fewer inputs, hypotheses, alternatives or tokens at a time"
         )
         super().__init__([FieldViolation("options", what)])
+
+
+class Unauthenticated(RequestError):
+    """The call has no credentials, or wrong ones. No message repeats them."""
 
 
 class PermissionDenied(RequestError):

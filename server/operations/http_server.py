@@ -8,8 +8,10 @@ only for `REQUEST_TIMEOUT_S`; waitress itself asks only for a byte now and then.
 import contextlib
 import logging
 import socket
+import ssl
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from waitress import wasyncore
@@ -30,6 +32,8 @@ ACCEPT_PAUSE_S = 0.1
 """How long no connection is accepted when the process may open no more files and no connection can be closed."""
 CLOSE_LIMIT_S = 1.0
 """How long `close` waits for answers that are being computed."""
+TLS_RECORD_BYTES = 16 * 1024
+"""The longest record. With less asked for, a rest would wait in memory, where no poll sees it."""
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 16 * 1024
 
@@ -45,8 +49,14 @@ class HttpServer:
         port: the bound one, also when 0 was asked for.
     """
 
-    def __init__(self, host: str, port: int, app: Any) -> None:
-        """Bind and start serving.
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        app: Any,
+        tls_context: Callable[[], ssl.SSLContext | None] = lambda: None,
+    ) -> None:
+        """Bind and start serving. Each connection is over TLS for which `tls_context` gives a context.
 
         Raises:
             OSError: the port is in use, or the host is none of this machine's.
@@ -58,6 +68,7 @@ class HttpServer:
         self._dispatcher = ThreadedTaskDispatcher()
         try:
             self._server = _Server(
+                tls_context,
                 app,
                 map=self._sockets,
                 dispatcher=self._dispatcher,
@@ -112,10 +123,38 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
         self.owes_since_s = time.monotonic()
 
 
+class _TlsChannel(_Channel):
+    """A connection over TLS. Reading does the handshake too, whenever something has come."""
+
+    def handle_read(self) -> None:
+        """Read what has come, if it makes a whole record."""
+        try:
+            data = self.recv(TLS_RECORD_BYTES)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
+        except OSError:  # also a client that does not speak TLS
+            self.handle_close()
+            return
+        if data:
+            self.received(data)
+        else:
+            self.connected = False
+
+    def send(self, data: bytes, do_close: bool = True) -> int:
+        """Send a part of `data`; returns how many bytes, 0 where the client does not read now."""
+        try:
+            return int(super().send(data, do_close=do_close))
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+
+
 class _Server(TcpWSGIServer):  # type: ignore[misc]
     channel_class = _Channel
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+    def __init__(
+        self, tls_context: Callable[[], ssl.SSLContext | None], *arguments: Any, **keywords: Any
+    ) -> None:
+        self._tls_context = tls_context
         self._accepts_from_s = 0.0
         super().__init__(*arguments, **keywords)
 
@@ -128,7 +167,7 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]
         if len(self.active_channels) >= MAX_CONNECTIONS:
             self._close_one()
         try:
-            return super().accept()
+            return self._over_tls(super().accept())
         except OSError:
             if not self._close_one():
                 self._accepts_from_s = time.monotonic() + ACCEPT_PAUSE_S
@@ -140,6 +179,19 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]
         for channel in self._waiting():
             if channel.owes_since_s < begin_s:
                 channel.will_close = True
+
+    def _over_tls(self, accepted: Any) -> Any:
+        context = self._tls_context()
+        self.channel_class = _Channel if context is None else _TlsChannel
+        if context is None or accepted is None:
+            return accepted
+        connection, address = accepted
+        try:
+            wrapped = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        except OSError:  # the client has gone
+            connection.close()
+            return None
+        return wrapped, address
 
     def _close_one(self) -> bool:
         """Close the connection that has waited longest for its client; returns whether there is one."""

@@ -23,22 +23,24 @@ from dragoman.server.operations.collectors import (
 from dragoman.server.operations.merging import MergedRegistry
 from dragoman.server.operations.processes import ProcessesCollector
 from dragoman.server.operations.shared_values import ValueWriter
+from dragoman.server.security.credentials import CREDENTIAL_KINDS
 
 __all__ = ["METRIC_PREFIX", "UNKNOWN_MODEL", "ArrivalReason", "Metrics", "ModelMetrics", "RejectionReason"]
 
 RejectionReason = Literal["queue_full", "draining", "invalid", "deadline"]
 REJECTION_REASONS: tuple[RejectionReason, ...] = ("queue_full", "draining", "invalid", "deadline")
-ArrivalReason = Literal["not_permitted", "too_many_calls", "no_time", "late", "no_message"]
+ArrivalReason = Literal["unauthenticated", "not_permitted", "too_many_calls", "no_time", "late", "no_message"]
 ARRIVAL_REASONS: tuple[ArrivalReason, ...] = (
+    "unauthenticated",
     "not_permitted",
     "too_many_calls",
     "no_time",
     "late",
     "no_message",
 )
-"""Of calls that ended before any work: from a caller that lacks the scope, too many at one time, no time left to wait
-for a slot, late when they were taken up, or without a whole message (the client left, or the message is longer than
-gRPC takes). All but `no_time` end before the model is known."""
+"""Of calls that ended before any work: without the right credentials, from a caller that lacks the scope, too many at
+one time, no time left to wait for a slot, late when they were taken up, or without a whole message (the client left, or
+the message is longer than gRPC takes). All but `no_time` end before the model is known."""
 UNKNOWN_MODEL = "unknown"
 """Label of calls for a model that is not served, and of calls whose message was not read."""
 
@@ -124,6 +126,17 @@ class Metrics:
         )
         for not_loaded in NOT_LOADED_REASONS:
             self.models_not_loaded.labels(not_loaded)
+        self.credential_reloads = self._counter(
+            "credential_reloads",
+            "Times that changed files of credentials were read again.",
+            ["kind", "result"],
+        )
+        for kind in CREDENTIAL_KINDS:
+            for result in ("ok", "failed"):
+                self.credential_reloads.labels(kind, result)
+        self.certificate_expiry = self._gauge(
+            "certificate_expiry_timestamp_seconds", "When the certificate that is used ends.", ["certificate"]
+        )
         self.threads = self._gauge("threads", "Threads that compute, over all models.")
         self._gauge("cpu_limit_cores", "Cores this process may use.").set(cpu_limit_cores)
 

@@ -1,17 +1,10 @@
-"""Whom a call comes from, and what that caller may do. Knows no transport."""
+"""Whom a call comes from. Knows no transport."""
 
-import enum
 from dataclasses import dataclass
 
-__all__ = ["NOBODY", "Caller", "Scope"]
+from dragoman.server.scopes import Scope
 
-
-class Scope(enum.StrEnum):
-    """What a caller may do: ask models, change what is served, read metrics."""
-
-    INFER = "infer"
-    ADMIN = "admin"
-    METRICS = "metrics"
+__all__ = ["NOBODY", "Caller"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from dragoman.server.errors import (
     Overloaded,
     PermissionDenied,
     RequestError,
+    Unauthenticated,
 )
 from dragoman.server.operations.metrics import RejectionReason
 
@@ -27,6 +28,7 @@ Code: TypeAlias = Literal[
     "INVALID_ARGUMENT",
     "DEADLINE_EXCEEDED",
     "NOT_FOUND",
+    "UNAUTHENTICATED",
     "PERMISSION_DENIED",
     "RESOURCE_EXHAUSTED",
     "UNAVAILABLE",
@@ -37,6 +39,7 @@ Code: TypeAlias = Literal[
 CODES: dict[type[RequestError], Code] = {
     InvalidRequest: "INVALID_ARGUMENT",
     AnswerTooLarge: "INVALID_ARGUMENT",
+    Unauthenticated: "UNAUTHENTICATED",
     PermissionDenied: "PERMISSION_DENIED",
     ModelNotFound: "NOT_FOUND",
     Overloaded: "RESOURCE_EXHAUSTED",

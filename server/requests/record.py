@@ -18,11 +18,12 @@ Knows no transport.
 import asyncio
 import logging
 import math
+import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -33,14 +34,17 @@ from dragoman.server.errors import (
     Overloaded,
     PermissionDenied,
     RequestError,
+    Unauthenticated,
 )
 from dragoman.server.operations.metrics import UNKNOWN_MODEL, ArrivalReason, Metrics, RejectionReason
+from dragoman.server.operations.tracebacks import traceback_without_messages
 from dragoman.server.requests.admission import Load
-from dragoman.server.requests.caller import NOBODY, Caller, Scope
+from dragoman.server.requests.caller import NOBODY, Caller
 from dragoman.server.requests.failures import CODES, Code, Failure, rejection_reason
 from dragoman.server.requests.in_flight import CallsInFlight
+from dragoman.server.scopes import Scope
 
-__all__ = ["CallRecord", "CallRecorder"]
+__all__ = ["CallRecord", "CallRecorder", "is_request_id"]
 
 RETRY_DELAY_S = 1.0
 """How long a client should wait before it tries again when too many calls are in the server."""
@@ -50,7 +54,14 @@ ROUNDING = 0.01
 TRANSIT_S = 0.05
 """How much earlier on the server's clock a client may give up: its headers took so much longer than its reset."""
 
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,63}")
+
 _log = structlog.get_logger(__name__)
+
+
+def is_request_id(text: str | None) -> TypeGuard[str]:
+    """Whether a caller may name its call so: what stands in every log must be short, and neither a line nor a text."""
+    return text is not None and _REQUEST_ID.fullmatch(text) is not None
 
 
 class CallRecorder:
@@ -60,23 +71,29 @@ class CallRecorder:
         in_flight: calls that have begun. The front ends each one when its last byte has been sent.
     """
 
-    def __init__(self, metrics: Metrics, models: Mapping[str, int], *, max_calls: int) -> None:
-        """Let `max_calls` calls run at one time.
+    def __init__(
+        self, metrics: Metrics, models: Mapping[str, int], *, max_calls: int, logs_content: bool = False
+    ) -> None:
+        """Let `max_calls` calls run at one time. With `logs_content` the log may repeat what callers sent.
 
         `models` says for each model how many sequences it decodes at one time. Its names may be labels; any other is
         counted as unknown.
         """
         self.in_flight = CallsInFlight()
         self.max_calls = max_calls
+        self.logs_content = logs_content
         self.loads = {name: Load(num_slots) for name, num_slots in models.items()}
         self.log: FilteringBoundLogger = _log.bind()  # settles on a logger once, not for every line
         self._metrics = metrics
         self._series: dict[tuple[str, str, Code], tuple[Any, Any]] = {}
 
-    def begin(self, method: str, remaining_s: float | None) -> "CallRecord":
-        """Begin the record of a call that has `remaining_s` until its deadline; None: it has no deadline."""
+    def begin(self, method: str, remaining_s: float | None, request_id: str | None = None) -> "CallRecord":
+        """Begin the record of a call that has `remaining_s` until its deadline; None: it has no deadline.
+
+        The call keeps `request_id` if that is a sane one, and else gets one.
+        """
         self.in_flight.begin()
-        return CallRecord(self, method, remaining_s)
+        return CallRecord(self, method, remaining_s, request_id)
 
     def count(
         self,
@@ -107,6 +124,7 @@ class CallRecord:
         method: its name.
         caller: whom it comes from; nobody until a front has found out.
         model: the label of the model that was asked for; "" for a method that asks for none.
+        request_id: by which the caller, the log and traces name the call.
         code: how the call ended, once it has.
         failure: what the caller gets instead of an answer, or None.
         rejection: why the call is refused, should it end now. It has no message at first.
@@ -124,10 +142,14 @@ class CallRecord:
         "method",
         "model",
         "rejection",
+        "request_id",
     )
 
-    def __init__(self, recorder: CallRecorder, method: str, remaining_s: float | None) -> None:
+    def __init__(
+        self, recorder: CallRecorder, method: str, remaining_s: float | None, request_id: str | None = None
+    ) -> None:
         self.method = method
+        self.request_id = request_id if is_request_id(request_id) else secrets.token_hex(8)
         self.caller: Caller = NOBODY
         self.model = UNKNOWN_MODEL
         self.code: Code = "OK"
@@ -140,16 +162,19 @@ class CallRecord:
         self._deadline_s = math.inf if remaining_s is None else self._started_s + remaining_s
         self._tolerance_s = 0.0 if remaining_s is None else ROUNDING * remaining_s + TRANSIT_S
 
-    def identify(self, caller: Caller, scope: Scope) -> None:
-        """Say whom the call comes from. Refuse a call that needs `scope`, unless its caller has it.
+    def identify(self, find: Callable[[], Caller], scopes: Collection[Scope]) -> None:
+        """Have `find` say whom the call comes from. Refuse a call whose caller has none of `scopes`.
 
         Raises:
-            PermissionDenied: the caller lacks the scope.
+            Unauthenticated: `find` does not believe the call's credentials.
+            PermissionDenied: the caller lacks the scopes.
         """
-        self.caller = caller
-        if scope not in caller.scopes:
+        self.rejection = "unauthenticated"
+        self.caller = find()
+        if self.caller.scopes.isdisjoint(scopes):
             self.rejection = "not_permitted"
-            raise PermissionDenied(f"this call needs the scope {scope.value!r}")
+            raise PermissionDenied(f"this call needs the scope {' or '.join(sorted(scopes))}")
+        self.rejection = "no_message"
 
     def admit(self) -> None:
         """Refuse a call that is late already, or one too many.
@@ -205,7 +230,7 @@ class CallRecord:
         elif isinstance(error, RequestError) and not isinstance(error, EngineError):
             self.code = CODES[type(error)]
             self.rejection = self.rejection or rejection_reason(error)
-            self._recorder.log.warning("request", **self._fields(), error=str(error))
+            self._log_refusal(error)
             self.failure = Failure.of(error)
         elif isinstance(error, asyncio.CancelledError):
             self.code = self._ended_early()
@@ -213,9 +238,8 @@ class CallRecord:
         elif not isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
             # A bug of ours, or a panic of native code, ends this call and no other.
             self.code = "INTERNAL"
-            request_id = secrets.token_hex(8)
-            self._recorder.log.error("request", exc_info=error, **self._fields(), request_id=request_id)
-            self.failure = Failure.internal(request_id)
+            self._log_fault(error)
+            self.failure = Failure.internal(self.request_id)
         self._count()
         return self.failure is not None
 
@@ -230,6 +254,23 @@ class CallRecord:
             self._load.end(now_s, answered=self.code == "OK")
         self._recorder.count(self.model, self.method, self.code, now_s - self._started_s, self.rejection)
 
+    def _log_refusal(self, error: RequestError) -> None:
+        if isinstance(error, (Unauthenticated, PermissionDenied)):
+            # Counted. Whoever tries to get in may not fill the log with it.
+            self._recorder.log.debug("request", **self._fields(), reason=self.rejection)
+            return
+        # Most messages repeat values of the caller.
+        said = {"error": str(error)} if self._recorder.logs_content else {}
+        kind = type(error).__name__
+        self._recorder.log.warning("request", **self._fields(), kind=kind, reason=self.rejection, **said)
+
+    def _log_fault(self, error: BaseException) -> None:
+        if self._recorder.logs_content or isinstance(error, EngineError):
+            said: dict[str, Any] = {"exc_info": error}
+        else:
+            said = {"exception": traceback_without_messages(error)}
+        self._recorder.log.error("request", **self._fields(), **said)
+
     def _log_end(self) -> None:
         if self._recorder.log.is_enabled_for(logging.DEBUG):  # every call comes by here
             self._recorder.log.debug("request", **self._fields())
@@ -237,6 +278,7 @@ class CallRecord:
     def _fields(self) -> dict[str, Any]:
         seconds = time.monotonic() - self._started_s
         return {
+            "request_id": self.request_id,
             "method": self.method,
             "model": self.model,
             "code": self.code,

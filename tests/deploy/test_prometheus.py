@@ -57,6 +57,10 @@ class Prometheus:
         return [sample for sample in samples if math.isfinite(sample.value)]
 
 
+OVER_TLS = "dragoman_certificate_expiry_timestamp_seconds"
+"""A series that a server without a certificate, as this test's is, does not have."""
+
+
 class Load:
     """Calls of every kind, good and bad, until it is stopped."""
 
@@ -196,7 +200,10 @@ def test_every_query_of_the_dashboard_returns_data(deploy: Path, prometheus: Pro
         labels = re.findall(r"\{\{(\w+)\}\}", targets[name]["legendFormat"])
         return any(all(sample.labels.get(label) for label in labels) for sample in samples)
 
-    queries = {name: filled_in(target["expr"]) for name, target in targets.items()}
+    queries = {
+        name: filled_in(target["expr"]) for name, target in targets.items() if OVER_TLS not in target["expr"]
+    }
+    assert len(queries) == len(targets) - 1
     wait_for_data(prometheus, queries, has_data_under_its_legend)
     assert load.ok
 

@@ -12,17 +12,20 @@ from prometheus_client import CollectorRegistry
 from tests.integration.serving import PATIENCE_S, http_get
 from waitress.server import TcpWSGIServer
 
+from dragoman.server.config import load_settings
 from dragoman.server.lifecycle import Lifecycle
 from dragoman.server.operations import http_server
 from dragoman.server.operations.endpoints import OperationsServer
 from dragoman.server.operations.http_server import MAX_CONNECTIONS
+from dragoman.server.security.credentials import Credentials
 
 HALF_A_REQUEST = b"GET /metrics HTTP/1.1\r\nHost: "
 
 
 @pytest.fixture
 def operations() -> Iterator[OperationsServer]:
-    running = OperationsServer("127.0.0.1", 0, CollectorRegistry(), Lifecycle())
+    settings = load_settings(options={"server.metrics_port": 0})
+    running = OperationsServer(settings, Credentials(settings.security), CollectorRegistry(), Lifecycle())
     yield running
     running.close()
 

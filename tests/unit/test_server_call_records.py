@@ -100,7 +100,10 @@ def test_a_failure_of_ours_is_told_to_the_log_only(
     assert record.failure.code == "INTERNAL"
     line = json.loads(log.getvalue())
     assert line["request_id"] in record.failure.message
-    assert "secret" in line["exception"]
+    is_about_a_lane = isinstance(error, EngineError)  # no words of a caller are there
+    assert ("secret" in line["exception"]) is is_about_a_lane
+    assert type(error).__name__ in line["exception"]
+    assert "in test_a_failure_of_ours" in line["exception"]
     assert "secret" not in record.failure.message
     assert counted(metrics, "dates", "INTERNAL") == 1
 
@@ -168,3 +171,40 @@ async def test_the_calls_in_flight_are_waited_for(recorder: CallRecorder) -> Non
     assert not done
     recorder.in_flight.end()
     await asyncio.wait_for(waiting, 5)
+
+
+@pytest.mark.parametrize("logs_content", [False, True])
+@pytest.mark.parametrize(
+    "error", [InvalidRequest([FieldViolation("inputs[0]", "'MARKER' is not a text")]), ValueError("MARKER")]
+)
+def test_what_a_caller_sent_is_in_the_log_only_if_asked_for(
+    error: Exception, metrics: Metrics, log: io.StringIO, *, logs_content: bool
+) -> None:
+    recorder = CallRecorder(metrics, {"dates": 4}, max_calls=2, logs_content=logs_content)
+    with recorder.begin("Translate", None, "id-4071"):
+        raise error
+    line = json.loads(log.getvalue())
+    assert ("MARKER" in log.getvalue()) is logs_content
+    assert line["request_id"] == "id-4071"
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_kept"),
+    [
+        ("4071", True),
+        ("6f1c9a52-0d9c-4a53-9a7b-3f0d2f1f6a11", True),
+        ("a" * 64, True),
+        ("a" * 65, False),
+        ("", False),
+        ("two words", False),
+        ("line\nbreak", False),
+        ("x-\u2028", False),
+        (None, False),
+    ],
+)
+def test_a_call_keeps_a_sane_id_and_else_gets_one(
+    sent: str | None, recorder: CallRecorder, *, is_kept: bool
+) -> None:
+    first, second = (recorder.begin("Translate", None, sent).request_id for _ in range(2))
+    assert (first == sent) is is_kept
+    assert (first == second) is is_kept

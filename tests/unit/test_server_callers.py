@@ -11,8 +11,9 @@ from dragoman.server.fronts.grpc.authentication import Authenticator, address_of
 from dragoman.server.fronts.grpc.draining import CallGate
 from dragoman.server.fronts.grpc.interceptors import Interceptors, Protocol
 from dragoman.server.operations.metrics import Metrics
-from dragoman.server.requests.caller import NOBODY, Caller, Scope
+from dragoman.server.requests.caller import NOBODY, Caller
 from dragoman.server.requests.record import CallRecorder
+from dragoman.server.scopes import Scope
 
 
 @pytest.mark.parametrize(
@@ -36,14 +37,14 @@ def test_a_call_is_refused_whose_caller_lacks_the_scope() -> None:
     recorder = CallRecorder(metrics, {"dates": 4}, max_calls=2)
     caller = Caller("192.0.2.7", frozenset({Scope.INFER}))
     with recorder.begin("LoadModel", None) as refused:
-        refused.identify(caller, Scope.ADMIN)
+        refused.identify(lambda: caller, {Scope.ADMIN})
     assert refused.failure is not None
     assert (refused.failure.code, refused.caller) == ("PERMISSION_DENIED", caller)
     assert "admin" in refused.failure.message
     labels = {"model": "unknown", "reason": "not_permitted"}
     assert metrics.registry.get_sample_value("dragoman_rejected_requests_total", labels) == 1
     allowed = recorder.begin("Translate", None)
-    allowed.identify(caller, Scope.INFER)
+    allowed.identify(lambda: caller, {Scope.INFER})
     assert allowed.rejection == "no_message"
 
 
@@ -51,7 +52,7 @@ def test_nobody_may_do_anything() -> None:
     recorder = CallRecorder(Metrics(1.0), {}, max_calls=2)
     for scope in Scope:
         with pytest.raises(PermissionDenied):
-            recorder.begin("Translate", None).identify(NOBODY, scope)
+            recorder.begin("Translate", None).identify(lambda: NOBODY, {scope})
 
 
 class Context:
@@ -62,6 +63,11 @@ class Context:
 
     def peer(self) -> str:
         return "ipv4:192.0.2.7:4071"
+
+    def set_trailing_metadata(self, _: Any) -> None: ...
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
 
     def time_remaining(self) -> None:
         return None

@@ -5,9 +5,11 @@ from wsgiref.util import setup_testing_defaults
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
+from dragoman.server.config import load_settings
 from dragoman.server.errors import AddressError
 from dragoman.server.lifecycle import Lifecycle, Phase
 from dragoman.server.operations.endpoints import OperationsServer, operations_app
+from dragoman.server.security.credentials import Credentials
 
 
 def get(lifecycle: Lifecycle, path: str, registry: CollectorRegistry | None = None) -> tuple[int, str]:
@@ -17,6 +19,11 @@ def get(lifecycle: Lifecycle, path: str, registry: CollectorRegistry | None = No
     app = operations_app(registry or CollectorRegistry(), lifecycle)
     body = app(environ, lambda status, headers, exc_info=None: answer.append(status))  # type: ignore[arg-type]
     return int(answer[0].split()[0]), b"".join(body).decode()
+
+
+def operations_on(port: int) -> OperationsServer:
+    settings = load_settings(options={"server.metrics_port": port})
+    return OperationsServer(settings, Credentials(settings.security), CollectorRegistry(), Lifecycle())
 
 
 @pytest.mark.parametrize(
@@ -42,9 +49,9 @@ def test_other_paths_say_what_there_is() -> None:
 
 
 def test_a_port_in_use_is_named() -> None:
-    first = OperationsServer("127.0.0.1", 0, CollectorRegistry(), Lifecycle())
+    first = operations_on(0)
     try:
         with pytest.raises(AddressError, match=f"cannot serve metrics on 127.0.0.1:{first.port}: Address"):
-            OperationsServer("127.0.0.1", first.port, CollectorRegistry(), Lifecycle())
+            operations_on(first.port)
     finally:
         first.close()

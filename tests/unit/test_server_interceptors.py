@@ -35,6 +35,11 @@ class Context:
     def peer(self) -> str:
         return "ipv4:192.0.2.7:4071"
 
+    def set_trailing_metadata(self, _: Any) -> None: ...
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
     def time_remaining(self) -> float:
         return 10.0
 

@@ -41,6 +41,8 @@ LABELS = {
     "dragoman_process_open_fds": {"process", "model"},
     "dragoman_process_start_time_seconds": {"process", "model"},
     "dragoman_failed_steps": {"model"},
+    "dragoman_credential_reloads": {"kind", "result"},
+    "dragoman_certificate_expiry_timestamp_seconds": {"certificate"},
 }
 
 
@@ -68,6 +70,7 @@ def filled() -> Metrics:
     metrics.processes.watch(os.getpid(), "front-0")
     metrics.watch("toy", Occupied())
     metrics.watch_prefix_cache("toy", Reused())
+    metrics.certificate_expiry.labels("server").set(1.8e9)
     metrics.requests.labels("toy", "Translate", "OK").inc()
     metrics.request_duration.labels("toy", "Translate").observe(0.1)
     metrics.model_info.labels("toy", "1", "translation", "fp32", "cpu").set(1)

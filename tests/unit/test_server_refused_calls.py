@@ -63,6 +63,11 @@ class Context:
     def peer(self) -> str:
         return "ipv4:192.0.2.7:4071"
 
+    def set_trailing_metadata(self, _: Any) -> None: ...
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
     async def read(self) -> bytes:
         return self.messages.pop()
 

@@ -99,7 +99,10 @@ def test_the_command_prints_one_kind_of_corpus(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["server", "engin"], "server has no section 'engin': it has server, models, engine, logging"),
+        (
+            ["server", "engin"],
+            "server has no section 'engin': it has server, models, engine, security, logging",
+        ),
         (["recipe", "--kind", "csv"], "--kind 'csv' is no kind of corpus: it is one of dates,"),
     ],
 )

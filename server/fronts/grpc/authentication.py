@@ -1,28 +1,153 @@
-"""Whom a gRPC call comes from."""
+"""Whom a gRPC call comes from: a bearer token, a client's certificate, else only an address.
 
+Where authentication is on, a call without the right credentials is refused before its message is read.
+"""
+
+import time
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
+import grpc
 import grpc.aio
 
-from dragoman.server.requests.caller import Caller, Scope
+from dragoman.server.errors import PermissionDenied, Unauthenticated
+from dragoman.server.requests.caller import Caller
+from dragoman.server.scopes import Scope
+from dragoman.server.security.credentials import Credentials
+from dragoman.server.security.tokens import TokenTable
+from dragoman.server.settings.security import SecuritySettings
 
-__all__ = ["Authenticator", "address_of"]
+__all__ = ["Authenticator", "GuardedServer", "address_of", "authenticator_of"]
 
+# Strings: generic in the stubs only.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
+
+ANY_CERTIFICATE = "*"
+_BEARER = "bearer "
 
 
 class Authenticator:
     """Finds the caller of each call."""
 
-    def __init__(self, anonymous_scopes: Iterable[Scope] = (Scope.INFER,)) -> None:
-        """Give callers without credentials `anonymous_scopes`."""
-        self._anonymous_scopes = frozenset(anonymous_scopes)
+    def __init__(
+        self,
+        anonymous_scopes: Iterable[Scope] = (Scope.INFER,),
+        *,
+        tokens: Callable[[], TokenTable | None] = lambda: None,
+        certificates: Mapping[str, frozenset[Scope]] | None = None,
+        asks_for_certificates: bool = False,
+    ) -> None:
+        """Give callers without credentials `anonymous_scopes`; none: refuse them.
 
-    def caller_of(self, context: Context) -> Caller:
-        """Returns the caller of the call that `context` belongs to."""
+        Args:
+            anonymous_scopes: What everybody may do.
+            tokens: Returns the tokens of the moment.
+            certificates: Scopes by the name in a client's certificate; `*` stands for any other.
+            asks_for_certificates: Whether clients have shown certificates, that TLS has checked.
+        """
+        self._anonymous_scopes = frozenset(anonymous_scopes)
+        self._tokens = tokens
+        self._certificates = dict(certificates or {})
+        self._asks_for_certificates = asks_for_certificates
+
+    def caller_of(self, context: Context, metadata: Metadata) -> Caller:
+        """Returns the caller of the call that `context` belongs to and that came with `metadata`.
+
+        Raises:
+            Unauthenticated: its token is not known or has expired, or it has to have credentials and has none.
+        """
+        tokens = self._tokens()
+        if tokens is not None:
+            for key, value in metadata:
+                if key == "authorization":
+                    return _bearer(tokens, value)
+        if self._asks_for_certificates:
+            return self._owner(context)
+        if not self._anonymous_scopes:
+            raise Unauthenticated(
+                "this server asks for a bearer token: metadata `authorization: Bearer TOKEN`"
+            )
         return Caller(address_of(context.peer()), self._anonymous_scopes)
+
+    def _owner(self, context: Context) -> Caller:
+        """The caller by its certificate, which TLS has checked."""
+        names = _names(context.auth_context())
+        for name in names:
+            if (scopes := self._certificates.get(name)) is not None:
+                return Caller(name, scopes, is_authenticated=True)
+        scopes = self._certificates.get(ANY_CERTIFICATE, self._anonymous_scopes)
+        if not scopes:
+            raise Unauthenticated(
+                "this server knows neither a token of this call nor its certificate's names"
+            )
+        return Caller(names[0] if names else address_of(context.peer()), scopes, is_authenticated=bool(names))
+
+
+def authenticator_of(
+    settings: SecuritySettings, credentials: Credentials, open_scopes: Iterable[Scope]
+) -> Authenticator:
+    """The authenticator that `settings` ask for; everybody has `open_scopes` where authentication is off."""
+    return Authenticator(
+        () if settings.asks_for_credentials else open_scopes,
+        tokens=lambda: credentials.tokens,
+        certificates={
+            name: frozenset(map(Scope, scopes)) for name, scopes in settings.client_certificates.items()
+        },
+        asks_for_certificates=settings.tls_client_ca is not None,
+    )
+
+
+class GuardedServer:
+    """Registers the services of a library, whose methods then answer only callers with one of `scopes`."""
+
+    def __init__(
+        self,
+        server: grpc.aio.Server,
+        authenticator: Authenticator,
+        scopes: frozenset[Scope],
+        on_refusal: Callable[[str], object],
+    ) -> None:
+        """`on_refusal` is called with `unauthenticated` or `not_permitted` for each call that is refused."""
+        self._server = server
+        self._authenticator = authenticator
+        self._scopes = scopes
+        self._on_refusal = on_refusal
+
+    def add_generic_rpc_handlers(self, _: object) -> None:
+        """Does nothing: generated code registers the same methods in this older way too."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """Register the methods of `service`, all of which take and give streams."""
+        guarded = {name: self._guarded(handler) for name, handler in handlers.items()}
+        self._server.add_registered_method_handlers(service, guarded)
+
+    def _check(self, context: Context) -> None:
+        caller = self._authenticator.caller_of(context, context.invocation_metadata() or ())
+        if self._scopes.isdisjoint(caller.scopes):
+            raise PermissionDenied(f"this call needs the scope {' or '.join(sorted(self._scopes))}")
+
+    def _guarded(self, handler: Handler) -> Handler:
+        behaviour: Any = handler.stream_stream
+        assert behaviour is not None, "the reflection service alone is guarded"
+
+        async def guarded(requests: Any, context: Context) -> Any:
+            try:
+                self._check(context)
+            except Unauthenticated as error:
+                self._on_refusal("unauthenticated")
+                await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+            except PermissionDenied as error:
+                self._on_refusal("not_permitted")
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+            async for response in behaviour(requests, context):
+                yield response
+
+        return grpc.stream_stream_rpc_method_handler(
+            guarded, handler.request_deserializer, handler.response_serializer
+        )
 
 
 def address_of(peer: str) -> str:
@@ -32,3 +157,20 @@ def address_of(peer: str) -> str:
         return peer
     host, _, _ = urllib.parse.unquote(address).rpartition(":")
     return host.removeprefix("[").removesuffix("]")
+
+
+def _bearer(tokens: TokenTable, header: str | bytes) -> Caller:
+    if not isinstance(header, str) or header[: len(_BEARER)].lower() != _BEARER:
+        raise Unauthenticated("the metadata `authorization` is not of the form `Bearer TOKEN`")
+    token = tokens.find(header[len(_BEARER) :].strip())
+    if token is None:
+        raise Unauthenticated("the bearer token is not known to this server")
+    if not token.is_valid(time.time()):
+        raise Unauthenticated("the bearer token has expired")
+    return Caller(token.name, token.scopes, is_authenticated=True)
+
+
+def _names(auth_context: Mapping[str, Iterable[bytes]]) -> list[str]:
+    """Subject alternative names of the client's certificate, then its common name."""
+    keys = ("x509_subject_alternative_name", "x509_common_name")
+    return [value.decode(errors="replace") for key in keys for value in auth_context.get(key, ())]

@@ -8,10 +8,11 @@ import grpc
 import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from dragoman.server.config import ListenSettings
-from dragoman.server.fronts.grpc.authentication import Authenticator
+from dragoman.server.config import ServerSettings
+from dragoman.server.fronts.grpc.authentication import GuardedServer, authenticator_of
+from dragoman.server.fronts.grpc.credentials import server_credentials
 from dragoman.server.fronts.grpc.dragoman_v1.generation import GenerationServicer
 from dragoman.server.fronts.grpc.dragoman_v1.model import ModelServicer
 from dragoman.server.fronts.grpc.dragoman_v1.protocol import DECODING_METHODS, PROTOCOL
@@ -28,9 +29,11 @@ from dragoman.server.fronts.grpc.listening import (
 from dragoman.server.fronts.grpc.server import make_server
 from dragoman.server.lifecycle import Lifecycle
 from dragoman.server.models.registry import Registry
-from dragoman.server.operations.metrics import Metrics
+from dragoman.server.operations.metrics import UNKNOWN_MODEL, Metrics
 from dragoman.server.requests.record import CallRecorder
 from dragoman.server.requests.runtime import Runtime
+from dragoman.server.scopes import Scope
+from dragoman.server.security.credentials import Credentials
 from dragoman.v1 import (
     generation_pb2,
     generation_pb2_grpc,
@@ -63,19 +66,26 @@ class GrpcFront:
 
     def __init__(
         self,
-        listen: ListenSettings,
+        settings: ServerSettings,
+        credentials: Credentials,
         lifecycle: Lifecycle,
         metrics: Metrics,
         on_crash: Callable[[BaseException], object],
         *,
         num_fronts: int = 1,
     ) -> None:
-        """`lifecycle` says which calls are answered; `on_crash` is called when no more calls can be accepted.
+        """Believe callers by `credentials`.
+
+        `lifecycle` says which calls are answered; `on_crash` is called when no more calls can be accepted.
 
         This is one of `num_fronts` of the server, which share its port and its slots.
         """
         self.port = 0
-        self._listen = listen
+        self._listen = settings.server
+        self._logs_content = settings.logging.request_content
+        self._credentials = credentials
+        # Nobody without credentials may change what is served, unless the settings allow changes at all.
+        self._authenticator = authenticator_of(settings.security, credentials, open_scopes={Scope.INFER})
         self._lifecycle = lifecycle
         self._metrics = metrics
         self._on_crash = on_crash
@@ -93,13 +103,18 @@ class GrpcFront:
         slots = {model.name: model.engine.occupancy().slots_total for model in registry.models}
         # A call waits for slots that the calls of all fronts use: as many come to each, so each has its part of them.
         shares = {name: max(1, num_slots // self._num_fronts) for name, num_slots in slots.items()}
-        recorder = CallRecorder(self._metrics, shares, max_calls=self._listen.max_concurrent_calls)
+        recorder = CallRecorder(
+            self._metrics,
+            shares,
+            max_calls=self._listen.max_concurrent_calls,
+            logs_content=self._logs_content,
+        )
         for model in registry.models:
             self._metrics.expect_calls(model.name, DECODING_METHODS[model.manifest.task])
         gate = CallGate()
         server = self._make_server(sum(slots.values()))
         self._add_services(server, registry, recorder, gate)
-        self.port = bind(server, self._listen.host, port)
+        self.port = bind(server, self._listen.host, port, server_credentials(self._credentials))
         self._health.set_serving(serving=True)
         await server.start()
         self._stop = GrpcStop(server, recorder.in_flight, gate)
@@ -149,7 +164,7 @@ class GrpcFront:
         interceptors = Interceptors(
             recorder,
             gate,
-            Authenticator(),
+            self._authenticator,
             max_inputs=listen.max_inputs,
             max_message_bytes=listen.max_message_bytes,
         )
@@ -160,6 +175,13 @@ class GrpcFront:
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationServicer(runtime), intercepted)
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(registry), intercepted)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection(
-            (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        guarded: Any = GuardedServer(
+            server, self._authenticator, frozenset({Scope.INFER, Scope.ADMIN}), self._count_refusal
         )
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
+            reflection.aio.ReflectionServicer(names), guarded
+        )
+
+    def _count_refusal(self, reason: str) -> None:
+        self._metrics.rejected.labels(UNKNOWN_MODEL, reason).inc()

@@ -16,7 +16,7 @@ The chain of a method is put together once, when its service is registered. A ca
 import asyncio
 import contextlib
 import operator
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -30,13 +30,16 @@ from dragoman.server.fronts.grpc.authentication import Authenticator
 from dragoman.server.fronts.grpc.draining import CallGate
 from dragoman.server.fronts.grpc.parsing import Parsing
 from dragoman.server.fronts.grpc.status import CallStatus, to_status
-from dragoman.server.requests.caller import Scope
 from dragoman.server.requests.record import CallRecord, CallRecorder
+from dragoman.server.scopes import Scope
 
 __all__ = ["InterceptedServer", "Interceptors", "Protocol"]
 
 NO_MESSAGE_S = 1.0
 """How long a call that ended its sending without a message may take to turn out to be cancelled."""
+
+REQUEST_ID_KEY = "x-request-id"
+"""Metadata with the id of a call: the caller's own, or the one that the server gave it, in the answer."""
 
 # Strings: generic in the stubs only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -58,6 +61,12 @@ class Protocol:
     model_field: str
     decoding_methods: frozenset[str]
     admin_methods: frozenset[str] = frozenset()
+
+    def scopes_for(self, method: str) -> frozenset[Scope]:
+        """The scopes of which a caller needs one. What only reads is for all who may do something."""
+        if method in self.admin_methods:
+            return frozenset({Scope.ADMIN})
+        return frozenset({Scope.INFER} if method in self.decoding_methods else {Scope.INFER, Scope.ADMIN})
 
 
 class Interceptors:
@@ -89,8 +98,8 @@ class Interceptors:
         has_model = protocol.model_field in method.input_type.fields_by_name
         model_of = operator.attrgetter(protocol.model_field) if has_model else _no_model
         answer = _parsed(self._parsing, method.input_type, handler, model_of, answer)
-        scope = Scope.ADMIN if method.name in protocol.admin_methods else Scope.INFER
-        answer = _identified(self._authenticator, scope, _held(self._gate, _admitted(answer)))
+        scopes = protocol.scopes_for(method.name)
+        answer = _identified(self._authenticator, scopes, _held(self._gate, _admitted(answer)))
         behaviour = _recorded(self._recorder, method.name, answer)
         # gRPC calls the handler of a method that takes a stream at once, that of any other when the message is there.
         # On the wire they are the same. So a call is judged before its message is waited for.
@@ -121,7 +130,10 @@ class InterceptedServer:
 
 def _recorded(recorder: CallRecorder, method: str, answer: Answer) -> Callable[[Any, Context], Any]:
     async def recorded(_: Any, context: Context) -> Any:
-        record = recorder.begin(method, context.time_remaining())
+        metadata: Any = context.invocation_metadata() or ()
+        record = recorder.begin(method, context.time_remaining(), _request_id(metadata))
+        trailing = ((REQUEST_ID_KEY, record.request_id),)
+        context.set_trailing_metadata(trailing)
         # Runs when the status has been sent, which is later than when this function returns.
         context.add_done_callback(end)  # type: ignore[arg-type]  # the stubs want a class
         with record:
@@ -131,7 +143,7 @@ def _recorded(recorder: CallRecorder, method: str, answer: Answer) -> Callable[[
                 raise asyncio.CancelledError from error
         # Out here the error is gone, and with it the message and the request that its traceback holds.
         assert record.failure is not None
-        await _abort(context, to_status(record.failure))
+        await _abort(context, to_status(record.failure, trailing))
         return None
 
     def end(_: Context) -> None:
@@ -140,9 +152,14 @@ def _recorded(recorder: CallRecorder, method: str, answer: Answer) -> Callable[[
     return recorded
 
 
-def _identified(authenticator: Authenticator, scope: Scope, answer: Answer) -> Answer:
+def _request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
+    return next((value for key, value in metadata if key == REQUEST_ID_KEY and isinstance(value, str)), None)
+
+
+def _identified(authenticator: Authenticator, scopes: frozenset[Scope], answer: Answer) -> Answer:
     async def identified(record: CallRecord, _: None, context: Context) -> Any:
-        record.identify(authenticator.caller_of(context), scope)
+        metadata: Any = context.invocation_metadata() or ()
+        record.identify(lambda: authenticator.caller_of(context, metadata), scopes)
         return await answer(record, None, context)
 
     return identified

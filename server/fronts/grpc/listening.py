@@ -10,6 +10,7 @@ second queue has to be short, or nothing in it is still in time.
 import socket
 from collections.abc import Callable
 
+import grpc
 import grpc.aio
 from grpc_channelz.v1 import channelz_pb2
 from grpc_channelz.v1.channelz import ChannelzServicer
@@ -59,6 +60,12 @@ def channel_options(
         ("grpc.max_connection_age_grace_ms", _milliseconds(listen.max_connection_age_grace_s)),
         ("grpc.keepalive_time_ms", _milliseconds(listen.keepalive_time_s)),
         ("grpc.keepalive_timeout_ms", _milliseconds(listen.keepalive_timeout_s)),
+        ("grpc.max_connection_idle_ms", _milliseconds(listen.max_connection_idle_s)),
+        ("grpc.max_allowed_incoming_connections", listen.max_connections),
+        ("grpc.server_handshake_timeout_ms", _milliseconds(listen.handshake_timeout_s)),
+        # Between the two limits gRPC would refuse a call at random.
+        ("grpc.max_metadata_size", listen.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", listen.max_metadata_bytes),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(listen.min_ping_interval_s)),
     ]
@@ -133,17 +140,22 @@ def hold_port(host: str, port: int) -> socket.socket:
     return holder
 
 
-def bind(server: grpc.aio.Server, host: str, port: int) -> int:
+def bind(
+    server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None = None
+) -> int:
     """Add the address to `server` and return the bound port, also when `port` is 0.
 
-    A Unix domain socket has no port: 0 is returned.
+    A Unix domain socket has no port: 0 is returned. Without `credentials` connections are in plain text.
 
     Raises:
         AddressError: the address was taken since `check_free`.
     """
     address = _address(host, port)
     try:
-        bound = server.add_insecure_port(address)
+        if credentials is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise AddressError(f"cannot serve gRPC on {address}: the address was taken meanwhile") from error
     return 0 if is_unix(host) else bound

@@ -22,13 +22,16 @@ class CallStatus(Status):
     trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
 
-def to_status(failure: Failure) -> CallStatus:
-    """Returns code, message and details (google.rpc.BadRequest, google.rpc.RetryInfo) for the caller."""
+def to_status(failure: Failure, more: tuple[tuple[str, str], ...] = ()) -> CallStatus:
+    """Returns code, message and details (google.rpc.BadRequest, google.rpc.RetryInfo) for the caller.
+
+    The trailing metadata also has `more`.
+    """
     rich = status_pb2.Status(code=StatusCode[failure.code].value[0], message=failure.message)
     for detail in _details(failure):
         rich.details.add().Pack(detail)
     plain = rpc_status.to_status(rich)
-    trailing = tuple(plain.trailing_metadata or ())
+    trailing = (*(plain.trailing_metadata or ()), *more)
     if failure.retry_delay_s is not None:
         # RetryInfo is for people and libraries; gRPC's own retries look at this key (gRFC A6).
         trailing = (*trailing, ("grpc-retry-pushback-ms", str(round(failure.retry_delay_s * 1000))))

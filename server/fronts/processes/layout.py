@@ -30,13 +30,19 @@ def num_fronts(settings: ServerSettings, *, lanes_are_processes: bool) -> int:
 
 
 def share(settings: ServerSettings, num_fronts: int) -> ServerSettings:
-    """The settings of one of `num_fronts` fronts: calls and waiting inputs are divided, but one call always fits."""
+    """The settings of one of `num_fronts` fronts: calls, connections and waiting inputs are divided.
+
+    One call always fits.
+    """
     listen, engine = settings.server, settings.engine
     max_calls = math.ceil(listen.max_concurrent_calls / num_fronts)
+    max_connections = math.ceil(listen.max_connections / num_fronts)
     max_waiting = max(listen.max_inputs, math.ceil(engine.max_waiting / num_fronts))
     return settings.model_copy(
         update={
-            "server": listen.model_copy(update={"max_concurrent_calls": max_calls}),
+            "server": listen.model_copy(
+                update={"max_concurrent_calls": max_calls, "max_connections": max_connections}
+            ),
             "engine": engine.model_copy(update={"max_waiting": max_waiting}),
         }
     )

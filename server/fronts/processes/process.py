@@ -37,8 +37,10 @@ from dragoman.server.models.registry import Registry
 from dragoman.server.operations.crashes import leaving_on_dead_threads, loop_error_handler
 from dragoman.server.operations.logs import forward_standard_logs
 from dragoman.server.operations.metrics import Metrics
+from dragoman.server.operations.reloading import CredentialReloader
 from dragoman.server.operations.shared_values import ValueWriter, counting_in
 from dragoman.server.operations.stop_signals import EXIT_BROKEN
+from dragoman.server.security.credentials import Credentials
 
 __all__ = ["PUBLISH_INTERVAL_S", "Models", "run_front"]
 
@@ -109,6 +111,7 @@ class _Front:
         self._writer = writer
         self._lifecycle = Lifecycle()
         self._metrics = Metrics(cpu_limit_cores())
+        self._credentials = Credentials(settings.security)
         self._port: asyncio.Future[int]
         self._is_over = asyncio.Event()
 
@@ -119,6 +122,7 @@ class _Front:
         self._models = make_models(self._settings.engine, self._metrics)
         loop.add_reader(self._channel.fileno(), self._hear)
         publishing = asyncio.create_task(self._publish())
+        reloading = asyncio.create_task(CredentialReloader(self._credentials, self._metrics).run())
         serving = asyncio.create_task(self._serve())
         over = asyncio.create_task(self._is_over.wait())
         done, _ = await asyncio.wait([serving, over], return_when=asyncio.FIRST_COMPLETED)
@@ -126,6 +130,7 @@ class _Front:
             serving.result()
             await over
         publishing.cancel()
+        reloading.cancel()
         if serving in done:
             self._lifecycle.phase = Phase.DRAINING
             self._front.leave_health()
@@ -140,7 +145,12 @@ class _Front:
         await self._models.loaded.wait()
         registry = self._models.registry(is_first=False)
         self._front = GrpcFront(
-            self._settings.server, self._lifecycle, self._metrics, _on_crash, num_fronts=self._num_fronts
+            self._settings,
+            self._credentials,
+            self._lifecycle,
+            self._metrics,
+            _on_crash,
+            num_fronts=self._num_fronts,
         )
         port = await self._port
         self._lifecycle.phase = Phase.SERVING  # others serve on the port: a call may come at once

@@ -1,0 +1,13 @@
+"""What a caller may do."""
+
+import enum
+
+__all__ = ["Scope"]
+
+
+class Scope(enum.StrEnum):
+    """A right of a caller: to ask models, to change what is served, to read metrics over HTTP."""
+
+    INFER = "infer"
+    ADMIN = "admin"
+    METRICS = "metrics"
