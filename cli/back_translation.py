@@ -154,7 +154,7 @@ def back_translate_texts(
     destination.check()
     num_texts = texts.num_texts if limit is None else min(limit, texts.num_texts)
     settings = EngineSettings(slots_per_lane=MAX_BEAM_SIZE, max_waiting=2 * _WINDOW_TEXTS * search.beam_size)
-    lanes = LaneThreads(load_checked_backend(bundle, settings), settings)
+    lanes = LaneThreads.of(load_checked_backend(bundle, settings), settings)
     engine = lanes.connect()
 
     async def write_all(file: BinaryIO) -> _Writer:

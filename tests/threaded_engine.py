@@ -18,7 +18,7 @@ class ThreadedEngine:
     def __init__(
         self, backend: Backend, settings: EngineSettings, observer: EngineObserver | None = None
     ) -> None:
-        self.lanes = LaneThreads(backend, settings)
+        self.lanes = LaneThreads.of(backend, settings)
         self.client = self.lanes.connect(observer)
 
     @classmethod

@@ -75,7 +75,7 @@ class EngineCallers:
 
     def open(self, backend: Backend, settings: EngineSettings) -> None:
         self._close_engine()
-        self._lanes = LaneThreads(backend, settings)
+        self._lanes = LaneThreads.of(backend, settings)
         self._engine = self._lanes.connect()
 
     def ask(self, inputs: Sequence[Sequence[int]], parameters: DecodingParameters) -> list[Decoded]:

@@ -25,6 +25,8 @@ __all__ = [
     "GraphRun",
     "LaneLoad",
     "Leave",
+    "ModelCommand",
+    "ModelReport",
     "PrefixUse",
     "Report",
     "Request",
@@ -139,7 +141,7 @@ class GraphRun(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LaneLoad(msgspec.Struct, frozen=True, array_like=True):
-    """How full a lane is, with the sequences of all fronts: rows in use, and rows that are waited for."""
+    """How full a model's rows on a lane are, with all fronts' sequences: rows in use, and rows that are waited for."""
 
     num_rows: int
     num_waiting_rows: int
@@ -169,6 +171,20 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     load: LaneLoad
     prefix: PrefixUse | None = None
     num_failed_steps: int = 0
+
+
+class ModelCommand(msgspec.Struct, frozen=True, array_like=True):
+    """A command on its way to a lane, for the model with this key (`name/version`)."""
+
+    model: str
+    command: Command
+
+
+class ModelReport(msgspec.Struct, frozen=True, array_like=True):
+    """A report on its way from a lane, of the model with this key."""
+
+    model: str
+    report: Report
 
 
 class EngineFacts(msgspec.Struct, frozen=True):

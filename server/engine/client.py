@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +34,7 @@ from dragoman.server.engine.api import (
 )
 from dragoman.server.engine.beginnings import Beginnings
 from dragoman.server.engine.dispatcher import Dispatcher, QueueFullError
+from dragoman.server.engine.known_lane import LaneUse
 from dragoman.server.engine.observation import EngineObserver, Occupancy, PrefixTotals
 from dragoman.server.engine.ticket import Ticket
 from dragoman.server.errors import (
@@ -113,6 +114,9 @@ class EngineClient:
         )
         self._observer = observer
         self._links: dict[int, LaneLink] = {}
+        self._retiring: dict[
+            int, Callable[[], object]
+        ] = {}  # by lane: whom to tell when nothing is left there
         self._pending: dict[int, _FrontSequence] = {}
         # Where lanes have caches of their own, a prompt had best go where one like it went.
         has_caches = facts.max_prefix_blocks and not facts.shares_prefix_cache
@@ -221,17 +225,35 @@ class EngineClient:
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody is left to be told
                 self._loop.call_soon_threadsafe(self._fail_all)
 
-    def add_lane(self, lane: int, link: LaneLink) -> None:
-        """A lane is there, with nothing in it. For transports."""
+    def add_lane(self, lane: int, link: LaneLink, use: LaneUse | None = None) -> None:
+        """A lane is there, with nothing of this model in it. For transports.
+
+        Args:
+            lane: its number; no other lane that this client ever had has it.
+            link: the way to it.
+            use: what the clients of all models share of the lane: a model that rests begins where least is.
+        """
+        if self._closed_because:
+            return
         self._links[lane] = link
-        self._dispatcher.add_lane(lane)
+        self._dispatcher.add_lane(lane, use)
         if self._loop is not None:
             self._dispatch()
+
+    def retire_lane(self, lane: int, on_empty: Callable[[], object]) -> None:
+        """Give a lane nothing more. `on_empty` is called once nothing of this client is left there. For transports."""
+        if lane not in self._links:
+            on_empty()
+            return
+        self._dispatcher.retire_lane(lane)
+        self._retiring[lane] = on_empty
+        self._end_retirement(lane)
 
     def remove_lane(self, lane: int) -> None:
         """A lane has died: what had started there is lost, what had not waits again. For transports."""
         if self._links.pop(lane, None) is None:  # closed: all has failed already
             return
+        self._retiring.pop(lane, None)
         self.prefix.forget(lane)
         for lost in self._dispatcher.remove_lane(lane):
             assert isinstance(lost, _FrontSequence)
@@ -253,11 +275,17 @@ class EngineClient:
         self._observe(report.graph_runs, report.num_failed_steps)
         if report.prefix is not None:
             self.prefix.add(lane, report.prefix)
+        if lane in self._retiring:
+            self._end_retirement(lane)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The event loop of this client's callers; None until something is submitted."""
         return self._loop
+
+    def _end_retirement(self, lane: int) -> None:
+        if self._dispatcher.is_empty(lane):
+            self._retiring.pop(lane)()
 
     def _bind(self) -> None:
         if self._closed_because:
@@ -319,12 +347,16 @@ class EngineClient:
     def _fail_all(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        retiring = list(self._retiring.values())
+        self._retiring.clear()
         left = list(self._pending.values())
         self._links.clear()  # nothing is sent any more, and no report is taken
         for pending in left:
             if not self._dispatcher.cancel(pending):
                 self._dispatcher.finish(pending)
             self._settle(pending, EngineUnavailable(self._closed_because))
+        for tell in retiring:
+            tell()
 
 
 def _error(event: Failed) -> RequestError:

@@ -17,7 +17,7 @@ import itertools
 import sys
 from operator import attrgetter
 
-from dragoman.server.engine.known_lane import KnownLane, is_long
+from dragoman.server.engine.known_lane import KnownLane, LaneUse, is_long
 from dragoman.server.engine.lane_room import LaneRoom
 from dragoman.server.engine.queue import Call, Queue, QueueFullError, Sequence
 
@@ -79,6 +79,7 @@ class Dispatcher:
         self._num_shared_used = 0
         self._small: dict[Call, None] = {}  # calls whose first waiting sequence may use reserved rows
         self._lanes: dict[int, KnownLane] = {}
+        self._retiring: dict[int, KnownLane] = {}
         for index in range(num_lanes):
             self.add_lane(index)
 
@@ -90,17 +91,17 @@ class Dispatcher:
     @property
     def num_waiting(self) -> int:
         """Sequences that have not started: those in the queue and those that wait on a lane."""
-        return len(self._queue) + sum(len(lane.sent) for lane in list(self._lanes.values()))
+        return len(self._queue) + sum(len(lane.sent) for lane in self._known())
 
     @property
     def num_running(self) -> int:
         """Sequences that have started and not ended."""
-        return sum(len(lane.started) for lane in list(self._lanes.values()))
+        return sum(len(lane.started) for lane in self._known())
 
     @property
     def num_used_slots(self) -> int:
         """Rows of the sequences that have started and not ended."""
-        return sum(lane.num_started_rows for lane in list(self._lanes.values()))
+        return sum(lane.num_started_rows for lane in self._known())
 
     def submit(self, *sequences: Sequence) -> None:
         """Queue sequences of one call, each of at most `slots_per_lane` rows: all of them or none.
@@ -147,12 +148,12 @@ class Dispatcher:
 
     def start(self, sequence: Sequence) -> None:
         """A sequence that was given to a lane has started there."""
-        self._lanes[sequence.lane].start(sequence)
+        self._lane_of(sequence).start(sequence)
 
     def finish(self, sequence: Sequence) -> None:
         """A sequence that was given to a lane is over, however it ended."""
         sequence.finished = True
-        self._take_back(sequence, self._lanes[sequence.lane])
+        self._take_back(sequence, self._lane_of(sequence))
         self._note_small(sequence.call)
 
     def cancel(self, sequence: Sequence) -> bool:
@@ -178,13 +179,27 @@ class Dispatcher:
 
         Both count the sequences of all fronts. Of this front's own, those under way to the lane may be missing.
         """
-        self._lanes[lane].set_load(num_rows, num_waiting_rows)
+        if (
+            known := self._lanes.get(lane)
+        ) is not None:  # what others have on a retiring lane is of no matter
+            known.set_load(num_rows, num_waiting_rows)
 
-    def add_lane(self, lane: int) -> None:
-        """A lane is there, with nothing in it."""
+    def add_lane(self, lane: int, use: LaneUse | None = None) -> None:
+        """A lane is there, with nothing of this model in it. `use` is what dispatchers of other models share."""
         assert lane not in self._lanes, "lanes have different numbers"
         room = LaneRoom(self.slots_per_lane, self.reserved_rows, self.max_step_cost)
-        self._lanes[lane] = KnownLane(lane, room)
+        self._lanes[lane] = KnownLane(lane, room, use or LaneUse())
+
+    def retire_lane(self, lane: int) -> None:
+        """A lane gets nothing more. What it has goes on there; `remove_lane` follows."""
+        retiring = self._retiring[lane] = self._lanes.pop(lane)
+        retiring.is_retiring = True
+        self._num_shared_used -= retiring.room.num_shared_used
+
+    def is_empty(self, lane: int) -> bool:
+        """Whether nothing of this front and model is left on a lane."""
+        known = self._retiring.get(lane) or self._lanes.get(lane)
+        return known is None or not known.room.num_sequences
 
     def remove_lane(self, lane: int) -> list[Sequence]:
         """A lane died. Returns the sequences that are lost with it.
@@ -192,7 +207,7 @@ class Dispatcher:
         Those that had not started wait again, before all others and in their order. A cancelled one is lost, and so is
         one that has waited on too many lanes that died.
         """
-        gone = self._lanes.pop(lane)
+        gone = self._retiring.pop(lane, None) or self._lanes.pop(lane)
         lost, again = list(gone.started), list[Sequence]()
         for sequence in gone.sent:
             sequence.num_lost_lanes += 1
@@ -225,9 +240,15 @@ class Dispatcher:
         self._note_small(sequence.call)
         sent.append((sequence, lane.index))
 
+    def _known(self) -> list[KnownLane]:
+        return [*self._lanes.values(), *self._retiring.values()]
+
+    def _lane_of(self, sequence: Sequence) -> KnownLane:
+        return self._lanes.get(sequence.lane) or self._retiring[sequence.lane]
+
     def _take_back(self, sequence: Sequence, lane: KnownLane) -> None:
         lane.end(sequence)
-        if not sequence.is_reserved:
+        if not sequence.is_reserved and not lane.is_retiring:
             self._num_shared_used -= sequence.num_rows
         sequence.call.num_given_rows -= sequence.num_rows
 
@@ -241,9 +262,9 @@ class Dispatcher:
     def _lane_for(self, sequence: Sequence) -> KnownLane | None:
         """Return the lane where a sequence had best start at once, or None if it could on none.
 
-        A short one joins the fullest lane of those with few rows and no long input, then wakes an idle lane. What is
-        beyond goes where least is, so that lanes share a burst evenly. The lane that a sequence prefers may have a few
-        rows more than that one.
+        A short one joins the fullest lane of those with few rows and no long input, then wakes an idle lane: the one
+        that other models use least. What is beyond goes where least is, so that lanes share a burst evenly. The lane
+        that a sequence prefers may have a few rows more than that one.
         """
         joined = idle = least = preferred = None
         max_joined = 0 if is_long(sequence) else self.rows_before_spread
@@ -256,7 +277,8 @@ class Dispatcher:
             if lane.index == sequence.preferred_lane:
                 preferred = lane
             if not num_used:
-                idle = idle or lane
+                if idle is None or lane.use.num_rows < idle.use.num_rows:
+                    idle = lane
             elif num_joined < num_used < max_joined and not lane.num_long:
                 joined, num_joined = lane, num_used
             elif num_used < num_least:

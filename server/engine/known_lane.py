@@ -8,19 +8,28 @@ from dataclasses import dataclass, field
 from dragoman.server.engine.lane_room import LaneRoom
 from dragoman.server.engine.queue import Sequence
 
-__all__ = ["KnownLane", "is_long"]
+__all__ = ["KnownLane", "LaneUse", "is_long"]
 
 _MAX_SHORT_TOKENS = 64
 """A longer input is worth a lane of its own: encoding it takes as long as many steps, for which others would wait."""
 
 
 @dataclass(slots=True)
+class LaneUse:
+    """Rows that a front's sequences of all models need on a lane. The dispatchers of the models share it."""
+
+    num_rows: int = 0
+
+
+@dataclass(slots=True)
 class KnownLane:
-    """What a front knows of a lane.
+    """What a front knows of a lane, as far as one model is concerned.
 
     Attributes:
         index: its number.
         room: rows of the sequences that this front gave to it.
+        use: of all models.
+        is_retiring: whether the lane gets nothing more.
         sent: sequences that were given and have not started, in their order.
         started: sequences that have started.
         num_sent_rows: of `sent`.
@@ -35,6 +44,8 @@ class KnownLane:
 
     index: int
     room: LaneRoom
+    use: LaneUse = field(default_factory=LaneUse)
+    is_retiring: bool = False
     sent: dict[Sequence, None] = field(default_factory=dict)
     started: dict[Sequence, None] = field(default_factory=dict)
     num_sent_rows: int = 0
@@ -72,6 +83,7 @@ class KnownLane:
         self.sent[sequence] = None
         self.num_sent_rows += sequence.num_rows
         self.num_long += is_long(sequence)
+        self.use.num_rows += sequence.num_rows
         self.room.take(sequence, is_reserved=is_reserved)
         self._count()
 
@@ -91,6 +103,7 @@ class KnownLane:
             del self.sent[sequence]
             self.num_sent_rows -= sequence.num_rows
         self.num_long -= is_long(sequence)
+        self.use.num_rows -= sequence.num_rows
         self.room.give_back(sequence)
         self._count()
 

@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from typing import Self, TypeAlias
 
 import structlog
 
@@ -12,7 +13,9 @@ from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.joining import UnknownDecoderError
 from dragoman.server.engine.api import Command, EngineFacts, Leave, Report
 from dragoman.server.engine.client import EngineClient
-from dragoman.server.engine.layout import engine_facts
+from dragoman.server.engine.known_lane import LaneUse
+from dragoman.server.engine.lane_loop import AddWorker, DropWorker, LaneLoop, ModelFront
+from dragoman.server.engine.layout import engine_facts, lane_layout
 from dragoman.server.engine.observation import EngineObserver
 from dragoman.server.engine.worker import LaneWorker, make_lane
 from dragoman.server.errors import ResourceUnavailable
@@ -24,60 +27,84 @@ CLOSE_LIMIT_S = 10.0
 """How long `close` waits for the lanes, which end after the step that they compute."""
 
 _CLOSED, _DEAD = "the engine was closed", "the engine's lanes have died"
+_ONLY = "model"
+"""The key of a model that is the only one."""
 
 _log = structlog.get_logger(__name__)
 
 
 class LaneThreads:
-    """A backend's lanes, each a thread. Any number of clients may connect, each for an event loop.
+    """Lanes for any number of models, each a thread. Any number of clients may connect, each for an event loop."""
 
-    Attributes:
-        facts: what clients are told.
-    """
+    def __init__(self, settings: EngineSettings) -> None:
+        """Lanes without a model; their threads start with the first one."""
+        self._settings = settings
+        self._facts: dict[str, EngineFacts] = {}  # by model
+        self._connections: list[_Connection] = []
+        num_lanes, _ = lane_layout(settings)
+        self._ports = [_Port(lane) for lane in range(num_lanes)]
+        self._living = set(range(num_lanes))
+        self._is_closed = False
+        self._lock = threading.Lock()  # of connections and of the living
+        self._threads: list[threading.Thread] = []
 
-    def __init__(self, backend: Backend, settings: EngineSettings, *, load_s: float = 0.0) -> None:
-        """Start the lanes.
+    @classmethod
+    def of(cls, backend: Backend, settings: EngineSettings) -> Self:
+        """Lanes with one model.
 
         Raises:
             ResourceUnavailable: there is no memory, or no thread, for them.
         """
-        backend = backend.with_prefix_cache(settings.prefix_cache_bytes)
+        lanes = cls(settings)
+        lanes.add_model(_ONLY, backend)
+        return lanes
+
+    def add_model(self, model: str, backend: Backend, *, load_s: float = 0.0) -> None:
+        """Have one more model on all lanes, under a key of its own.
+
+        Raises:
+            ResourceUnavailable: there is no memory, or no thread, for it.
+        """
+        if self._is_closed:
+            raise ResourceUnavailable(_CLOSED)
+        backend = backend.with_prefix_cache(self._settings.prefix_cache_bytes)
         with contextlib.suppress(UnknownDecoderError):  # callers are told who ask for what needs it
             # 2 us a token, now rather than in a step. It takes less than the trial of the graphs.
             _ = backend.vocabulary
-        self._settings = settings
-        self.facts: EngineFacts = engine_facts(
+        workers = [
+            LaneWorker(*make_lane(backend, self._settings), port.send, model=model) for port in self._ports
+        ]
+        if not self._threads:
+            self._start()
+        for port, worker in zip(self._ports, workers, strict=True):
+            port.put((model, None), AddWorker(worker))
+        self._facts[model] = engine_facts(
             backend.bundle.manifest,
-            settings,
+            self._settings,
             kernels=backend.kernels,
             max_prefix_blocks=backend.prefix_cache.max_blocks,
             load_s=load_s,
         )
-        self._connections: list[_Connection] = []
-        self._ports = [_Port(lane) for lane in range(self.facts.num_lanes)]
-        self._living = set(range(self.facts.num_lanes))
-        self._is_closed = False
-        self._lock = threading.Lock()  # of connections and of the living
-        workers = [LaneWorker(*make_lane(backend, settings), port) for port in self._ports]
-        self._threads = [
-            threading.Thread(target=self._run, args=(port, worker), name=f"lane-{port.lane}", daemon=True)
-            for port, worker in zip(self._ports, workers, strict=True)
-        ]
-        try:
-            for thread in self._threads:
-                thread.start()
-        except RuntimeError as error:  # the system has no thread left for this process
-            self.close()
-            raise ResourceUnavailable(f"engine.lanes = {self.facts.num_lanes}: {error}; lower it") from error
 
-    def connect(self, observer: EngineObserver | None = None) -> EngineClient:
-        """A client of these lanes."""
-        client = EngineClient(self.facts, self._settings, observer)
-        connection = _Connection(client)
+    def uses(self) -> list[LaneUse]:
+        """For each lane what the clients of several models share of it, on one event loop."""
+        return [LaneUse() for _ in self._ports]
+
+    def connect(
+        self,
+        observer: EngineObserver | None = None,
+        *,
+        model: str = _ONLY,
+        uses: Sequence[LaneUse] | None = None,
+    ) -> EngineClient:
+        """A client of a model on these lanes; `uses` are those of the other models' clients on its event loop."""
+        uses = uses or self.uses()
+        client = EngineClient(self._facts[model], self._settings, observer)
+        connection = _Connection(model, client)
         with self._lock:
             self._connections.append(connection)
             for lane in sorted(self._living):
-                client.add_lane(lane, _Link(connection, self._ports[lane]))
+                client.add_lane(lane, _Link(connection, self._ports[lane]), uses[lane])
             if self._is_closed or not self._living:
                 client.close(_CLOSED if self._is_closed else _DEAD)
         return client
@@ -108,9 +135,21 @@ class LaneThreads:
             _log.warning("lanes_still_run", lanes=running, timeout_s=timeout_s)
         return not running
 
-    def _run(self, port: "_Port", worker: "LaneWorker[_Connection]") -> None:
+    def _start(self) -> None:
+        self._threads = [
+            threading.Thread(target=self._run, args=(port,), name=f"lane-{port.lane}", daemon=True)
+            for port in self._ports
+        ]
         try:
-            worker.run()
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError as error:  # the system has no thread left for this process
+            self.close()
+            raise ResourceUnavailable(f"engine.lanes = {len(self._ports)}: {error}; lower it") from error
+
+    def _run(self, port: "_Port") -> None:
+        try:
+            LaneLoop(port).run()
         except BaseException:
             self._bury(port.lane)
             raise
@@ -129,9 +168,10 @@ class LaneThreads:
 
 
 class _Connection:
-    """A client, as lanes know it."""
+    """A client of a model, as lanes know it."""
 
-    def __init__(self, client: EngineClient) -> None:
+    def __init__(self, model: str, client: EngineClient) -> None:
+        self.key: _Key = (model, self)
         self.client = client
 
     def deliver(self, lane: int, report: Report) -> bool:
@@ -154,24 +194,30 @@ class _Connection:
             loop.call_soon_threadsafe(self.client.remove_lane, lane)
 
 
+_Key: TypeAlias = ModelFront[_Connection | None]
+"""None: what comes from nobody but the lanes' owner."""
+
+
 class _Port:
     """A lane's end of the connections to it: a queue of commands."""
 
     def __init__(self, lane: int) -> None:
         self.lane = lane
-        self._commands: queue.SimpleQueue[tuple[_Connection, Command] | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[tuple[_Key, Command | AddWorker | DropWorker] | None] = (
+            queue.SimpleQueue()
+        )
 
-    def put(self, connection: _Connection, command: Command) -> None:
+    def put(self, front: _Key, command: Command | AddWorker | DropWorker) -> None:
         """From any thread: hand a command to the lane."""
-        self._commands.put((connection, command))
+        self._commands.put((front, command))
 
     def end(self) -> None:
         """From any thread: have the lane end."""
         self._commands.put(None)
 
-    def receive(self, *, wait: bool) -> Sequence[tuple[_Connection, Command]] | None:
+    def receive(self, *, wait: bool) -> Sequence[tuple[_Key, Command | AddWorker | DropWorker]] | None:
         """As `LanePort.receive`."""
-        received: list[tuple[_Connection, Command]] = []
+        received: list[tuple[_Key, Command | AddWorker | DropWorker]] = []
         with contextlib.suppress(queue.Empty):
             while True:
                 item = self._commands.get(block=wait)
@@ -181,9 +227,10 @@ class _Port:
                 wait = False
         return received
 
-    def send(self, front: _Connection, report: Report) -> None:
+    def send(self, front: _Key, report: Report) -> None:
         """As `LanePort.send`."""
-        if not front.deliver(self.lane, report):
+        _, connection = front
+        if connection is not None and not connection.deliver(self.lane, report):
             self.put(front, Leave())
 
 
@@ -196,4 +243,4 @@ class _Link:
 
     def send(self, command: Command) -> None:
         """As `LaneLink.send`."""
-        self._port.put(self._connection, command)
+        self._port.put(self._connection.key, command)

@@ -1,14 +1,14 @@
-"""A lane's loop: take commands, plan, compute a step, report. It knows nothing of threads, processes or event loops.
+"""A model's worker on a lane: take commands, plan, compute a step, report.
 
-    receive commands -> scheduler.plan -> lane.execute -> one report to each front that has events
+    obey commands -> scheduler.plan -> lane.execute -> one report to each front that has events
 
 Whatever fails in a step fails the sequences that take part in it, and nothing else.
 """
 
 import time
 import weakref
-from collections.abc import Hashable, Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Hashable, Sequence
+from typing import Generic, TypeVar
 
 import structlog
 
@@ -41,7 +41,7 @@ from dragoman.server.engine.scheduler import (
 from dragoman.server.engine.sequence import LaneSequence
 from dragoman.server.execution.backend import Backend
 
-__all__ = ["LaneBroken", "LanePort", "LaneWorker", "make_lane"]
+__all__ = ["LaneBroken", "LaneWorker", "make_lane"]
 
 MAX_FAILED_STEPS = 16
 """One after the other, after which a lane is taken to be broken."""
@@ -63,23 +63,14 @@ class LaneBroken(DragomanError):
     """Every step of a lane fails."""
 
 
-class LanePort(Protocol[_Front]):
-    """Where commands come from and reports go to. A front is whatever the port knows it by."""
-
-    def receive(self, *, wait: bool) -> Sequence[tuple[_Front, Command]] | None:
-        """The commands that have come, in their order; with `wait` at least one. None: all fronts have gone, end."""
-
-    def send(self, front: _Front, report: Report) -> None:
-        """Report to a front. Where that has gone, `receive` gives a `Leave` of it, and this does nothing."""
-
-
 class LaneWorker(Generic[_Front]):
-    """Drives a lane with what comes through its port.
+    """Drives a model's rows on a lane with the commands that it is given; a `lane_loop.Worker`.
 
     Args:
         lane: computes.
-        scheduler: of this lane alone.
-        port: of this lane alone.
+        scheduler: of these rows alone.
+        send: reports to a front. Where that has gone, a `Leave` of it follows.
+        model: for the log.
         max_failed_steps: in a row, after which the lane is given up.
     """
 
@@ -87,38 +78,40 @@ class LaneWorker(Generic[_Front]):
         self,
         lane: Lane,
         scheduler: Scheduler,
-        port: LanePort[_Front],
+        send: Callable[[_Front, Report], object],
         *,
+        model: str = "",
         max_failed_steps: int = MAX_FAILED_STEPS,
     ) -> None:
         self._lane = lane
         self._reports: Reports[_Front] = Reports(lane.prefix_cache)
         lane.observe = self._reports.add_graph_run
         self._scheduler = scheduler
-        self._port = port
+        self._send = send
+        self._model = model
         self._max_failed_steps = max_failed_steps
         self._num_failed_in_a_row = 0
         self._sequences: dict[_Front, dict[int, LaneSequence]] = {}  # by front and id
         self._calls: weakref.WeakValueDictionary[tuple[_Front, int], _Call] = weakref.WeakValueDictionary()
 
-    def run(self) -> None:
-        """Work until all fronts have gone.
+    @property
+    def has_work(self) -> bool:
+        """Whether anything runs, waits, or is to be aligned."""
+        return self._scheduler.has_work or bool(self._lane.alignments)
+
+    def take_turn(self) -> None:
+        """Take a step and report.
 
         Raises:
             LaneBroken: every step fails.
         """
-        while (received := self._port.receive(wait=not self._has_work())) is not None:
-            for front, command in received:
-                self._obey(front, command)
-            self._step()
-            self._report()
-            if self._num_failed_in_a_row >= self._max_failed_steps:
-                raise LaneBroken(f"{self._num_failed_in_a_row} steps failed one after the other")
+        self._step()
+        self._report()
+        if self._num_failed_in_a_row >= self._max_failed_steps:
+            raise LaneBroken(f"{self._num_failed_in_a_row} steps failed one after the other")
 
-    def _has_work(self) -> bool:
-        return self._scheduler.has_work or bool(self._lane.alignments)
-
-    def _obey(self, front: _Front, command: Command) -> None:
+    def obey(self, front: _Front, command: Command) -> None:
+        """Take a command of a front. A turn follows."""
         match command:
             case Submit(requests):
                 for request in requests:
@@ -189,7 +182,7 @@ class LaneWorker(Generic[_Front]):
 
     def _end_failed_step(self, plan: Plan, error: BaseException) -> None:
         """Fail the sequences of the step, but for those that had come to their end before the error."""
-        _log.exception("step_failed", rows=plan.num_rows)
+        _log.exception("step_failed", model=self._model, rows=plan.num_rows)
         self._reports.add_failed_step()
         self._num_failed_in_a_row += 1
         self._lane.clear()
@@ -213,7 +206,7 @@ class LaneWorker(Generic[_Front]):
             if error is None:
                 self._finish(sequence)
             else:
-                _log.error("alignment_failed", exc_info=error)
+                _log.error("alignment_failed", model=self._model, exc_info=error)
                 self._fail(sequence, FailureReason.ERROR, f"an alignment failed: {type(error).__name__}")
 
     def _finish(self, sequence: LaneSequence) -> None:
@@ -231,7 +224,7 @@ class LaneWorker(Generic[_Front]):
         load = LaneLoad(self._scheduler.num_used_rows, self._scheduler.num_waiting_rows)
         is_full = load.num_rows + load.num_waiting_rows >= self._scheduler.num_slots
         for front, report in self._reports.take(load, is_full=is_full):
-            self._port.send(front, report)
+            self._send(front, report)
 
 
 def make_lane(backend: Backend, settings: EngineSettings) -> tuple[Lane, Scheduler]:

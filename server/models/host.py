@@ -1,4 +1,4 @@
-"""What the engine's host does with a models folder: load, check, and have lanes for each model.
+"""What the engine's host does with a models folder: load, check, and have each model on all lanes.
 
 It imports nothing that only a front needs: a server's start waits for it.
 """
@@ -13,6 +13,7 @@ import msgspec
 from dragoman.common.errors import OperationError
 from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.joining import UnknownDecoderError
+from dragoman.server.engine.lane_loop import ModelFront
 from dragoman.server.engine.layout import engine_facts, lane_layout
 from dragoman.server.engine.processes.entry import run_host
 from dragoman.server.engine.processes.host import Host
@@ -30,8 +31,8 @@ def main() -> None:
     run_host(_load)
 
 
-def _load(host: Host, begin: Begin) -> None:
-    """Load models and have the host tell fronts of them.
+def _load(host: Host, begin: Begin) -> int:
+    """Load models and have the host tell fronts of them; returns the number of lanes.
 
     Raises:
         DragomanError: as `load_models`; or what has to be loaded again cannot be.
@@ -48,6 +49,8 @@ def _load(host: Host, begin: Begin) -> None:
         raise OperationError(f"{missing[0]} was served and cannot be loaded again{''.join(why[:1])}")
     for each in loading.not_loaded:
         host.tell(ModelNotLoaded(each.name, each.version, each.reason, each.description))
+    num_lanes, _ = lane_layout(settings)
+    return num_lanes
 
 
 def _start(host: Host, settings: EngineSettings, model: LoadedModel) -> None:
@@ -65,11 +68,14 @@ def _start(host: Host, settings: EngineSettings, model: LoadedModel) -> None:
         load_s=model.load_s,
     )
     facts = msgspec.structs.replace(facts, shares_prefix_cache=False)
+    told = ModelLoaded(bundle.name, bundle.version, facts)
     manifest = bundle.manifest.model_dump_json().encode()
-    host.tell_model(ModelLoaded(bundle.name, bundle.version, facts), manifest, bundle.tokenizer_bytes())
-    host.add_lanes(bundle.name, num_lanes, functools.partial(_make_worker, backend, settings))
+    start = functools.partial(_make_worker, told.key, backend, settings)
+    host.add_model(told, start, manifest, bundle.tokenizer_bytes())
 
 
-def _make_worker(backend: Backend, settings: EngineSettings, port: SocketPort) -> LaneWorker[int]:
-    """In the lane's process: its rows, and what works with them."""
-    return LaneWorker(*make_lane(backend, settings), port)
+def _make_worker(
+    key: str, backend: Backend, settings: EngineSettings, port: SocketPort
+) -> LaneWorker[ModelFront[int]]:
+    """In the lane's process: the model's rows, and what works with them."""
+    return LaneWorker(*make_lane(backend, settings), port.send, model=key)

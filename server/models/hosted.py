@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import itertools
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,8 +12,9 @@ from dragoman.common.errors import OperationError
 from dragoman.server.bundle.manifest import Manifest
 from dragoman.server.bundle.reader import make_tokenizer
 from dragoman.server.config import EngineSettings
-from dragoman.server.engine.api import Report
+from dragoman.server.engine.api import Command, Report
 from dragoman.server.engine.client import EngineClient
+from dragoman.server.engine.known_lane import LaneUse
 from dragoman.server.engine.processes.connection import HostConnection
 from dragoman.server.engine.processes.link import SocketLink
 from dragoman.server.engine.processes.messages import LaneAdded, LaneRemoved, ModelLoaded, ModelNotLoaded
@@ -27,17 +29,45 @@ __all__ = ["HostedModels"]
 
 @dataclass(eq=False, slots=True)
 class _Hosted:
-    """A model, and the links with its lanes.
-
-    Attributes:
-        digests: of the manifest and the tokenizer that the host sent.
-        opening: the task that last had to do with a lane's place.
-    """
+    """A model, and the digests of the manifest and the tokenizer that the host sent."""
 
     served: ServedModel
     digests: tuple[bytes, ...]
-    links: dict[int, SocketLink] = field(default_factory=dict)
-    opening: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+
+
+@dataclass(eq=False, slots=True)
+class _Lane:
+    """A lane's process, as this front has it.
+
+    Attributes:
+        number: by which clients know it; no other process has it, though it may take this one's place.
+        models: that it has, by key.
+        use: of its rows by all models.
+        link: None until it is open.
+    """
+
+    number: int
+    pid: int
+    models: dict[str, EngineClient]
+    use: LaneUse = field(default_factory=LaneUse)
+    link: SocketLink | None = None
+
+    def receive(self, model: str, report: Report) -> None:
+        """Hand a report to the client of its model."""
+        if (client := self.models.get(model)) is not None:
+            client.receive(self.number, report)
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelLink:
+    """A model's way to a lane: a `LaneLink`."""
+
+    link: SocketLink
+    model: str
+
+    def send(self, command: Command) -> None:
+        """As `LaneLink.send`."""
+        self.link.send(self.model, command)
 
 
 class HostedModels:
@@ -46,7 +76,7 @@ class HostedModels:
     Attributes:
         not_loaded: what lies in the models folder and is not served.
         loaded: done when the host has told of all models, and links with all lanes are there.
-        pids: the lanes' processes, by model and lane.
+        pids: the lanes' processes, by the lane's number among the host's.
     """
 
     def __init__(
@@ -58,11 +88,14 @@ class HostedModels:
         """`on_failure` is called when a host has other models than the one before it had. Call on the event loop."""
         self.not_loaded: list[NotLoaded] = []
         self.loaded = asyncio.Event()
-        self.pids: dict[tuple[str, int], int] = {}
+        self.pids: dict[int, int] = {}
         self._settings = settings
         self._metrics = metrics
         self._on_failure = on_failure
-        self._models: dict[str, _Hosted] = {}
+        self._models: dict[str, _Hosted] = {}  # by key
+        self._lanes: dict[int, _Lane] = {}  # those with an open link, by process
+        self._opening: dict[int, asyncio.Task[None]] = {}  # what last had to do with a link, by process
+        self._numbers = itertools.count()
         self._connection: HostConnection | None = None
         self._ending: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -88,19 +121,18 @@ class HostedModels:
             self._connection.close()
         for model in self._models.values():
             model.served.engine.close()
-            for link in list(model.links.values()):
-                link.close()
+        for lane in list(self._lanes.values()):
+            assert lane.link is not None
+            lane.link.close()
 
     # What the host says.
 
     def model_loaded(self, model: ModelLoaded, manifest: bytes, tokenizer: bytes) -> None:
         """As `connection.Listener` has it."""
         digests = tuple(hashlib.sha256(content).digest() for content in (manifest, tokenizer))
-        if (known := self._models.get(model.name)) is not None:
-            if digests != known.digests or model.version != known.served.version:
-                self._on_failure(
-                    OperationError(f"{model.name}/{model.version} is not what was served before")
-                )
+        if (known := self._models.get(model.key)) is not None:
+            if digests != known.digests:
+                self._on_failure(OperationError(f"{model.key} is not what was served before"))
             return
         parsed = Manifest.model_validate_json(manifest)
         metrics = self._metrics.for_model(model.name, parsed.task)
@@ -112,7 +144,7 @@ class HostedModels:
             engine=EngineClient(model.facts, self._settings, metrics),
             metrics=metrics,
         )
-        self._models[model.name] = _Hosted(served, digests)
+        self._models[model.key] = _Hosted(served, digests)
 
     def model_not_loaded(self, model: ModelNotLoaded) -> None:
         """As `connection.Listener` has it."""
@@ -122,54 +154,60 @@ class HostedModels:
 
     def lane_added(self, lane: LaneAdded, link: socket.socket) -> None:
         """As `connection.Listener` has it."""
-        model = self._models[lane.model]
-        self._metrics.processes.watch(lane.pid, f"lane-{lane.lane}", lane.model)
-        before = model.opening.get(lane.lane)
-        model.opening[lane.lane] = asyncio.create_task(self._open(model, lane, link, before))
+        self._metrics.processes.watch(lane.pid, f"lane-{lane.lane}")
+        before = self._opening.get(lane.pid)
+        self._opening[lane.pid] = asyncio.create_task(self._open(lane, link, before))
 
     def lane_removed(self, lane: LaneRemoved) -> None:
         """As `connection.Listener` has it."""
         self._metrics.processes.forget(lane.pid)
-        if self.pids.get((lane.model, lane.lane)) == lane.pid:
-            del self.pids[lane.model, lane.lane]
+        self._opening.pop(lane.pid, None)
+        if self.pids.get(lane.lane) == lane.pid:
+            del self.pids[lane.lane]
 
     def loading_ended(self) -> None:
         """As `connection.Listener` has it."""
         self._ending = asyncio.create_task(self._end_loading())
 
     async def _end_loading(self) -> None:
-        await asyncio.gather(*(task for model in self._models.values() for task in model.opening.values()))
+        await asyncio.gather(*self._opening.values())
         self.loaded.set()
 
-    async def _open(
-        self, model: _Hosted, lane: LaneAdded, sock: socket.socket, before: asyncio.Task[None] | None
-    ) -> None:
-        """Have a link with a lane, once it is known that whoever had its place is gone."""
+    # Links.
+
+    async def _open(self, told: LaneAdded, sock: socket.socket, before: asyncio.Task[None] | None) -> None:
+        """Have a link with a lane's process, once the one that this front had with it before is gone."""
         if before is not None:
             await before
-        if (link := model.links.get(lane.lane)) is not None:
-            await link.lost
-        client = model.served.engine
-
-        def receive(report: Report) -> None:
-            client.receive(lane.lane, report)
-
-        link = await SocketLink.open(sock, receive, lambda: self._lose(model, lane))
-        if link.lost.done():
+        if (known := self._lanes.get(told.pid)) is not None and known.link is not None:
+            await known.link.lost
+        clients = {key: self._models[key].served.engine for key in told.models if key in self._models}
+        lane = _Lane(next(self._numbers), told.pid, clients)
+        lane.link = link = await SocketLink.open(sock, lane.receive, lambda: self._lose(lane))
+        if link.lost.done() or self._is_closed:
+            link.close()
+            self._ask_again(told.pid)
             return
-        model.links[lane.lane] = link
-        self.pids[lane.model, lane.lane] = lane.pid
-        client.add_lane(lane.lane, link)
+        self._lanes[told.pid] = lane
+        self.pids[told.lane] = told.pid
+        for key, client in clients.items():
+            client.add_lane(lane.number, _ModelLink(link, key), lane.use)
 
-    def _lose(self, model: _Hosted, lane: LaneAdded) -> None:
+    def _lose(self, lane: _Lane) -> None:
         """A lane is gone or was given up."""
-        link = model.links.pop(lane.lane, None)
-        if link is None or self._is_closed:  # it was gone before there was a link
+        if self._lanes.get(lane.pid) is not lane or self._is_closed:  # it was gone before it was known
             return
-        model.served.engine.remove_lane(lane.lane)
-        if self._connection is None:
-            return
-        if link.is_silent:
+        del self._lanes[lane.pid]
+        for client in lane.models.values():
+            client.remove_lane(lane.number)
+        if (opening := self._opening.get(lane.pid)) is not None and opening.done():
+            del self._opening[lane.pid]
+        if lane.link is not None and lane.link.is_silent and self._connection is not None:
             self._connection.end_lane(lane.pid)
-        else:  # where the process lives on, a front that does not read has lost the link alone
-            self._connection.link_again(lane.pid)
+        else:
+            self._ask_again(lane.pid)
+
+    def _ask_again(self, pid: int) -> None:
+        """Where a lane's process lives on, a front that did not read has lost the link alone."""
+        if self._connection is not None and not self._is_closed:
+            self._connection.link_again(pid)

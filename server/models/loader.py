@@ -39,6 +39,11 @@ class LoadedModel:
     backend: Backend
     load_s: float
 
+    @property
+    def key(self) -> str:
+        """By which lanes know the model."""
+        return f"{self.bundle.name}/{self.bundle.version}"
+
 
 @dataclass(frozen=True, slots=True)
 class Loading:

@@ -81,7 +81,7 @@ def announce(
         metrics.watch_prefix_cache(model.name, model.engine.prefix)
     if not is_first:
         return
-    metrics.threads.inc(facts.num_threads)
+    metrics.threads.set(facts.num_threads)  # all models have the same lanes
     metrics.model_load_duration.labels(model.name).set(facts.load_s)
     metrics.model_info.labels(
         model.name, model.version, manifest.task, manifest.precision, facts.provider

@@ -1,11 +1,10 @@
 """Models of this process, whose lanes are its threads."""
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dragoman.server.config import EngineSettings
+from dragoman.server.engine.known_lane import LaneUse
 from dragoman.server.engine.threads import LaneThreads
 from dragoman.server.models.discovery import NotLoaded
 from dragoman.server.models.loader import LoadedModel, load_model, load_models
@@ -14,12 +13,6 @@ from dragoman.server.models.served_model import ServedModel, announce
 from dragoman.server.operations.metrics import Metrics
 
 __all__ = ["ThreadedModels"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Running:
-    loaded: LoadedModel
-    lanes: LaneThreads
 
 
 class ThreadedModels:
@@ -31,11 +24,12 @@ class ThreadedModels:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
-        self._running: list[_Running] = []
+        self._lanes = LaneThreads(settings)
+        self._loaded: list[LoadedModel] = []
         self.not_loaded: tuple[NotLoaded, ...] = ()
 
     def load_all(self, directory: Path, *, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Load the highest sound version of every model in `directory` and start their lanes.
+        """Load the highest sound version of every model in `directory` and start the lanes.
 
         Raises:
             ModelsError: there is nothing to load.
@@ -49,7 +43,7 @@ class ThreadedModels:
         self.not_loaded = loading.not_loaded
 
     def load(self, folder: Path) -> None:
-        """Load the bundle in `folder` and start its lanes.
+        """Load the bundle in `folder` and have it on the lanes.
 
         Raises:
             BundleError: it is corrupt, or gives other answers than it did when it was made.
@@ -60,7 +54,8 @@ class ThreadedModels:
 
     def connect(self, metrics: Metrics) -> list[ServedModel]:
         """The models for the callers of one event loop, known to `metrics`."""
-        return [self._served(each, metrics) for each in self._running]
+        uses = self._lanes.uses()
+        return [self._served(each, metrics, uses) for each in self._loaded]
 
     def registry(self, metrics: Metrics) -> Registry:
         """The same by name, with what is not served."""
@@ -69,25 +64,21 @@ class ThreadedModels:
 
     def close(self, timeout_s: float) -> bool:
         """Stop all lanes, waiting at most `timeout_s`; returns whether they have ended."""
-        for each in self._running:
-            each.lanes.begin_close()
-        end_s = time.monotonic() + timeout_s
-        closed = [each.lanes.close(max(0.0, end_s - time.monotonic())) for each in self._running]
-        return all(closed)
+        return self._lanes.close(timeout_s)
 
     def _start(self, model: LoadedModel) -> None:
-        lanes = LaneThreads(model.backend, self._settings, load_s=model.load_s)
-        self._running.append(_Running(model, lanes))
+        self._lanes.add_model(model.key, model.backend, load_s=model.load_s)
+        self._loaded.append(model)
 
-    def _served(self, running: _Running, metrics: Metrics) -> ServedModel:
-        bundle = running.loaded.bundle
+    def _served(self, loaded: LoadedModel, metrics: Metrics, uses: Sequence[LaneUse]) -> ServedModel:
+        bundle = loaded.bundle
         model_metrics = metrics.for_model(bundle.name, bundle.manifest.task)
         served = ServedModel.of(
             name=bundle.name,
             version=bundle.version,
             manifest=bundle.manifest,
             tokenizer=bundle.tokenizer,
-            engine=running.lanes.connect(model_metrics),
+            engine=self._lanes.connect(model_metrics, model=loaded.key, uses=uses),
             metrics=model_metrics,
         )
         announce(served, self._settings, metrics)

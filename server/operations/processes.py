@@ -18,32 +18,32 @@ _KILOBYTE = 1024
 
 
 class ProcessesCollector(Collector):
-    """Series of the server's processes, by what each one is: "front-0", "engine-host", "lane-0" of a model.
+    """Series of the server's processes, by what each one is: "front-0", "engine-host", "lane-0".
 
     A process that takes the place of another one has its labels, and counts from zero. Thread-safe.
     """
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
-        self._processes: dict[tuple[str, str], tuple[int, ProcessCollector]] = {}
+        self._processes: dict[str, tuple[int, ProcessCollector]] = {}
         self._lock = threading.Lock()
 
-    def watch(self, pid: int, process: str, model: str = "") -> None:
-        """Read what process `pid` takes at every scrape from now on; `model` is a lane's."""
+    def watch(self, pid: int, process: str) -> None:
+        """Read what process `pid` takes at every scrape from now on."""
         collector = ProcessCollector(namespace=self._namespace, pid=lambda: pid, registry=None)
         with self._lock:
-            self._processes[process, model] = (pid, collector)
+            self._processes[process] = (pid, collector)
 
     def forget(self, pid: int) -> None:
         """The process has ended. Harmless when another one has its place."""
         with self._lock:
             self._processes = {
-                labels: watched for labels, watched in self._processes.items() if watched[0] != pid
+                process: watched for process, watched in self._processes.items() if watched[0] != pid
             }
 
     def collect(self) -> Iterator[Metric]:
         """One sample of each family for each process that lives."""
-        prefix, labels = f"{self._namespace}_process", ["process", "model"]
+        prefix, labels = f"{self._namespace}_process", ["process"]
         cpu = CounterMetricFamily(f"{prefix}_cpu_seconds", "CPU time of each process.", labels=labels)
         memory = GaugeMetricFamily(
             f"{prefix}_pss_bytes", "Memory of each process, shared pages by their share.", labels=labels
@@ -55,12 +55,12 @@ class ProcessesCollector(Collector):
         families = {family.name: family for family in (cpu, files, starts)}
         with self._lock:
             processes = list(self._processes.items())
-        for values, (pid, collector) in processes:
+        for process, (pid, collector) in processes:
             for found in collector.collect():
                 if found.name in families:
-                    families[found.name].add_metric(values, found.samples[0].value)
+                    families[found.name].add_metric([process], found.samples[0].value)
             if (num_bytes := _pss_bytes(pid)) is not None:
-                memory.add_metric(values, num_bytes)
+                memory.add_metric([process], num_bytes)
         yield from (cpu, memory, files, starts)
 
 

@@ -13,6 +13,7 @@ from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.hypothesis import Decoded, FinishReason
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.engine.api import Command, Failed, Finished, Report, Request, Submit, Tokens
+from dragoman.server.engine.lane_loop import LaneLoop, ModelFront
 from dragoman.server.engine.offline import decode_offline
 from dragoman.server.engine.worker import LaneWorker, make_lane
 from dragoman.server.execution.backend import Backend
@@ -42,6 +43,7 @@ EACH_OPTION: dict[str, dict[str, Any]] = {
     "align": {"num_alternatives": 0, "align": True},
     "stop": {"stop": ("o", "e t")},
 }
+MODEL = "spell/1"
 NEED_ALIGN = {"coverage_penalty", "align"}
 
 
@@ -70,12 +72,12 @@ class BytesPort:
         self._commands = [msgspec.msgpack.encode(command)]
         self.reports: list[bytes] = []
 
-    def receive(self, *, wait: bool) -> Sequence[tuple[int, Command]] | None:
+    def receive(self, *, wait: bool) -> Sequence[tuple[ModelFront[int], Command]] | None:
         if self._commands:
-            return [(0, msgspec.msgpack.decode(self._commands.pop(), type=Command))]
+            return [((MODEL, 0), msgspec.msgpack.decode(self._commands.pop(), type=Command))]
         return None if wait else []
 
-    def send(self, front: int, report: Report) -> None:
+    def send(self, front: ModelFront[int], report: Report) -> None:
         self.reports.append(msgspec.msgpack.encode(report))
 
 
@@ -86,7 +88,8 @@ def through_bytes(backend: Backend) -> tuple[dict[int, Decoded], dict[int, list[
         for place, (ids, parameters) in enumerate(inputs(backend))
     ]
     port = BytesPort(Submit(requests))
-    LaneWorker(*make_lane(backend, EngineSettings(slots_per_lane=8)), port).run()
+    worker = LaneWorker(*make_lane(backend, EngineSettings(slots_per_lane=8)), port.send)
+    LaneLoop(port, {MODEL: worker}).run()
     answers: dict[int, Decoded] = {}
     streamed: dict[int, list[int]] = {}
     for content in port.reports:

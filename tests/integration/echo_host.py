@@ -7,7 +7,18 @@ import time
 from collections.abc import Sequence
 
 from dragoman.server.decoding.hypothesis import FinishReason, Hypothesis
-from dragoman.server.engine.api import Cancel, EngineFacts, Event, Finished, LaneLoad, Leave, Report, Started
+from dragoman.server.engine.api import (
+    Cancel,
+    Command,
+    EngineFacts,
+    Event,
+    Finished,
+    LaneLoad,
+    Leave,
+    Report,
+    Started,
+)
+from dragoman.server.engine.lane_loop import ModelFront
 from dragoman.server.engine.processes.entry import run_host
 from dragoman.server.engine.processes.host import Host
 from dragoman.server.engine.processes.messages import Begin, ModelLoaded, ModelNotLoaded
@@ -24,23 +35,26 @@ FACTS = EngineFacts("cpu", "none", 2, 1, 8, 1, 1, 100)
 
 
 class EchoWorker:
+    has_work = False
+
     def __init__(self, port: SocketPort) -> None:
         self._port = port
         self._cancelled: list[int] = []
 
-    def run(self) -> None:
-        while (received := self._port.receive(wait=True)) is not None:
-            for front, command in received:
-                if isinstance(command, Cancel):
-                    self._cancelled += command.ids
-                    continue
-                if isinstance(command, Leave):
-                    self._cancelled.append(LEFT)
-                    continue
-                for request in command.requests:
-                    answer = self._answer(request.input_ids)
-                    if answer is not None:
-                        self._port.send(front, report(request.id, answer))
+    def take_turn(self) -> None:
+        """All is done when it is asked for."""
+
+    def obey(self, front: ModelFront[int], command: Command) -> None:
+        if isinstance(command, Cancel):
+            self._cancelled += command.ids
+            return
+        if isinstance(command, Leave):
+            self._cancelled.append(LEFT)
+            return
+        for request in command.requests:
+            answer = self._answer(request.input_ids)
+            if answer is not None:
+                self._port.send(front, report(request.id, answer))
 
     def _answer(self, input_ids: Sequence[int]) -> tuple[int, ...] | None:
         match input_ids[0]:
@@ -66,7 +80,7 @@ def report(number: int, token_ids: tuple[int, ...]) -> Report:
     return Report([*events, Finished(number, (hypothesis,))], [], LaneLoad(0, 0))
 
 
-def load(host: Host, begin: Begin) -> None:
+def load(host: Host, begin: Begin) -> int:
     wanted = json.loads(begin.settings)
     if wanted.get("load_s"):
         time.sleep(wanted["load_s"])
@@ -83,9 +97,10 @@ def load(host: Host, begin: Begin) -> None:
         return EchoWorker(port)
 
     for name in ("echo", "other"):
-        host.tell_model(ModelLoaded(name, "1", FACTS), b"manifest of " + name.encode(), b"t" * 300_000)
-        host.add_lanes(name, wanted["num_lanes"], start)
+        host.add_model(ModelLoaded(name, "1", FACTS), start, b"manifest of " + name.encode(), b"t" * 300_000)
     host.tell(ModelNotLoaded("third", "1", "broken", "it is"))
+    num_lanes: int = wanted["num_lanes"]
+    return num_lanes
 
 
 def main() -> None:

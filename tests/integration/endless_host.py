@@ -13,6 +13,7 @@ def main() -> None:
     run_host(load)
 
 
-def load(host: Host, begin: Begin) -> None:
+def load(host: Host, begin: Begin) -> int:
     structlog.get_logger().info("endless")
     time.sleep(600)
+    return 1

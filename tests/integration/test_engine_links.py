@@ -15,7 +15,7 @@ async def test_a_front_that_ends_before_it_is_told_anything_ends_no_host() -> No
         host = held.supervisor.pid
         for number in range(100, 110):
             held.supervisor.connect(number).close()
-        assert len((await held.front()).links) == 4
+        assert len((await held.front()).links) == 2
         assert await front.answer(1, 9) == (9,)
         assert held.supervisor.pid == host
         assert held.num_started == 0
@@ -24,7 +24,9 @@ async def test_a_front_that_ends_before_it_is_told_anything_ends_no_host() -> No
 async def test_a_front_gets_another_link_with_a_lane_that_lives() -> None:
     async with serving(BUNDLES, *IN_PROCESSES, "engine.lanes=1") as served:
         hosted = models_of(served)._models
-        link, pids = hosted._models["spell"].links[0], pids_of(served)
+        [lane] = hosted._lanes.values()
+        link, pids = lane.link, pids_of(served)
+        assert link is not None
         link.close()
         answer = await served.translation.Translate(Request(model="spell", inputs=["12"]), timeout=10)
         assert answer.translations[0].text == "one two"
@@ -35,11 +37,11 @@ async def test_a_front_gets_another_link_with_a_lane_that_lives() -> None:
 async def test_a_lane_that_comes_without_its_descriptor_is_asked_for_again() -> None:
     async with engine(begin(num_lanes=1)) as held:
         front, other = await held.front(1), await held.front(1)
-        before, number = front.links["echo", 0], len(open_files())
+        before, number = front.links[0], len(open_files())
         channel: Any = front.connection._channel
         channel.receive = LosesFirstDescriptors(channel.receive)
-        front.connection.link_again(front.pids["echo", 0])
-        await eventually(lambda: front.links["echo", 0] is not before)
+        front.connection.link_again(front.pids[0])
+        await eventually(lambda: front.links[0] is not before)
         assert channel.receive.has_lost
         assert await front.answer(1, 9) == (9,)
         assert await other.answer(1, 9) == (9,)

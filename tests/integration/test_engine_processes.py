@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -40,7 +41,6 @@ from dragoman.server.errors import BundleError, ResourceUnavailable
 
 MODULE = "tests.integration.echo_host"
 PARAMETERS = DecodingParameters(max_tokens=8)
-LaneKey = tuple[str, int]
 
 
 def begin(num_lanes: int = 2, **options: Any) -> Begin:
@@ -53,8 +53,8 @@ class Front:
     def __init__(self, asking_interval_s: float = 5.0) -> None:
         self.models: dict[str, tuple[bytes, bytes]] = {}
         self.not_loaded: list[str] = []
-        self.pids: dict[LaneKey, int] = {}
-        self.links: dict[LaneKey, SocketLink] = {}
+        self.pids: dict[int, int] = {}
+        self.links: dict[int, SocketLink] = {}
         self.removed: list[LaneRemoved] = []
         self.answers: dict[int, tuple[int, ...]] = {}
         self.num_lost_links = 0
@@ -76,7 +76,7 @@ class Front:
         self._opening.add(asyncio.create_task(self._open(lane, link)))
 
     async def _open(self, lane: LaneAdded, sock: socket.socket) -> None:
-        key = (lane.model, lane.lane)
+        key = lane.lane
         link = await SocketLink.open(
             sock,
             self._hear,
@@ -85,7 +85,7 @@ class Front:
         )
         self.links[key], self.pids[key] = link, lane.pid
 
-    def _lose(self, key: LaneKey, pid: int) -> None:
+    def _lose(self, key: int, pid: int) -> None:
         self.num_lost_links += 1
         if self.links[key].is_silent:
             self.connection.end_lane(pid)
@@ -96,16 +96,18 @@ class Front:
     def loading_ended(self) -> None:
         self.loaded.set()
 
-    def _hear(self, report: Report) -> None:
+    def _hear(self, _model: str, report: Report) -> None:
         for event in report.events:
             if isinstance(event, Finished):
                 self.answers[event.id] = event.hypotheses[0].token_ids
 
-    def ask(self, number: int, *input_ids: int, lane: LaneKey = ("echo", 0)) -> None:
-        self.links[lane].send(Submit([Request(number, 1, input_ids, PARAMETERS)]))
+    def ask(self, number: int, *input_ids: int, lane: int = 0, model: str = "echo/1") -> None:
+        self.links[lane].send(model, Submit([Request(number, 1, input_ids, PARAMETERS)]))
 
-    async def answer(self, number: int, *input_ids: int, lane: LaneKey = ("echo", 0)) -> tuple[int, ...]:
-        self.ask(number, *input_ids, lane=lane)
+    async def answer(
+        self, number: int, *input_ids: int, lane: int = 0, model: str = "echo/1"
+    ) -> tuple[int, ...]:
+        self.ask(number, *input_ids, lane=lane, model=model)
         await eventually(lambda: number in self.answers)
         return self.answers[number]
 
@@ -133,7 +135,7 @@ class Engine:
         front.connect(self.supervisor.connect(len(self.fronts)))
         self.fronts.append(front)
         await asyncio.wait_for(front.loaded.wait(), PATIENCE_S)
-        await eventually(lambda: len(front.links) == 2 * num_lanes)
+        await eventually(lambda: len(front.links) == num_lanes)
         return front
 
 
@@ -183,10 +185,10 @@ async def test_fronts_hear_of_models_and_reach_every_lane() -> None:
             }
             assert front.not_loaded == ["third"]
         assert first.pids == late.pids
-        assert len(set(first.pids.values())) == 4
+        assert len(set(first.pids.values())) == 2, "lanes are for cores, not for models"
         for front in (first, late):
-            for number, lane in enumerate(front.links):
-                assert await front.answer(number, 7, number, lane=lane) == (7, number)
+            for number, (lane, model) in enumerate(itertools.product(front.links, ("echo/1", "other/1"))):
+                assert await front.answer(number, 7, number, lane=lane, model=model) == (7, number)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
@@ -196,20 +198,20 @@ async def test_a_lane_that_dies_is_replaced_and_nothing_else_is_touched(how: sig
             front = await held.front()
             before = dict(front.pids)
             began = time.monotonic()
-            os.kill(before["echo", 1], how)
-            await eventually(lambda: front.pids["echo", 1] != before["echo", 1])
+            os.kill(before[1], how)
+            await eventually(lambda: front.pids[1] != before[1])
             print(f"replaced within {1000 * (time.monotonic() - began):.0f} ms")
-            assert await front.answer(1, 9, lane=("echo", 1)) == (9,)
-            assert await front.answer(2, 9, lane=("echo", 0)) == (9,)
-            assert {lane: pid for lane, pid in front.pids.items() if lane != ("echo", 1)} == {
-                lane: pid for lane, pid in before.items() if lane != ("echo", 1)
+            assert await front.answer(1, 9, lane=1) == (9,)
+            assert await front.answer(2, 9, lane=0) == (9,)
+            assert {lane: pid for lane, pid in front.pids.items() if lane != 1} == {
+                lane: pid for lane, pid in before.items() if lane != 1
             }
             [removed] = front.removed
-            assert (removed.lane, removed.pid, removed.how) == (1, before["echo", 1], f"killed by {how.name}")
+            assert (removed.lane, removed.pid, removed.how) == (1, before[1], f"killed by {how.name}")
             assert front.num_lost_links == 1
-            assert not psutil.pid_exists(before["echo", 1])
+            assert not psutil.pid_exists(before[1])
     [died] = [each for each in log if each["event"] == "lane_died"]
-    assert (died["model"], died["lane"], died["how"]) == ("echo", 1, f"killed by {how.name}")
+    assert (died["lane"], died["how"]) == (1, f"killed by {how.name}")
 
 
 async def test_what_a_lane_raises_reaches_the_servers_log() -> None:
@@ -218,9 +220,9 @@ async def test_what_a_lane_raises_reaches_the_servers_log() -> None:
             front = await held.front()
             before = dict(front.pids)
             front.ask(1, echo_host.EXIT)
-            await eventually(lambda: front.pids["echo", 0] != before["echo", 0])
+            await eventually(lambda: front.pids[0] != before[0])
     [failed] = [each for each in log if each["event"] == "lane_failed"]
-    assert (failed["model"], failed["lane"], failed["log_level"]) == ("echo", 0, "error")
+    assert (failed["lane"], failed["log_level"]) == (0, "error")
     assert "KeyError: 'surprise'" in failed["exception"]
 
 
@@ -239,7 +241,7 @@ async def test_a_host_that_dies_is_replaced_with_its_lanes() -> None:
             print(f"replaced within {1000 * (time.monotonic() - began):.0f} ms")
             assert members(first) == []
             for number, front in enumerate(fronts):
-                assert front.num_lost_links == 4
+                assert front.num_lost_links == 2
                 assert await front.answer(number, 9) == (9,)
             assert open_files() == files
             assert held.num_started == 1
@@ -254,7 +256,7 @@ async def test_many_deaths_leave_nothing_behind() -> None:
         host = psutil.Process(held.supervisor.pid)
         num_of_host = host.num_fds()
         for death in range(30):
-            lane = ("echo", death % 2)
+            lane = death % 2
             pid = front.pids[lane]
             os.kill(pid, signal.SIGKILL)
             await eventually(lambda lane=lane, pid=pid: front.pids[lane] != pid)  # type: ignore[misc]
@@ -269,16 +271,16 @@ async def test_a_front_that_goes_is_forgotten_and_its_sequences_are_cancelled() 
         leaving, staying = await held.front(), await held.front()
         for front in (leaving, staying):  # an answer shows that the lane has the link, which is counted next
             assert await front.answer(40, 9) == (9,)
-        num_of_lane = psutil.Process(staying.pids["echo", 0]).num_fds()
+        num_of_lane = psutil.Process(staying.pids[0]).num_fds()
         num_of_host = psutil.Process(held.supervisor.pid).num_fds()
         leaving.ask(41, 0)
         leaving.ask(42, 0)
         assert await leaving.answer(43, 9) == (9,)
-        leaving.links["echo", 0].send(Cancel([41]))
+        leaving.links[0].send("echo/1", Cancel([41]))
         leaving.connection.close()
         for link in leaving.links.values():
             link.close()
-        lane = psutil.Process(staying.pids["echo", 0])
+        lane = psutil.Process(staying.pids[0])
         await eventually(lambda: lane.num_fds() == num_of_lane - 1)
         await eventually(lambda: psutil.Process(held.supervisor.pid).num_fds() == num_of_host - 1)
         assert await staying.answer(1, echo_host.TELL_CANCELLED) == (41, echo_host.LEFT)
@@ -307,18 +309,18 @@ async def test_large_requests_and_answers_pass() -> None:
 
 async def test_a_lane_that_gives_no_sign_of_life_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_module, "MAX_UNANSWERED", 3)
-    async with engine(begin()) as held:
-        front = await held.front(asking_interval_s=0.1)
+    async with engine(begin(num_lanes=3)) as held:
+        front = await held.front(3, asking_interval_s=0.1)
         before = dict(front.pids)
-        os.kill(before["echo", 0], signal.SIGSTOP)
-        front.ask(1, echo_host.WORK, lane=("echo", 1))
+        os.kill(before[0], signal.SIGSTOP)
+        front.ask(1, echo_host.WORK, lane=1)
         for _ in range(100):  # more than its socket holds: the event loop goes on
             front.ask(2, *range(6, 4096))
-        assert await front.answer(3, 9, lane=("other", 0)) == (9,)
-        for lane in (("echo", 0), ("echo", 1)):
+        assert await front.answer(3, 9, lane=2) == (9,)
+        for lane in (0, 1):
             await eventually(lambda lane=lane: front.pids[lane] != before[lane])  # type: ignore[misc]
-            assert await front.answer(4 + lane[1], 9, lane=lane) == (9,)
-        assert front.pids["other", 0] == before["other", 0]
+            assert await front.answer(4 + lane, 9, lane=lane) == (9,)
+        assert front.pids[2] == before[2]
 
 
 async def test_a_lane_that_never_reads_is_given_up_before_it_takes_all_memory(
@@ -327,28 +329,28 @@ async def test_a_lane_that_never_reads_is_given_up_before_it_takes_all_memory(
     monkeypatch.setattr(link_module, "MAX_QUEUED_BYTES", 1 << 20)
     async with engine(begin()) as held:
         front = await held.front()
-        pid = front.pids["echo", 0]
+        pid = front.pids[0]
         os.kill(pid, signal.SIGSTOP)
-        while not front.links["echo", 0].is_silent:
+        while not front.links[0].is_silent:
             front.ask(1, *range(6, 4096))
-        await eventually(lambda: front.pids["echo", 0] != pid)
+        await eventually(lambda: front.pids[0] != pid)
         assert await front.answer(2, 9) == (9,)
 
 
 async def test_a_front_that_never_reads_holds_up_no_lane() -> None:
     async with engine(begin(num_lanes=1)) as held:
         stuck, other = await held.front(1), await held.front(1)
-        transport = stuck.links["echo", 0]._transport
+        transport = stuck.links[0]._transport
         transport.pause_reading()
         for number in range(20):  # of each 4 MiB and some
             stuck.ask(number, echo_host.BLOAT)
         assert await other.answer(1, 9) == (9,)
-        pid = other.pids["echo", 0]
-        await eventually(lambda: stuck.links["echo", 0]._transport.is_closing() or not transport.is_reading())
+        pid = other.pids[0]
+        await eventually(lambda: stuck.links[0]._transport.is_closing() or not transport.is_reading())
         transport.resume_reading()  # more than MAX_QUEUED_BYTES was unread: the lane has cut it off
         await eventually(lambda: stuck.num_lost_links == 1)
         assert await other.answer(2, 9) == (9,)
-        assert other.pids["echo", 0] == pid
+        assert other.pids[0] == pid
 
 
 @pytest.mark.parametrize(
@@ -385,7 +387,7 @@ async def main():
     if {waits}:
         front = await held.front()
         front.ask(1, echo_host.WORK)  # a step that never ends
-        await front.answer(2, 9, lane=("echo", 1))
+        await front.answer(2, 9, lane=1)
     print(supervisor.pid, flush=True)
     await asyncio.sleep(60)
 
@@ -403,7 +405,7 @@ def ends_with(act: Callable[["subprocess.Popen[str]"], object], *, loading: bool
     ) as process:
         assert process.stdout is not None
         host = int(process.stdout.readline())
-        assert len(members(host)) == (1 if loading else 5)
+        assert len(members(host)) == (1 if loading else 3)
         act(process)
         process.wait(PATIENCE_S)
         began = time.monotonic()

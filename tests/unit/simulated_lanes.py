@@ -84,6 +84,7 @@ class Service:
             lookahead_rows=lookahead_rows,
         )
         self.lanes = {index: SimulatedLane(*self._shape) for index in range(num_lanes)}
+        self.retiring: set[int] = set()
         self.num_steps: dict[Sequence, int] = {}
         self.accepted: list[Sequence] = []
         self.outcomes: dict[Sequence, str] = {}
@@ -103,6 +104,7 @@ class Service:
         self.sent += sent
         for sequence, lane in sent:
             assert sequence.lane == lane
+            assert lane not in self.retiring
             self.lanes[lane].inbox.append(sequence)
 
     def end(self, sequence: Sequence, outcome: str) -> None:
@@ -142,11 +144,18 @@ class Service:
     def kill(self, index: int) -> list[Sequence]:
         """A lane dies; returns what is lost."""
         del self.lanes[index]
+        self.retiring.discard(index)
         lost = self.dispatcher.remove_lane(index)
         for sequence in lost:
             self.end(sequence, "lost")
         self.dispatch()
         return lost
+
+    def retire(self, index: int) -> None:
+        """A lane gets nothing more; it goes on with what it has."""
+        self.dispatcher.retire_lane(index)
+        self.retiring.add(index)
+        self.dispatch()
 
     def replace(self, index: int) -> None:
         """A lane is there again."""

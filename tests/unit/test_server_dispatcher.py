@@ -37,6 +37,7 @@ def test_every_sequence_ends_once_whatever_happens(
             "cancel",
             "expire",
             "kill",
+            "retire",
             "replace",
         ]
         match data.draw(st.sampled_from(actions)):
@@ -54,7 +55,8 @@ def test_every_sequence_ends_once_whatever_happens(
                 except QueueFullError:
                     num_open = sum(each.num_rows for each in is_open)
                     asked = num_rows * len(new)
-                    assert num_open + asked > max_waiting + len(service.lanes) * num_slots
+                    num_serving = len(service.lanes.keys() - service.retiring)
+                    assert num_open + asked > max_waiting + num_serving * num_slots
                     assert not any(each in call.waiting for each in new), "all or none"
             case "step" if service.lanes:
                 service.step(data.draw(st.sampled_from(sorted(service.lanes))))
@@ -68,11 +70,19 @@ def test_every_sequence_ends_once_whatever_happens(
                 service.dispatch()
             case "kill" if service.lanes:
                 service.kill(data.draw(st.sampled_from(sorted(service.lanes))))
+            case "retire" if service.lanes.keys() - service.retiring:
+                service.retire(data.draw(st.sampled_from(sorted(service.lanes.keys() - service.retiring))))
             case "replace" if len(service.lanes) < num_lanes:
                 service.replace(data.draw(st.sampled_from(sorted({*range(num_lanes)} - {*service.lanes}))))
         _check_counts(service, num_slots, lookahead)
+        for index in list(service.retiring):
+            if dispatcher.is_empty(index):
+                assert not service.kill(index), "nothing is lost with a lane that has retired"
     for index in {*range(num_lanes)} - {*service.lanes}:
         service.replace(index)
+    if not service.lanes.keys() - service.retiring:
+        service.kill(0)
+        service.replace(0)
     service.finish_all()
     _check_counts(service, num_slots, lookahead)
     assert (dispatcher.num_running, dispatcher.num_waiting, dispatcher.num_used_slots) == (0, 0, 0)
@@ -89,7 +99,8 @@ def _check_counts(service: Service, num_slots: int, lookahead: int) -> None:
     assert dispatcher.num_running == len(running)
     assert dispatcher.num_used_slots == sum(each.num_rows for each in running)
     assert dispatcher.num_waiting == len(is_open) - len(running)
-    assert dispatcher.num_slots == len(service.lanes) * (num_slots + dispatcher.reserved_rows)
+    num_lanes = len(service.lanes.keys() - service.retiring)
+    assert dispatcher.num_slots == num_lanes * (num_slots + dispatcher.reserved_rows)
     for call in {each.call for each in service.accepted}:
         assert call.num_given_rows == sum(each.num_rows for each in sent if each.call is call)
         assert call.num_waiting_rows == sum(

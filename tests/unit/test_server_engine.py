@@ -261,7 +261,7 @@ async def test_close_settles_what_is_left(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_several_event_loops_share_the_lanes() -> None:
     """Each has a client of its own; one that ends without a word takes no row along."""
-    lanes = LaneThreads(
+    lanes = LaneThreads.of(
         Backend.load(BUNDLE, provider="cpu", num_threads=1), EngineSettings(lanes=2, slots_per_lane=2)
     )
 

@@ -22,6 +22,7 @@ from dragoman.server.engine import ticket as ticket_module
 from dragoman.server.engine import worker as worker_module
 from dragoman.server.engine.api import Command, EngineFacts, Leave, Report
 from dragoman.server.engine.client import EngineClient
+from dragoman.server.engine.lane_loop import LaneLoop, ModelFront
 from dragoman.server.engine.lane_room import LaneRoom
 from dragoman.server.engine.scheduler import Plan, Scheduler
 from dragoman.server.engine.sequence import LaneSequence
@@ -33,6 +34,7 @@ NUM_LANES, NUM_SLOTS, NUM_RESERVED, MAX_COST = 2, 8, 2, 300
 FACTS = EngineFacts("cpu", "none", NUM_LANES, 1, NUM_SLOTS, NUM_RESERVED, MAX_COST, 1000)
 SETTINGS = EngineSettings(max_waiting=64)
 NUM_TURNS = 600
+MODEL = "spell/1"
 
 encode = msgspec.msgpack.Encoder().encode
 decode_command = msgspec.msgpack.Decoder(Command).decode
@@ -191,7 +193,13 @@ class LaneProcess:
             max_start_interval=world.rng.choice((1, 4)),
             encode_together=world.rng.choice((1, 8)),
         )
-        self.worker: LaneWorker[int] = LaneWorker(self.lane, self.scheduler, self, max_failed_steps=10**9)  # type: ignore[arg-type]
+        self.worker: LaneWorker[ModelFront[int]] = LaneWorker(
+            self.lane,  # type: ignore[arg-type]
+            self.scheduler,
+            self.send,
+            max_failed_steps=10**9,
+        )
+        self.loop = LaneLoop(self, {MODEL: self.worker})
         self.wires: dict[int, Wire] = {}  # by front
         self.joining: list[tuple[int, Wire]] = []
         self._is_asked = True
@@ -199,22 +207,22 @@ class LaneProcess:
     def turn(self) -> None:
         self._is_asked = False
         with pytest.raises(Paused):
-            self.worker.run()
+            self.loop.run()
 
-    def receive(self, *, wait: bool) -> list[tuple[int, Command]]:
+    def receive(self, *, wait: bool) -> list[tuple[ModelFront[int], Command]]:
         if self._is_asked:
             raise Paused
         self._is_asked = True
-        received: list[tuple[int, Command]] = []
+        received: list[tuple[ModelFront[int], Command]] = []
         for front, wire in self.joining:
             if front in self.wires:  # as a port has it: the old link ends before the new one begins
-                received.append((front, Leave()))
+                received.append(((MODEL, front), Leave()))
             self.wires[front] = wire
         self.joining.clear()
         for front, wire in list(self.wires.items()):
             while wire.commands and self._rng.random() < 0.8:
                 content = wire.commands.popleft()
-                received.append((front, Leave() if content is None else decode_command(content)))
+                received.append(((MODEL, front), Leave() if content is None else decode_command(content)))
                 if content is None:
                     del self.wires[front]
                     break
@@ -222,8 +230,8 @@ class LaneProcess:
             raise Paused
         return received
 
-    def send(self, front: int, report: Report) -> None:
-        if (wire := self.wires.get(front)) is not None and None not in wire.reports:
+    def send(self, front: ModelFront[int], report: Report) -> None:
+        if (wire := self.wires.get(front[1])) is not None and None not in wire.reports:
             wire.reports.append(encode(report))
 
 
@@ -409,7 +417,7 @@ class World:
             assert not any(process.worker._sequences.values())
             assert not process.worker._calls
             assert not process.worker._reports._events
-            assert process.worker._sequences.keys() <= {front.number for front in self.fronts}
+            assert process.worker._sequences.keys() <= {(MODEL, front.number) for front in self.fronts}
             assert process.worker._reports._fronts.keys() == process.worker._sequences.keys()
         for front in self.fronts:
             dispatcher = front.client._dispatcher

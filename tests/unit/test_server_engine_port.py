@@ -6,13 +6,15 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from dragoman.server.engine.api import Cancel, Command, Leave
+from dragoman.server.engine.api import Cancel, Command, Leave, ModelCommand
+from dragoman.server.engine.lane_loop import DropWorker, ModelFront
 from dragoman.server.engine.processes.channel import Channel, packet_pair, stream_pair
 from dragoman.server.engine.processes.frames import framed
 from dragoman.server.engine.processes.messages import AddFront, FromLane, ToLane
 from dragoman.server.engine.processes.port import SocketPort
 
-FRONT = 7
+NUMBER = 7
+FRONT = ("spell/1", NUMBER)
 
 
 class Lane:
@@ -27,10 +29,10 @@ class Lane:
     def link(self) -> socket.socket:
         """A front's end of a new link."""
         of_lane, of_front = stream_pair()
-        self.host.send(AddFront(FRONT), [of_lane.detach()])
+        self.host.send(AddFront(NUMBER), [of_lane.detach()])
         return of_front
 
-    def receive(self) -> list[tuple[int, Command]]:
+    def receive(self) -> list[tuple[ModelFront[int], Command | DropWorker]]:
         received = self.port.receive(wait=True)
         assert received is not None
         return received
@@ -50,7 +52,7 @@ def lane() -> Iterator[Lane]:
 
 
 def cancel(number: int) -> bytes:
-    return framed(msgspec.msgpack.encode(Cancel([number])))
+    return framed(msgspec.msgpack.encode(ModelCommand("spell/1", Cancel([number]))))
 
 
 def test_the_end_of_a_link_comes_before_what_the_next_one_brings(lane: Lane) -> None:

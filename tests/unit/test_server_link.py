@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dragoman.server.engine.api import Cancel
+from dragoman.server.engine.api import Cancel, ModelCommand
 from dragoman.server.engine.processes import link as link_module
 from dragoman.server.engine.processes.frames import FrameReader
 from dragoman.server.engine.processes.link import MAX_UNSENT_BYTES, SocketLink
@@ -35,11 +35,14 @@ class Transport(asyncio.Transport):
     def commands(self) -> list[list[int]]:
         """The ids of all commands in the order in which they went out; a sign of life has none."""
         contents = FrameReader().feed(memoryview(b"".join(self.writes)))
-        return [msgspec.msgpack.decode(each, type=Cancel).ids if each else [] for each in contents]
+        told = [
+            msgspec.msgpack.decode(each, type=ModelCommand).command if each else None for each in contents
+        ]
+        return [each.ids if isinstance(each, Cancel) else [] for each in told]
 
 
 def linked(**options: float) -> tuple[SocketLink, Transport]:
-    link, transport = SocketLink(lambda _: None, lambda: None, **options), Transport()
+    link, transport = SocketLink(lambda *_: None, lambda: None, **options), Transport()
     link.connection_made(transport)
     return link, transport
 
@@ -47,11 +50,11 @@ def linked(**options: float) -> tuple[SocketLink, Transport]:
 async def test_commands_of_one_turn_are_one_write_in_their_order() -> None:
     link, transport = linked()
     for number in range(3):
-        link.send(Cancel([number]))
+        link.send("spell/1", Cancel([number]))
     assert not transport.writes
     await asyncio.sleep(0)
     assert len(transport.writes) == 1
-    link.send(Cancel([3]))
+    link.send("spell/1", Cancel([3]))
     await asyncio.sleep(0)
     assert len(transport.writes) == 2
     assert transport.commands() == [[0], [1], [2], [3]]
@@ -59,17 +62,17 @@ async def test_commands_of_one_turn_are_one_write_in_their_order() -> None:
 
 async def test_what_was_sent_before_the_end_goes_out() -> None:
     link, transport = linked()
-    link.send(Cancel([1]))
+    link.send("spell/1", Cancel([1]))
     link.close()
     assert transport.is_aborted
-    link.send(Cancel([2]))
+    link.send("spell/1", Cancel([2]))
     await asyncio.sleep(0)
     assert transport.commands() == [[1]]
 
 
 async def test_a_sign_of_life_is_asked_for_after_what_was_sent_before() -> None:
     link, transport = linked(asking_interval_s=0.0)
-    link.send(Cancel([1]))
+    link.send("spell/1", Cancel([1]))
     while len(commands := transport.commands()) < 2:
         await asyncio.sleep(0)
     assert commands[:2] == [[1], []]
@@ -80,7 +83,7 @@ async def test_what_waits_for_the_end_of_a_turn_is_bounded(monkeypatch: pytest.M
     monkeypatch.setattr(link_module, "MAX_QUEUED_BYTES", 4 * MAX_UNSENT_BYTES)
     link, transport = linked()
     for _ in range(64):
-        link.send(Cancel([1 << 40] * (MAX_UNSENT_BYTES // 64)))
+        link.send("spell/1", Cancel([1 << 40] * (MAX_UNSENT_BYTES // 64)))
     assert link.is_silent, "a lane that reads nothing is given up within the turn"
     assert transport.get_write_buffer_size() < 6 * MAX_UNSENT_BYTES
     await asyncio.sleep(0)

@@ -113,5 +113,5 @@ def test_threads_that_the_system_refuses_are_one_line(
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(ResourceUnavailable, match=r"engine\.lanes = 3: can't start new thread"):
-        LaneThreads(backend, EngineSettings(lanes=3, slots_per_lane=2))
+        LaneThreads.of(backend, EngineSettings(lanes=3, slots_per_lane=2))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lane-")]

@@ -28,9 +28,9 @@ def holding() -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def samples(collector: ProcessesCollector) -> dict[tuple[str, str, str], float]:
+def samples(collector: ProcessesCollector) -> dict[tuple[str, str], float]:
     return {
-        (sample.name, sample.labels["process"], sample.labels["model"]): sample.value
+        (sample.name, sample.labels["process"]): sample.value
         for family in collector.collect()
         for sample in family.samples
     }
@@ -41,14 +41,12 @@ def test_cpu_memory_and_files_of_each_process(holding: "subprocess.Popen[str]") 
     cpu_s = float(holding.stdout.readline())
     collector = ProcessesCollector("dragoman")
     collector.watch(os.getpid(), "front-0")
-    collector.watch(holding.pid, "lane-0", "dates")
+    collector.watch(holding.pid, "lane-0")
     found = samples(collector)
-    assert cpu_s - 0.02 <= found["dragoman_process_cpu_seconds_total", "lane-0", "dates"] <= cpu_s + 1.0
-    assert 64 << 20 <= found["dragoman_process_pss_bytes", "lane-0", "dates"] < 128 << 20
-    assert found["dragoman_process_open_fds", "front-0", ""] > 0
-    starts = [
-        found["dragoman_process_start_time_seconds", *who] for who in (("front-0", ""), ("lane-0", "dates"))
-    ]
+    assert cpu_s - 0.02 <= found["dragoman_process_cpu_seconds_total", "lane-0"] <= cpu_s + 1.0
+    assert 64 << 20 <= found["dragoman_process_pss_bytes", "lane-0"] < 128 << 20
+    assert found["dragoman_process_open_fds", "front-0"] > 0
+    starts = [found["dragoman_process_start_time_seconds", who] for who in ("front-0", "lane-0")]
     assert starts[0] <= starts[1]
 
 
@@ -62,17 +60,17 @@ def test_a_shared_page_counts_by_its_share() -> None:
         process.stdout.readline()
         collector = ProcessesCollector("dragoman")
         collector.watch(process.pid, "engine-host")
-        assert samples(collector)["dragoman_process_pss_bytes", "engine-host", ""] < 48 << 20
+        assert samples(collector)["dragoman_process_pss_bytes", "engine-host"] < 48 << 20
         process.communicate("")
 
 
 def test_a_process_that_has_ended_has_no_samples(holding: "subprocess.Popen[str]") -> None:
     collector = ProcessesCollector("dragoman")
-    collector.watch(holding.pid, "lane-0", "dates")
+    collector.watch(holding.pid, "lane-0")
     holding.kill()
     holding.communicate()
     assert not samples(collector), "before anyone says so"
-    collector.watch(os.getpid(), "lane-0", "dates")
+    collector.watch(os.getpid(), "lane-0")
     collector.forget(holding.pid)
     assert len(samples(collector)) == 4, "the process that took its place"
     collector.forget(os.getpid())

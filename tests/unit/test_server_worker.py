@@ -28,11 +28,13 @@ from dragoman.server.engine.api import (
     Tokens,
 )
 from dragoman.server.engine.lane import Lane
+from dragoman.server.engine.lane_loop import LaneLoop, ModelFront
 from dragoman.server.engine.sequence import LaneSequence
 from dragoman.server.engine.worker import LaneBroken, LaneWorker, make_lane
 from dragoman.server.execution.backend import Backend
 from dragoman.server.execution.rows import Rows
 
+MODEL = "spell/1"
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BUNDLE = Bundle.read(FIXTURES / "bundles" / "spell" / "1")
 ALIGNED = Bundle.read(FIXTURES / "aligned" / "spell" / "1")
@@ -64,15 +66,15 @@ class Script:
     reports: list[tuple[str, Report]] = dataclasses.field(default_factory=list)
     num_turns: int = 0
 
-    def receive(self, *, wait: bool) -> Sequence[tuple[str, Command]] | None:
+    def receive(self, *, wait: bool) -> Sequence[tuple[ModelFront[str], Command]] | None:
         self.num_turns += 1
         if self.turns:
             turn = self.turns.pop(0)
-            return turn() if callable(turn) else turn
+            return [((MODEL, front), command) for front, command in (turn() if callable(turn) else turn)]
         return None if wait else []
 
-    def send(self, front: str, report: Report) -> None:
-        self.reports.append((front, report))
+    def send(self, front: ModelFront[str], report: Report) -> None:
+        self.reports.append((front[1], report))
 
     def events(self, front: str = "front") -> list[Event]:
         return [event for name, report in self.reports if name == front for event in report.events]
@@ -95,7 +97,7 @@ def run(
     script = Script(list(turns))
     backend = Backend.load(bundle, provider="cpu", num_threads=1)
     lane, scheduler = make_lane(backend, EngineSettings(**{"slots_per_lane": 8, **settings}))
-    LaneWorker(lane, scheduler, script, **worker or {}).run()
+    LaneLoop(script, {MODEL: LaneWorker(lane, scheduler, script.send, **worker or {})}).run()
     return script
 
 
@@ -302,7 +304,7 @@ def test_an_alignment_is_given_up_between_two_pieces(how: str, monkeypatch: pyte
     script = Script(script_turns)
     backend = Backend.load(ALIGNED, provider="cpu", num_threads=1)
     lane, scheduler = make_lane(backend, EngineSettings(slots_per_lane=8))
-    LaneWorker(lane, scheduler, script).run()
+    LaneLoop(script, {MODEL: LaneWorker(lane, scheduler, script.send)}).run()
     assert sum(each > 0 for each in log) <= 2
     expected = {"cancelled": FailureReason.CANCELLED, "late": FailureReason.DEADLINE}
     assert script.failed() == ({1: expected[how]} if how in expected else {})

@@ -20,11 +20,11 @@ __all__ = ["run_host"]
 _log = structlog.get_logger(__name__)
 
 
-def run_host(load: Callable[[Host, Begin], None]) -> NoReturn:
-    """Load models, start their lanes and serve until the server ends.
+def run_host(load: Callable[[Host, Begin], int]) -> NoReturn:
+    """Load models, start the lanes and serve until the server ends.
 
     Args:
-        load: tells the host of models and adds their lanes.
+        load: adds models to the host; returns how many lanes there are to be.
     """
     server_descriptor, log_descriptor = map(int, sys.argv[2:4])
     send_logs_to(socket.socket(fileno=log_descriptor))
@@ -34,8 +34,7 @@ def run_host(load: Callable[[Host, Begin], None]) -> NoReturn:
         begin, _ = server.wait()
         assert isinstance(begin, Begin)
         host = Host(server)
-        load(host, begin)
-        host.serve()
+        host.serve(load(host, begin))
     except ConnectionError:  # the server has ended
         code = 0
     except LaneStartError as error:

@@ -1,4 +1,4 @@
-"""The engine's host: it has the weights, forks a lane's process for each lane, and a new one for each that dies.
+"""The engine's host: it has all models' weights, forks a process for each lane, and a new one for each that dies.
 
 It has one thread, so that a fork takes a whole process along. It waits for its channels alone: a lane's channel ends
 with the lane. It ends when the server's does, or with it (`linux.die_with_parent`); so do its lanes.
@@ -63,13 +63,13 @@ class _Lane:
     """The place of a lane, and the process that is in it.
 
     Attributes:
+        models: keys of those that the process has.
         is_ready: whether it waits for work: fronts know of it.
         num_failed_starts: processes in a row that died before they were ready.
     """
 
-    model: str
     index: int
-    start: LaneStart
+    models: tuple[str, ...] = ()
     pid: int = 0
     channel: "Channel[FromLane]" = field(init=False)
     is_ready: bool = False
@@ -77,7 +77,7 @@ class _Lane:
 
 
 class Host:
-    """The lanes of all models and the fronts that use them.
+    """All models, the lanes that have them and the fronts that use those.
 
     Args:
         server: the channel with the server process.
@@ -86,6 +86,7 @@ class Host:
     def __init__(self, server: "Channel[ToHost]") -> None:
         self._server = server
         self._fronts: dict[int, Channel[FromFront]] = {}
+        self._starts: dict[str, LaneStart] = {}  # of all models, by key
         self._lanes: list[_Lane] = []
         self._told: list[
             tuple[ToFront, tuple[int, ...]]
@@ -100,20 +101,18 @@ class Host:
         for number in list(self._fronts):
             self._send(number, message, descriptors)
 
-    def tell_model(self, model: ModelLoaded, *contents: bytes) -> None:
-        """Tell fronts of a model, with its manifest and its tokenizer."""
+    def add_model(self, model: ModelLoaded, start: LaneStart, *contents: bytes) -> None:
+        """Have a model on all lanes, and tell fronts of it, with its manifest and its tokenizer."""
+        self._starts[model.key] = start
         self.tell(model, [memory_file(content) for content in contents])
 
-    def add_lanes(self, model: str, num_lanes: int, start: LaneStart) -> None:
-        """Have `num_lanes` lanes of a model; `serve` starts their processes."""
-        self._lanes += [_Lane(model, index, start) for index in range(num_lanes)]
-
-    def serve(self) -> NoReturn:
+    def serve(self, num_lanes: int) -> NoReturn:
         """Start the lanes, tell fronts when all wait for work, and replace those that die, to the server's end.
 
         Raises:
             DragomanError: a lane cannot have its rows, or dies again and again before it waits for work.
         """
+        self._lanes = [_Lane(index) for index in range(num_lanes)]
         gc.collect()
         gc.freeze()  # a lane that collected garbage would copy every page that it looks at
         for lane in self._lanes:
@@ -217,14 +216,18 @@ class Host:
                 time.sleep(_FORK_RETRY_S)
         if not pid:
             ours.close()
-            run_lane(lane.start, theirs, self._close_inherited, model=lane.model, lane=lane.index, host=host)
+            run_lane(self._starts, theirs, self._leave, lane=lane.index, host=host)
         theirs.close()
-        lane.pid, lane.is_ready = pid, False
+        lane.pid, lane.is_ready, lane.models = pid, False, tuple(self._starts)
         lane.channel = Channel(ours, FromLane)
         self._poll.register(ours.fileno(), select.EPOLLIN)
 
-    def _close_inherited(self) -> None:
-        """Close what belongs to the host: with a copy here, its peers would not see the host's end."""
+    def _leave(self) -> None:
+        """In a lane: close and forget what belongs to the host.
+
+        With a copy of a channel here its peer would not see the host's end. What a model takes is free when the lane's
+        worker has gone.
+        """
         self._poll.close()
         self._server.close()
         for front in self._fronts.values():
@@ -235,6 +238,7 @@ class Host:
         for _, descriptors in self._told:
             for descriptor in descriptors:
                 os.close(descriptor)
+        self._starts.clear()
 
     def _hear_lane(self, lane: _Lane) -> None:
         try:
@@ -259,7 +263,7 @@ class Host:
                 lane.channel.send(AddFront(number), [of_lane.detach()])
             except ConnectionError:  # it is dead, which its channel says next
                 return
-            self._send(number, LaneAdded(lane.model, lane.index, lane.pid), [of_front.fileno()])
+            self._send(number, LaneAdded(lane.index, lane.pid, list(lane.models)), [of_front.fileno()])
 
     def _connect_again(self, pid: int, number: int) -> None:
         """Give a front another link with a lane's process, if there still is one."""
@@ -280,10 +284,10 @@ class Host:
         os.kill(lane.pid, signal.SIGKILL)
         how = how_it_ended(os.waitstatus_to_exitcode(os.waitpid(lane.pid, 0)[1]))
         pid, lane.pid = lane.pid, 0
-        _log.error("lane_died", model=lane.model, lane=lane.index, pid=pid, how=how)
+        _log.error("lane_died", lane=lane.index, pid=pid, how=how)
         if lane.is_ready:
             for number in list(self._fronts):
-                self._send(number, LaneRemoved(lane.model, lane.index, pid, how))
+                self._send(number, LaneRemoved(lane.index, pid, how))
         else:
             self._count_failed_start(lane, how)
         self._fork(lane)
@@ -292,7 +296,7 @@ class Host:
         lane.num_failed_starts += 1
         if lane.num_failed_starts == MAX_FAILED_STARTS:
             raise ResourceUnavailable(
-                f"lane {lane.index} of {lane.model} could not start {MAX_FAILED_STARTS} times in a row: {how}; "
+                f"lane {lane.index} could not start {MAX_FAILED_STARTS} times in a row: {how}; "
                 "lower engine.lanes or engine.slots_per_lane"
             )
 

@@ -3,66 +3,60 @@
 import contextlib
 import os
 import socket
-from collections.abc import Callable
-from typing import NoReturn, Protocol
+from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 import structlog
 
 from dragoman.common.errors import DragomanError
+from dragoman.server.engine.lane_loop import LaneLoop, Worker
 from dragoman.server.engine.processes.channel import Channel
 from dragoman.server.engine.processes.linux import die_with_parent, name_process
 from dragoman.server.engine.processes.messages import LaneFailed, LaneReady, ToLane
 from dragoman.server.engine.processes.port import SocketPort
 
-__all__ = ["LaneStart", "Worker", "run_lane"]
+__all__ = ["LaneStart", "run_lane"]
 
 _log = structlog.get_logger(__name__)
 
-
-class Worker(Protocol):
-    """What a lane's process runs."""
-
-    def run(self) -> None:
-        """Work until the port says that it is over."""
-
-
 LaneStart = Callable[[SocketPort], Worker]
-"""Makes a lane's rows and its worker; called in the lane's own process."""
+"""Makes a model's rows on a lane and its worker; called in the lane's own process."""
 
 
 def run_lane(
-    start: LaneStart,
+    starts: Mapping[str, LaneStart],
     sock: socket.socket,
-    close_inherited: Callable[[], object],
+    leave_host: Callable[[], object],
     *,
-    model: str,
     lane: int,
     host: int,
 ) -> NoReturn:
     """Be a lane. Called right after the fork; whatever happens, it does not return into the host's code.
 
     Args:
-        start: makes what works here.
+        starts: make what works here, by model.
         sock: the lane's end of its channel with the host.
-        close_inherited: closes what belongs to the host.
-        model: of the lane.
+        leave_host: closes and forgets what belongs to the host.
         lane: its number.
         host: the host's process.
     """
     try:
         die_with_parent(host)
-        name_process(f"lane-{lane} {model}")
-        structlog.contextvars.bind_contextvars(model=model, lane=lane)
+        name_process(f"lane-{lane}")
+        structlog.contextvars.bind_contextvars(lane=lane)
         _prefer_to_die()
-        close_inherited()
+        starts = dict(starts)
+        leave_host()
         channel: Channel[ToLane] = Channel(sock, ToLane)
+        port = SocketPort(channel)
         try:
-            worker = start(SocketPort(channel))
+            loop = LaneLoop(port, {model: start(port) for model, start in starts.items()})
         except DragomanError as error:
             channel.send(LaneFailed(type(error).__name__, str(error)))
             os._exit(1)
+        starts.clear()  # a model's worker alone keeps what the model takes
         channel.send(LaneReady())
-        worker.run()
+        loop.run()
         os._exit(0)
     except BaseException:  # noqa: BLE001  the log is all that is left
         _log.exception("lane_failed")

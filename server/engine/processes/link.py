@@ -7,7 +7,7 @@ from typing import Self
 
 import msgspec
 
-from dragoman.server.engine.api import Command, Report
+from dragoman.server.engine.api import Command, ModelCommand, ModelReport, Report
 from dragoman.server.engine.processes.frames import (
     MAX_QUEUED_BYTES,
     READ_BYTES,
@@ -28,11 +28,11 @@ MAX_UNSENT_BYTES = 1 << 16
 """Commands of so many bytes go out before the event loop's turn ends."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Report).decode
+_decode = msgspec.msgpack.Decoder(ModelReport).decode
 
 
 class SocketLink(asyncio.BufferedProtocol):
-    """Commands to one lane, reports from it: a `LaneLink`.
+    """Commands to one lane, reports from it, for all models there.
 
     Attributes:
         is_silent: whether the lane was given up because it gave no sign of life.
@@ -41,7 +41,7 @@ class SocketLink(asyncio.BufferedProtocol):
 
     def __init__(
         self,
-        on_report: Callable[[Report], object],
+        on_report: Callable[[str, Report], object],
         on_lost: Callable[[], object],
         *,
         asking_interval_s: float = ASKING_INTERVAL_S,
@@ -63,22 +63,29 @@ class SocketLink(asyncio.BufferedProtocol):
     async def open(
         cls,
         sock: socket.socket,
-        on_report: Callable[[Report], object],
+        on_report: Callable[[str, Report], object],
         on_lost: Callable[[], object],
         *,
         asking_interval_s: float = ASKING_INTERVAL_S,
     ) -> Self:
-        """A link over `sock`. `on_lost` is called once, when the lane is gone or given up, or after `close`."""
+        """A link over `sock`.
+
+        Args:
+            sock: the front's end.
+            on_report: called with a model's key and its report.
+            on_lost: called once, when the lane is gone or given up, or after `close`.
+            asking_interval_s: between two questions for a sign of life.
+        """
         loop = asyncio.get_running_loop()
         _, link = await loop.connect_accepted_socket(
             lambda: cls(on_report, on_lost, asking_interval_s=asking_interval_s), sock
         )
         return link
 
-    def send(self, command: Command) -> None:
-        """Send `command`; returns at once. After the lane is lost it goes nowhere."""
+    def send(self, model: str, command: Command) -> None:
+        """Send `command` for the model with this key; returns at once. After the lane is lost it goes nowhere."""
         if not self._transport.is_closing():
-            self._queue(framed(_encode(command)))
+            self._queue(framed(_encode(ModelCommand(model, command))))
 
     def close(self) -> None:
         """Give the lane up: it cancels what it holds for this front."""
@@ -100,7 +107,8 @@ class SocketLink(asyncio.BufferedProtocol):
         self._num_unanswered = 0
         for content in self._reader.feed(self._buffer[:num_bytes]):
             if content:
-                self._on_report(_decode(content))
+                told = _decode(content)
+                self._on_report(told.model, told.report)
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  how it ended is for the host to say
         """Called by asyncio, also after `close`."""

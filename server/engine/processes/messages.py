@@ -4,10 +4,10 @@
     host -> server process    LoadingEnded, LoadingFailed
     host -> front             ModelLoaded, ModelNotLoaded, LaneAdded, LaneRemoved, LoadingEnded
     front -> host             EndLane, LinkLane
-    host -> lane              AddFront
+    host -> lane              AddFront, DropModel, RetireLane
     lane -> host              LaneReady, LaneFailed
 
-Each goes in one packet of a `Channel`, some with descriptors.
+Each goes in one packet of a `Channel`, some with descriptors. A model's key is `name/version`.
 """
 
 from typing import TypeAlias
@@ -19,6 +19,7 @@ from dragoman.server.engine.api import EngineFacts
 __all__ = [
     "AddFront",
     "Begin",
+    "DropModel",
     "EndLane",
     "FromFront",
     "FromLane",
@@ -31,6 +32,7 @@ __all__ = [
     "LoadingFailed",
     "ModelLoaded",
     "ModelNotLoaded",
+    "RetireLane",
     "ToFront",
     "ToHost",
     "ToLane",
@@ -84,6 +86,11 @@ class ModelLoaded(msgspec.Struct, frozen=True, array_like=True, tag=True):
     version: str
     facts: EngineFacts
 
+    @property
+    def key(self) -> str:
+        """By which lanes and fronts know the model."""
+        return f"{self.name}/{self.version}"
+
 
 class ModelNotLoaded(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """A folder of the models folder is not served: see `models/discovery.py`."""
@@ -95,17 +102,22 @@ class ModelNotLoaded(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class LaneAdded(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """A lane waits for work. A descriptor comes along: the front's link with it."""
+    """A lane waits for work. A descriptor comes along: the front's link with it.
 
-    model: str
+    Attributes:
+        lane: its number. A process that takes the place of another one has the same.
+        pid: its process.
+        models: keys of those that it has.
+    """
+
     lane: int
     pid: int
+    models: list[str]
 
 
 class LaneRemoved(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """A lane's process has ended; `how` for people."""
 
-    model: str
     lane: int
     pid: int
     how: str
@@ -133,9 +145,19 @@ class LaneFailed(msgspec.Struct, frozen=True, array_like=True, tag=True):
     message: str
 
 
+class DropModel(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The lane gives up the rows of the model with this key."""
+
+    model: str
+
+
+class RetireLane(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The lane ends when all fronts have gone."""
+
+
 ToHost: TypeAlias = Begin | AddFront
 FromFront: TypeAlias = EndLane | LinkLane
 ToServer: TypeAlias = LoadingEnded | LoadingFailed
 ToFront: TypeAlias = ModelLoaded | ModelNotLoaded | LaneAdded | LaneRemoved | LoadingEnded
-ToLane: TypeAlias = AddFront
+ToLane: TypeAlias = AddFront | DropModel | RetireLane
 FromLane: TypeAlias = LaneReady | LaneFailed

@@ -1,4 +1,4 @@
-"""A lane's end: commands from all fronts come in, reports go out. Nothing here waits for a front."""
+"""A lane's end: commands from all fronts come in, reports go out, for all models. Nothing here waits for a front."""
 
 import select
 import socket
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from dragoman.server.engine.api import Command, Leave, Report
+from dragoman.server.engine.api import Command, Leave, ModelCommand, ModelReport, Report
+from dragoman.server.engine.lane_loop import DropWorker, ModelFront
 from dragoman.server.engine.processes.channel import Channel
 from dragoman.server.engine.processes.frames import (
     MAX_QUEUED_BYTES,
@@ -15,20 +16,29 @@ from dragoman.server.engine.processes.frames import (
     FrameReader,
     framed,
 )
-from dragoman.server.engine.processes.messages import ToLane
+from dragoman.server.engine.processes.messages import AddFront, DropModel, ToLane
 
 __all__ = ["SocketPort"]
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Command).decode
+_decode = msgspec.msgpack.Decoder(ModelCommand).decode
+
+_Received = list[tuple[ModelFront[int], Command | DropWorker]]
+
+_NO_FRONT = -1
 
 
 @dataclass(eq=False, slots=True)
 class _Front:
-    """A front's link, and what it has not taken yet."""
+    """A front's link, and what it has not taken yet.
+
+    Attributes:
+        keys: by which workers know the front, by model.
+    """
 
     number: int
     socket: socket.socket
+    keys: dict[str, ModelFront[int]] = field(default_factory=dict)
     reader: FrameReader = field(default_factory=FrameReader)
     unsent: bytearray = field(default_factory=bytearray)
 
@@ -41,20 +51,22 @@ class SocketPort:
         self._host = host
         self._fronts: dict[int, _Front] = {}  # by descriptor
         self._by_number: dict[int, _Front] = {}
+        self._is_retiring = False
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._poll = select.epoll()
         self._poll.register(host.fileno(), select.EPOLLIN)
 
-    def receive(self, *, wait: bool) -> list[tuple[int, Command]] | None:
-        """What fronts want, with each one's number; the commands of one front in their order.
+    def receive(self, *, wait: bool) -> _Received | None:
+        """What fronts want, with each one's number and the model; the commands of one front in their order.
 
         Args:
             wait: until there is something; else an empty list may be returned.
 
         Returns:
-            None when the host is gone: the lane ends. The last command of a front that is gone is `Leave`.
+            None when the lane ends: the host is gone, or the lane retires and all fronts have gone. The last command
+            of a front that is gone is `Leave`, to each model that it had to do with.
         """
-        commands: list[tuple[int, Command]] = []
+        commands: _Received = []
         while True:
             for descriptor, event in self._poll.poll(None if wait else 0):
                 front = self._fronts.get(descriptor)
@@ -66,24 +78,35 @@ class SocketPort:
                     self._flush(front)
                 if event & ~select.EPOLLOUT:
                     commands += self._read(front)
+            if self._is_retiring and not self._fronts:
+                return None
             if commands or not wait:
                 return commands
 
-    def send(self, front: int, report: Report) -> None:
+    def send(self, front: ModelFront[int], report: Report) -> None:
         """Send `report`. Where the front does not read, the report waits in memory of a bounded size."""
-        receiver = self._by_number.get(front)
+        model, number = front
+        receiver = self._by_number.get(number)
         if receiver is None:  # it has gone
             return
-        self._write(receiver, framed(_encode(report)))
+        self._write(receiver, framed(_encode(ModelReport(model, report))))
 
-    def _hear_host(self, commands: list[tuple[int, Command]]) -> bool:
-        """Take the sockets of new fronts; returns False when the host is gone.
+    def _hear_host(self, commands: _Received) -> bool:
+        """Take the sockets of new fronts, and what else the host says; returns False when the host is gone.
 
         A front with a new link has given up the old one: what came by that ends here, before what the new one brings.
         """
         try:
             while received := self._host.receive():
                 message, descriptors = received
+                if isinstance(message, DropModel):
+                    for front in self._by_number.values():
+                        front.keys.pop(message.model, None)
+                    commands.append(((message.model, _NO_FRONT), DropWorker()))
+                    continue
+                if not isinstance(message, AddFront):
+                    self._is_retiring = True
+                    continue
                 for descriptor in descriptors:
                     if (before := self._by_number.get(message.front)) is not None:
                         commands += self._drop(before)
@@ -95,7 +118,7 @@ class SocketPort:
             return False
         return True
 
-    def _read(self, front: _Front) -> list[tuple[int, Command]]:
+    def _read(self, front: _Front) -> _Received:
         try:
             num_bytes = front.socket.recv_into(self._buffer)
         except BlockingIOError:
@@ -104,12 +127,16 @@ class SocketPort:
             num_bytes = 0
         if not num_bytes:
             return self._drop(front)
-        commands: list[tuple[int, Command]] = []
+        commands: _Received = []
         for content in front.reader.feed(self._buffer[:num_bytes]):
             if not content:
                 self._write(front, SIGN_OF_LIFE)
                 continue
-            commands.append((front.number, _decode(content)))
+            told = _decode(content)
+            key = front.keys.get(told.model)
+            if key is None:
+                key = front.keys[told.model] = (told.model, front.number)
+            commands.append((key, told.command))
         return commands
 
     def _write(self, front: _Front, data: bytes) -> None:
@@ -138,8 +165,8 @@ class SocketPort:
         if not front.unsent:
             self._poll.modify(front.socket.fileno(), select.EPOLLIN)
 
-    def _drop(self, front: _Front) -> list[tuple[int, Command]]:
+    def _drop(self, front: _Front) -> _Received:
         self._poll.unregister(front.socket.fileno())
         del self._fronts[front.socket.fileno()], self._by_number[front.number]
         front.socket.close()
-        return [(front.number, Leave())]
+        return [(key, Leave()) for key in front.keys.values()]
