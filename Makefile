@@ -17,7 +17,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 	then export PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX); fi;
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test lint format types imports stubs stubs-check settings fixtures plots unit lock clean soak kills
+.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test lint format types imports stubs stubs-check settings fixtures plots unit lock clean soak kills overload
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -125,6 +125,9 @@ soak: $(VENV)/.dev ## mixed calls for long: right answers, nothing lost, nothing
 
 kills: $(VENV)/.dev ## SIGKILL for processes of a loaded server, again and again; BUNDLE=MODELS/NAME/VERSION, QUICK=1, FIGURES=DIR
 	@$(BIN)/python -m tests.load.kills $(BUNDLE) $(if $(QUICK),--kills 10) $(call figures,kills)
+
+overload: $(VENV)/.dev ## ten times more calls than can be answered; BUNDLE=MODELS/NAME/VERSION, FIGURES=DIR
+	@$(BIN)/python -m tests.load.overload $(if $(BUNDLE),--bundle $(BUNDLE)) $(call figures,overload)
 
 lock: $(VENV)/.dev ## write what is installed now to constraints.txt
 	$(BIN)/python tools/lock.py constraints.txt

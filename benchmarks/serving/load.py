@@ -20,6 +20,7 @@ from dragoman.client.load.arrivals import poisson_arrivals
 
 __all__ = [
     "ClosedLoad",
+    "End",
     "Load",
     "Service",
     "answers_of",
@@ -51,6 +52,21 @@ class Service:
     requests: Sequence[bytes]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class End:
+    """How one request ended.
+
+    Attributes:
+        due_s: when it was due, from the start of the load.
+        seconds: from then to its end, whatever that was.
+        code: name of its status.
+    """
+
+    due_s: float
+    seconds: float
+    code: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Load:
     """What came of one open loop.
@@ -59,11 +75,13 @@ class Load:
         rate: requests a second that were due.
         latencies_s: one a request, infinite where it failed.
         seconds: from the start to the last answer.
+        ends: one a request, in the order in which they were due.
     """
 
     rate: float
     latencies_s: Sequence[float]
     seconds: float
+    ends: Sequence[End] = ()
 
     @property
     def num_failed(self) -> int:
@@ -109,8 +127,10 @@ def nearest_rank(values: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def open_loop(service: Service, rate: float, duration_s: float, seed: int) -> Load:
-    """Send for `duration_s` seconds at `rate` a second and wait for all answers."""
+def open_loop(
+    service: Service, rate: float, duration_s: float, seed: int, *, timeout_s: float = _TIMEOUT_S
+) -> Load:
+    """Send for `duration_s` seconds at `rate` a second and wait for all answers, each for `timeout_s` at most."""
 
     async def run(call: Call) -> Load:
         requests = itertools.cycle(service.requests)
@@ -121,9 +141,11 @@ def open_loop(service: Service, rate: float, duration_s: float, seed: int) -> Lo
                 break
             if (wait_s := start_s + arrival_s - time.perf_counter()) > 0:
                 await asyncio.sleep(wait_s)
-            tasks.append(asyncio.create_task(_latency(call, next(requests), start_s + arrival_s)))
-        latencies = await asyncio.gather(*tasks)
-        return Load(rate, latencies, max(duration_s, time.perf_counter() - start_s))
+            due = _end(call, next(requests), start_s, arrival_s, timeout_s)
+            tasks.append(asyncio.create_task(due))
+        ends = await asyncio.gather(*tasks)
+        latencies = [end.seconds if end.code == "OK" else math.inf for end in ends]
+        return Load(rate, latencies, max(duration_s, time.perf_counter() - start_s), ends)
 
     return asyncio.run(_with_call(service, run))
 
@@ -162,7 +184,8 @@ def unloaded_latency(service: Service, num_requests: int) -> float:
 
     async def run(call: Call) -> float:
         requests = itertools.islice(itertools.cycle(service.requests), num_requests)
-        return statistics.median([await _latency(call, one, time.perf_counter()) for one in requests])
+        ends = [await _end(call, one, time.perf_counter(), 0.0, _TIMEOUT_S) for one in requests]
+        return statistics.median([end.seconds if end.code == "OK" else math.inf for end in ends])
 
     return asyncio.run(_with_call(service, run))
 
@@ -191,9 +214,10 @@ async def _with_calls(
         return await run([channel.unary_unary(service.method) for channel in channels])
 
 
-async def _latency(call: Call, request: bytes, due_s: float) -> float:
+async def _end(call: Call, request: bytes, start_s: float, due_s: float, timeout_s: float) -> End:
+    code = "OK"
     try:
-        await call(request, timeout=_TIMEOUT_S)
-    except grpc.RpcError:
-        return math.inf
-    return time.perf_counter() - due_s
+        await call(request, timeout=timeout_s)
+    except grpc.RpcError as error:
+        code = error.code().name
+    return End(due_s, time.perf_counter() - start_s - due_s, code)

@@ -46,8 +46,8 @@ def captions(num_texts: int, seed: int = 1) -> list[str]:
     return [" ".join(rng.choices(words, k=8 + index % 7)) for index in range(num_texts)]
 
 
-def write_sleeping_bundle(folder: Path) -> None:
-    """Write a translation bundle to `folder`, which must not exist."""
+def write_sleeping_bundle(folder: Path, *, slowness: float = 1.0) -> None:
+    """Write a translation bundle to `folder`, which must not exist. Its graphs take `slowness` times as long."""
     folder.mkdir(parents=True)
     graphs = _graphs()
     for graph in graphs.values():
@@ -78,7 +78,7 @@ def write_sleeping_bundle(folder: Path) -> None:
         special_tokens=SpecialTokens(padding=PADDING_ID, unknown=UNKNOWN_ID, begin=BEGIN_ID, end=END_ID),
         graphs=graphs,
         files={path.name: _file_record(path) for path in sorted(folder.iterdir())},
-        provenance={"recipe": {"name": "sleeping"}},
+        provenance={"recipe": {"name": "sleeping"}, "slowness": slowness},
         golden_examples=tuple(_golden_examples(tokenizer, captions(_NUM_GOLDEN))),
     )
     (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")

@@ -105,6 +105,7 @@ class SleepingSession:
         self._graph = manifest.graphs[name]
         self._dims = manifest.dimensions
         self._end = manifest.special_tokens.end
+        self._slowness = float(manifest.provenance.get("slowness", 1.0))
         room = manifest.limits.max_context_tokens + 8
         # By remainder of the source's length and by position: one look-up gives the tokens of all rows.
         self._tokens = np.full((_NUM_LENGTHS, room), ANSWER_TOKEN, np.int64)
@@ -123,7 +124,7 @@ class SleepingSession:
         """One step, or several, of the rows that are bound."""
         arrays = binding.arrays
         positions, remainders = arrays["lengths"], arrays["source_lengths"] % _NUM_LENGTHS
-        time.sleep(run_seconds(self._name, len(positions)))
+        time.sleep(self._slowness * run_seconds(self._name, len(positions)))
         if self._name == "decode":
             self._choose(arrays, self._tokens[remainders, positions])
             return
@@ -138,7 +139,7 @@ class SleepingSession:
     ) -> list[NDArray[np.float32]]:
         """`encode` and `align`: arrays of the shapes that the real graphs give."""
         source_ids = inputs["source_ids"]
-        time.sleep(run_seconds(self._name, source_ids.size))
+        time.sleep(self._slowness * run_seconds(self._name, source_ids.size))
         if self._name == "align":
             num_targets = inputs["target_ids"].shape[1]
             attention = np.full((*inputs["target_ids"].shape, source_ids.shape[1]), 1.0, np.float32)
