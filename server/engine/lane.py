@@ -121,10 +121,10 @@ class Lane:
         if steps is None:
             return 0
         token_ids, log_probabilities = steps
-        for row, sequence in enumerate(self._sequences):
-            for token_id, score in zip(
-                token_ids[:, row].tolist(), log_probabilities[:, row].tolist(), strict=True
-            ):
+        for sequence, chosen, scores in zip(
+            self._sequences, token_ids.T.tolist(), log_probabilities.T.tolist(), strict=True
+        ):
+            for token_id, score in zip(chosen, scores, strict=True):
                 self._accept(sequence, token_id, score)
                 if sequence.has_ended:
                     break  # what follows was computed for nobody

@@ -6,12 +6,12 @@ Graphs say what those operators compute in ONNX's own ones, so everything runs w
 
 import ctypes
 import functools
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import onnxruntime as ort
 import structlog
 from numpy.typing import NDArray
@@ -73,15 +73,14 @@ class Arrays:
         piece_bytes: from the begin of a piece to the begin of the next.
     """
 
-    addresses: NDArray[np.int64]
+    addresses: "array[int]"
     num_pieces: int
     piece_bytes: int
 
     @classmethod
     def of(cls, arrays: Iterable[NDArray[Any]], like: NDArray[Any]) -> Self:
         """All are contiguous and have the shape of `like`."""
-        addresses = np.array([address_of(array) for array in arrays], np.int64)
-        return cls(addresses, like.shape[1], like[0, 0].nbytes)
+        return cls(array("q", map(address_of, arrays)), like.shape[1], like[0, 0].nbytes)
 
 
 def copy_rows(
@@ -95,29 +94,31 @@ def copy_rows(
 
     Much is copied without the interpreter's lock. Little is not: getting it back, a lane would wait for longer.
     """
-    table = np.array((target_rows, source_rows, num_bytes), np.int64)
     total = sum(num_bytes) * targets.num_pieces * len(targets.addresses)
     library = _library(_LIBRARY, ctypes.CDLL)
     if library is None:
-        _copy_rows_slowly(targets, sources, table)
+        _copy_rows_slowly(targets, sources, list(zip(target_rows, source_rows, num_bytes, strict=True)))
         return
     if total < _MAX_LOCKED_BYTES:
         library = _library(_LIBRARY, ctypes.PyDLL) or library
+    table = array(
+        "q", [*target_rows, *source_rows, *num_bytes]
+    )  # numpy needs three times as long for each of these
     library.DragomanCopyRows(
         len(targets.addresses),
-        address_of(targets.addresses),
+        targets.addresses.buffer_info()[0],
         targets.piece_bytes,
-        address_of(sources.addresses),
+        sources.addresses.buffer_info()[0],
         sources.piece_bytes,
         targets.num_pieces,
         len(target_rows),
-        address_of(table),
+        table.buffer_info()[0],
     )
 
 
-def _copy_rows_slowly(targets: Arrays, sources: Arrays, table: NDArray[np.int64]) -> None:
+def _copy_rows_slowly(targets: Arrays, sources: Arrays, copies: Sequence[tuple[int, int, int]]) -> None:
     for target, source in zip(targets.addresses.tolist(), sources.addresses.tolist(), strict=True):
-        for target_row, source_row, size in table.T.tolist():
+        for target_row, source_row, size in copies:
             for piece in range(targets.num_pieces):
                 ctypes.memmove(
                     target + (target_row * targets.num_pieces + piece) * targets.piece_bytes,
@@ -126,10 +127,9 @@ def _copy_rows_slowly(targets: Arrays, sources: Arrays, table: NDArray[np.int64]
                 )
 
 
-def address_of(array: NDArray[Any]) -> int:
-    """Of its first element; several times quicker than numpy's `array.ctypes`."""
-    address: int = array.__array_interface__["data"][0]
-    return address
+def address_of(values: NDArray[Any]) -> int:
+    """Of the first element of a contiguous, writable array that is not empty; in 0.4 us, where numpy takes 1.1."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(values.data))
 
 
 @functools.cache
