@@ -1,7 +1,7 @@
 """What a call can raise, and how a gRPC status becomes it.
 
     common.errors.DragomanError
-    └── CallError                      .code .target .message .violations .retry_delay_s
+    └── CallError                      .code .reason .target .message .violations .retry_delay_s .metadata
         ├── InvalidRequestError        also a UsageError: INVALID_ARGUMENT, OUT_OF_RANGE, FAILED_PRECONDITION
         │   └── MessageTooLargeError   RESOURCE_EXHAUSTED, a request or an answer has too many bytes
         ├── NotFoundError              also a UsageError: NOT_FOUND, no such model or version
@@ -11,15 +11,15 @@
         ├── CallCancelledError         also an OperationError: CANCELLED
         └── ServerError                also an OperationError: every other status
 
-The server's details (`google.rpc.BadRequest`, `google.rpc.RetryInfo`) travel in the trailing metadata
-as a `google.rpc.Status`: https://google.aip.dev/193. RESOURCE_EXHAUSTED is an overload only where the server says when
+The server's details (`google.rpc.BadRequest`, `RetryInfo`, `ErrorInfo`) travel in the trailing metadata as a
+`google.rpc.Status`: https://google.aip.dev/193. RESOURCE_EXHAUSTED is an overload only where the server says when
 to try again; gRPC itself has the same code for messages that are too long.
 """
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import grpc
@@ -45,6 +45,7 @@ __all__ = [
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
+_DOMAIN = "dragoman"
 CANCELLED_HERE = "Locally cancelled by application!"
 """What gRPC says of a call that its own caller cancelled. It has no code for the difference."""
 _CANCELLED_HERE = frozenset({CANCELLED_HERE, "Channel closed!"})
@@ -71,6 +72,9 @@ class CallError(DragomanError):
         message: What the server (or, where none answered, gRPC) said.
         violations: The fields that were wrong, where the server named them.
         retry_delay_s: How long the server asks to wait before another try, in seconds.
+        reason: Why the call failed, for programs (docs/errors.md): `MODEL_NOT_FOUND`. Empty where no Dragoman server
+            said so.
+        metadata: Facts that belong to the reason.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class CallError(DragomanError):
         target: str,
         violations: tuple[FieldViolation, ...] = (),
         retry_delay_s: float | None = None,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -88,6 +94,8 @@ class CallError(DragomanError):
         self.target = target
         self.violations = violations
         self.retry_delay_s = retry_delay_s
+        self.reason = reason
+        self.metadata = dict(metadata or {})
 
     def __str__(self) -> str:
         return self.message
@@ -175,13 +183,13 @@ def error_from_call(error: grpc.RpcError, *, target: str, timeout_s: float | Non
     message = error.details() or code.name
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout_s is not None:
         message = f"the timeout was {timeout_s:g} s"
-    violations, retry_delay_s = _details_of(error)
+    told = _details_of(error)
     kind = _ERROR_OF_CODE.get(code, ServerError)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         too_large = _TOO_LARGE.search(message)
         if too_large:
             kind, message = MessageTooLargeError, _sizes(too_large)
-        elif retry_delay_s is not None:
+        elif told.retry_delay_s is not None:
             kind = OverloadedError
     elif code in _UNANSWERED and (proxy := proxy_in_use(target)):
         message += f" (through the proxy of {proxy}; set no_proxy to do without)"
@@ -189,8 +197,10 @@ def error_from_call(error: grpc.RpcError, *, target: str, timeout_s: float | Non
         " ".join(message.split()),
         code=code,
         target=target,
-        violations=violations,
-        retry_delay_s=retry_delay_s,
+        violations=tuple(told.violations),
+        retry_delay_s=told.retry_delay_s,
+        reason=told.reason,
+        metadata=told.metadata,
     )
 
 
@@ -213,18 +223,30 @@ def call_errors(target: str, timeout_s: float) -> Iterator[None]:
         raise error_from_call(error, target=target, timeout_s=timeout_s) from error
 
 
-def _details_of(error: grpc.RpcError) -> tuple[tuple[FieldViolation, ...], float | None]:
-    violations: list[FieldViolation] = []
-    retry_delay_s = None
+@dataclass
+class _Details:
+    """What the server says beside code and message."""
+
+    violations: list[FieldViolation] = field(default_factory=list)
+    retry_delay_s: float | None = None
+    reason: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def _details_of(error: grpc.RpcError) -> _Details:
+    told = _Details(retry_delay_s=_pushback_s(error))
     status = _rich_status(error)
     for detail in status.details if status else ():
         bad_request = error_details_pb2.BadRequest()
         if detail.Unpack(bad_request):
-            violations += [FieldViolation(v.field, v.description) for v in bad_request.field_violations]
+            told.violations += [FieldViolation(v.field, v.description) for v in bad_request.field_violations]
         retry_info = error_details_pb2.RetryInfo()
         if detail.Unpack(retry_info):
-            retry_delay_s = retry_info.retry_delay.ToTimedelta().total_seconds()
-    return tuple(violations), _pushback_s(error) if retry_delay_s is None else retry_delay_s
+            told.retry_delay_s = retry_info.retry_delay.ToTimedelta().total_seconds()
+        error_info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(error_info) and error_info.domain == _DOMAIN:
+            told.reason, told.metadata = error_info.reason, dict(error_info.metadata)
+    return told
 
 
 def _pushback_s(error: grpc.RpcError) -> float | None:

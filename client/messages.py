@@ -166,6 +166,8 @@ def with_places_from(error: InvalidRequestError, first: int) -> InvalidRequestEr
         target=error.target,
         violations=tuple(FieldViolation(shifted(each.field), each.description) for each in error.violations),
         retry_delay_s=error.retry_delay_s,
+        reason=error.reason,
+        metadata=error.metadata,
     )
 
 

@@ -1,6 +1,8 @@
 """From the exception tree to what a caller gets: one table of codes, and the details that clients can act on."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, Self, TypeAlias
 
 from dragoman.server.errors import (
@@ -20,7 +22,7 @@ from dragoman.server.errors import (
 )
 from dragoman.server.operations.metrics import RejectionReason
 
-__all__ = ["CODES", "Code", "Failure", "rejection_reason"]
+__all__ = ["CODES", "Code", "Failure", "reason_of", "rejection_reason"]
 
 Code: TypeAlias = Literal[
     "OK",
@@ -59,6 +61,19 @@ _REJECTIONS: dict[type[RequestError], RejectionReason] = {
 }
 
 
+_OTHER_REASONS: dict[type[RequestError], str] = {EngineError: "INTERNAL"}
+_MAX_VALUE_CHARACTERS = 64
+"""Of the metadata of a reason. A caller's own value may be one."""
+
+
+def reason_of(kind: type[RequestError]) -> str:
+    """Returns the reason that callers get with an error of this kind: with `ModelNotFound` it is MODEL_NOT_FOUND.
+
+    docs/errors.md lists them. Programs compare it: a class that gets another name keeps its reason in `_OTHER_REASONS`.
+    """
+    return _OTHER_REASONS.get(kind) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).upper()
+
+
 def rejection_reason(error: RequestError) -> RejectionReason | None:
     """Returns why the call was refused, or None when it was not: work had begun."""
     return _REJECTIONS.get(type(error))
@@ -72,26 +87,43 @@ class Failure:
         code: one for each kind of error.
         message: for people.
         violations: rules that the request breaks, by field.
-        retry_delay_s: how long the client should wait before it tries again; None: trying again does not help.
+        retry_delay_s: how long the client should wait before it tries again; None: the server knows no time.
+        reason: for programs: one for each kind of error, and more exact than the code.
+        metadata: short facts that belong to the reason.
     """
 
     code: Code
     message: str
     violations: tuple[FieldViolation, ...] = ()
     retry_delay_s: float | None = None
+    reason: str = "INTERNAL"
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, error: RequestError) -> Self:
-        """The failure that `error` is to the caller. The message of an `EngineError` stays here: use `internal`."""
+    def of(cls, error: RequestError, refusal: str | None = None) -> Self:
+        """The failure that `error` is to the caller. The message of an `EngineError` stays here: use `internal`.
+
+        `refusal` is the reason by which the metrics count a call that was refused before it began.
+        """
         assert not isinstance(error, EngineError), "internals are for the log"
         return cls(
             CODES[type(error)],
             str(error),
             violations=error.violations if isinstance(error, InvalidRequest) else (),
             retry_delay_s=error.retry_delay_s if isinstance(error, Overloaded) else None,
+            reason=reason_of(type(error)),
+            metadata=_metadata(error, refusal),
         )
 
     @classmethod
     def internal(cls, request_id: str) -> Self:
         """The failure that any fault of ours is to the caller: it says nothing but where the log has the rest."""
-        return cls("INTERNAL", f"internal error; the server's log has it under request id {request_id}")
+        message = f"internal error; the server's log has it under request id {request_id}"
+        return cls("INTERNAL", message, metadata={"request_id": request_id})
+
+
+def _metadata(error: RequestError, refusal: str | None) -> dict[str, str]:
+    metadata = {} if refusal is None else {"refusal": refusal}
+    if isinstance(error, ModelNotFound):
+        metadata["model"] = error.requested[:_MAX_VALUE_CHARACTERS]
+    return metadata

@@ -231,7 +231,7 @@ class CallRecord:
             self.code = CODES[type(error)]
             self.rejection = self.rejection or rejection_reason(error)
             self._log_refusal(error)
-            self.failure = Failure.of(error)
+            self.failure = Failure.of(error, self.rejection)
         elif isinstance(error, asyncio.CancelledError):
             self.code = self._ended_early()
             self._log_end()

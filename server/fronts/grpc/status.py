@@ -10,7 +10,10 @@ from grpc_status import rpc_status
 
 from dragoman.server.requests.failures import Failure
 
-__all__ = ["CallStatus", "to_status"]
+__all__ = ["DOMAIN", "CallStatus", "to_status"]
+
+DOMAIN = "dragoman"
+"""Of google.rpc.ErrorInfo: reasons are ours, and unique within it."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class CallStatus(Status):
 
 
 def to_status(failure: Failure, more: tuple[tuple[str, str], ...] = ()) -> CallStatus:
-    """Returns code, message and details (google.rpc.BadRequest, google.rpc.RetryInfo) for the caller.
+    """Returns code, message and details (google.rpc.BadRequest, RetryInfo, ErrorInfo) for the caller.
 
     The trailing metadata also has `more`.
     """
@@ -49,4 +52,7 @@ def _details(failure: Failure) -> Sequence[Message]:
         retry_info = error_details_pb2.RetryInfo()
         retry_info.retry_delay.FromNanoseconds(int(failure.retry_delay_s * 1e9))
         details.append(retry_info)
+    details.append(
+        error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN, metadata=failure.metadata)
+    )
     return details
