@@ -59,12 +59,14 @@ class Registry:
     Attributes:
         not_loaded: what lies in the models folder and is not served, by name and version.
         when_added: called with each version that begins to take calls, before it does.
+        when_changed: called after each change of what takes calls, and of `not_loaded`.
         when_removed: called with each version that takes no calls any more, once its last lease is returned.
     """
 
     def __init__(self, models: Iterable[ServedModel] = (), not_loaded: Iterable[NotLoaded] = ()) -> None:
         self.not_loaded = tuple(sorted(not_loaded, key=lambda each: (each.name, each.version)))
         self.when_added: list[Callable[[ServedModel], object]] = []
+        self.when_changed: list[Callable[[], object]] = []
         self.when_removed: list[Callable[[ServedModel], object]] = []
         self._models: dict[str, dict[str, _Version]] = {}
         self._routes: dict[str, Routes] = {}
@@ -97,6 +99,7 @@ class Registry:
         versions = self._models.setdefault(model.name, {})
         assert model.version not in versions, f"{model.name}/{model.version} is served already"
         versions[model.version] = _Version(model)
+        self.tell_changed()
 
     async def remove(self, name: str, version: str) -> None:
         """Let a version take no call from now on; returns when the calls that hold it have ended.
@@ -110,6 +113,7 @@ class Registry:
         if not versions:
             del self._models[name]
         removed.is_removed = True
+        self.tell_changed()
         if removed.num_leases:
             await removed.is_over.wait()
         for tell in self.when_removed:
@@ -122,6 +126,11 @@ class Registry:
     def routes(self, name: str) -> Routes:
         """The routes of a model."""
         return self._routes.get(name, _NO_ROUTES)
+
+    def tell_changed(self) -> None:
+        """Say that something has changed. What sets `not_loaded` calls it."""
+        for tell in self.when_changed:
+            tell()
 
     @property
     def models(self) -> Sequence[ServedModel]:

@@ -34,7 +34,7 @@ async def test_check_and_list_know_the_services(served: Served) -> None:
         assert (await stub(served).Check(about(service))).status == Status.SERVING
     listed = (await stub(served).List(health_pb2.HealthListRequest())).statuses  # type: ignore[attr-defined]
     assert {service: each.status for service, each in listed.items()} == dict.fromkeys(
-        ("", *SERVICE_NAMES), Status.SERVING
+        ("", *SERVICE_NAMES, "spell", "spell/1"), Status.SERVING
     )
     served.server._front._health.set_serving(serving=False)
     assert (await stub(served).Check(about(""))).status == Status.NOT_SERVING
@@ -47,6 +47,40 @@ async def test_an_unknown_service_is_not_found_and_can_be_watched(served: Served
     watch = stub(served).Watch(about("dragoman.v1.Nope"))
     assert (await watch.read()).status == Status.SERVICE_UNKNOWN
     watch.cancel()
+
+
+async def test_a_model_has_a_status_of_its_own(served: Served) -> None:
+    for name in ("spell", "spell/1"):
+        assert (await stub(served).Check(about(name))).status == Status.SERVING
+    assert (await error_of(stub(served).Check(about("spell/2")))).code() is grpc.StatusCode.NOT_FOUND
+    served.server._front._health.set_serving(serving=False)
+    assert (await stub(served).Check(about("spell/1"))).status == Status.NOT_SERVING
+
+
+async def test_a_version_that_goes_is_told_when_it_takes_no_more_calls(served: Served) -> None:
+    registry = served.server._registry
+    [model] = registry.models
+    async with asyncio.timeout(PATIENCE_S):
+        watch = stub(served).Watch(about("spell/1"))
+        assert (await watch.read()).status == Status.SERVING
+        with registry.lease("spell"):
+            removing = asyncio.create_task(registry.remove("spell", "1"))
+            assert (await watch.read()).status == Status.NOT_SERVING  # the lease is not returned yet
+        await removing
+        assert (await stub(served).Check(about("spell"))).status == Status.NOT_SERVING
+        assert (await stub(served).Check(about(""))).status == Status.SERVING
+        registry.add(model)
+        assert (await watch.read()).status == Status.SERVING
+        watch.cancel()
+
+
+async def test_a_version_that_could_not_be_loaded_is_not_serving_while_another_serves(tmp_path: Path) -> None:
+    one_version(tmp_path, "spell/1", "spell/2")
+    (tmp_path / "spell" / "2" / "bundle.json").write_text("torn")
+    async with serving(tmp_path) as served:
+        assert (await stub(served).Check(about("spell/2"))).status == Status.NOT_SERVING
+        for name in ("spell/1", "spell"):
+            assert (await stub(served).Check(about(name))).status == Status.SERVING
 
 
 async def test_every_watcher_hears_each_change_and_leaves_nothing(served: Served) -> None:

@@ -115,6 +115,7 @@ class GrpcFront:
         server = self._make_server(sum(slots.values()))
         self._add_services(server, registry, recorder, gate)
         self.port = bind(server, self._listen.host, port, server_credentials(self._credentials))
+        self._health.follow(registry)
         self._health.set_serving(serving=True)
         await server.start()
         self._stop = GrpcStop(server, recorder.in_flight, gate)
