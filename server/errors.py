@@ -16,6 +16,7 @@ DragomanError
     ├── Unauthenticated   the call's credentials are missing or wrong: UNAUTHENTICATED
     ├── PermissionDenied  the caller may not do what it asks for: PERMISSION_DENIED
     ├── ModelNotFound     no such model or version: NOT_FOUND
+    ├── FailedChange      a change of what is served failed, and nothing has changed: FAILED_PRECONDITION
     ├── Overloaded        the queue is full: RESOURCE_EXHAUSTED
     ├── Draining          the server is shutting down: UNAVAILABLE
     ├── DeadlineExceeded  the caller's time ran out: DEADLINE_EXCEEDED
@@ -42,6 +43,7 @@ __all__ = [
     "Draining",
     "EngineError",
     "EngineUnavailable",
+    "FailedChange",
     "FieldViolation",
     "InvalidRequest",
     "ModelNotFound",
@@ -56,7 +58,7 @@ __all__ = [
 ]
 
 NotLoadedReason = Literal[
-    "not_a_model", "invalid_name", "unreadable", "duplicate_version", "broken", "unavailable"
+    "not_a_model", "invalid_name", "unreadable", "duplicate_version", "broken", "unavailable", "incomplete"
 ]
 NOT_LOADED_REASONS: tuple[NotLoadedReason, ...] = (
     "not_a_model",
@@ -65,6 +67,7 @@ NOT_LOADED_REASONS: tuple[NotLoadedReason, ...] = (
     "duplicate_version",
     "broken",
     "unavailable",
+    "incomplete",
 )
 """Why a folder of the models folder is not served."""
 
@@ -180,6 +183,10 @@ class ModelNotFound(RequestError):
             listed += f" and {len(self.available) - MAX_LISTED} more"
         because = f": {why}" if why else ""
         super().__init__(f"no model {shown(requested)}{because}; this server has: {listed}")
+
+
+class FailedChange(RequestError):
+    """A change of what is served cannot be made. What was served before is served on."""
 
 
 class Overloaded(RequestError):

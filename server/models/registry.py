@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from dragoman.server.errors import ModelNotFound
+from dragoman.server.models.catalog import Catalog, VersionState, VersionStatus
 from dragoman.server.models.discovery import NotLoaded, log_not_loaded
 from dragoman.server.models.routes import Routes, version_order
 from dragoman.server.models.served_model import ServedModel
@@ -15,6 +16,11 @@ from dragoman.server.operations.metrics import Metrics
 __all__ = ["Lease", "Registry", "announce_not_loaded"]
 
 _NO_ROUTES = Routes()
+_WHY_NOT = {
+    VersionState.LOADING: "it is being loaded",
+    VersionState.DRAINING: "it is being unloaded",
+    VersionState.UNLOADED: "it was unloaded, or never loaded",
+}
 
 
 @dataclass(eq=False, slots=True)
@@ -57,14 +63,14 @@ class Registry:
     """The versions that take calls, and the routes to them. On one event loop.
 
     Attributes:
-        not_loaded: what lies in the models folder and is not served, by name and version.
+        catalog: the state of everything as the server's repository shows it, also of what takes no calls.
         when_added: called with each version that begins to take calls, before it does.
         when_changed: called after each change of what takes calls, and of `not_loaded`.
         when_removed: called with each version that takes no calls any more, once its last lease is returned.
     """
 
     def __init__(self, models: Iterable[ServedModel] = (), not_loaded: Iterable[NotLoaded] = ()) -> None:
-        self.not_loaded = tuple(sorted(not_loaded, key=lambda each: (each.name, each.version)))
+        self.catalog = Catalog(tuple(map(VersionStatus.of_not_loaded, not_loaded)))
         self.when_added: list[Callable[[ServedModel], object]] = []
         self.when_changed: list[Callable[[], object]] = []
         self.when_removed: list[Callable[[ServedModel], object]] = []
@@ -119,13 +125,15 @@ class Registry:
         for tell in self.when_removed:
             tell(removed.model)
 
-    def set_routes(self, name: str, routes: Routes) -> None:
-        """Have calls for a model go by these routes from now on."""
-        self._routes[name] = routes
+    def show(self, catalog: Catalog) -> None:
+        """Have calls go by the catalog's aliases from now on."""
+        self.catalog = catalog
+        self._routes = catalog.routes()
 
-    def routes(self, name: str) -> Routes:
-        """The routes of a model."""
-        return self._routes.get(name, _NO_ROUTES)
+    @property
+    def not_loaded(self) -> Sequence[NotLoaded]:
+        """What lies in the models folder and cannot be served, by name and version."""
+        return [each.not_loaded for each in self.catalog.versions if each.not_loaded is not None]
 
     def tell_changed(self) -> None:
         """Say that something has changed. What sets `not_loaded` calls it."""
@@ -143,9 +151,13 @@ class Registry:
 
     def _why_not(self, name: str, version: str) -> str:
         """What keeps the model from being served, if it is there."""
-        for each in self.not_loaded:
-            if each.name == name and (not version or each.version in {"", version}):
+        known = [each for each in self.catalog.versions if each.name == name]
+        for each in known:
+            if each.reason and (not version or each.version in {"", version}):
                 return f"{each.description} ({each.reason})"
+        for each in known:
+            if not version or each.version == version:
+                return _WHY_NOT.get(each.state, "")
         return ""
 
 

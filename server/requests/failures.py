@@ -12,6 +12,7 @@ from dragoman.server.errors import (
     Draining,
     EngineError,
     EngineUnavailable,
+    FailedChange,
     FieldViolation,
     InvalidRequest,
     ModelNotFound,
@@ -33,6 +34,7 @@ Code: TypeAlias = Literal[
     "UNAUTHENTICATED",
     "PERMISSION_DENIED",
     "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
     "UNAVAILABLE",
     "INTERNAL",
 ]
@@ -44,6 +46,7 @@ CODES: dict[type[RequestError], Code] = {
     Unauthenticated: "UNAUTHENTICATED",
     PermissionDenied: "PERMISSION_DENIED",
     ModelNotFound: "NOT_FOUND",
+    FailedChange: "FAILED_PRECONDITION",
     Overloaded: "RESOURCE_EXHAUSTED",
     Draining: "UNAVAILABLE",
     DeadlineExceeded: "DEADLINE_EXCEEDED",

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragoman.server.errors import ModelNotFound
+from dragoman.server.models.catalog import Catalog
 from dragoman.server.models.registry import Registry
 from dragoman.server.models.routes import Alias, Routes, alias_problem
 
@@ -22,6 +23,10 @@ def model(version: str, name: str = "dates") -> Any:
 
 def registry(*versions: str) -> Registry:
     return Registry([model(version) for version in versions])
+
+
+def aliases(of_dates: dict[str, Alias]) -> Catalog:
+    return Catalog(aliases={"dates": of_dates})
 
 
 def version_of(models: Registry, asked: str = "", sticky_key: str | None = None) -> str:
@@ -38,7 +43,7 @@ def test_without_a_version_the_highest_number_is_taken() -> None:
 
 def test_what_does_not_fit_is_not_found_and_says_what_there_is() -> None:
     models = registry("1", "2")
-    models.set_routes("dates", Routes({"canary": Alias("3")}))
+    models.show(aliases({"canary": Alias("3")}))
     for name, version in (("dates", "3"), ("dates", "canary"), ("dates", "stable"), ("numbers", "")):
         with pytest.raises(ModelNotFound, match="this server has: dates/1, dates/2"):
             models.lease(name, version)
@@ -46,22 +51,22 @@ def test_what_does_not_fit_is_not_found_and_says_what_there_is() -> None:
 
 def test_an_alias_names_a_version_and_follows_a_change() -> None:
     models = registry("1", "2")
-    models.set_routes("dates", Routes({"stable": Alias("1")}))
+    models.show(aliases({"stable": Alias("1")}))
     assert version_of(models, "stable") == "1"
     assert version_of(models) == "2"
-    models.set_routes("dates", Routes({"stable": Alias("2")}))
+    models.show(aliases({"stable": Alias("2")}))
     assert version_of(models, "stable") == "2"
 
 
 def test_an_alias_with_a_share_gets_its_part_and_a_key_always_the_same_version() -> None:
     models = registry("1", "2")
-    models.set_routes("dates", Routes({"canary": Alias("2", 10.0)}))
+    models.show(aliases({"canary": Alias("2", 10.0)}))
     for keys in ([f"user-{number}" for number in range(NUM_KEYS)], [None] * NUM_KEYS):
         num_canary = sum(version_of(models, "", key) == "2" for key in keys)
         deviation = math.sqrt(NUM_KEYS * 0.1 * 0.9)
         assert abs(num_canary - 0.1 * NUM_KEYS) < 6 * deviation
     again = registry("1", "2")  # as another front has it
-    again.set_routes("dates", Routes({"canary": Alias("2", 10.0)}))
+    again.show(aliases({"canary": Alias("2", 10.0)}))
     for number in range(200):
         assert len({version_of(each, "", f"user-{number}") for each in (models, models, again)}) == 1
 
@@ -71,7 +76,7 @@ def test_a_larger_share_keeps_those_that_had_the_version() -> None:
     keys = [f"user-{number}" for number in range(500)]
 
     def canary(percent: float) -> set[str]:
-        models.set_routes("dates", Routes({"canary": Alias("2", percent)}))
+        models.show(aliases({"canary": Alias("2", percent)}))
         return {key for key in keys if version_of(models, "", key) == "2"}
 
     assert canary(0.0) == set(keys)  # no share: the highest version gets all
@@ -80,7 +85,7 @@ def test_a_larger_share_keeps_those_that_had_the_version() -> None:
 
 def test_the_share_of_a_version_that_is_not_served_goes_to_the_others() -> None:
     models = registry("1")
-    models.set_routes("dates", Routes({"canary": Alias("2", 100.0)}))
+    models.show(aliases({"canary": Alias("2", 100.0)}))
     assert version_of(models) == "1"
 
 
