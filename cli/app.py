@@ -9,14 +9,12 @@
 import contextlib
 import errno
 import functools
-import inspect
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperArgument, TyperCommand, TyperOption
 from typer.exceptions import TyperException
 
 from dragoman.cli import (
@@ -35,9 +33,10 @@ from dragoman.cli import (
     translate,
     verify,
 )
+from dragoman.cli.command import Command
 from dragoman.cli.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE
 from dragoman.cli.options import examples
-from dragoman.cli.output import is_unicode, note
+from dragoman.cli.output import note
 from dragoman.common.errors import DragomanError, UsageError
 
 __all__ = ["app", "run"]
@@ -57,35 +56,6 @@ app = typer.Typer(
 )
 
 
-class Command(TyperCommand):
-    """A command whose text arguments are UTF-8, and whose help is wrapped for the reader's terminal.
-
-    The interpreter hands on other bytes as lone surrogates, which no message and no terminal takes. Paths may
-    have them: a file's name is bytes.
-    """
-
-    def __init__(self, *arguments: Any, help: str | None = None, **settings: Any) -> None:  # noqa: A002
-        """Arguments as Typer's own class has them; the lines of a paragraph of `help` become one."""
-        paragraphs = inspect.cleandoc(help or "").split("\n\n")
-        joined = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-        super().__init__(*arguments, help=joined, **settings)
-
-    def invoke(self, ctx: Any) -> Any:  # Typer's own context is of a private module
-        """Run the command.
-
-        Raises:
-            BadParameter: an argument is not UTF-8.
-        """
-        for parameter in self.params:
-            value = ctx.params.get(parameter.name or "")
-            for text in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(text, str) and not text.isascii() and not is_unicode(text):
-                    assert isinstance(parameter, TyperArgument | TyperOption)
-                    hint = parameter.get_error_hint()
-                    raise typer.BadParameter(f"{text!r} is not UTF-8", ctx=ctx, param_hint=hint)
-        return super().invoke(ctx)
-
-
 _add = functools.partial(app.command, cls=Command)
 
 _add(rich_help_panel="Start here", epilog=demo.EPILOG)(demo.demo)
@@ -100,7 +70,7 @@ _add(rich_help_panel="Serve it", epilog=config.EPILOG)(config.config)
 _add(rich_help_panel="Call it", epilog=translate.EPILOG)(translate.translate)
 _add(rich_help_panel="Call it", epilog=generate.EPILOG)(generate.generate)
 _add(rich_help_panel="Call it", epilog=score.EPILOG)(score.score)
-_add(rich_help_panel="Call it", epilog=models.EPILOG)(models.models)
+app.add_typer(models.app, name="models", rich_help_panel="Call it", epilog=models.EPILOG)
 _add(rich_help_panel="Call it", epilog=bench.EPILOG)(bench.bench)
 
 

@@ -9,8 +9,10 @@ from dragoman.client.results import (
     FinishReason,
     GenerationSummary,
     Hypothesis,
+    ModelAlias,
     ModelInfo,
     ModelList,
+    ModelVersion,
     NotLoadedModel,
     OutputToken,
     QualityFigure,
@@ -79,14 +81,24 @@ def scores_from(
 
 
 def models_from(response: model_pb2.ListModelsResponse) -> ModelList:
-    """The models that the server holds, and what it could not load."""
+    """The models that the server holds, what it could not load, the state of every version, and the aliases."""
     return ModelList(
         (model_from(model) for model in response.models),
         (
             NotLoadedModel(each.name, each.version, _reason_from(each.reason), each.description)
             for each in response.not_loaded
         ),
+        (
+            ModelVersion(each.model, each.version, _state_from(each.state), each.description)
+            for each in response.versions
+        ),
+        (ModelAlias(each.model, each.alias, each.version, each.traffic_percent) for each in response.aliases),
     )
+
+
+def _state_from(state: int) -> str:
+    known = model_pb2.VersionState.DESCRIPTOR.values_by_number.get(state)
+    return known.name.removeprefix("VERSION_STATE_").lower() if known else "unspecified"
 
 
 def _reason_from(reason: int) -> str:

@@ -202,13 +202,70 @@ class AsyncClient:
         return answers.models_from(response)
 
     async def model(self, name: str, version: str = "", *, timeout_s: float | None = None) -> ModelInfo:
-        """Return one model, in its highest version when `version` is left out.
+        """Return one model, in the version that a call without a version gets when `version` is left out.
 
         Raises:
             NotFoundError: the server does not hold it.
         """
         request = messages.get_model_request(name, version)
         return answers.model_from(await self._unary(self._models.GetModel, request, timeout_s))
+
+    async def load_model(self, model: str, version: str = "", *, timeout_s: float | None = None) -> None:
+        """Have the server serve a version; without one, the highest in its models folder. Returns when it takes calls.
+
+        Raises:
+            NotFoundError: the server's models folder has no such version.
+            InvalidRequestError: it cannot be served; what was served before is served on.
+            ServerError: the server does not allow changes.
+        """
+        request = model_pb2.LoadModelRequest(
+            model=messages.checked_text(model, "model"), version=messages.checked_text(version, "version")
+        )
+        await self._unary(self._models.LoadModel, request, timeout_s)
+
+    async def unload_model(self, model: str, version: str = "", *, timeout_s: float | None = None) -> None:
+        """Have the server unload a version, or all versions, once the calls that they answer have ended.
+
+        Raises:
+            NotFoundError: the server does not serve it.
+            InvalidRequestError: an alias names it.
+            ServerError: the server does not allow changes.
+        """
+        request = model_pb2.UnloadModelRequest(
+            model=messages.checked_text(model, "model"), version=messages.checked_text(version, "version")
+        )
+        await self._unary(self._models.UnloadModel, request, timeout_s)
+
+    async def set_alias(
+        self,
+        model: str,
+        alias: str,
+        version: str,
+        *,
+        traffic_percent: float = 0.0,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Let an alias name a version, and give it a share of the calls without a version.
+
+        Raises:
+            NotFoundError: the server does not serve the version.
+            InvalidRequestError: the alias cannot be a name, or the shares are more than 100 percent.
+            ServerError: the server does not allow changes.
+        """
+        request = messages.set_alias_request(model, alias, version, traffic_percent)
+        await self._unary(self._models.SetAlias, request, timeout_s)
+
+    async def delete_alias(self, model: str, alias: str, *, timeout_s: float | None = None) -> None:
+        """Let an alias name nothing any more.
+
+        Raises:
+            NotFoundError: there is no such alias.
+            ServerError: the server does not allow changes.
+        """
+        request = model_pb2.DeleteAliasRequest(
+            model=messages.checked_text(model, "model"), alias=messages.checked_text(alias, "alias")
+        )
+        await self._unary(self._models.DeleteAlias, request, timeout_s)
 
     async def wait_until_serving(self, *, timeout_s: float | None = None, service: str = "") -> None:
         """Wait until the server's health service says SERVING (`grpc.health.v1`).

@@ -22,6 +22,7 @@ __all__ = [
     "refused_inputs",
     "score_texts_request",
     "score_translations_request",
+    "set_alias_request",
     "translate_request",
     "with_places_from",
 ]
@@ -131,6 +132,24 @@ def get_model_request(model: str, version: str) -> model_pb2.GetModelRequest:
     """
     return model_pb2.GetModelRequest(
         model=checked_text(model, "name"), version=checked_text(version, "version")
+    )
+
+
+def set_alias_request(
+    model: str, alias: str, version: str, traffic_percent: float
+) -> model_pb2.SetAliasRequest:
+    """The message that lets an alias name a version.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+    """
+    return model_pb2.SetAliasRequest(
+        alias=model_pb2.ModelAlias(
+            model=checked_text(model, "model"),
+            alias=checked_text(alias, "alias"),
+            version=checked_text(version, "version"),
+            traffic_percent=traffic_percent,
+        )
     )
 
 

@@ -10,8 +10,10 @@ __all__ = [
     "FinishReason",
     "GenerationSummary",
     "Hypothesis",
+    "ModelAlias",
     "ModelInfo",
     "ModelList",
+    "ModelVersion",
     "NotLoadedModel",
     "OutputToken",
     "QualityFigure",
@@ -261,8 +263,8 @@ class NotLoadedModel:
     Attributes:
         name: The model's folder.
         version: The version's folder; "" where the whole model is meant.
-        reason: "not_a_model", "invalid_name", "unreadable", "duplicate_version", "broken" or "unavailable"; a newer
-            server may have others.
+        reason: "not_a_model", "invalid_name", "unreadable", "duplicate_version", "broken", "unavailable" or
+            "incomplete"; a newer server may have others.
         description: One line for people.
     """
 
@@ -272,13 +274,57 @@ class NotLoadedModel:
     description: str
 
 
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """The state of a version in a server.
+
+    Attributes:
+        model: The model's name.
+        version: Its number.
+        state: "loading", "serving", "draining", "failed" or "unloaded"; a newer server may have others.
+        description: Why it is in this state, in one line for people; "" where there is nothing to be said.
+    """
+
+    model: str
+    version: str
+    state: str
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAlias:
+    """Another name of a version, which `version=` takes.
+
+    Attributes:
+        model: The model's name.
+        alias: The name.
+        version: What it names.
+        traffic_percent: Share of the calls without a version that go to this version.
+    """
+
+    model: str
+    alias: str
+    version: str
+    traffic_percent: float = 0.0
+
+
 class ModelList(list[ModelInfo]):
     """The models that a server holds.
 
     Attributes:
         not_loaded: The models and versions that the server found and does not serve, by name and version.
+        versions: The state of every version, by name and version.
+        aliases: By the model's name and the alias.
     """
 
-    def __init__(self, models: Iterable[ModelInfo], not_loaded: Iterable[NotLoadedModel] = ()) -> None:
+    def __init__(
+        self,
+        models: Iterable[ModelInfo],
+        not_loaded: Iterable[NotLoadedModel] = (),
+        versions: Iterable[ModelVersion] = (),
+        aliases: Iterable[ModelAlias] = (),
+    ) -> None:
         super().__init__(models)
         self.not_loaded = tuple(not_loaded)
+        self.versions = tuple(versions)
+        self.aliases = tuple(aliases)

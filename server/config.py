@@ -159,13 +159,7 @@ class ModelsSettings(Settings):
     """What to serve."""
 
     directory: Path = Path("models")
-    """Folder of models: NAME/VERSION/bundle.json."""
-    versions: Literal["latest", "all"] = "latest"
-    """Versions of each model that are served from the start. `latest`: the highest version that is sound. `all`: every
-    sound version. Calls without a version go to the highest one, unless an alias has a share of them."""
-    allow_changes: bool = False
-    """Whether callers may load and unload versions and set aliases while the server runs. Where callers have to
-    authenticate themselves, this needs the scope `admin` too."""
+    """Folder of models: NAME/VERSION/bundle.json. Of each name the highest version that is sound is served."""
 
 
 class EngineSettings(Settings):

@@ -28,6 +28,7 @@ from dragoman.server.fronts.grpc.dragoman_v1.model import ModelServicer
 from dragoman.server.fronts.grpc.dragoman_v1.translation import TranslationServicer
 from dragoman.server.fronts.grpc.status import to_status
 from dragoman.server.lifecycle import Lifecycle, Phase
+from dragoman.server.models.changes import ForbiddenChanges
 from dragoman.server.models.registry import Lease, Registry
 from dragoman.server.models.threaded import ThreadedModels
 from dragoman.server.operations.metrics import Metrics
@@ -71,7 +72,9 @@ class InProcessServer:
         handlers: Any = _Handlers()
         translation_pb2_grpc.add_TranslationServiceServicer_to_server(TranslationServicer(runtime), handlers)
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationServicer(runtime), handlers)
-        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(registry), handlers)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(
+            ModelServicer(registry, ForbiddenChanges()), handlers
+        )
         self._behaviours: dict[str, Behaviour] = handlers.behaviours
 
     def channel(self) -> "InProcessChannel":

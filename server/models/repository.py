@@ -15,7 +15,6 @@ import structlog
 
 from dragoman.common.errors import DragomanError, OperationError
 from dragoman.server.bundle.reader import one_line
-from dragoman.server.config import ModelsSettings
 from dragoman.server.errors import (
     FailedChange,
     FieldViolation,
@@ -58,11 +57,11 @@ class Repository:
         show: called with the catalog after each change of it.
     """
 
-    def __init__(self, settings: ModelsSettings, engine: Engine) -> None:
-        """Nothing is known before `begin`."""
+    def __init__(self, directory: Path, engine: Engine, *, serves_all: bool) -> None:
+        """Nothing is known before `begin`. `serves_all`: several versions of a model stay beside each other."""
         self.show: Callable[[Catalog], object] = lambda _: None
-        self._directory = settings.directory
-        self._serves_all = settings.versions == "all"
+        self._directory = directory
+        self._serves_all = serves_all
         self._engine = engine
         self._states = VersionStates()
         self._turn = asyncio.Lock()

@@ -21,11 +21,15 @@ MEMORY_S = 0.5
 
 
 class Load:
-    """Calls of one model, and how many of them are answered in a second while all slots can be in use."""
+    """Calls of one model, and how many of them are answered in a second while all slots can be in use.
+
+    Attributes:
+        num_slots: sequences that are decoded at one time.
+    """
 
     def __init__(self, num_slots: int) -> None:
         """`num_slots` sequences are decoded at one time."""
-        self._num_slots = num_slots
+        self.num_slots = num_slots
         self._num_calls = 0
         # Both decay together. Their quotient is the rate; only times in which all slots can be in use count.
         self._num_answered = 0.0
@@ -39,12 +43,12 @@ class Load:
         Its wait for a slot is the calls before it divided by the rate at which calls are answered.
         """
         self._pass(now_s)
-        num_before = self._num_calls - self._num_slots + 1
+        num_before = self._num_calls - self.num_slots + 1
         if num_before <= 0 or self._seconds < MEMORY_S / 10:  # the rate is not known yet
             return None
         # In the first turn the answers of all slots may be about to come, together: the rate is that or less.
-        is_first_turn = self._num_answered_ever < self._num_slots
-        num_answered = max(self._num_answered, self._num_slots) if is_first_turn else self._num_answered
+        is_first_turn = self._num_answered_ever < self.num_slots
+        num_answered = max(self._num_answered, self.num_slots) if is_first_turn else self._num_answered
         wait_s = num_before * self._seconds / num_answered if num_answered else math.inf
         return None if wait_s <= MAX_SHARE * remaining_s else _bounded(wait_s)
 
@@ -56,14 +60,14 @@ class Load:
     def end(self, now_s: float, *, answered: bool) -> None:
         """Count the end of a call. Only answers say how fast the model is."""
         self._pass(now_s)
-        if answered and self._num_calls >= self._num_slots:
+        if answered and self._num_calls >= self.num_slots:
             self._num_answered += 1
             self._num_answered_ever += 1
         self._num_calls -= 1
 
     def _pass(self, now_s: float) -> None:
         """Let time pass until `now_s`."""
-        if self._num_calls >= self._num_slots:
+        if self._num_calls >= self.num_slots:
             passed_s = now_s - self._seen_s
             decay = math.exp(-passed_s / MEMORY_S)
             self._seconds = self._seconds * decay + passed_s

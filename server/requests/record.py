@@ -87,6 +87,13 @@ class CallRecorder:
         self._metrics = metrics
         self._series: dict[tuple[str, str, Code], tuple[Any, Any]] = {}
 
+    def expect(self, model: str, num_slots: int) -> None:
+        """Count the calls of a model, which decodes `num_slots` sequences at one time, under its name from now on.
+
+        A name stays a label when the model is unloaded: its counts go on when it comes back.
+        """
+        self.loads.setdefault(model, Load(num_slots)).num_slots = num_slots
+
     def begin(self, method: str, remaining_s: float | None, request_id: str | None = None) -> "CallRecord":
         """Begin the record of a call that has `remaining_s` until its deadline; None: it has no deadline.
 

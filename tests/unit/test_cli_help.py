@@ -38,9 +38,10 @@ def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f" {command} " in shown for command in COMMANDS)
-    assert {
+    commands = {
         command.callback.__name__.replace("_", "-") for command in app.registered_commands if command.callback
-    } == set(COMMANDS)
+    }
+    assert commands | {group.name for group in app.registered_groups} == set(COMMANDS)
 
 
 def test_the_command_alone_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:

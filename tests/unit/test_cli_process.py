@@ -10,12 +10,13 @@ from typing import Any, BinaryIO
 
 import pytest
 import typer.main
-from typer.core import TyperCommand
 
 from dragoman.cli.app import app
+from dragoman.cli.command import Command, CommandGroup
 from dragoman.cli.main import main
 
-commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+commands: dict[str, Any] = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+commands |= {f"models {name}": command for name, command in commands["models"].commands.items()}
 
 
 COMMAND = "import sys; from dragoman.cli.main import main; sys.exit(main())"
@@ -173,11 +174,11 @@ def test_arguments_that_are_not_utf8_are_refused_by_name(
 ) -> None:
     """Every argument of every command that takes text; the interpreter hands on other bytes as surrogates."""
     parameters = commands[command].params
-    assert isinstance(commands[command], TyperCommand)
+    assert isinstance(commands[command], Command | CommandGroup)
     for parameter in parameters:
         if parameter.type_descriptor.annotation not in (str, list[str]):
             continue
-        arguments = [command]
+        arguments = command.split()
         for other in parameters:
             if other is parameter or other.required:
                 choices = list(other.type_descriptor.choices or ())

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragoman.common.errors import DragomanError
-from dragoman.server.config import ModelsSettings
 from dragoman.server.errors import (
     BundleError,
     FailedChange,
@@ -70,10 +69,7 @@ def folder(directory: Path, *versions: str, name: str = "dates") -> Path:
 async def begun(
     directory: Path, engine: FakeEngine, versions: str = "latest"
 ) -> tuple[Repository, list[Catalog]]:
-    repository = Repository(
-        ModelsSettings(directory=directory, versions=versions, allow_changes=True),
-        engine,
-    )
+    repository = Repository(directory, engine, serves_all=versions == "all")
     shown: list[Catalog] = []
 
     def show(catalog: Catalog) -> None:

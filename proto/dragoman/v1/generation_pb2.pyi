@@ -30,7 +30,9 @@ class GenerateRequest(_message.Message):
     model: _builtins.str
     """A model's name as ListModels gives it."""
     version: _builtins.str
-    """Left empty: the highest version there is."""
+    """A number or an alias. Left empty: the highest version served, unless aliases have shares of such calls. Then the
+    metadata key `dragoman-sticky-key` keeps calls with one value on one version.
+    """
     prompt: _builtins.str
     """Control characters and byte order marks are removed; special spaces become plain ones; line feeds and tabs stay."""
     @_builtins.property
@@ -137,7 +139,9 @@ class ScoreTextsRequest(_message.Message):
     model: _builtins.str
     """A model's name as ListModels gives it."""
     version: _builtins.str
-    """Left empty: the highest version there is."""
+    """A number or an alias. Left empty: the highest version served, unless aliases have shares of such calls. Then the
+    metadata key `dragoman-sticky-key` keeps calls with one value on one version.
+    """
     num_alternatives: _builtins.int
     """Tell so many of the most probable tokens at each place, at most 20."""
     @_builtins.property

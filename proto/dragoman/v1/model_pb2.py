@@ -25,29 +25,51 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64ragoman/v1/model.proto\x12\x0b\x64ragoman.v1\x1a\x1cgoogle/protobuf/struct.proto\"\x13\n\x11ListModelsRequest\"i\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.dragoman.v1.Model\x12/\n\nnot_loaded\x18\x02 \x03(\x0b\x32\x1b.dragoman.v1.NotLoadedModel\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x8d\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x1f\n\x04task\x18\x03 \x01(\x0e\x32\x11.dragoman.v1.Task\x12\x11\n\tprecision\x18\x04 \x01(\t\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\x16\n\x0enum_parameters\x18\x06 \x01(\x04\x12\x18\n\x10max_input_tokens\x18\x07 \x01(\r\x12\x19\n\x11max_output_tokens\x18\x08 \x01(\r\x12+\n\nprovenance\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12%\n\x07quality\x18\n \x03(\x0b\x32\x14.dragoman.v1.Quality\"L\n\x07Quality\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x14\n\x0cnum_examples\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\t\"r\n\x0eNotLoadedModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12,\n\x06reason\x18\x03 \x01(\x0e\x32\x1c.dragoman.v1.NotLoadedReason\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t*G\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x14\n\x10TASK_TRANSLATION\x10\x01\x12\x13\n\x0fTASK_GENERATION\x10\x02*\x87\x02\n\x0fNotLoadedReason\x12!\n\x1dNOT_LOADED_REASON_UNSPECIFIED\x10\x00\x12!\n\x1dNOT_LOADED_REASON_NOT_A_MODEL\x10\x01\x12\"\n\x1eNOT_LOADED_REASON_INVALID_NAME\x10\x02\x12 \n\x1cNOT_LOADED_REASON_UNREADABLE\x10\x03\x12\'\n#NOT_LOADED_REASON_DUPLICATE_VERSION\x10\x04\x12\x1c\n\x18NOT_LOADED_REASON_BROKEN\x10\x05\x12!\n\x1dNOT_LOADED_REASON_UNAVAILABLE\x10\x06\x32\x9b\x01\n\x0cModelService\x12M\n\nListModels\x12\x1e.dragoman.v1.ListModelsRequest\x1a\x1f.dragoman.v1.ListModelsResponse\x12<\n\x08GetModel\x12\x1c.dragoman.v1.GetModelRequest\x1a\x12.dragoman.v1.Modelb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64ragoman/v1/model.proto\x12\x0b\x64ragoman.v1\x1a\x1cgoogle/protobuf/struct.proto\"\x13\n\x11ListModelsRequest\"\xc0\x01\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.dragoman.v1.Model\x12/\n\nnot_loaded\x18\x02 \x03(\x0b\x32\x1b.dragoman.v1.NotLoadedModel\x12+\n\x08versions\x18\x03 \x03(\x0b\x32\x19.dragoman.v1.ModelVersion\x12(\n\x07\x61liases\x18\x04 \x03(\x0b\x32\x17.dragoman.v1.ModelAlias\"m\n\x0cModelVersion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.dragoman.v1.VersionState\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"T\n\nModelAlias\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x17\n\x0ftraffic_percent\x18\x04 \x01(\x01\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"2\n\x10LoadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x13\n\x11LoadModelResponse\"4\n\x12UnloadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x15\n\x13UnloadModelResponse\"9\n\x0fSetAliasRequest\x12&\n\x05\x61lias\x18\x01 \x01(\x0b\x32\x17.dragoman.v1.ModelAlias\"\x12\n\x10SetAliasResponse\"2\n\x12\x44\x65leteAliasRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\"\x15\n\x13\x44\x65leteAliasResponse\"\x8d\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x1f\n\x04task\x18\x03 \x01(\x0e\x32\x11.dragoman.v1.Task\x12\x11\n\tprecision\x18\x04 \x01(\t\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\x16\n\x0enum_parameters\x18\x06 \x01(\x04\x12\x18\n\x10max_input_tokens\x18\x07 \x01(\r\x12\x19\n\x11max_output_tokens\x18\x08 \x01(\r\x12+\n\nprovenance\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12%\n\x07quality\x18\n \x03(\x0b\x32\x14.dragoman.v1.Quality\"L\n\x07Quality\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x14\n\x0cnum_examples\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\t\"r\n\x0eNotLoadedModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12,\n\x06reason\x18\x03 \x01(\x0e\x32\x1c.dragoman.v1.NotLoadedReason\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t*\xb5\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15VERSION_STATE_LOADING\x10\x01\x12\x19\n\x15VERSION_STATE_SERVING\x10\x02\x12\x1a\n\x16VERSION_STATE_DRAINING\x10\x03\x12\x18\n\x14VERSION_STATE_FAILED\x10\x04\x12\x1a\n\x16VERSION_STATE_UNLOADED\x10\x05*G\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x14\n\x10TASK_TRANSLATION\x10\x01\x12\x13\n\x0fTASK_GENERATION\x10\x02*\xa9\x02\n\x0fNotLoadedReason\x12!\n\x1dNOT_LOADED_REASON_UNSPECIFIED\x10\x00\x12!\n\x1dNOT_LOADED_REASON_NOT_A_MODEL\x10\x01\x12\"\n\x1eNOT_LOADED_REASON_INVALID_NAME\x10\x02\x12 \n\x1cNOT_LOADED_REASON_UNREADABLE\x10\x03\x12\'\n#NOT_LOADED_REASON_DUPLICATE_VERSION\x10\x04\x12\x1c\n\x18NOT_LOADED_REASON_BROKEN\x10\x05\x12!\n\x1dNOT_LOADED_REASON_UNAVAILABLE\x10\x06\x12 \n\x1cNOT_LOADED_REASON_INCOMPLETE\x10\x07\x32\xd4\x03\n\x0cModelService\x12M\n\nListModels\x12\x1e.dragoman.v1.ListModelsRequest\x1a\x1f.dragoman.v1.ListModelsResponse\x12<\n\x08GetModel\x12\x1c.dragoman.v1.GetModelRequest\x1a\x12.dragoman.v1.Model\x12J\n\tLoadModel\x12\x1d.dragoman.v1.LoadModelRequest\x1a\x1e.dragoman.v1.LoadModelResponse\x12P\n\x0bUnloadModel\x12\x1f.dragoman.v1.UnloadModelRequest\x1a .dragoman.v1.UnloadModelResponse\x12G\n\x08SetAlias\x12\x1c.dragoman.v1.SetAliasRequest\x1a\x1d.dragoman.v1.SetAliasResponse\x12P\n\x0b\x44\x65leteAlias\x12\x1f.dragoman.v1.DeleteAliasRequest\x1a .dragoman.v1.DeleteAliasResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dragoman.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASK']._serialized_start=715
-  _globals['_TASK']._serialized_end=786
-  _globals['_NOTLOADEDREASON']._serialized_start=789
-  _globals['_NOTLOADEDREASON']._serialized_end=1052
+  _globals['_VERSIONSTATE']._serialized_start=1305
+  _globals['_VERSIONSTATE']._serialized_end=1486
+  _globals['_TASK']._serialized_start=1488
+  _globals['_TASK']._serialized_end=1559
+  _globals['_NOTLOADEDREASON']._serialized_start=1562
+  _globals['_NOTLOADEDREASON']._serialized_end=1859
   _globals['_LISTMODELSREQUEST']._serialized_start=70
   _globals['_LISTMODELSREQUEST']._serialized_end=89
-  _globals['_LISTMODELSRESPONSE']._serialized_start=91
-  _globals['_LISTMODELSRESPONSE']._serialized_end=196
-  _globals['_GETMODELREQUEST']._serialized_start=198
-  _globals['_GETMODELREQUEST']._serialized_end=247
-  _globals['_MODEL']._serialized_start=250
-  _globals['_MODEL']._serialized_end=519
-  _globals['_QUALITY']._serialized_start=521
-  _globals['_QUALITY']._serialized_end=597
-  _globals['_NOTLOADEDMODEL']._serialized_start=599
-  _globals['_NOTLOADEDMODEL']._serialized_end=713
-  _globals['_MODELSERVICE']._serialized_start=1055
-  _globals['_MODELSERVICE']._serialized_end=1210
+  _globals['_LISTMODELSRESPONSE']._serialized_start=92
+  _globals['_LISTMODELSRESPONSE']._serialized_end=284
+  _globals['_MODELVERSION']._serialized_start=286
+  _globals['_MODELVERSION']._serialized_end=395
+  _globals['_MODELALIAS']._serialized_start=397
+  _globals['_MODELALIAS']._serialized_end=481
+  _globals['_GETMODELREQUEST']._serialized_start=483
+  _globals['_GETMODELREQUEST']._serialized_end=532
+  _globals['_LOADMODELREQUEST']._serialized_start=534
+  _globals['_LOADMODELREQUEST']._serialized_end=584
+  _globals['_LOADMODELRESPONSE']._serialized_start=586
+  _globals['_LOADMODELRESPONSE']._serialized_end=605
+  _globals['_UNLOADMODELREQUEST']._serialized_start=607
+  _globals['_UNLOADMODELREQUEST']._serialized_end=659
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=661
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=682
+  _globals['_SETALIASREQUEST']._serialized_start=684
+  _globals['_SETALIASREQUEST']._serialized_end=741
+  _globals['_SETALIASRESPONSE']._serialized_start=743
+  _globals['_SETALIASRESPONSE']._serialized_end=761
+  _globals['_DELETEALIASREQUEST']._serialized_start=763
+  _globals['_DELETEALIASREQUEST']._serialized_end=813
+  _globals['_DELETEALIASRESPONSE']._serialized_start=815
+  _globals['_DELETEALIASRESPONSE']._serialized_end=836
+  _globals['_MODEL']._serialized_start=839
+  _globals['_MODEL']._serialized_end=1108
+  _globals['_QUALITY']._serialized_start=1110
+  _globals['_QUALITY']._serialized_end=1186
+  _globals['_NOTLOADEDMODEL']._serialized_start=1188
+  _globals['_NOTLOADEDMODEL']._serialized_end=1302
+  _globals['_MODELSERVICE']._serialized_start=1862
+  _globals['_MODELSERVICE']._serialized_end=2330
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """Which models this server holds.
+    """Which models this server holds, and changes of that while it runs.
+
+    Changes are made one at a time, in the order in which they come. They end with PERMISSION_DENIED unless the server's
+    settings allow them (`models.allow_changes`). A change that has begun goes on when its caller leaves.
     """
 
     def __init__(self, channel):
@@ -45,10 +48,33 @@ class ModelServiceStub:
                 request_serializer=dragoman_dot_v1_dot_model__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=dragoman_dot_v1_dot_model__pb2.Model.FromString,
                 _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/dragoman.v1.ModelService/LoadModel',
+                request_serializer=dragoman_dot_v1_dot_model__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_model__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/dragoman.v1.ModelService/UnloadModel',
+                request_serializer=dragoman_dot_v1_dot_model__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_model__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
+        self.SetAlias = channel.unary_unary(
+                '/dragoman.v1.ModelService/SetAlias',
+                request_serializer=dragoman_dot_v1_dot_model__pb2.SetAliasRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_model__pb2.SetAliasResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/dragoman.v1.ModelService/DeleteAlias',
+                request_serializer=dragoman_dot_v1_dot_model__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=dragoman_dot_v1_dot_model__pb2.DeleteAliasResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
-    """Which models this server holds.
+    """Which models this server holds, and changes of that while it runs.
+
+    Changes are made one at a time, in the order in which they come. They end with PERMISSION_DENIED unless the server's
+    settings allow them (`models.allow_changes`). A change that has begun goes on when its caller leaves.
     """
 
     def ListModels(self, request, context):
@@ -59,6 +85,36 @@ class ModelServiceServicer:
 
     def GetModel(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadModel(self, request, context):
+        """Serves a version. The answer comes when the version takes calls. Does nothing where it is served already.
+        NOT_FOUND: it is not in the models folder. FAILED_PRECONDITION: it cannot be served, and nothing has changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Unloads a version once the calls that it answers have ended. NOT_FOUND: it is not served.
+        FAILED_PRECONDITION: an alias names it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAlias(self, request, context):
+        """Lets an alias name a version. NOT_FOUND: the version is not served.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Lets an alias name nothing any more. NOT_FOUND: there is none of this name.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -76,6 +132,26 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=dragoman_dot_v1_dot_model__pb2.GetModelRequest.FromString,
                     response_serializer=dragoman_dot_v1_dot_model__pb2.Model.SerializeToString,
             ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=dragoman_dot_v1_dot_model__pb2.LoadModelRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_model__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=dragoman_dot_v1_dot_model__pb2.UnloadModelRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_model__pb2.UnloadModelResponse.SerializeToString,
+            ),
+            'SetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAlias,
+                    request_deserializer=dragoman_dot_v1_dot_model__pb2.SetAliasRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_model__pb2.SetAliasResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=dragoman_dot_v1_dot_model__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=dragoman_dot_v1_dot_model__pb2.DeleteAliasResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'dragoman.v1.ModelService', rpc_method_handlers)
@@ -85,7 +161,10 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """Which models this server holds.
+    """Which models this server holds, and changes of that while it runs.
+
+    Changes are made one at a time, in the order in which they come. They end with PERMISSION_DENIED unless the server's
+    settings allow them (`models.allow_changes`). A change that has begun goes on when its caller leaves.
     """
 
     @staticmethod
@@ -132,6 +211,114 @@ class ModelService:
             '/dragoman.v1.ModelService/GetModel',
             dragoman_dot_v1_dot_model__pb2.GetModelRequest.SerializeToString,
             dragoman_dot_v1_dot_model__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.ModelService/LoadModel',
+            dragoman_dot_v1_dot_model__pb2.LoadModelRequest.SerializeToString,
+            dragoman_dot_v1_dot_model__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.ModelService/UnloadModel',
+            dragoman_dot_v1_dot_model__pb2.UnloadModelRequest.SerializeToString,
+            dragoman_dot_v1_dot_model__pb2.UnloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.ModelService/SetAlias',
+            dragoman_dot_v1_dot_model__pb2.SetAliasRequest.SerializeToString,
+            dragoman_dot_v1_dot_model__pb2.SetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dragoman.v1.ModelService/DeleteAlias',
+            dragoman_dot_v1_dot_model__pb2.DeleteAliasRequest.SerializeToString,
+            dragoman_dot_v1_dot_model__pb2.DeleteAliasResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """Which models this server holds."""
+    """Which models this server holds, and changes of that while it runs.
+
+    Changes are made one at a time, in the order in which they come. They end with PERMISSION_DENIED unless the server's
+    settings allow them (`models.allow_changes`). A change that has begun goes on when its caller leaves.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,17 +39,49 @@ class ModelServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     ListModels: _grpc.UnaryUnaryMultiCallable[_model_pb2.ListModelsRequest, _model_pb2.ListModelsResponse]
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.Model]
+    LoadModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.LoadModelRequest, _model_pb2.LoadModelResponse]
+    """Serves a version. The answer comes when the version takes calls. Does nothing where it is served already.
+    NOT_FOUND: it is not in the models folder. FAILED_PRECONDITION: it cannot be served, and nothing has changed.
+    """
+    UnloadModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.UnloadModelRequest, _model_pb2.UnloadModelResponse]
+    """Unloads a version once the calls that it answers have ended. NOT_FOUND: it is not served.
+    FAILED_PRECONDITION: an alias names it.
+    """
+    SetAlias: _grpc.UnaryUnaryMultiCallable[_model_pb2.SetAliasRequest, _model_pb2.SetAliasResponse]
+    """Lets an alias name a version. NOT_FOUND: the version is not served."""
+    DeleteAlias: _grpc.UnaryUnaryMultiCallable[_model_pb2.DeleteAliasRequest, _model_pb2.DeleteAliasResponse]
+    """Lets an alias name nothing any more. NOT_FOUND: there is none of this name."""
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """Which models this server holds."""
+    """Which models this server holds, and changes of that while it runs.
+
+    Changes are made one at a time, in the order in which they come. They end with PERMISSION_DENIED unless the server's
+    settings allow them (`models.allow_changes`). A change that has begun goes on when its caller leaves.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_model_pb2.ListModelsRequest, _model_pb2.ListModelsResponse]  # type: ignore[assignment]
     GetModel: _aio.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.Model]  # type: ignore[assignment]
+    LoadModel: _aio.UnaryUnaryMultiCallable[_model_pb2.LoadModelRequest, _model_pb2.LoadModelResponse]  # type: ignore[assignment]
+    """Serves a version. The answer comes when the version takes calls. Does nothing where it is served already.
+    NOT_FOUND: it is not in the models folder. FAILED_PRECONDITION: it cannot be served, and nothing has changed.
+    """
+    UnloadModel: _aio.UnaryUnaryMultiCallable[_model_pb2.UnloadModelRequest, _model_pb2.UnloadModelResponse]  # type: ignore[assignment]
+    """Unloads a version once the calls that it answers have ended. NOT_FOUND: it is not served.
+    FAILED_PRECONDITION: an alias names it.
+    """
+    SetAlias: _aio.UnaryUnaryMultiCallable[_model_pb2.SetAliasRequest, _model_pb2.SetAliasResponse]  # type: ignore[assignment]
+    """Lets an alias name a version. NOT_FOUND: the version is not served."""
+    DeleteAlias: _aio.UnaryUnaryMultiCallable[_model_pb2.DeleteAliasRequest, _model_pb2.DeleteAliasResponse]  # type: ignore[assignment]
+    """Lets an alias name nothing any more. NOT_FOUND: there is none of this name."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Which models this server holds."""
+    """Which models this server holds, and changes of that while it runs.
+
+    Changes are made one at a time, in the order in which they come. They end with PERMISSION_DENIED unless the server's
+    settings allow them (`models.allow_changes`). A change that has begun goes on when its caller leaves.
+    """
 
     @_abc_1.abstractmethod
     def ListModels(
@@ -60,5 +96,41 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.Model, _abc.Awaitable[_model_pb2.Model]]: ...
+
+    @_abc_1.abstractmethod
+    def LoadModel(
+        self,
+        request: _model_pb2.LoadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.LoadModelResponse, _abc.Awaitable[_model_pb2.LoadModelResponse]]:
+        """Serves a version. The answer comes when the version takes calls. Does nothing where it is served already.
+        NOT_FOUND: it is not in the models folder. FAILED_PRECONDITION: it cannot be served, and nothing has changed.
+        """
+
+    @_abc_1.abstractmethod
+    def UnloadModel(
+        self,
+        request: _model_pb2.UnloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.UnloadModelResponse, _abc.Awaitable[_model_pb2.UnloadModelResponse]]:
+        """Unloads a version once the calls that it answers have ended. NOT_FOUND: it is not served.
+        FAILED_PRECONDITION: an alias names it.
+        """
+
+    @_abc_1.abstractmethod
+    def SetAlias(
+        self,
+        request: _model_pb2.SetAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.SetAliasResponse, _abc.Awaitable[_model_pb2.SetAliasResponse]]:
+        """Lets an alias name a version. NOT_FOUND: the version is not served."""
+
+    @_abc_1.abstractmethod
+    def DeleteAlias(
+        self,
+        request: _model_pb2.DeleteAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.DeleteAliasResponse, _abc.Awaitable[_model_pb2.DeleteAliasResponse]]:
+        """Lets an alias name nothing any more. NOT_FOUND: there is none of this name."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -31,7 +31,9 @@ class TranslateRequest(_message.Message):
     model: _builtins.str
     """A model's name as ListModels gives it."""
     version: _builtins.str
-    """Left empty: the highest version there is."""
+    """A number or an alias. Left empty: the highest version served, unless aliases have shares of such calls. Then the
+    metadata key `dragoman-sticky-key` keeps calls with one value on one version.
+    """
     @_builtins.property
     def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The texts to translate, each on its own. Control characters and byte order marks are removed, no-break and other
@@ -216,7 +218,9 @@ class ScoreTranslationsRequest(_message.Message):
     model: _builtins.str
     """A model's name as ListModels gives it."""
     version: _builtins.str
-    """Left empty: the highest version there is."""
+    """A number or an alias. Left empty: the highest version served, unless aliases have shares of such calls. Then the
+    metadata key `dragoman-sticky-key` keeps calls with one value on one version.
+    """
     num_alternatives: _builtins.int
     """Tell so many of the most probable tokens at each place, at most 20."""
     @_builtins.property

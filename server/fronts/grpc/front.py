@@ -28,7 +28,9 @@ from dragoman.server.fronts.grpc.listening import (
 )
 from dragoman.server.fronts.grpc.server import make_server
 from dragoman.server.lifecycle import Lifecycle
+from dragoman.server.models.changes import ForbiddenChanges, ModelChanges
 from dragoman.server.models.registry import Registry
+from dragoman.server.models.served_model import ServedModel
 from dragoman.server.operations.metrics import UNKNOWN_MODEL, Metrics
 from dragoman.server.requests.record import CallRecorder
 from dragoman.server.requests.runtime import Runtime
@@ -94,26 +96,32 @@ class GrpcFront:
         self._num_taken_up = 0
         self._stop: GrpcStop | None = None
 
-    async def start(self, registry: Registry, port: int) -> None:
-        """Listen on `port`, and answer calls for the models of `registry`.
+    async def start(self, registry: Registry, port: int, changes: ModelChanges | None = None) -> None:
+        """Listen on `port`, and answer calls for the models of `registry`, also for those that come later.
+
+        `changes` makes the changes that callers ask for; None: there are none.
 
         Raises:
             AddressError: the port is in use.
         """
-        slots = {model.name: model.engine.occupancy().slots_total for model in registry.models}
-        # A call waits for slots that the calls of all fronts use: as many come to each, so each has its part of them.
-        shares = {name: max(1, num_slots // self._num_fronts) for name, num_slots in slots.items()}
         recorder = CallRecorder(
             self._metrics,
-            shares,
+            {},
             max_calls=self._listen.max_concurrent_calls,
             logs_content=self._logs_content,
         )
-        for model in registry.models:
+
+        def expect(model: ServedModel) -> None:
+            # A call waits for slots that the calls of all fronts use: as many come to each, so each has its part.
+            recorder.expect(model.name, max(1, model.engine.occupancy().slots_total // self._num_fronts))
             self._metrics.expect_calls(model.name, DECODING_METHODS[model.manifest.task])
+
+        for model in registry.models:
+            expect(model)
+        registry.when_added.append(expect)
         gate = CallGate()
-        server = self._make_server(sum(slots.values()))
-        self._add_services(server, registry, recorder, gate)
+        server = self._make_server(sum(model.engine.occupancy().slots_total for model in registry.models))
+        self._add_services(server, registry, changes or ForbiddenChanges(), recorder, gate)
         self.port = bind(server, self._listen.host, port, server_credentials(self._credentials))
         self._health.follow(registry)
         self._health.set_serving(serving=True)
@@ -153,7 +161,12 @@ class GrpcFront:
         self._num_taken_up += 1
 
     def _add_services(
-        self, server: grpc.aio.Server, registry: Registry, recorder: CallRecorder, gate: CallGate
+        self,
+        server: grpc.aio.Server,
+        registry: Registry,
+        changes: ModelChanges,
+        recorder: CallRecorder,
+        gate: CallGate,
     ) -> None:
         listen = self._listen
         runtime = Runtime(
@@ -174,7 +187,7 @@ class GrpcFront:
             TranslationServicer(runtime), intercepted
         )
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationServicer(runtime), intercepted)
-        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(registry), intercepted)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(registry, changes), intercepted)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         guarded: Any = GuardedServer(
