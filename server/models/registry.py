@@ -65,7 +65,7 @@ class Registry:
     Attributes:
         catalog: the state of everything as the server's repository shows it, also of what takes no calls.
         when_added: called with each version that begins to take calls, before it does.
-        when_changed: called after each change of what takes calls, and of `not_loaded`.
+        when_changed: called after each change of what takes calls, and of the catalog.
         when_removed: called with each version that takes no calls any more, once its last lease is returned.
     """
 
@@ -105,7 +105,7 @@ class Registry:
         versions = self._models.setdefault(model.name, {})
         assert model.version not in versions, f"{model.name}/{model.version} is served already"
         versions[model.version] = _Version(model)
-        self.tell_changed()
+        self._tell_changed()
 
     async def remove(self, name: str, version: str) -> None:
         """Let a version take no call from now on; returns when the calls that hold it have ended.
@@ -119,7 +119,7 @@ class Registry:
         if not versions:
             del self._models[name]
         removed.is_removed = True
-        self.tell_changed()
+        self._tell_changed()
         if removed.num_leases:
             await removed.is_over.wait()
         for tell in self.when_removed:
@@ -129,16 +129,12 @@ class Registry:
         """Have calls go by the catalog's aliases from now on."""
         self.catalog = catalog
         self._routes = catalog.routes()
+        self._tell_changed()
 
     @property
     def not_loaded(self) -> Sequence[NotLoaded]:
         """What lies in the models folder and cannot be served, by name and version."""
         return [each.not_loaded for each in self.catalog.versions if each.not_loaded is not None]
-
-    def tell_changed(self) -> None:
-        """Say that something has changed. What sets `not_loaded` calls it."""
-        for tell in self.when_changed:
-            tell()
 
     @property
     def models(self) -> Sequence[ServedModel]:
@@ -148,6 +144,10 @@ class Registry:
 
     def __contains__(self, name: object) -> bool:
         return name in self._models
+
+    def _tell_changed(self) -> None:
+        for tell in self.when_changed:
+            tell()
 
     def _why_not(self, name: str, version: str) -> str:
         """What keeps the model from being served, if it is there."""

@@ -279,6 +279,22 @@ class _Models(model_pb2_grpc.ModelServiceServicer):
             )
         return held[-1]
 
+    def LoadModel(self, request: Any, context: Any) -> model_pb2.LoadModelResponse:
+        self._script.begin(request, context)
+        return model_pb2.LoadModelResponse()
+
+    def UnloadModel(self, request: Any, context: Any) -> model_pb2.UnloadModelResponse:
+        self._script.begin(request, context)
+        return model_pb2.UnloadModelResponse()
+
+    def SetAlias(self, request: Any, context: Any) -> model_pb2.SetAliasResponse:
+        self._script.begin(request, context)
+        return model_pb2.SetAliasResponse()
+
+    def DeleteAlias(self, request: Any, context: Any) -> model_pb2.DeleteAliasResponse:
+        self._script.begin(request, context)
+        return model_pb2.DeleteAliasResponse()
+
 
 @dataclass
 class ScriptedServer:
