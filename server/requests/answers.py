@@ -86,7 +86,7 @@ async def score_of(submitted: SubmittedInput, decoded: Sequence[Decoded], pace: 
         version=submitted.model.version,
         log_probability=hypothesis.log_probability,
         perplexity=hypothesis.perplexity,
-        tokens=_OutputTokens(submitted.model.tokenizer, hypothesis),
+        tokens=_OutputTokens(submitted.model, hypothesis),
     )
 
 
@@ -110,7 +110,7 @@ def _text_answer(submitted: SubmittedInput, hypothesis: Hypothesis) -> TextAnswe
         num_output_tokens=hypothesis.num_output_tokens,
         log_probability=hypothesis.log_probability,
         score=hypothesis.score,
-        tokens=_OutputTokens(submitted.model.tokenizer, hypothesis),
+        tokens=_OutputTokens(submitted.model, hypothesis),
     )
 
 
@@ -129,15 +129,19 @@ class _OutputTokens:
     A call may have hundreds of thousands of them: kept, they would make each collection of garbage take 50 ms.
     """
 
-    def __init__(self, tokenizer: Tokenizer, hypothesis: Hypothesis) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, model: ServedModel, hypothesis: Hypothesis) -> None:
+        self._model = model
         self._hypothesis = hypothesis
+
+    @property
+    def ids(self) -> Sequence[int]:
+        return self._hypothesis.with_end(self._model.manifest.special_tokens.end)
 
     def __iter__(self) -> Iterator[OutputToken]:
         tokens, alignment = self._hypothesis.tokens, self._hypothesis.alignment
         # The end of sequence is not in the alignment.
         for token, source_index in itertools.zip_longest(tokens, alignment[: len(tokens)]):
-            yield _output_token(self._tokenizer, token, source_index)
+            yield _output_token(self._model.tokenizer, token, source_index)
 
 
 def _output_token(tokenizer: Tokenizer, token: TokenScore, source_index: int | None) -> OutputToken:

@@ -1,12 +1,13 @@
 """What callers ask and what they get, free of any transport."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from dragoman.server.decoding.hypothesis import FinishReason
 from dragoman.server.requests.options import DEFAULT_OPTIONS, Options
 
-__all__ = ["Answer", "Call", "Delta", "OutputToken", "Scored", "ScoringCall", "TextAnswer"]
+__all__ = ["Answer", "Call", "Delta", "OutputToken", "OutputTokens", "Scored", "ScoringCall", "TextAnswer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,17 @@ class OutputToken:
     source_index: int | None
 
 
+class OutputTokens(Protocol):
+    """Tokens of an answer: made when they are read."""
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """Of all tokens, the end of sequence included."""
+
+    def __iter__(self) -> Iterator[OutputToken]:
+        """All tokens with their figures, where these were asked for; else none."""
+
+
 @dataclass(frozen=True, slots=True)
 class TextAnswer:
     """One of the answers to an input. The end of sequence counts as an output token."""
@@ -78,7 +90,7 @@ class TextAnswer:
     num_output_tokens: int
     log_probability: float
     score: float
-    tokens: Iterable[OutputToken]
+    tokens: OutputTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,4 +129,4 @@ class Scored:
     version: str
     log_probability: float
     perplexity: float
-    tokens: Iterable[OutputToken]
+    tokens: OutputTokens

@@ -99,7 +99,7 @@ async def test_a_method_that_changes_what_is_served_needs_admin(
     interceptors = Interceptors(
         recorder, CallGate(), Authenticator(scopes), max_inputs=8, max_message_bytes=1000
     )
-    protocol = Protocol("service", frozenset(), frozenset(admin_methods))
+    protocol = Protocol(("service",), frozenset(), frozenset(admin_methods))
     handler = grpc.unary_unary_rpc_method_handler(
         serve, HealthCheckRequest.FromString, HealthCheckResponse.SerializeToString
     )

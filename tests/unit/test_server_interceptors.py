@@ -13,7 +13,7 @@ from dragoman.server.fronts.grpc.interceptors import InterceptedServer, Intercep
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.requests.record import CallRecorder
 
-OTHER = Protocol(model_field="service", decoding_methods=frozenset({"Check"}))
+OTHER = Protocol(model_fields=("service",), decoding_methods=frozenset({"Check"}))
 
 
 class Server:

@@ -8,6 +8,7 @@ from google.protobuf.message import DecodeError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dragoman.inference import grpc_service_pb2
 from dragoman.server.fronts.grpc.wire_entries import count_entries
 from dragoman.v1 import generation_pb2, translation_pb2
 from dragoman.v1.decoding_pb2 import DecodingOptions
@@ -25,6 +26,16 @@ OPTIONS = st.builds(
     alignment=st.booleans(),
 )
 PAIRS = st.builds(translation_pb2.ScoredPair, source=st.text(), target=st.text())
+INT64 = st.integers(-(2**63), 2**63 - 1)
+TENSOR = grpc_service_pb2.ModelInferRequest.InferInputTensor
+CONTENTS = st.builds(
+    grpc_service_pb2.InferTensorContents,
+    int64_contents=st.lists(INT64),
+    bool_contents=st.lists(st.booleans()),
+    fp32_contents=st.lists(st.floats(width=32)),
+    fp64_contents=st.lists(st.floats()),
+    bytes_contents=st.lists(st.binary()),
+)
 REQUESTS = st.one_of(
     st.builds(
         translation_pb2.TranslateRequest,
@@ -38,12 +49,23 @@ REQUESTS = st.one_of(
     ),
     st.builds(generation_pb2.GenerateRequest, prompt=st.text(), options=st.none() | OPTIONS),
     st.builds(generation_pb2.ScoreTextsRequest, model=st.text(), texts=TEXTS),
+    st.builds(
+        grpc_service_pb2.ModelInferRequest,
+        id=st.text(),
+        parameters=st.dictionaries(st.text(), st.builds(grpc_service_pb2.InferParameter, int64_param=INT64)),
+        inputs=st.lists(st.builds(TENSOR, name=st.text(), shape=st.lists(INT64), contents=CONTENTS)),
+        raw_input_contents=st.lists(st.binary()),
+    ),
 )
 
 
 def num_entries(message: Message) -> int:
     num = 0
     for field, value in message.ListFields():
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            # Each entry has its key and its value, on the wire also where they are the defaults.
+            num += sum(3 + num_entries(each) for each in value.values())
+            continue
         values = value if field.is_repeated else [value]
         num += len(values)
         if field.message_type is not None:

@@ -30,10 +30,12 @@ class CallGate:
     def __init__(self) -> None:
         self._is_open = asyncio.Event()
         self._is_open.set()
+        self._was_closed = asyncio.Event()
 
     def close(self) -> None:
         """Let calls that come from now on wait."""
         self._is_open.clear()
+        self._was_closed.set()
 
     def open(self) -> None:
         """Let calls that wait run."""
@@ -43,6 +45,10 @@ class CallGate:
         """Return at once, or where the gate is closed after `open`."""
         if not self._is_open.is_set():
             await self._is_open.wait()
+
+    async def wait_until_closed(self) -> None:
+        """Return when the server refuses new calls, or is about to."""
+        await self._was_closed.wait()
 
 
 class GrpcStop:

@@ -8,7 +8,6 @@ import grpc
 import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from dragoman.server.config import ServerSettings
 from dragoman.server.fronts.grpc.authentication import GuardedServer, authenticator_of
@@ -25,7 +24,11 @@ from dragoman.server.fronts.grpc.listening import (
     channel_options,
     count_of_started_calls,
     grpc_server_ids,
+    max_streams,
 )
+from dragoman.server.fronts.grpc.open_inference import protocol as open_inference
+from dragoman.server.fronts.grpc.open_inference.service import InferenceServicer
+from dragoman.server.fronts.grpc.reflection import add_reflection
 from dragoman.server.fronts.grpc.server import make_server
 from dragoman.server.lifecycle import Lifecycle
 from dragoman.server.models.changes import ForbiddenChanges, ModelChanges
@@ -47,13 +50,11 @@ from dragoman.v1 import (
 
 __all__ = ["SERVICE_NAMES", "GrpcFront"]
 
-SERVICE_NAMES = tuple(
-    module.DESCRIPTOR.services_by_name[name].full_name
-    for module, name in (
-        (translation_pb2, "TranslationService"),
-        (generation_pb2, "GenerationService"),
-        (model_pb2, "ModelService"),
-    )
+SERVICE_NAMES = (
+    translation_pb2.DESCRIPTOR.services_by_name["TranslationService"].full_name,
+    generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
+    model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    open_inference.SERVICE_NAME,
 )
 
 _log = structlog.get_logger(__name__)
@@ -114,14 +115,19 @@ class GrpcFront:
         def expect(model: ServedModel) -> None:
             # A call waits for slots that the calls of all fronts use: as many come to each, so each has its part.
             recorder.expect(model.name, max(1, model.engine.occupancy().slots_total // self._num_fronts))
-            self._metrics.expect_calls(model.name, DECODING_METHODS[model.manifest.task])
+            methods = (*DECODING_METHODS[model.manifest.task], *open_inference.DECODING_METHODS)
+            self._metrics.expect_calls(model.name, methods)
 
         for model in registry.models:
             expect(model)
         registry.when_added.append(expect)
         gate = CallGate()
-        server = self._make_server(sum(model.engine.occupancy().slots_total for model in registry.models))
-        self._add_services(server, registry, changes or ForbiddenChanges(), recorder, gate)
+        num_streams = max_streams(
+            self._listen, sum(model.engine.occupancy().slots_total for model in registry.models)
+        )
+        server = self._make_server(num_streams)
+        interceptors = self._interceptors(recorder, gate, num_streams)
+        self._add_services(server, registry, changes or ForbiddenChanges(), interceptors)
         self.port = bind(server, self._listen.host, port, server_credentials(self._credentials))
         self._health.follow(registry)
         self._health.set_serving(serving=True)
@@ -146,10 +152,20 @@ class GrpcFront:
         """End whatever still runs, within seconds; returns whether gRPC has ended."""
         return self._stop is None or await self._stop.end()
 
-    def _make_server(self, num_slots: int) -> grpc.aio.Server:
+    def _interceptors(self, recorder: CallRecorder, gate: CallGate, num_streams: int) -> Interceptors:
+        return Interceptors(
+            recorder,
+            gate,
+            self._authenticator,
+            max_inputs=self._listen.max_inputs,
+            max_message_bytes=self._listen.max_message_bytes,
+            max_streams=num_streams,
+        )
+
+    def _make_server(self, num_streams: int) -> grpc.aio.Server:
         ids_before = grpc_server_ids()
         server = make_server(
-            channel_options(self._listen, num_slots, shares_port=self._num_fronts > 1),
+            channel_options(self._listen, num_streams, shares_port=self._num_fronts > 1),
             on_crash=self._on_crash,
             on_call=self._count_call,
         )
@@ -165,8 +181,7 @@ class GrpcFront:
         server: grpc.aio.Server,
         registry: Registry,
         changes: ModelChanges,
-        recorder: CallRecorder,
-        gate: CallGate,
+        interceptors: Interceptors,
     ) -> None:
         listen = self._listen
         runtime = Runtime(
@@ -175,27 +190,21 @@ class GrpcFront:
             max_inputs=listen.max_inputs,
             max_message_bytes=listen.max_message_bytes,
         )
-        interceptors = Interceptors(
-            recorder,
-            gate,
-            self._authenticator,
-            max_inputs=listen.max_inputs,
-            max_message_bytes=listen.max_message_bytes,
-        )
         intercepted: Any = InterceptedServer(server, interceptors, PROTOCOL)
+        inference = InferenceServicer(runtime, self._lifecycle, max_inputs=listen.max_inputs)
         translation_pb2_grpc.add_TranslationServiceServicer_to_server(
             TranslationServicer(runtime), intercepted
         )
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationServicer(runtime), intercepted)
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(registry, changes), intercepted)
+        open_inference.add_service(
+            inference, InterceptedServer(server, interceptors, open_inference.PROTOCOL)
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        guarded: Any = GuardedServer(
+        guarded = GuardedServer(
             server, self._authenticator, frozenset({Scope.INFER, Scope.ADMIN}), self._count_refusal
         )
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
-            reflection.aio.ReflectionServicer(names), guarded
-        )
+        add_reflection(guarded, (*SERVICE_NAMES, health.SERVICE_NAME), [open_inference.PROTOCOL.pool])
 
     def _count_refusal(self, reason: str) -> None:
         self._metrics.rejected.labels(UNKNOWN_MODEL, reason).inc()

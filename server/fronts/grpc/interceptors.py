@@ -8,32 +8,39 @@ The chain of a method is put together once, when its service is registered. A ca
 | `_identified` | finds its caller; refuses a call that the caller has no right to |
 | `_held` | lets it wait while the server drains |
 | `_admitted` | refuses it when it is late, or one too many |
-| `_parsed` | reads and parses its message |
+| `_received` | reads its message |
+| `_parsed` | parses it |
 | `_placed` | refuses it when it would wait too long for its model |
 | `_sized` | refuses an answer that is too long for a message |
+
+Of a method that takes a stream, each message is a call: `request_streams.py` puts the chain around each of them.
 """
 
 import asyncio
 import contextlib
 import operator
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
 
-from dragoman.server.errors import AnswerTooLarge, FieldViolation, InvalidRequest
+from dragoman.server.errors import AnswerTooLarge, FieldViolation, InvalidRequest, Unauthenticated
 from dragoman.server.fronts.grpc.authentication import Authenticator
 from dragoman.server.fronts.grpc.draining import CallGate
 from dragoman.server.fronts.grpc.parsing import Parsing
+from dragoman.server.fronts.grpc.request_streams import RequestStreams
 from dragoman.server.fronts.grpc.status import CallStatus, to_status
+from dragoman.server.requests.failures import Failure
 from dragoman.server.requests.record import CallRecord, CallRecorder
 from dragoman.server.scopes import Scope
 
-__all__ = ["InterceptedServer", "Interceptors", "Protocol"]
+__all__ = ["Handler", "InterceptedServer", "Interceptors", "Protocol"]
 
 NO_MESSAGE_S = 1.0
 """How long a call that ended its sending without a message may take to turn out to be cancelled."""
@@ -41,11 +48,20 @@ NO_MESSAGE_S = 1.0
 REQUEST_ID_KEY = "x-request-id"
 """Metadata with the id of a call: the caller's own, or the one that the server gave it, in the answer."""
 
+MAX_STREAMS = 100
+"""Calls of a connection at one time, where nothing else is said."""
+
 # Strings: generic in the stubs only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context = grpc.aio.ServicerContext[Any, Any]
 Answer: TypeAlias = Callable[[CallRecord, Any, Context], Awaitable[Any]]
-"""The rest of a chain. It takes the request once there is one, and returns what is sent: bytes, or None of a stream."""
+"""The rest of a chain. It takes the message, further in the request, and returns what is sent: bytes, or None of a
+stream."""
+
+
+def _no_request_id(_: Any) -> str:
+    """Of a protocol without streams of requests."""
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +69,20 @@ class Protocol:
     """What interceptors know of the services of a protocol.
 
     Attributes:
-        model_field: the field of a request that has the model's name, where a method asks for a model.
+        model_fields: fields of requests that have the model's name. A request has one of them at most.
         decoding_methods: names of the methods whose calls need a model's slots.
         admin_methods: names of the methods that change what is served: their callers need the scope `admin`.
+        pool: has the descriptors of its services.
+        request_id: returns what a client calls a request of a stream.
+        stream_failure: returns the response to a request of a stream that failed, from its id.
     """
 
-    model_field: str
+    model_fields: tuple[str, ...]
     decoding_methods: frozenset[str]
     admin_methods: frozenset[str] = frozenset()
+    pool: DescriptorPool = field(default_factory=descriptor_pool.Default)
+    request_id: Callable[[Any], str] = _no_request_id
+    stream_failure: Callable[[str, Failure], Message] | None = None
 
     def scopes_for(self, method: str) -> frozenset[Scope]:
         """The scopes of which a caller needs one. What only reads is for all who may do something."""
@@ -80,27 +102,38 @@ class Interceptors:
         *,
         max_inputs: int,
         max_message_bytes: int,
+        max_streams: int = MAX_STREAMS,
     ) -> None:
-        """Let a call have up to `max_inputs` inputs and answers in messages of up to `max_message_bytes`."""
+        """Let a call have up to `max_inputs` inputs and answers in messages of up to `max_message_bytes`.
+
+        `max_streams` requests of one stream are answered at one time, as many as calls of one connection.
+        """
         self._recorder = recorder
         self._gate = gate
         self._authenticator = authenticator
+        self._request_streams = RequestStreams(recorder, gate, max_streams)
         self._parsing = Parsing(max_inputs)
         self._max_message_bytes = max_message_bytes
 
     def around(self, path: str, handler: Handler, protocol: Protocol) -> Handler:
         """Returns a handler that does what `handler` does, inside the chain. `path` is the method's."""
-        assert not handler.request_streaming, "no service of ours takes a stream"
-        method = descriptor_pool.Default().FindMethodByName(path.removeprefix("/").replace("/", "."))
+        method = protocol.pool.FindMethodByName(path.removeprefix("/").replace("/", "."))
         answer = _sized(handler, self._max_message_bytes)
         if method.name in protocol.decoding_methods:
             answer = _placed(answer)
-        has_model = protocol.model_field in method.input_type.fields_by_name
-        model_of = operator.attrgetter(protocol.model_field) if has_model else _no_model
+        if handler.request_streaming:
+            answer = self._request_streams.naming(protocol.request_id, answer)
+        model_of = _model_of(method.input_type, protocol)
         answer = _parsed(self._parsing, method.input_type, handler, model_of, answer)
+        answer = _arrived(answer) if handler.request_streaming else _received(answer)
         scopes = protocol.scopes_for(method.name)
         answer = _identified(self._authenticator, scopes, _held(self._gate, _admitted(answer)))
-        behaviour = _recorded(self._recorder, method.name, answer)
+        if handler.request_streaming:
+            assert protocol.stream_failure is not None, "what is refused in a stream needs an answer"
+            stream = self._request_streams.around(method.name, answer, protocol.stream_failure)
+            behaviour = _opened(self._recorder, method.name, self._authenticator, scopes, stream)
+        else:
+            behaviour = _recorded(self._recorder, method.name, answer)
         # gRPC calls the handler of a method that takes a stream at once, that of any other when the message is there.
         # On the wire they are the same. So a call is judged before its message is waited for.
         if handler.response_streaming:
@@ -157,28 +190,70 @@ def _request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
 
 
 def _identified(authenticator: Authenticator, scopes: frozenset[Scope], answer: Answer) -> Answer:
-    async def identified(record: CallRecord, _: None, context: Context) -> Any:
+    async def identified(record: CallRecord, message: bytes | None, context: Context) -> Any:
         metadata: Any = context.invocation_metadata() or ()
         record.identify(lambda: authenticator.caller_of(context, metadata), scopes)
-        return await answer(record, None, context)
+        return await answer(record, message, context)
 
     return identified
 
 
+def _opened(
+    recorder: CallRecorder,
+    method: str,
+    authenticator: Authenticator,
+    scopes: frozenset[Scope],
+    stream: Callable[[Any, Context], Awaitable[None]],
+) -> Callable[[Any, Context], Any]:
+    """A stream whose caller may not send any request is refused as a call is, before it is read."""
+    refused = _recorded(recorder, method, _identified(authenticator, scopes, _nothing))
+
+    async def opened(_: Any, context: Context) -> None:
+        metadata: Any = context.invocation_metadata() or ()
+        try:
+            is_allowed = not authenticator.caller_of(context, metadata).scopes.isdisjoint(scopes)
+        except Unauthenticated:
+            is_allowed = False
+        await (stream if is_allowed else refused)(None, context)
+
+    return opened
+
+
+async def _nothing(_: CallRecord, _message: None, _context: Context) -> None:
+    """Of a stream that was refused."""
+
+
 def _held(gate: CallGate, answer: Answer) -> Answer:
-    async def held(record: CallRecord, _: None, context: Context) -> Any:
+    async def held(record: CallRecord, message: bytes | None, context: Context) -> Any:
         await gate.wait()
-        return await answer(record, None, context)
+        return await answer(record, message, context)
 
     return held
 
 
 def _admitted(answer: Answer) -> Answer:
-    async def admitted(record: CallRecord, _: None, context: Context) -> Any:
+    async def admitted(record: CallRecord, message: bytes | None, context: Context) -> Any:
         record.admit()
-        return await answer(record, None, context)
+        return await answer(record, message, context)
 
     return admitted
+
+
+def _received(answer: Answer) -> Answer:
+    async def received(record: CallRecord, _: None, context: Context) -> Any:
+        return await answer(record, await _read(record, context), context)
+
+    return received
+
+
+def _arrived(answer: Answer) -> Answer:
+    """In place of `_received` for a call of a stream: its message is what began it."""
+
+    async def arrived(record: CallRecord, message: bytes, context: Context) -> Any:
+        record.begin_message()
+        return await answer(record, message, context)
+
+    return arrived
 
 
 def _parsed(
@@ -191,12 +266,19 @@ def _parsed(
     """Reading and parsing are ours to do, so that a message that is none has an outcome too."""
     parse: Any = handler.request_deserializer
 
-    async def parsed(record: CallRecord, _: None, context: Context) -> Any:
-        request = await parsing.parse(kind, parse, await _read(record, context))
+    async def parsed(record: CallRecord, message: bytes, context: Context) -> Any:
+        request = await parsing.parse(kind, parse, message)
         record.name_model(model_of(request))
         return await answer(record, request, context)
 
     return parsed
+
+
+def _model_of(request: Descriptor, protocol: Protocol) -> Callable[[Any], str | None]:
+    for name in protocol.model_fields:
+        if name in request.fields_by_name:
+            return operator.attrgetter(name)
+    return _no_model
 
 
 def _no_model(_: Any) -> None:
@@ -214,7 +296,7 @@ def _placed(answer: Answer) -> Answer:
 def _sized(handler: Handler, max_bytes: int) -> Answer:
     """gRPC would find out too late for the call's outcome that a message is too long."""
     serialize: Any = handler.response_serializer
-    behaviour: Any = handler.unary_stream or handler.unary_unary
+    behaviour: Any = handler.stream_stream or handler.unary_stream or handler.unary_unary
 
     async def stream(_: CallRecord, request: Any, context: Context) -> None:
         await behaviour(request, context)

@@ -19,7 +19,15 @@ from dragoman.server.config import ListenSettings, is_unix
 from dragoman.server.errors import AddressError
 from dragoman.server.fronts.grpc.unix_sockets import check_socket_free
 
-__all__ = ["bind", "channel_options", "check_free", "count_of_started_calls", "grpc_server_ids", "hold_port"]
+__all__ = [
+    "bind",
+    "channel_options",
+    "check_free",
+    "count_of_started_calls",
+    "grpc_server_ids",
+    "hold_port",
+    "max_streams",
+]
 
 MIN_STREAMS = 100
 """Fewer calls at one time on one connection are not recommended (RFC 9113, 6.5.2)."""
@@ -31,24 +39,22 @@ it is taken up (docs/performance-log.md)."""
 
 
 def channel_options(
-    listen: ListenSettings, num_slots: int, *, shares_port: bool = False
+    listen: ListenSettings, num_streams: int, *, shares_port: bool = False
 ) -> list[tuple[str, int]]:
-    """The server's channel arguments, for models that decode `num_slots` sequences at one time.
+    """The server's channel arguments, for `num_streams` calls at one time on a connection.
 
     With `shares_port` other fronts of this server listen on the port too, and the kernel divides connections among
     them. The names are those of grpc/impl/channel_arg_names.h.
     """
-    asked = listen.max_streams_per_connection
-    max_streams = max(MIN_STREAMS, num_slots) if isinstance(asked, str) else asked
-    max_pending = PENDING_CONNECTIONS * max_streams
+    max_pending = PENDING_CONNECTIONS * num_streams
     return [
         # Two servers on one port would share its connections by chance.
         ("grpc.so_reuseport", int(shares_port)),
-        ("grpc.max_concurrent_streams", max_streams),
+        ("grpc.max_concurrent_streams", num_streams),
         # gRPC's core counts a stream until its memory is freed, which clients cannot see. Without this allowance a
         # client that keeps to the limit is refused when it opens a stream as soon as another has ended. The sum is what
         # a client can hold that opens streams and resets them at once: it does not fill the queue for its neighbours.
-        ("grpc.http2.max_deallocating_streams", max_streams),
+        ("grpc.http2.max_deallocating_streams", num_streams),
         ("grpc.server.max_pending_requests", max_pending),
         ("grpc.server.max_pending_requests_hard_limit", 2 * max_pending),
         # Counts of calls, read by `count_of_started_calls`; no traces of single events.
@@ -69,6 +75,12 @@ def channel_options(
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(listen.min_ping_interval_s)),
     ]
+
+
+def max_streams(listen: ListenSettings, num_slots: int) -> int:
+    """Returns how many calls of one connection run at one time, with models that decode `num_slots` sequences."""
+    asked = listen.max_streams_per_connection
+    return max(MIN_STREAMS, num_slots) if isinstance(asked, str) else asked
 
 
 def grpc_server_ids() -> set[int]:

@@ -21,12 +21,20 @@ _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
 _MAX_VARINT_BYTES = 10
 _ANY_VARINT = re.compile(rb"[\x80-\xff]{0,9}[\x00-\x7f]")
 _64_BITS = (1 << 64) - 1
-_PACKED: Final = "packed"
-_FIXED_TYPES = (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE)
+_PACKED: Final = 0
+_FIXED_SIZES = {
+    FieldDescriptor.TYPE_FLOAT: 4,
+    FieldDescriptor.TYPE_FIXED32: 4,
+    FieldDescriptor.TYPE_SFIXED32: 4,
+    FieldDescriptor.TYPE_DOUBLE: 8,
+    FieldDescriptor.TYPE_FIXED64: 8,
+    FieldDescriptor.TYPE_SFIXED64: 8,
+}
+"""Bytes of an element of a packed field, where all have as many. Varints have not: they are `_PACKED`."""
 _NOT_LAST = bytes(range(0x80, 0x100))
 """Bytes of a varint before its last one."""
 
-_Fields = Mapping[int, Descriptor | str]
+_Fields = Mapping[int, Descriptor | int]
 
 
 def count_entries(message: bytes, descriptor: Descriptor, most: int) -> int:
@@ -72,8 +80,9 @@ def _count(message: bytes, descriptor: Descriptor, most: int) -> int:
                 outer.append((end, fields))
                 end, fields = position + length, _fields(kind)
                 continue
-            if kind == _PACKED:
-                num_entries += max(1, _num_packed(message, position, length, most - num_entries)) - 1
+            if isinstance(kind, int):
+                num = length // kind if kind else _num_packed(message, position, length, most - num_entries)
+                num_entries += max(1, num) - 1
             position += length
         elif wire_type in (_GROUP, _END_GROUP):
             num_groups += 1 if wire_type == _GROUP else -1
@@ -115,12 +124,14 @@ def _num_packed(message: bytes, position: int, length: int, most: int) -> int:
 
 @functools.cache
 def _fields(descriptor: Descriptor) -> _Fields:
-    """Returns the fields that hold entries of their own: by number, the nested type or that they may be packed."""
-    fields: dict[int, Descriptor | str] = {}
+    """Returns the fields that hold entries of their own, by number.
+
+    Of each it has the nested type or, where the field may be packed, the size of an element; `_PACKED` for varints.
+    """
+    fields: dict[int, Descriptor | int] = {}
     for field in descriptor.fields:
         if field.message_type is not None:
             fields[field.number] = field.message_type
         elif field.is_repeated and field.cpp_type != FieldDescriptor.CPPTYPE_STRING:
-            assert field.cpp_type not in _FIXED_TYPES, "only varints are counted"
-            fields[field.number] = _PACKED
+            fields[field.number] = _FIXED_SIZES.get(field.type, _PACKED)
     return fields

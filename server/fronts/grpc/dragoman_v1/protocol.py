@@ -22,7 +22,7 @@ DECODING_METHODS: Mapping[Task, tuple[str, ...]] = {
 """By the task of the model that they need."""
 
 PROTOCOL = Protocol(
-    model_field="model",
+    model_fields=("model",),
     decoding_methods=frozenset().union(*DECODING_METHODS.values()),
     admin_methods=frozenset({"LoadModel", "UnloadModel", "SetAlias", "DeleteAlias"}),
 )

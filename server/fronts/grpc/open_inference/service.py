@@ -1,0 +1,147 @@
+"""inference.GRPCInferenceService: the Open Inference Protocol v2 with Triton's extensions.
+
+https://github.com/kserve/open-inference-protocol, https://github.com/triton-inference-server/server/tree/main/docs/protocol
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+import grpc.aio
+
+from dragoman.inference import grpc_service_pb2 as pb
+from dragoman.server.errors import InvalidRequest
+from dragoman.server.fronts.grpc.open_inference import models
+from dragoman.server.fronts.grpc.open_inference.outputs import answer_tensors, score_tensors
+from dragoman.server.fronts.grpc.open_inference.requests import Inference, field_name, read_request
+from dragoman.server.fronts.grpc.open_inference.responses import StreamedResponses, response_to
+from dragoman.server.fronts.grpc.open_inference.tensors import Tensor
+from dragoman.server.fronts.grpc.sticky import sticky_key
+from dragoman.server.lifecycle import Lifecycle
+from dragoman.server.requests.calls import Answer, Call, Delta, ScoringCall
+from dragoman.server.requests.runtime import Runtime
+
+__all__ = ["InferenceServicer"]
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class InferenceServicer:
+    """Models of both tasks. The methods for shared memory, traces and logs are not there."""
+
+    def __init__(self, runtime: Runtime, lifecycle: Lifecycle, *, max_inputs: int) -> None:
+        self._runtime = runtime
+        self._lifecycle = lifecycle
+        self._max_inputs = max_inputs
+
+    async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
+        """A server that answers is alive."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
+        """Whether balancers should send calls here, as /readyz says."""
+        return pb.ServerReadyResponse(ready=self._lifecycle.is_ready)
+
+    async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
+        """Whether the model is served; false for a name that is unknown."""
+        is_served = models.is_served(self._runtime.registry, request.name, request.version)
+        return pb.ModelReadyResponse(ready=self._lifecycle.accepts_calls and is_served)
+
+    async def ServerMetadata(
+        self, request: pb.ServerMetadataRequest, context: Context
+    ) -> pb.ServerMetadataResponse:
+        """Name, version and the extensions of the protocol."""
+        return models.server_metadata()
+
+    async def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: Context
+    ) -> pb.ModelMetadataResponse:
+        """Versions, inputs and outputs of a model."""
+        return models.model_metadata(self._runtime.registry, request.name, request.version)
+
+    async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
+        """The same in Triton's terms, and what the bundle says of itself."""
+        lease = self._runtime.registry.lease(request.name, request.version)
+        return pb.ModelConfigResponse(config=models.model_config(lease.model, self._max_inputs))
+
+    async def RepositoryIndex(
+        self, request: pb.RepositoryIndexRequest, context: Context
+    ) -> pb.RepositoryIndexResponse:
+        """All models, and what is not served with the reason."""
+        return models.repository_index(self._runtime.registry, only_ready=request.ready)
+
+    async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
+        """Answer all texts and send the answers when all are done."""
+        inference = self._read(request, context, is_streamed=False)
+        version, tensors = await self._whole(inference)
+        return response_to(request, inference, version, tensors)
+
+    async def ModelStreamInfer(self, request: pb.ModelInferRequest, call: Any) -> None:
+        """Answer one request of a stream: send text as it is produced, and the rest with the last of it."""
+        inference = self._read(request, call, is_streamed=True)
+
+        async def send(response: pb.ModelInferResponse) -> None:
+            await call.write(pb.ModelStreamInferResponse(infer_response=response))
+
+        max_bytes = self._runtime.max_message_bytes
+        if isinstance(inference.call, ScoringCall):
+            responses = StreamedResponses(request, inference, 1, max_bytes, send)
+            version, tensors = await self._whole(inference)
+            await responses.send(version, 0, tensors, ends_part=True)
+        else:
+            responses = StreamedResponses(request, inference, len(inference.call.inputs), max_bytes, send)
+            await self._follow(inference, inference.call, responses)
+
+    def _read(self, request: pb.ModelInferRequest, context: Any, *, is_streamed: bool) -> Inference:
+        # The version is chosen here alone: nothing is awaited before the runtime takes its lease on it.
+        lease = self._runtime.registry.lease(request.model_name, request.model_version, sticky_key(context))
+        return read_request(
+            request,
+            lease.model.version,
+            lease.model.manifest.task,
+            max_inputs=self._max_inputs,
+            remaining_s=context.time_remaining(),
+            is_streamed=is_streamed,
+        )
+
+    async def _whole(self, inference: Inference) -> tuple[str, Sequence[Tensor]]:
+        """Returns the version that answered, and the outputs for all texts."""
+        call = inference.call
+        with _renamed_fields():
+            if isinstance(call, Call):
+                answers = await self._runtime.answer(call)
+                return answers[0].version, await self._tensors(inference, answers)
+            scores = await self._runtime.score(call)
+            shape, max_bytes = inference.shape(len(scores)), self._runtime.max_message_bytes
+            return scores[0].version, await score_tensors(scores, inference.wanted, shape, max_bytes)
+
+    async def _follow(self, inference: Inference, call: Call, responses: StreamedResponses) -> None:
+        """Send text as it comes. With several hypotheses it is sent as a whole."""
+        sends_pieces = "text" in inference.wanted.names and inference.num_hypotheses == 1
+
+        async def emit(delta: Delta) -> None:
+            piece = Tensor("text", "BYTES", inference.shape(1), [delta.text])
+            if delta.answer is not None:
+                tensors = await self._tensors(inference, [delta.answer])
+                if sends_pieces:
+                    tensors = [piece if tensor.name == "text" else tensor for tensor in tensors]
+                await responses.send(delta.answer.version, delta.index, tensors, ends_part=True)
+            elif sends_pieces:
+                await responses.send(call.version, delta.index, [piece], ends_part=False)
+
+        with _renamed_fields():
+            await self._runtime.stream(call, emit)
+
+    async def _tensors(self, inference: Inference, answers: Sequence[Answer]) -> list[Tensor]:
+        shape, max_bytes = inference.shape(len(answers)), self._runtime.max_message_bytes
+        return await answer_tensors(answers, inference.wanted, shape, max_bytes)
+
+
+@contextlib.contextmanager
+def _renamed_fields() -> Iterator[None]:
+    """Put the protocol's names to the fields of a refusal."""
+    try:
+        yield
+    except InvalidRequest as error:
+        error.rename_fields(field_name)
+        raise
