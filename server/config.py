@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from dragoman.common.settings import Settings, parse_overrides, read_toml
+from dragoman.server.priority import DEFAULT_WEIGHTS
 from dragoman.server.settings.security import SecuritySettings
 
 __all__ = [
@@ -39,6 +40,10 @@ _MAX_CONNECTIONS = 1_000_000
 _MIN_METADATA_BYTES = 1024
 """What every client sends, with a token, has to fit."""
 _MAX_METADATA_BYTES = 1024 * 1024
+_MAX_WAITING_TOKENS = 10**9
+"""Python keeps some bytes for each: a thousand million take gigabytes."""
+_MAX_WEIGHT = 1000
+"""A priority of weight 1 beside it waits for a thousand sequences, which takes seconds."""
 _MAX_STREAMS = 65_536
 """Open calls of one connection. HTTP/2 allows more, but no server's memory does."""
 _MAX_CACHE_BYTES = 2**40
@@ -67,6 +72,8 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0, le=_MAX_MILLISECONDS_S, allow_inf_nan=False)]
 SecondsFromOneMillisecond = Annotated[float, Field(ge=0.001, le=_MAX_MILLISECONDS_S, allow_inf_nan=False)]
 Waiting = Annotated[int, Field(ge=1, le=_MAX_WAITING)]
+WaitingTokens = Annotated[int, Field(ge=0, le=_MAX_WAITING_TOKENS)]
+Weight = Annotated[int, Field(ge=1, le=_MAX_WEIGHT)]
 Rows = Annotated[int, Field(ge=1, le=_MAX_ROWS)]
 ThreadsOrAuto = Annotated[
     Annotated[int, Field(ge=1, le=_MAX_THREADS)] | Literal["auto"], _count_or_auto(_MAX_THREADS)
@@ -182,8 +189,15 @@ class EngineSettings(Settings):
     """Sequences that one lane decodes together. It bounds the lane's memory. A lane has room for a sixth more, which
     calls with few running sequences may use."""
     max_waiting: Waiting = 1024
-    """Sequences that may wait for a slot. Further ones are refused with RESOURCE_EXHAUSTED. Several fronts have equal
-    shares."""
+    """Sequences that may wait for a slot. Further ones are refused with RESOURCE_EXHAUSTED. Small calls, clients with
+    few waiting sequences and calls of high priority may use up to five eighths more. Calls of low priority leave a
+    quarter. Several fronts have equal shares."""
+    max_waiting_tokens: WaitingTokens = 0
+    """Tokens of inputs that may wait for a slot, beside `max_waiting`. A call that comes while nothing waits is always
+    accepted. Calls of high priority may use a quarter more, calls of low priority leave a quarter. Several fronts have
+    equal shares. 0: no bound."""
+    priority_weights: tuple[Weight, Weight, Weight] = DEFAULT_WEIGHTS
+    """Shares of the slots that become free while calls of high, normal and low priority wait."""
     prefix_cache_bytes: Annotated[int, Field(ge=0, le=_MAX_CACHE_BYTES)] = 64 * 1024 * 1024
     """Memory for keys and values of prompts, for prompts that begin the same; for each generation model. 0:
     none."""

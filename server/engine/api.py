@@ -13,6 +13,7 @@ import msgspec
 
 from dragoman.server.decoding.hypothesis import Hypothesis
 from dragoman.server.decoding.parameters import DecodingParameters
+from dragoman.server.priority import Priority
 
 __all__ = [
     "Cancel",
@@ -41,12 +42,14 @@ class Request(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         id: unique among those of one front.
-        call_id: the same for all sequences of a call: calls take turns.
+        call_id: the same for all sequences of a call: calls take turns, and so do clients and priorities.
         input_ids: what the bundle's tokenizer makes of the text, special tokens included.
         parameters: how to decode it.
         deadline_s: the sequence is dropped when this moment passes; None: never.
         is_streamed: whether its tokens are told as they come.
         is_small: whether its call has few rows, so that it may use those that a lane reserves for such calls.
+        client: whose call it is, the same in all fronts.
+        priority: of its call.
     """
 
     id: int
@@ -56,6 +59,8 @@ class Request(msgspec.Struct, frozen=True, array_like=True):
     deadline_s: float | None = None
     is_streamed: bool = False
     is_small: bool = False
+    client: str = ""
+    priority: Priority = Priority.NORMAL
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -45,6 +45,7 @@ from dragoman.server.errors import (
     Overloaded,
     RequestError,
 )
+from dragoman.server.priority import Priority
 
 __all__ = ["EngineClient", "LaneLink"]
 
@@ -80,6 +81,8 @@ class _FrontSequence(dispatcher.Sequence):
             self.deadline_s,
             self.is_streamed,
             self.is_small,
+            self.call.client,
+            self.call.priority,
         )
 
 
@@ -111,6 +114,8 @@ class EngineClient:
             settings.max_waiting,
             reserved_rows=facts.reserved_rows,
             max_step_cost=facts.max_step_cost,
+            max_waiting_tokens=settings.max_waiting_tokens,
+            weights=settings.priority_weights,
         )
         self._observer = observer
         self._links: dict[int, LaneLink] = {}
@@ -144,6 +149,8 @@ class EngineClient:
         *,
         deadline_s: float | None = None,
         is_streamed: bool = False,
+        client: str = "",
+        priority: Priority = Priority.NORMAL,
     ) -> list[Ticket]:
         """Queue the sequences of one call, all of them or none. Call from the client's event loop.
 
@@ -151,13 +158,16 @@ class EngineClient:
             inputs: what `tokenizer.json` makes of each text, special tokens included, and how to decode it.
             deadline_s: on `time.monotonic()`; sequences are dropped when it passes.
             is_streamed: whether the tickets will be iterated.
+            client: whose call it is: clients take turns.
+            priority: of the call.
 
         Raises:
             Overloaded: too many sequences wait already.
             EngineUnavailable: the engine is closed.
         """
         self._bind()
-        now_s, call, call_id = time.monotonic(), dispatcher.Call(), next(self._ids)
+        now_s, call_id = time.monotonic(), next(self._ids)
+        call = dispatcher.Call(client=client, priority=priority)
         pending = [
             _FrontSequence(
                 num_input_tokens=len(input_ids),
@@ -182,8 +192,12 @@ class EngineClient:
         self._dispatch()
         return [each.ticket for each in pending]
 
-    def check_room(self, num_rows: int) -> None:
+    def check_room(
+        self, num_rows: int, num_tokens: int = 0, *, client: str = "", priority: Priority = Priority.NORMAL
+    ) -> None:
         """Refuse a call of so many rows where `submit_all` would now, before anything is done for it.
+
+        `num_tokens` is what its inputs have at most, once for each sequence.
 
         Raises:
             Overloaded: too many sequences wait already.
@@ -191,7 +205,9 @@ class EngineClient:
         """
         if self._closed_because:
             raise EngineUnavailable(self._closed_because)
-        if not self._dispatcher.has_room(num_rows):
+        if not self._dispatcher.has_room(
+            dispatcher.Call(client=client, priority=priority), num_rows, num_tokens
+        ):
             raise self._overloaded()
 
     def cancel(self, *tickets: Ticket) -> None:

@@ -1,6 +1,6 @@
 """Which waiting sequence goes to which lane, and when. Pure bookkeeping: no clock, no I/O, no threads.
 
-A front keeps its waiting sequences here as long as it can, and calls take turns (`server/engine/queue.py`, ADR 18). A
+A front keeps its waiting sequences here as long as it can, and they take turns (`server/engine/queue.py`, ADR 18). A
 lane is given what it can start, and a few more (`lookahead_rows`), so that the row of a sequence that ends is taken
 again in the lane's next plan, before the front hears of the end. Everything else waits for the lane that has room first
 (late binding, as the central queue of Shinjuku, Kaffes et al. 2019, or of any M/G/k system).
@@ -9,8 +9,8 @@ A few sequences run on one lane while the others rest: a step of four rows costs
 (ADR 14). What is beyond those, and long inputs, spread over the lanes at once.
 
 However much one call has, another need not wait for its end: some rows of each lane and a part of the queue are for
-calls that have little there. A sequence that needs many rows at once is overtaken by others for a while, and then gets
-a lane that others leave to it.
+calls that have little there, a part of the queue for clients that have little there. A sequence that needs many rows at
+once is overtaken by others for a while, and then gets a lane that others leave to it.
 """
 
 import itertools
@@ -20,6 +20,7 @@ from operator import attrgetter
 from dragoman.server.engine.known_lane import KnownLane, LaneUse, is_long
 from dragoman.server.engine.lane_room import LaneRoom
 from dragoman.server.engine.queue import Call, Queue, QueueFullError, Sequence
+from dragoman.server.priority import DEFAULT_WEIGHTS, Priority, Weights
 
 __all__ = ["Call", "Dispatcher", "QueueFullError", "Sequence"]
 
@@ -33,6 +34,8 @@ _MAX_LOST_LANES = 2
 """A sequence that so many lanes died with before it started is not given to another: it may be what they die of."""
 _MAX_PREFERRED_ROWS = 4
 """That a preferred lane may have more than the one that would be chosen: a step of so many takes little longer."""
+_MORE_QUARTERS = {Priority.HIGH: 1, Priority.NORMAL: 0, Priority.LOW: -1}
+"""Of the queue's bounds, that calls of a priority may fill or have to leave."""
 _num_free = attrgetter("num_free")
 _num_free_reserved = attrgetter("num_free_reserved")
 
@@ -45,8 +48,13 @@ class Dispatcher:
     Args:
         num_lanes: lanes there are, numbered from 0; `add_lane` adds others.
         slots_per_lane: rows of each lane for any call.
-        max_waiting: rows that may be waited for; a call that needs one more is refused, unless it is a small one: a
-            quarter more may be waited for by calls that need no more than a sixteenth.
+        max_waiting: rows that may be waited for; a call that needs one more is refused, with three exceptions. A
+            quarter more may be waited for by calls that need no more than a sixteenth, an eighth more if their
+            client needs no more than that, and a quarter more by calls of high priority. Calls of low priority have to
+            leave a quarter.
+        max_waiting_tokens: of inputs that may wait here while anything waits, with the same exceptions for priorities;
+            0: any number.
+        weights: rows of a priority's turn.
         reserved_rows: rows that each lane has beside its `slots_per_lane`. While those are taken, a call that has no
             more than `reserved_rows` on all lanes may start there.
         rows_before_spread: rows up to which a lane that runs is filled before an idle one starts. 1: all lanes
@@ -66,16 +74,19 @@ class Dispatcher:
         rows_before_spread: int = _ROWS_BEFORE_SPREAD,
         max_step_cost: int = sys.maxsize,
         lookahead_rows: int | None = None,
+        max_waiting_tokens: int = 0,
+        weights: Weights = DEFAULT_WEIGHTS,
     ) -> None:
         self.slots_per_lane = slots_per_lane
         self.max_waiting = max_waiting
+        self.max_waiting_tokens = max_waiting_tokens
         self.reserved_rows = reserved_rows
         self.rows_before_spread = rows_before_spread
         self.max_step_cost = max_step_cost
         if lookahead_rows is None:
             lookahead_rows = max(1, slots_per_lane // _SLOTS_A_LOOKAHEAD_ROW)
         self.lookahead_rows = lookahead_rows
-        self._queue = Queue()
+        self._queue = Queue(weights)
         self._num_shared_used = 0
         self._small: dict[Call, None] = {}  # calls whose first waiting sequence may use reserved rows
         self._lanes: dict[int, KnownLane] = {}
@@ -87,6 +98,11 @@ class Dispatcher:
     def num_slots(self) -> int:
         """Rows of all lanes, the reserved ones included."""
         return (self.slots_per_lane + self.reserved_rows) * len(self._lanes)
+
+    @property
+    def num_queued_rows(self) -> int:
+        """Rows that the sequences need that wait here."""
+        return self._queue.num_rows
 
     @property
     def num_waiting(self) -> int:
@@ -107,29 +123,36 @@ class Dispatcher:
         """Queue sequences of one call, each of at most `slots_per_lane` rows: all of them or none.
 
         Raises:
-            QueueFullError: more rows would wait than may, those not counted that are free for them; while nothing
-                waits, those of all lanes.
+            QueueFullError: more rows or tokens would wait than may. Not counted are rows that are free for them;
+                while nothing waits, those of all lanes, and all tokens.
         """
         assert all(1 <= each.num_rows <= self.slots_per_lane for each in sequences), "it could never start"
         if not sequences:
             return
-        call = sequences[0].call
-        if not self.has_room(sum(each.num_rows for each in sequences), call.num_waiting_rows):
+        call, num_tokens = sequences[0].call, 0
+        if self.max_waiting_tokens:
+            num_tokens = sum(each.num_input_tokens for each in sequences)
+        if not self.has_room(call, sum(each.num_rows for each in sequences), num_tokens):
             raise QueueFullError
         for sequence in sequences:
             self._queue.add(sequence)
         self._note_small(call)
 
-    def has_room(self, num_rows: int, num_waiting_of_call: int = 0) -> bool:
-        """Whether so many rows more may wait, of a call of which `num_waiting_of_call` wait already."""
-        most = self.max_waiting
-        if num_waiting_of_call + num_rows <= self.max_waiting // 16:
-            most += self.max_waiting // 4
-        # While nothing waits a call need not be small enough for the rows that others have left free.
+    def has_room(self, call: Call, num_rows: int, num_tokens: int = 0) -> bool:
+        """Whether so many rows and tokens more of `call` may wait."""
         num_shared = self.slots_per_lane * len(self._lanes)
         num_used = min(self._num_shared_used, num_shared)
         num_waiting = self._queue.num_rows + self._num_shared_used - num_used  # here, and on the lanes
-        return num_waiting + num_rows <= most + num_shared - (num_used if num_waiting else 0)
+        most = self._most_rows(call, num_rows)
+        if not num_waiting:
+            # A call need not be small enough for the rows that others have left free.
+            most, num_used = max(most, self.max_waiting), 0
+        if num_waiting + num_rows > most + num_shared - num_used:
+            return False
+        if not self.max_waiting_tokens or not self._queue:
+            return True
+        most = self.max_waiting_tokens + _MORE_QUARTERS[call.priority] * (self.max_waiting_tokens // 4)
+        return self._queue.num_tokens + num_tokens <= most
 
     def dispatch(self) -> list[tuple[Sequence, int]]:
         """Give to the lanes what there is room for; returns the sequences in their order, each with its lane."""
@@ -223,6 +246,16 @@ class Dispatcher:
             self._note_small(call)
         return lost
 
+    def _most_rows(self, call: Call, num_rows: int) -> int:
+        """Return how many rows may wait once so many more of `call` do."""
+        quarter, num_few = self.max_waiting // 4, self.max_waiting // 16
+        most = self.max_waiting + _MORE_QUARTERS[call.priority] * quarter
+        if call.num_waiting_rows + num_rows <= num_few:
+            most += quarter
+            if self._queue.num_waiting_rows_of(call) + num_rows <= num_few:
+                most += self.max_waiting // 8
+        return most
+
     def _send(
         self,
         sequence: Sequence,
@@ -314,9 +347,11 @@ class Dispatcher:
                 return True
         if not self._small or (lane := self._most_reserved()).num_free_reserved < 1:
             return False
-        for call in itertools.islice(self._small, _MAX_LOOKED_AT):
-            if lane.has_reserved(call.waiting[0]):
-                self._send(call.waiting[0], lane, sent, is_reserved=True)
+        # First those whose turn comes soon, so that clients take turns here too; then any, which may be far behind.
+        others = (call.waiting[0] for call in itertools.islice(self._small, _MAX_LOOKED_AT))
+        for sequence in itertools.chain(self._queue.firsts(_MAX_LOOKED_AT), others):
+            if sequence.call in self._small and lane.has_reserved(sequence):
+                self._send(sequence, lane, sent, is_reserved=True)
                 return True
         return False
 

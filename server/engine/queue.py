@@ -1,19 +1,27 @@
-"""Sequences that wait, served call by call. Pure bookkeeping: no clock, no I/O, no threads.
+"""Sequences that wait, served in turns. Pure bookkeeping: no clock, no I/O, no threads.
 
-Calls take turns by rows (surplus round robin, a deficit round robin that pays afterwards): a turn gives a call one row,
-and a call that has a row to its credit may start its next sequence, however many rows that takes from its credit. A new
-call goes to the end of the round: it waits for one turn of each other call, however much those have waiting, and no
-call waits for ever. Within a call sequences keep their order.
+Turns are taken by rows (`server/engine/turns.py`) on three levels: priorities take turns by their weights, within a
+priority clients, within a client calls. So a client that has much waiting, in however many calls, holds up another one
+for a turn each, and no call waits for ever. Within a call sequences keep their order.
+
+Who starts more rows than a turn gives pays for it with later turns. A client or a priority pays also while it has
+nothing waiting, as long as others have.
 """
 
 import heapq
 import itertools
-from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+
+from dragoman.server.engine.turns import Member, Turns
+from dragoman.server.priority import DEFAULT_WEIGHTS, Priority, Weights
 
 __all__ = ["Call", "Queue", "QueueFullError", "Sequence"]
+
+
+_AnyMember = TypeVar("_AnyMember", bound=Member)
 
 
 class QueueFullError(Exception):
@@ -21,20 +29,63 @@ class QueueFullError(Exception):
 
 
 @dataclass(eq=False, slots=True)
-class Call:
+class Call(Member):
     """The sequences that take turns with those of other calls.
 
     Attributes:
+        client: whose call it is.
+        priority: its class.
         waiting: its sequences in the queue, in their order.
         num_waiting_rows: that they need.
         num_given_rows: of those that were given to lanes and are not over.
-        credit: turns that it has had, less rows that it has started. With 1 or more it may start.
+        among: the calls with which it takes turns, while it is in a queue.
     """
 
+    client: str = ""
+    priority: Priority = Priority.NORMAL
     waiting: "deque[Sequence]" = field(default_factory=deque)
     num_waiting_rows: int = 0
     num_given_rows: int = 0
-    credit: int = 0
+    among: "_Client | None" = None
+
+
+@dataclass(eq=False, slots=True)
+class _Client(Member):
+    """The calls of one client that have one priority and wait."""
+
+    key: str = ""
+    among: "_Class | None" = None
+    calls: Turns[Call] = field(default_factory=Turns)
+    num_waiting_rows: int = 0
+
+
+class _Clients(Turns[_Client]):
+    """Clients that have calls waiting, and those that pay what they owe."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_key: dict[str, _Client] = {}
+
+    def _keeps(self, client: _Client) -> bool:
+        return client.credit < 0
+
+    def _forget(self, member: _Client) -> None:
+        super()._forget(member)
+        del self.by_key[member.key]
+
+
+@dataclass(eq=False, slots=True)
+class _Class(Member):
+    """The clients whose calls have one priority."""
+
+    clients: _Clients = field(default_factory=_Clients)
+
+
+class _Classes(Turns[_Class]):
+    """Priorities of which calls wait, and those that pay what they owe."""
+
+    def _keeps(self, its_class: _Class) -> bool:
+        return its_class.credit < 0
 
 
 @dataclass(eq=False, slots=True)
@@ -77,27 +128,31 @@ class Sequence:
     preferred_lane: int = -1
 
     def is_overtaken_enough_by(self, other: "Sequence") -> bool:
-        """Whether the rows that this one waits for are not for `other` any more, whose call's turn is later.
+        """Whether the rows that this one waits for are not for `other` any more, whose turn is later.
 
-        What overtakes pays, so that turns stay even: a call may not owe more than one sequence may be overtaken by.
+        What overtakes pays, so that turns stay even: nobody may owe more than one sequence may be overtaken by.
         """
         if self.num_rows == 1:  # it has to wait for no other that goes first
             return False
         most = self.MAX_OVERTAKING * self.num_rows
-        return self.num_overtaking_rows >= most or other.call.credit <= -most
+        return self.num_overtaking_rows >= most or _rival(self.call, other.call).credit <= -most
 
 
 class Queue:
-    """Waiting sequences in the order of their calls' turns. Iterating gives that order as of now.
+    """Waiting sequences in the order of their turns. Iterating gives that order as of now.
 
     Attributes:
         num_rows: that they need.
+        num_tokens: of their inputs.
     """
 
-    def __init__(self) -> None:
-        self.num_rows = 0
+    def __init__(self, weights: Weights = DEFAULT_WEIGHTS) -> None:
+        """Give each priority turns of as many rows as `weights` says, each at least one."""
+        assert min(weights) >= 1, "no class starves"
+        self.num_rows = self.num_tokens = 0
         self._num_sequences = 0
-        self._round: OrderedDict[Call, None] = OrderedDict()  # calls that have sequences waiting
+        self._classes = _Classes()
+        self._class_of = {priority: _Class(weight=weights[priority]) for priority in Priority}
         self._deadlines: list[tuple[float, int, Sequence]] = []  # a heap, with some that wait no more
         self._order = itertools.count()
 
@@ -106,44 +161,43 @@ class Queue:
 
     def add(self, sequence: Sequence) -> None:
         """Put a sequence behind those of its call."""
-        call = sequence.call
-        if not call.waiting:
-            self._round[call] = None
-        call.waiting.append(sequence)
+        self._join(sequence.call)
+        sequence.call.waiting.append(sequence)
         self._enter(sequence)
 
     def put_back(self, sequence: Sequence) -> None:
         """Put a sequence that was taken before those of its call, whose turn is next and which has its rows back."""
         call = sequence.call
+        client, its_class = self._join(call)
         call.waiting.appendleft(sequence)
-        call.credit += sequence.num_rows
-        self._round[call] = None
-        self._round.move_to_end(call, last=False)
+        for member in (call, client, its_class):
+            member.credit += sequence.num_rows
+        client.calls.put_first(call)
+        its_class.clients.put_first(client)
+        self._classes.put_first(its_class)
         self._enter(sequence)
 
     def first(self) -> Sequence:
         """Return the sequence whose turn it is; there must be one."""
-        while (call := next(iter(self._round))).credit < 1:
-            call.credit += 1
-            if call.credit < 1:
-                self._round.move_to_end(call)
-        return call.waiting[0]
+        return self._classes.first().clients.first().calls.first().waiting[0]
 
     def firsts(self, most: int) -> Iterator[Sequence]:
-        """The first sequence of each call, beginning with `first`, for `most` calls. Change nothing meanwhile."""
+        """The first sequence of each of `most` calls, beginning with `first`: those of a priority come together.
+
+        First there is a call of each client, then the second one of each. Change nothing meanwhile.
+        """
         self.first()
-        for call in itertools.islice(self._round, most):
-            yield call.waiting[0]
+        return itertools.islice(self._firsts(), most)
 
     def take(self, sequence: Sequence) -> None:
-        """Take out the first of a call, which pays for it, and end the call's turn if it has nothing left."""
+        """Take out the first of a call, which pays for it."""
         call = sequence.call
         assert call.waiting[0] is sequence, "a call's sequences keep their order"
-        call.credit -= sequence.num_rows
-        had_turn = next(iter(self._round)) is call
+        client, its_class = _places(call)
+        client.calls.pay(call, sequence.num_rows)
+        its_class.clients.pay(client, sequence.num_rows)
+        self._classes.pay(its_class, sequence.num_rows)
         self.remove(sequence)
-        if had_turn and call.waiting:
-            self._round.move_to_end(call)
 
     def remove(self, sequence: Sequence) -> None:
         """Take out any of the waiting, for nothing."""
@@ -151,8 +205,19 @@ class Queue:
         call.waiting.remove(sequence)
         sequence.waiting = False
         self._count(sequence, -1)
-        if not call.waiting:
-            del self._round[call]
+        if call.waiting:
+            return
+        client, its_class = _places(call)
+        client.calls.leave(call)
+        if not client.calls:
+            its_class.clients.leave(client)
+            if not its_class.clients:
+                self._classes.leave(its_class)
+
+    def num_waiting_rows_of(self, call: Call) -> int:
+        """Return the rows that wait of the call's client, with the call's priority."""
+        client = self._class_of[call.priority].clients.by_key.get(call.client)
+        return 0 if client is None else client.num_waiting_rows
 
     def take_expired(self, now_s: float) -> list[Sequence]:
         """Take out the sequences whose deadline has passed, and return them."""
@@ -165,17 +230,35 @@ class Queue:
         return expired
 
     def __iter__(self) -> Iterator[Sequence]:
-        turns = deque((call, call.credit, 0) for call in self._round)
-        while turns:
-            call, credit, place = turns.popleft()
-            credit += credit < 1
-            if credit >= 1:
-                sequence = call.waiting[place]
-                yield sequence
-                credit -= sequence.num_rows
-                place += 1
-            if place < len(call.waiting):
-                turns.append((call, credit, place))
+        return _in_turn(
+            self._classes, lambda one: _in_turn(one.clients, lambda client: _in_turn(client.calls, _waiting))
+        )
+
+    def _firsts(self) -> Iterator[Sequence]:
+        for its_class in self._classes:
+            clients = deque(iter(client.calls) for client in its_class.clients)
+            while clients:
+                calls = clients.popleft()
+                if (call := next(calls, None)) is not None:
+                    yield call.waiting[0]
+                    clients.append(calls)
+
+    def _join(self, call: Call) -> tuple[_Client, _Class]:
+        """See that a call takes turns; returns the client and the class that it is of."""
+        if call.waits:
+            return _places(call)
+        its_class = self._class_of[call.priority]
+        clients = its_class.clients
+        client = clients.by_key.get(call.client)
+        if client is None:
+            client = clients.by_key[call.client] = _Client(key=call.client, among=its_class)
+        if not its_class.waits:
+            self._classes.enter(its_class)
+        if not client.waits:
+            clients.enter(client)
+        client.calls.enter(call)
+        call.among = client
+        return client, its_class
 
     def _enter(self, sequence: Sequence) -> None:
         sequence.waiting = True
@@ -192,5 +275,49 @@ class Queue:
 
     def _count(self, sequence: Sequence, sign: int) -> None:
         self._num_sequences += sign
-        self.num_rows += sign * sequence.num_rows
-        sequence.call.num_waiting_rows += sign * sequence.num_rows
+        num_rows = sign * sequence.num_rows
+        self.num_rows += num_rows
+        self.num_tokens += sign * sequence.num_input_tokens
+        sequence.call.num_waiting_rows += num_rows
+        client, _ = _places(sequence.call)
+        client.num_waiting_rows += num_rows
+
+
+def _places(call: Call) -> tuple[_Client, _Class]:
+    """Return the client and the class of a call that waits."""
+    client = call.among
+    assert client is not None
+    assert client.among is not None
+    return client, client.among
+
+
+def _rival(mine: Call, other: Call) -> Member:
+    """Return what takes turns with the like of `mine` and has `other` in it: a call, a client or a class."""
+    if mine.among is other.among:
+        return other
+    client, its_class = _places(other)
+    return client if its_class is _places(mine)[1] else its_class
+
+
+def _waiting(call: Call) -> Iterator[Sequence]:
+    return iter(call.waiting)
+
+
+def _in_turn(
+    members: Iterable[_AnyMember], of: Callable[[_AnyMember], Iterator[Sequence]]
+) -> Iterator[Sequence]:
+    """Yield the sequences of all members as their turns come; `of` gives those of one."""
+    turns = deque((member.credit, member.weight, of(member)) for member in members)
+    while turns:
+        credit, weight, sequences = turns.popleft()
+        credit += weight if credit < 1 else 0
+        while credit >= 1:
+            if (sequence := next(sequences, None)) is None:
+                break
+            yield sequence
+            credit -= sequence.num_rows
+            if not 1 <= credit < weight:
+                turns.append((credit, weight, sequences))
+                break
+        else:
+            turns.append((credit, weight, sequences))

@@ -5,7 +5,7 @@ when none waits, by the last row, so that a step never computes a row for nothin
 Yu et al. 2022). A sequence has one row, or with beam search one for each hypothesis, in no particular places.
 
 The queue is short where fronts send what there is room for (`server/engine/dispatcher.py`), and holds everything where
-a fixed list is decoded (`server/engine/offline.py`). Calls take turns in it (`server/engine/queue.py`).
+a fixed list is decoded (`server/engine/offline.py`). What waits takes turns in it (`server/engine/queue.py`).
 """
 
 import sys
@@ -15,6 +15,7 @@ from enum import Enum, auto
 from dragoman.server.engine.lane_room import LaneRoom
 from dragoman.server.engine.lane_rows import LaneRows, Move
 from dragoman.server.engine.queue import Call, Queue, Sequence
+from dragoman.server.priority import DEFAULT_WEIGHTS, Weights
 
 __all__ = [
     "ENCODE_TOGETHER",
@@ -82,6 +83,7 @@ class Scheduler:
             encoded together and not one by one. 1: it starts what there is before each step.
         encode_together: inputs that the lane encodes when it encodes one, if so many searches wait. 1: none before
             it has a row.
+        weights: rows of a priority's turn.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Scheduler:
         max_start_tokens: int = MAX_START_TOKENS,
         max_start_interval: int = 1,
         encode_together: int = 1,
+        weights: Weights = DEFAULT_WEIGHTS,
     ) -> None:
         self.num_slots = num_slots
         self.max_start_tokens = max_start_tokens
@@ -100,7 +103,7 @@ class Scheduler:
         self.encode_together = encode_together
         self._room = LaneRoom(num_slots, reserved_rows, max_step_cost)
         self._rows = LaneRows()
-        self._queue = Queue()
+        self._queue = Queue(weights)
         self._num_steps_since_start = 0
 
     @property

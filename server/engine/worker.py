@@ -131,7 +131,7 @@ class LaneWorker(Generic[_Front]):
         key = front, request.call_id
         call = self._calls.get(key)
         if call is None:
-            call = self._calls[key] = _Call()
+            call = self._calls[key] = _Call(client=request.client, priority=request.priority)
         sequence = LaneSequence.create(
             request.input_ids,
             request.parameters,
@@ -250,5 +250,6 @@ def make_lane(backend: Backend, settings: EngineSettings) -> tuple[Lane, Schedul
         encode_together=ENCODE_TOGETHER if lane.rows.encodes_ahead else 1,
         reserved_rows=facts.reserved_rows,
         max_step_cost=facts.max_step_cost,
+        weights=settings.priority_weights,
     )
     return lane, scheduler

@@ -30,7 +30,7 @@ def num_fronts(settings: ServerSettings, *, lanes_are_processes: bool) -> int:
 
 
 def share(settings: ServerSettings, num_fronts: int) -> ServerSettings:
-    """The settings of one of `num_fronts` fronts: calls, connections and waiting inputs are divided.
+    """The settings of one of `num_fronts` fronts: calls, connections and what waits are divided.
 
     One call always fits.
     """
@@ -38,11 +38,14 @@ def share(settings: ServerSettings, num_fronts: int) -> ServerSettings:
     max_calls = math.ceil(listen.max_concurrent_calls / num_fronts)
     max_connections = math.ceil(listen.max_connections / num_fronts)
     max_waiting = max(listen.max_inputs, math.ceil(engine.max_waiting / num_fronts))
+    max_waiting_tokens = math.ceil(engine.max_waiting_tokens / num_fronts)
     return settings.model_copy(
         update={
             "server": listen.model_copy(
                 update={"max_concurrent_calls": max_calls, "max_connections": max_connections}
             ),
-            "engine": engine.model_copy(update={"max_waiting": max_waiting}),
+            "engine": engine.model_copy(
+                update={"max_waiting": max_waiting, "max_waiting_tokens": max_waiting_tokens}
+            ),
         }
     )
