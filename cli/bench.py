@@ -12,6 +12,7 @@ from dragoman.cli.options import (
     DEFAULT_TIMEOUT_S,
     Model,
     ModelVersion,
+    Priority,
     Target,
     Timeout,
     examples,
@@ -47,6 +48,7 @@ def bench(
     model_version: ModelVersion = "",
     target: Target = DEFAULT_TARGET,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
+    priority: Priority = "normal",
     concurrency: Annotated[
         int | None,
         typer.Option(
@@ -132,6 +134,7 @@ def bench(
         duration_s=duration_s,
         warm_up_s=warm_up_s,
         timeout_s=timeout_s,
+        priority=priority,
         stream=stream,
         options=DecodingOptions(max_tokens=max_tokens, min_tokens=min_tokens, beam_size=beam_size),
         seed=seed,

@@ -13,6 +13,7 @@ from dragoman.cli.options import (
     Json,
     ModelOrBundle,
     ModelVersion,
+    Priority,
     Target,
     Timeout,
     examples,
@@ -46,6 +47,7 @@ def generate(
     target: Target = DEFAULT_TARGET,
     bundle: Bundle = None,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
+    priority: Priority = "normal",
     options: DecodingOptions,
     as_json: Json = False,
 ) -> None:
@@ -59,7 +61,12 @@ def generate(
     from dragoman.cli.rendering import AnswerForm
 
     source = ModelSource.of(
-        target=target, model=model, version=model_version, timeout_s=timeout_s, bundle=bundle
+        target=target,
+        model=model,
+        version=model_version,
+        timeout_s=timeout_s,
+        priority=priority,
+        bundle=bundle,
     )
     form = AnswerForm.of(options, as_json=as_json)
     if prompt is None:
@@ -67,7 +74,9 @@ def generate(
         prompt = read_text(sys.stdin.fileno(), "standard input")
     with (
         source.connect_blocking() as client,
-        client.generate(prompt, model=source.model, version=source.version, **options) as generation,
+        client.generate(
+            prompt, model=source.model, version=source.version, priority=source.priority, **options
+        ) as generation,
     ):
         if form.is_bare:
             _write_pieces(generation)

@@ -93,17 +93,22 @@ class LineScorer:
     ) -> AsyncGenerator[LineAnswers[TextScore], None]:
         info = await client.model(self.source.model, self.source.version)
         model, version = info.name, info.version  # every line is scored by the same one
-        num_alternatives = self.num_alternatives
+        num_alternatives, priority = self.num_alternatives, self.source.priority
 
         async def score_pairs(pairs: list[Pair]) -> list[TextScore]:
             sources, targets = zip(*pairs, strict=True)
             return await client.score_translations(
-                sources, targets, model=model, version=version, num_alternatives=num_alternatives
+                sources,
+                targets,
+                model=model,
+                version=version,
+                num_alternatives=num_alternatives,
+                priority=priority,
             )
 
         async def score_texts(texts: list[str]) -> list[TextScore]:
             return await client.score_texts(
-                texts, model=model, version=version, num_alternatives=num_alternatives
+                texts, model=model, version=version, num_alternatives=num_alternatives, priority=priority
             )
 
         shared: dict[str, Any] = {"timeout_s": self.source.timeout_s, "skips_bad": self.skips_bad}

@@ -43,7 +43,12 @@ async def translate_lines(
         async def ask(texts: list[str]) -> list[Translation]:
             prefixes = [target_prefix] * len(texts) if target_prefix else []
             return await client.translate(
-                texts, model=source.model, version=source.version, target_prefixes=prefixes, **options
+                texts,
+                model=source.model,
+                version=source.version,
+                target_prefixes=prefixes,
+                priority=source.priority,
+                **options,
             )
 
         calls = LineCalls(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from dragoman.cli.options import DEFAULT_TARGET
+from dragoman.cli.options import DEFAULT_TARGET, PriorityName
 from dragoman.common.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class ModelSource:
         model: The model's name; empty for a bundle, which holds only one model.
         version: Its version; empty is the highest.
         timeout_s: Deadline of each call, and how long a call may be repeated while the server has no room.
+        priority: Of each call.
         bundle: The bundle's folder, which is loaded into this process; None for a server.
     """
 
@@ -32,11 +33,19 @@ class ModelSource:
     model: str = ""
     version: str = ""
     timeout_s: float
+    priority: PriorityName = "normal"
     bundle: Path | None = None
 
     @classmethod
     def of(
-        cls, *, target: str, model: str | None, version: str, timeout_s: float, bundle: Path | None
+        cls,
+        *,
+        target: str,
+        model: str | None,
+        version: str,
+        timeout_s: float,
+        bundle: Path | None,
+        priority: PriorityName = "normal",
     ) -> Self:
         """Return the model that the options of a command name.
 
@@ -46,8 +55,13 @@ class ModelSource:
         if bundle is None:
             if model is None:
                 raise UsageError("missing option '--model' / '-m' (or '--bundle', without a server)")
-            return cls(target=target, model=model, version=version, timeout_s=timeout_s)
-        given = {"--target": target != DEFAULT_TARGET, "--model": model, "--model-version": version}
+            return cls(target=target, model=model, version=version, timeout_s=timeout_s, priority=priority)
+        given = {
+            "--target": target != DEFAULT_TARGET,
+            "--model": model,
+            "--model-version": version,
+            "--priority": priority != "normal",
+        }
         for option, is_given in given.items():
             if is_given:
                 raise UsageError(f"--bundle {bundle} and {option}: give one of them")

@@ -1,7 +1,7 @@
 """Options that several commands share, each written once, and what the shell may complete them with."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,6 +19,8 @@ __all__ = [
     "ModelOrBundle",
     "ModelVersion",
     "Overrides",
+    "Priority",
+    "PriorityName",
     "SkipBad",
     "Target",
     "Timeout",
@@ -106,6 +108,15 @@ ModelVersion = Annotated[
         metavar="VERSION",
         help="Version of the model.",
         show_default="the highest one",
+        rich_help_panel="Server",
+    ),
+]
+PriorityName = Literal["high", "normal", "low"]  # importing the client library's would take time
+Priority = Annotated[
+    PriorityName,
+    typer.Option(
+        "--priority",
+        help="How soon the calls get their turn while calls wait for the model.",
         rich_help_panel="Server",
     ),
 ]

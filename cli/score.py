@@ -14,6 +14,7 @@ from dragoman.cli.options import (
     Json,
     ModelOrBundle,
     ModelVersion,
+    Priority,
     SkipBad,
     Target,
     Timeout,
@@ -53,6 +54,7 @@ def score(
     target: Target = DEFAULT_TARGET,
     bundle: Bundle = None,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
+    priority: Priority = "normal",
     inputs: Inputs = None,
     separator: Annotated[
         str,
@@ -82,7 +84,12 @@ def score(
     if not separator:
         raise UsageError("--separator is empty: nothing would stand between a source and its translation")
     source = ModelSource.of(
-        target=target, model=model, version=model_version, timeout_s=timeout_s, bundle=bundle
+        target=target,
+        model=model,
+        version=model_version,
+        timeout_s=timeout_s,
+        priority=priority,
+        bundle=bundle,
     )
     form = form_of(as_json=as_json, tells_tokens=num_alternatives is not None)
 

@@ -13,6 +13,7 @@ from dragoman.cli.options import (
     Json,
     ModelOrBundle,
     ModelVersion,
+    Priority,
     SkipBad,
     Target,
     Timeout,
@@ -45,6 +46,7 @@ def translate(
     target: Target = DEFAULT_TARGET,
     bundle: Bundle = None,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
+    priority: Priority = "normal",
     options: DecodingOptions,
     coverage_penalty: CoveragePenalty = None,
     target_prefix: TargetPrefix = "",
@@ -68,7 +70,12 @@ def translate(
 
     options["coverage_penalty"], options["alignment"] = coverage_penalty, alignment
     source = ModelSource.of(
-        target=target, model=model, version=model_version, timeout_s=timeout_s, bundle=bundle
+        target=target,
+        model=model,
+        version=model_version,
+        timeout_s=timeout_s,
+        priority=priority,
+        bundle=bundle,
     )
     with input_lines(texts, inputs) as lines:
         asyncio.run(

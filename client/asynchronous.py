@@ -21,7 +21,14 @@ from dragoman.client.batching import (
 )
 from dragoman.client.channel import DEFAULT_TIMEOUT_S, WATCH_PAUSE_S, ChannelSettings, resolve_target
 from dragoman.client.errors import InvalidRequestError, call_errors
-from dragoman.client.results import DecodingOptions, ModelInfo, ModelList, TextScore, Translation
+from dragoman.client.results import (
+    DecodingOptions,
+    ModelInfo,
+    ModelList,
+    PriorityName,
+    TextScore,
+    Translation,
+)
 from dragoman.v1 import (
     generation_pb2_grpc,
     model_pb2,
@@ -97,6 +104,7 @@ class AsyncClient:
         version: str = "",
         target_prefixes: str | Sequence[str] = (),
         timeout_s: float | None = None,
+        priority: PriorityName = "normal",
         **options: Unpack[DecodingOptions],
     ) -> list[Translation]:
         """Translate every text; see `dragoman.Client.translate`."""
@@ -108,6 +116,7 @@ class AsyncClient:
             options=options,
             timeout_s=self._deadline(timeout_s),
             known=self._known_sizes,
+            priority=priority,
         )
         return await self._in_batches(self._translation.Translate, batches, answers.translations_from)
 
@@ -119,6 +128,7 @@ class AsyncClient:
         version: str = "",
         target_prefixes: str | Sequence[str] = (),
         timeout_s: float | None = None,
+        priority: PriorityName = "normal",
         **options: Unpack[DecodingOptions],
     ) -> AsyncTranslationStream:
         """Translate every text and give the answers piece by piece; see `dragoman.Client.stream_translate`."""
@@ -130,6 +140,7 @@ class AsyncClient:
             options=options,
             timeout_s=self._deadline(timeout_s),
             known=self._known_sizes,
+            priority=priority,
         )
 
         def begin(
@@ -148,6 +159,7 @@ class AsyncClient:
         version: str = "",
         num_alternatives: int = 0,
         timeout_s: float | None = None,
+        priority: PriorityName = "normal",
     ) -> list[TextScore]:
         """Return how probable given translations are; see `dragoman.Client.score_translations`."""
         batches = score_translation_batches(
@@ -158,6 +170,7 @@ class AsyncClient:
             num_alternatives=num_alternatives,
             timeout_s=self._deadline(timeout_s),
             known=self._known_sizes,
+            priority=priority,
         )
         return await self._in_batches(self._translation.ScoreTranslations, batches, answers.scores_from)
 
@@ -168,10 +181,13 @@ class AsyncClient:
         model: str,
         version: str = "",
         timeout_s: float | None = None,
+        priority: PriorityName = "normal",
         **options: Unpack[DecodingOptions],
     ) -> AsyncGeneration:
         """Continue a prompt: an asynchronous iterator of text pieces; see `dragoman.Client.generate`."""
-        request = messages.generate_request(prompt, model=model, version=version, options=options)
+        request = messages.generate_request(
+            prompt, model=model, version=version, options=options, priority=priority
+        )
         timeout_s = self._deadline(timeout_s)
         call = self._stream(self._generation.Generate, request, timeout_s)
         return AsyncGeneration(call, self.target, timeout_s)
@@ -184,6 +200,7 @@ class AsyncClient:
         version: str = "",
         num_alternatives: int = 0,
         timeout_s: float | None = None,
+        priority: PriorityName = "normal",
     ) -> list[TextScore]:
         """Return how probable given texts are to a generation model; see `dragoman.Client.score_texts`."""
         batches = score_text_batches(
@@ -193,6 +210,7 @@ class AsyncClient:
             num_alternatives=num_alternatives,
             timeout_s=self._deadline(timeout_s),
             known=self._known_sizes,
+            priority=priority,
         )
         return await self._in_batches(self._generation.ScoreTexts, batches, answers.scores_from)
 

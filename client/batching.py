@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from dragoman.client import messages
 from dragoman.client.errors import InvalidRequestError, MessageTooLargeError
-from dragoman.client.results import DecodingOptions
+from dragoman.client.results import DecodingOptions, PriorityName
 from dragoman.common.errors import UsageError
 from dragoman.v1 import generation_pb2, translation_pb2
 
@@ -141,6 +141,7 @@ def translate_batches(
     options: DecodingOptions,
     timeout_s: float,
     known: KnownSizes,
+    priority: PriorityName = "normal",
 ) -> Batches[translation_pb2.TranslateRequest]:
     """The calls that translate `texts`.
 
@@ -160,6 +161,7 @@ def translate_batches(
             version=version,
             options=_options_from(options, batch.start),
             target_prefixes=prefixes[batch],
+            priority=priority,
         )
 
     request(slice(0, 0))  # what is wrong with the options is said before anything is sent
@@ -177,6 +179,7 @@ def score_translation_batches(
     num_alternatives: int,
     timeout_s: float,
     known: KnownSizes,
+    priority: PriorityName = "normal",
 ) -> Batches[translation_pb2.ScoreTranslationsRequest]:
     """The calls that score pairs.
 
@@ -198,6 +201,7 @@ def score_translation_batches(
             model=model,
             version=version,
             num_alternatives=num_alternatives,
+            priority=priority,
         )
 
     key = (model, version, 1, num_alternatives)
@@ -212,6 +216,7 @@ def score_text_batches(
     num_alternatives: int,
     timeout_s: float,
     known: KnownSizes,
+    priority: PriorityName = "normal",
 ) -> Batches[generation_pb2.ScoreTextsRequest]:
     """The calls that score texts.
 
@@ -223,7 +228,11 @@ def score_text_batches(
 
     def request(batch: slice) -> generation_pb2.ScoreTextsRequest:
         return messages.score_texts_request(
-            scored[batch], model=model, version=version, num_alternatives=num_alternatives
+            scored[batch],
+            model=model,
+            version=version,
+            num_alternatives=num_alternatives,
+            priority=priority,
         )
 
     key = (model, version, 1, num_alternatives)

@@ -19,7 +19,14 @@ from dragoman.client.batching import (
 from dragoman.client.blocking_streams import Generation, StreamingCall, TranslationStream
 from dragoman.client.channel import DEFAULT_TIMEOUT_S, WATCH_PAUSE_S, ChannelSettings, resolve_target
 from dragoman.client.errors import InvalidRequestError, call_errors
-from dragoman.client.results import DecodingOptions, ModelInfo, ModelList, TextScore, Translation
+from dragoman.client.results import (
+    DecodingOptions,
+    ModelInfo,
+    ModelList,
+    PriorityName,
+    TextScore,
+    Translation,
+)
 from dragoman.v1 import (
     generation_pb2_grpc,
     model_pb2,
@@ -105,6 +112,7 @@ class Client:
         version: str = "",
         target_prefixes: str | Sequence[str] = (),
         timeout_s: float | None = None,
+        priority: PriorityName = "normal",
         **options: Unpack[DecodingOptions],
     ) -> list[Translation]:
         """Translate every text; the answers come in the order of the texts.
@@ -116,6 +124,7 @@ class Client:
             version: Its version; the highest one when left out.
             target_prefixes: What the translations begin with, one for each text; "" forces nothing.
             timeout_s: Deadline of all calls together, in seconds.
+            priority: How soon the calls get their turn while calls wait: "high", "normal" or "low".
             **options: See `DecodingOptions`.
 
         Raises:
@@ -132,6 +141,7 @@ class Client:
             options=options,
             timeout_s=self._deadline(timeout_s),
             known=self._known_sizes,
+            priority=priority,
         )
         return self._in_batches(self._translation.Translate, batches, answers.translations_from)
 
@@ -143,6 +153,7 @@ class Client:
         version: str = "",
         target_prefixes: str | Sequence[str] = (),
         timeout_s: float | None = None,
+        priority: PriorityName = "normal",
         **options: Unpack[DecodingOptions],
     ) -> TranslationStream:
         """Translate every text and give the answers piece by piece; arguments as for `translate`.
@@ -157,6 +168,7 @@ class Client:
             options=options,
             timeout_s=self._deadline(timeout_s),
             known=self._known_sizes,
+            priority=priority,
         )
 
         def begin(
@@ -178,6 +190,7 @@ class Client:
         version: str = "",
         num_alternatives: int = 0,
         timeout_s: float | None = None,
+        priority: PriorityName = "normal",
     ) -> list[TextScore]:
         """Return how probable given translations are; the scores come in the order of the pairs.
 
@@ -188,6 +201,7 @@ class Client:
             version: Its version; the highest one when left out.
             num_alternatives: Number of the most probable tokens to return at each place.
             timeout_s: Deadline of this call, in seconds.
+            priority: How soon the call gets its turn while calls wait: "high", "normal" or "low".
 
         Raises:
             CallError: one of its kinds; see `dragoman.client.errors`.
@@ -201,6 +215,7 @@ class Client:
             num_alternatives=num_alternatives,
             timeout_s=self._deadline(timeout_s),
             known=self._known_sizes,
+            priority=priority,
         )
         return self._in_batches(self._translation.ScoreTranslations, batches, answers.scores_from)
 
@@ -211,6 +226,7 @@ class Client:
         model: str,
         version: str = "",
         timeout_s: float | None = None,
+        priority: PriorityName = "normal",
         **options: Unpack[DecodingOptions],
     ) -> Generation:
         """Continue a prompt: an iterator of text pieces, which has a `summary` once it is exhausted.
@@ -218,7 +234,9 @@ class Client:
         The call ends at once when the stream is closed or dropped. Arguments and errors as for
         `translate`; errors come while iterating.
         """
-        request = messages.generate_request(prompt, model=model, version=version, options=options)
+        request = messages.generate_request(
+            prompt, model=model, version=version, options=options, priority=priority
+        )
         timeout_s = self._deadline(timeout_s)
         self._check_open()
         call = self._generation.Generate(request, timeout=timeout_s, wait_for_ready=self._wait_for_ready)
@@ -232,6 +250,7 @@ class Client:
         version: str = "",
         num_alternatives: int = 0,
         timeout_s: float | None = None,
+        priority: PriorityName = "normal",
     ) -> list[TextScore]:
         """Return how probable given texts are to a generation model, in the order of the texts.
 
@@ -244,6 +263,7 @@ class Client:
             num_alternatives=num_alternatives,
             timeout_s=self._deadline(timeout_s),
             known=self._known_sizes,
+            priority=priority,
         )
         return self._in_batches(self._generation.ScoreTexts, batches, answers.scores_from)
 

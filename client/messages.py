@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 
 from dragoman.client.errors import FieldViolation, InvalidRequestError
-from dragoman.client.results import DecodingOptions
+from dragoman.client.results import PRIORITIES, DecodingOptions, PriorityName
 from dragoman.common.errors import UsageError
 from dragoman.v1 import decoding_pb2, generation_pb2, model_pb2, translation_pb2
 
@@ -43,6 +43,7 @@ def translate_request(
     version: str,
     options: DecodingOptions,
     target_prefixes: str | Sequence[str] = (),
+    priority: PriorityName = "normal",
 ) -> translation_pb2.TranslateRequest:
     """The message for `texts`; one text counts as a list of one, and so does one prefix.
 
@@ -56,11 +57,12 @@ def translate_request(
         inputs=checked_texts(texts, "texts"),
         options=_options_message(options),
         target_prefixes=checked_texts(target_prefixes, "target_prefixes"),
+        priority=_priority(priority),
     )
 
 
 def generate_request(
-    prompt: str, *, model: str, version: str, options: DecodingOptions
+    prompt: str, *, model: str, version: str, options: DecodingOptions, priority: PriorityName = "normal"
 ) -> generation_pb2.GenerateRequest:
     """The message for `prompt`.
 
@@ -73,6 +75,7 @@ def generate_request(
         version=checked_text(version, "version"),
         prompt=checked_text(prompt, "prompt"),
         options=_options_message(options),
+        priority=_priority(priority),
     )
 
 
@@ -83,6 +86,7 @@ def score_translations_request(
     model: str,
     version: str,
     num_alternatives: int,
+    priority: PriorityName = "normal",
 ) -> translation_pb2.ScoreTranslationsRequest:
     """The message for pairs of a source and its target; one text counts as a list of one.
 
@@ -101,13 +105,19 @@ def score_translations_request(
             translation_pb2.ScoredPair(source=source, target=target)
             for source, target in zip(sources, targets, strict=True)
         ],
+        priority=_priority(priority),
     )
     _set_field(request, "num_alternatives", num_alternatives)
     return request
 
 
 def score_texts_request(
-    texts: str | Sequence[str], *, model: str, version: str, num_alternatives: int
+    texts: str | Sequence[str],
+    *,
+    model: str,
+    version: str,
+    num_alternatives: int,
+    priority: PriorityName = "normal",
 ) -> generation_pb2.ScoreTextsRequest:
     """The message for `texts`; one text counts as a list of one.
 
@@ -119,6 +129,7 @@ def score_texts_request(
         model=checked_text(model, "model"),
         version=checked_text(version, "version"),
         texts=checked_texts(texts, "texts"),
+        priority=_priority(priority),
     )
     _set_field(request, "num_alternatives", num_alternatives)
     return request
@@ -234,6 +245,16 @@ def checked_text(text: str, name: str) -> str:
     except UnicodeEncodeError as error:
         raise UsageError(f"{name} is not valid Unicode: {text!r}") from error
     return text
+
+
+def _priority(name: PriorityName) -> "decoding_pb2.Priority.ValueType":
+    if not isinstance(name, str):
+        raise TypeError(f"priority must be a text (str), not {_shown(name)}")
+    if name not in PRIORITIES:
+        raise UsageError(f"priority = {name!r}: it is one of {', '.join(PRIORITIES)}")
+    if name == "normal":  # a server that knows no priorities is told of none
+        return decoding_pb2.PRIORITY_UNSPECIFIED
+    return decoding_pb2.Priority.Value(f"PRIORITY_{name.upper()}")
 
 
 def _options_message(options: DecodingOptions) -> decoding_pb2.DecodingOptions:

@@ -3,9 +3,10 @@
 import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 __all__ = [
+    "PRIORITIES",
     "DecodingOptions",
     "FinishReason",
     "GenerationSummary",
@@ -16,6 +17,7 @@ __all__ = [
     "ModelVersion",
     "NotLoadedModel",
     "OutputToken",
+    "PriorityName",
     "QualityFigure",
     "Task",
     "TextScore",
@@ -23,6 +25,10 @@ __all__ = [
     "Translation",
     "TranslationDelta",
 ]
+
+PriorityName = Literal["high", "normal", "low"]
+"""How soon a call gets its turn while calls wait for the model."""
+PRIORITIES: tuple[PriorityName, ...] = ("high", "normal", "low")
 
 
 class DecodingOptions(TypedDict, total=False):

@@ -17,7 +17,7 @@ from dragoman.client.channel import ChannelSettings
 from dragoman.client.errors import CallError
 from dragoman.client.load.arrivals import poisson_arrivals
 from dragoman.client.load.report import LoadReport, Outcome, Recorder
-from dragoman.client.results import DecodingOptions, Task
+from dragoman.client.results import DecodingOptions, PriorityName, Task
 from dragoman.common.errors import OperationError, UsageError
 
 __all__ = ["LoadPlan", "Progress", "run_load"]
@@ -42,6 +42,7 @@ class LoadPlan:
         warm_up_s: How long to send before measuring, in seconds.
         duration_s: How long to measure, in seconds.
         timeout_s: Deadline of each request; it also bounds what an overloaded open loop has in flight.
+        priority: Of each request.
         stream: Whether translations are streamed, so that the time to the first token can be seen.
         options: Decoding options of every request.
         seed: Makes order and arrivals repeatable.
@@ -56,6 +57,7 @@ class LoadPlan:
     warm_up_s: float = 2.0
     duration_s: float = 10.0
     timeout_s: float = 60.0
+    priority: PriorityName = "normal"
     stream: bool = False
     options: DecodingOptions
     seed: int = 0
@@ -193,14 +195,18 @@ _Answer = tuple[float | None, int, int]
 
 
 async def _translate(client: AsyncClient, plan: LoadPlan, text: str) -> _Answer:
-    [answer] = await client.translate(text, model=plan.model, version=plan.version, **plan.options)
+    [answer] = await client.translate(
+        text, model=plan.model, version=plan.version, priority=plan.priority, **plan.options
+    )
     return None, answer.num_input_tokens, answer.num_output_tokens
 
 
 async def _stream_translate(client: AsyncClient, plan: LoadPlan, text: str) -> _Answer:
     first_s = None
     num_input_tokens = num_output_tokens = 0
-    async for piece in client.stream_translate(text, model=plan.model, version=plan.version, **plan.options):
+    async for piece in client.stream_translate(
+        text, model=plan.model, version=plan.version, priority=plan.priority, **plan.options
+    ):
         first_s = first_s or time.monotonic()
         if piece.translation:
             num_input_tokens = piece.translation.num_input_tokens
@@ -210,7 +216,9 @@ async def _stream_translate(client: AsyncClient, plan: LoadPlan, text: str) -> _
 
 async def _generate(client: AsyncClient, plan: LoadPlan, text: str) -> _Answer:
     first_s = None
-    generation = client.generate(text, model=plan.model, version=plan.version, **plan.options)
+    generation = client.generate(
+        text, model=plan.model, version=plan.version, priority=plan.priority, **plan.options
+    )
     async for _ in generation:
         first_s = first_s or time.monotonic()
     return first_s, generation.summary.num_input_tokens, generation.summary.num_output_tokens

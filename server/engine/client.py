@@ -92,6 +92,7 @@ class EngineClient:
     Attributes:
         facts: of the lanes.
         max_rows: rows that all inputs of a call may have at most: as many as can run and wait at a time.
+        bounds_tokens: whether `check_room` asks for tokens, too.
         prefix: what the lanes reused of prompts.
     """
 
@@ -107,6 +108,7 @@ class EngineClient:
         """
         self.facts = facts
         self.max_rows = facts.num_lanes * facts.slots_per_lane + settings.max_waiting
+        self.bounds_tokens = settings.max_waiting_tokens > 0
         self.prefix = PrefixTotals(is_shared=facts.shares_prefix_cache)
         self._dispatcher = Dispatcher(
             0,

@@ -1,27 +1,26 @@
 """Sequences that wait, served in turns. Pure bookkeeping: no clock, no I/O, no threads.
 
-Turns are taken by rows (`server/engine/turns.py`) on three levels: priorities take turns by their weights, within a
-priority clients, within a client calls. So a client that has much waiting, in however many calls, holds up another one
-for a turn each, and no call waits for ever. Within a call sequences keep their order.
+Priorities have shares of the rows (`server/engine/shares.py`). Within a priority clients take turns by rows, and within
+a client calls (`server/engine/turns.py`). So a client that has much waiting, in however many calls, holds up another
+one for a turn each, and no call waits for ever. Within a call sequences keep their order.
 
-Who starts more rows than a turn gives pays for it with later turns. A client or a priority pays also while it has
-nothing waiting, as long as others have.
+What starts more rows than it had a right to pays for it later. A client or a priority pays also while it has nothing
+waiting, as long as others have.
 """
 
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
+from operator import attrgetter
+from typing import ClassVar
 
+from dragoman.server.engine.shares import Share, Shares
 from dragoman.server.engine.turns import Member, Turns
 from dragoman.server.priority import DEFAULT_WEIGHTS, Priority, Weights
 
 __all__ = ["Call", "Queue", "QueueFullError", "Sequence"]
-
-
-_AnyMember = TypeVar("_AnyMember", bound=Member)
 
 
 class QueueFullError(Exception):
@@ -75,17 +74,10 @@ class _Clients(Turns[_Client]):
 
 
 @dataclass(eq=False, slots=True)
-class _Class(Member):
+class _Class(Share):
     """The clients whose calls have one priority."""
 
     clients: _Clients = field(default_factory=_Clients)
-
-
-class _Classes(Turns[_Class]):
-    """Priorities of which calls wait, and those that pay what they owe."""
-
-    def _keeps(self, its_class: _Class) -> bool:
-        return its_class.credit < 0
 
 
 @dataclass(eq=False, slots=True)
@@ -135,7 +127,7 @@ class Sequence:
         if self.num_rows == 1:  # it has to wait for no other that goes first
             return False
         most = self.MAX_OVERTAKING * self.num_rows
-        return self.num_overtaking_rows >= most or _rival(self.call, other.call).credit <= -most
+        return self.num_overtaking_rows >= most or _num_owed_rows(other.call, self.call) >= most
 
 
 class Queue:
@@ -147,12 +139,11 @@ class Queue:
     """
 
     def __init__(self, weights: Weights = DEFAULT_WEIGHTS) -> None:
-        """Give each priority turns of as many rows as `weights` says, each at least one."""
-        assert min(weights) >= 1, "no class starves"
+        """Share rows among priorities by `weights`."""
         self.num_rows = self.num_tokens = 0
         self._num_sequences = 0
-        self._classes = _Classes()
-        self._class_of = {priority: _Class(weight=weights[priority]) for priority in Priority}
+        self._class_of = {priority: _Class() for priority in Priority}
+        self._classes = Shares(list(self._class_of.values()), weights)
         self._deadlines: list[tuple[float, int, Sequence]] = []  # a heap, with some that wait no more
         self._order = itertools.count()
 
@@ -170,11 +161,11 @@ class Queue:
         call = sequence.call
         client, its_class = self._join(call)
         call.waiting.appendleft(sequence)
-        for member in (call, client, its_class):
-            member.credit += sequence.num_rows
+        call.credit += sequence.num_rows
+        client.credit += sequence.num_rows
         client.calls.put_first(call)
         its_class.clients.put_first(client)
-        self._classes.put_first(its_class)
+        self._classes.pay(its_class, -sequence.num_rows)
         self._enter(sequence)
 
     def first(self) -> Sequence:
@@ -230,9 +221,7 @@ class Queue:
         return expired
 
     def __iter__(self) -> Iterator[Sequence]:
-        return _in_turn(
-            self._classes, lambda one: _in_turn(one.clients, lambda client: _in_turn(client.calls, _waiting))
-        )
+        return self._classes.merged(_of_class, _num_rows)
 
     def _firsts(self) -> Iterator[Sequence]:
         for its_class in self._classes:
@@ -291,33 +280,26 @@ def _places(call: Call) -> tuple[_Client, _Class]:
     return client, client.among
 
 
-def _rival(mine: Call, other: Call) -> Member:
-    """Return what takes turns with the like of `mine` and has `other` in it: a call, a client or a class."""
+def _num_owed_rows(other: Call, mine: Call) -> int:
+    """Return how many rows more `other`, its client or its class has had than it had a right to beside `mine`."""
     if mine.among is other.among:
-        return other
-    client, its_class = _places(other)
-    return client if its_class is _places(mine)[1] else its_class
+        return -other.credit
+    (client, its_class), (_, my_class) = _places(other), _places(mine)
+    if its_class is my_class:
+        return -client.credit
+    return (its_class.time - my_class.time) // its_class.cost
 
 
-def _waiting(call: Call) -> Iterator[Sequence]:
+def _of_class(its_class: _Class) -> Iterator[Sequence]:
+    return its_class.clients.merged(_of_client, _num_rows)
+
+
+def _of_client(client: _Client) -> Iterator[Sequence]:
+    return client.calls.merged(_of_call, _num_rows)
+
+
+def _of_call(call: Call) -> Iterator[Sequence]:
     return iter(call.waiting)
 
 
-def _in_turn(
-    members: Iterable[_AnyMember], of: Callable[[_AnyMember], Iterator[Sequence]]
-) -> Iterator[Sequence]:
-    """Yield the sequences of all members as their turns come; `of` gives those of one."""
-    turns = deque((member.credit, member.weight, of(member)) for member in members)
-    while turns:
-        credit, weight, sequences = turns.popleft()
-        credit += weight if credit < 1 else 0
-        while credit >= 1:
-            if (sequence := next(sequences, None)) is None:
-                break
-            yield sequence
-            credit -= sequence.num_rows
-            if not 1 <= credit < weight:
-                turns.append((credit, weight, sequences))
-                break
-        else:
-            turns.append((credit, weight, sequences))
+_num_rows = attrgetter("num_rows")

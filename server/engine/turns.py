@@ -1,13 +1,12 @@
 """Turns by rows, for members of any kind. Pure bookkeeping.
 
-Surplus round robin, a deficit round robin that pays afterwards: a turn gives a member as many rows as it weighs, and a
-member that has a row to its credit may start what it has first, however many rows that takes from its credit. A new
-member goes to the end of the round. So it waits for one turn of each other, however much those have waiting, and no
-member waits for ever.
+Surplus round robin, a deficit round robin that pays afterwards: a turn gives a member one row, and a member that has a
+row to its credit may start what it has first, however many rows that takes from its credit. A new member goes to the
+end of the round. So it waits for one turn of each other, however much those have waiting, and no member waits for ever.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -20,16 +19,15 @@ class Member:
 
     Attributes:
         credit: rows that its turns have given it, less rows that it has started. With 1 or more it may start.
-        weight: rows that a turn gives it.
         waits: whether it has anything that waits.
     """
 
     credit: int = 0
-    weight: int = 1
     waits: bool = False
 
 
 _Member = TypeVar("_Member", bound=Member)
+_Item = TypeVar("_Item")
 
 
 class Turns(Generic[_Member]):
@@ -68,7 +66,7 @@ class Turns(Generic[_Member]):
     def first(self) -> _Member:
         """Return the member whose turn it is; one must be waiting."""
         while (member := next(iter(self._order))).credit < 1:
-            member.credit += member.weight
+            member.credit += 1
             if not member.waits and not self._keeps(member):
                 self._forget(member)
             elif member.credit < 1 or not member.waits:
@@ -76,10 +74,24 @@ class Turns(Generic[_Member]):
         return member
 
     def pay(self, member: _Member, num_rows: int) -> None:
-        """Take rows that a member starts from its credit, and end its turn if it has had all rows of it."""
+        """Take rows that a member starts from its credit. Its next turn comes last."""
         member.credit -= num_rows
-        if not 1 <= member.credit < member.weight and next(iter(self._order)) is member:
-            self._order.move_to_end(member)
+        self._order.move_to_end(member)
+
+    def merged(
+        self, of: Callable[[_Member], Iterator[_Item]], num_rows: Callable[[_Item], int]
+    ) -> Iterator[_Item]:
+        """Yield what waits as the turns of its members come, as of now: `of` gives a member's in their order."""
+        turns = deque((member.credit, of(member)) for member in self)
+        while turns:
+            credit, items = turns.popleft()
+            credit += credit < 1
+            if credit >= 1:
+                if (item := next(items, None)) is None:
+                    continue
+                yield item
+                credit -= num_rows(item)
+            turns.append((credit, items))
 
     def _keeps(self, _: _Member) -> bool:
         """Whether a member that has nothing waiting keeps its place."""

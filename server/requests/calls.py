@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dragoman.server.decoding.hypothesis import FinishReason
+from dragoman.server.priority import Priority
 from dragoman.server.requests.options import DEFAULT_OPTIONS, Options
 
 __all__ = ["Answer", "Call", "Delta", "OutputToken", "OutputTokens", "Scored", "ScoringCall", "TextAnswer"]
@@ -19,6 +20,7 @@ class _AnyCall:
         version: a number, an alias, or "" for what the model's routes say.
         task: what the called service does; the model must do the same.
         deadline_s: on `time.monotonic()`, or None.
+        priority: how soon it gets its turn.
         sticky_key: calls without a version that have the same key get the same version; None: any version.
     """
 
@@ -26,6 +28,7 @@ class _AnyCall:
     version: str
     task: str
     deadline_s: float | None = None
+    priority: Priority = Priority.NORMAL
     sticky_key: str | None = None
 
 

@@ -19,12 +19,14 @@ from dragoman.server.requests.option_texts import (
 )
 from dragoman.server.requests.options import DEFAULT_OPTIONS, Options, Room, check_options
 from dragoman.server.requests.parameters import decoding_parameters, most_tokens
+from dragoman.server.requests.record import current_client
 from dragoman.server.requests.text_rules import (
     abilities_of,
     check_inputs,
     check_prefix_lengths,
     check_scored_texts,
     check_task,
+    most_input_tokens,
     room_for_output,
     too_long,
 )
@@ -64,7 +66,7 @@ async def prepare(
     if violations := check_inputs(model, call, limits.max_inputs):
         # Too many, empty or endless texts are not worth tokenising.
         raise InvalidRequest([*violations, *_check_options(model, options, room_for_output(model, 0))])
-    _check_room(model, len(call.inputs) * _rows_per_input(options))
+    _check_room(model, call, call.inputs, _rows_per_input(options))
     encoded = await tokenising.encode(model.tokenizer, call.inputs, deadline_s=call.deadline_s)
     prefixes: Sequence[Sequence[int]] = [()] * len(encoded)
     if call.prefixes:
@@ -126,7 +128,7 @@ async def prepare_scoring(
     check_task(model, call.task)
     if violations := check_scored_texts(model, call, limits.max_inputs):
         raise InvalidRequest(violations)
-    _check_room(model, len(call.texts))
+    _check_room(model, call, call.sources if model.manifest.facts.has_source else ("",) * len(call.texts), 1)
     sources, outputs = await _encode_scored(model, call, tokenising)
     for index, (source, output) in enumerate(zip(sources, outputs, strict=True)):
         for field, tokens, limit in (
@@ -169,13 +171,20 @@ def _rows_per_input(options: Options) -> int:
     return max(1, (options.num_hypotheses if options.is_sampled else options.beam_size) or 1)
 
 
-def _check_room(model: ServedModel, num_rows: int) -> None:
+def _check_room(
+    model: ServedModel, call: Call | ScoringCall, inputs: Sequence[str], rows_per_input: int
+) -> None:
     """Refuse a call that the queue has no room for before its texts are tokenised.
 
     A call that needs more rows than there are breaks a rule: `_check_rows` refuses it later.
     """
-    if num_rows <= model.engine.max_rows:
-        model.engine.check_room(num_rows)
+    num_rows = len(inputs) * rows_per_input
+    if num_rows > model.engine.max_rows:
+        return
+    num_tokens = 0
+    if model.engine.bounds_tokens:
+        num_tokens = rows_per_input * sum(most_input_tokens(model, text) for text in inputs)
+    model.engine.check_room(num_rows, num_tokens, client=current_client(), priority=call.priority)
 
 
 def _check_rows(model: ServedModel, prepared: Sequence[PreparedInput]) -> None:

@@ -22,6 +22,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self, TypeGuard
 
@@ -44,7 +45,7 @@ from dragoman.server.requests.failures import CODES, Code, Failure, rejection_re
 from dragoman.server.requests.in_flight import CallsInFlight
 from dragoman.server.scopes import Scope
 
-__all__ = ["CallRecord", "CallRecorder", "is_request_id"]
+__all__ = ["CallRecord", "CallRecorder", "current_client", "is_request_id"]
 
 RETRY_DELAY_S = 1.0
 """How long a client should wait before it tries again when too many calls are in the server."""
@@ -57,6 +58,15 @@ TRANSIT_S = 0.05
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,63}")
 
 _log = structlog.get_logger(__name__)
+
+_current: "ContextVar[CallRecord | None]" = ContextVar("record", default=None)
+"""Of the call that a task answers: generated code, between a front and the services, takes no record along."""
+
+
+def current_client() -> str:
+    """Returns the identity of the caller whose call the task answers; "" in a process without callers."""
+    record = _current.get()
+    return "" if record is None else record.caller.identity
 
 
 def is_request_id(text: str | None) -> TypeGuard[str]:
@@ -138,6 +148,7 @@ class CallRecord:
     """
 
     __slots__ = (
+        "_before",
         "_deadline_s",
         "_load",
         "_recorder",
@@ -223,6 +234,7 @@ class CallRecord:
         self._load = load
 
     def __enter__(self) -> Self:
+        self._before = _current.set(self)
         return self
 
     def __exit__(
@@ -232,6 +244,7 @@ class CallRecord:
 
         With the error goes what its traceback holds, the message and the request, before the caller is answered.
         """
+        _current.reset(self._before)
         if error is None:
             self._log_end()
         elif isinstance(error, RequestError) and not isinstance(error, EngineError):

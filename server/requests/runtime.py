@@ -21,6 +21,7 @@ from dragoman.server.requests.answers import SubmittedInput, answer_to, score_of
 from dragoman.server.requests.calls import Answer, Call, Delta, Scored, ScoringCall
 from dragoman.server.requests.pace import Pace
 from dragoman.server.requests.prepare import CallLimits, PreparedInput, prepare, prepare_scoring
+from dragoman.server.requests.record import current_client
 from dragoman.server.requests.tokenization import Tokenising
 
 __all__ = ["Runtime"]
@@ -147,6 +148,8 @@ def _submit(
             [(each.token_ids, parameters) for each in prepared for parameters in each.parameters],
             deadline_s=call.deadline_s,
             is_streamed=is_streamed,
+            client=current_client(),
+            priority=call.priority,
         )
     )
     inputs = []

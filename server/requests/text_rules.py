@@ -14,6 +14,7 @@ __all__ = [
     "check_prefix_lengths",
     "check_scored_texts",
     "check_task",
+    "most_input_tokens",
     "room_for_output",
     "too_long",
 ]
@@ -68,6 +69,14 @@ def check_scored_texts(model: ServedModel, call: ScoringCall, max_inputs: int) -
         what = f"{call.num_alternatives} is more than {MAX_ALTERNATIVES}"
         violations.append(FieldViolation("num_alternatives", what))
     return violations
+
+
+def most_input_tokens(model: ServedModel, text: str) -> int:
+    """Returns how many tokens an input has at most, before it is tokenised: one for each byte, and two special ones.
+
+    A tokenizer that writes one character as several may make more. The queue counts the tokens that there are.
+    """
+    return min(len(text.encode(errors="replace")) + 2, model.max_input_tokens)
 
 
 def too_long(field: str, index: int, num_tokens: int, limit: int) -> Iterator[FieldViolation]:

@@ -52,6 +52,7 @@ TEXTS = "must be a text or a list of texts, not"
         ("translate", ("un",), {"beam_size": "4"}, "beam_size must be a whole number, not '4'"),
         ("stream_translate", (None,), {}, f"texts {TEXTS} None"),
         ("stream_translate", ("un",), {"version": 3}, "version must be a text"),
+        ("translate", ("un",), {"priority": 1}, r"priority must be a text \(str\), not 1 \(int\)"),
         ("score_translations", ("un", None), {}, f"targets {TEXTS} None"),
         ("score_translations", (b"un", "one"), {}, f"sources {TEXTS} b'un'"),
         ("score_translations", ("un", "one"), {"num_alternatives": "3"}, "num_alternatives must be a whole"),
@@ -80,6 +81,21 @@ async def test_what_does_not_belong_together_is_no_call(client: Any) -> None:
         await ask(client, "translate", ["un"] * 3, model="dates", target_prefixes=["a", "b"])
     with pytest.raises(UsageError, match="2 sources and 1 targets are no pairs"):
         await ask(client, "score_translations", ["un"] * 2, "one", model="dates")
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments"),
+    [
+        ("translate", ("un",)),
+        ("stream_translate", ("un",)),
+        ("score_translations", ("un", "one")),
+        ("generate", ("def",)),
+        ("score_texts", ("def",)),
+    ],
+)
+async def test_an_unknown_priority_is_refused(client: Any, call: str, arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(UsageError, match=r"^priority = 'urgent': it is one of high, normal, low$"):
+        await ask(client, call, *arguments, model="dates", priority="urgent")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """The dispatcher against its promises, in front of simulated lanes and over random histories."""
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.simulated_lanes import Service
 
 from dragoman.server.engine.dispatcher import Call, Dispatcher, QueueFullError, Sequence
+from dragoman.server.priority import Priority
 
 
 @settings(max_examples=150, deadline=None)
@@ -453,3 +456,53 @@ def test_what_costs_too_much_for_a_lane_that_runs_starts_on_an_idle_one() -> Non
     for sequence in (Sequence(1, cost=30), Sequence(1), Sequence(1, cost=30)):
         service.submit(sequence)
     assert [lane for _, lane in service.sent] == [0, 0, 1]
+
+
+def test_a_client_leaves_a_part_of_the_queue_to_others_in_however_many_calls() -> None:
+    dispatcher = Dispatcher(0, 8, 64)
+    num_accepted = 0
+    with pytest.raises(QueueFullError):
+        while True:
+            dispatcher.submit(Sequence(1, call=Call(client="many")))
+            num_accepted += 1
+    assert num_accepted == 64 + 16
+    for _ in range(4):
+        dispatcher.submit(Sequence(1, call=Call(client="few")))
+    with pytest.raises(QueueFullError):
+        dispatcher.submit(Sequence(1, call=Call(client="few")))
+
+
+def test_low_priority_leaves_a_part_of_the_queue_and_high_priority_has_one_of_its_own() -> None:
+    dispatcher = Dispatcher(0, 8, 64)
+
+    def fill(priority: Priority) -> int:
+        call = Call(client="one", priority=priority)
+        for number in itertools.count():
+            if not dispatcher.has_room(call, 8):
+                return 8 * number
+            dispatcher.submit(*(Sequence(1, call=call) for _ in range(8)))
+        raise AssertionError
+
+    assert fill(Priority.LOW) == 64 - 16
+    assert fill(Priority.NORMAL) == 16
+    assert fill(Priority.HIGH) == 16
+
+
+def test_the_largest_call_of_low_priority_fits_where_nothing_waits() -> None:
+    dispatcher = Dispatcher(1, 8, 64)
+    call = Call(priority=Priority.LOW)
+    dispatcher.submit(*(Sequence(1, call=call) for _ in range(64 + 8)))
+    assert not dispatcher.has_room(Call(priority=Priority.LOW), 1)
+
+
+def test_reserved_rows_go_to_clients_in_turn() -> None:
+    service = Service(1, 2, reserved_rows=2)
+    searches = Call()
+    service.submit(*(Sequence(1, num_rows=2, call=searches) for _ in range(3)), num_steps=100)
+    for _ in range(20):
+        service.submit(Sequence(1, call=Call(client="many")), num_steps=3)
+    service.step_all()
+    few = Sequence(1, call=Call(client="few"))
+    service.submit(few)
+    service.step_all(4)
+    assert few in service.lanes[0].started, "a client with twenty small calls took the reserved rows first"

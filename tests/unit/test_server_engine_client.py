@@ -36,6 +36,7 @@ from dragoman.server.errors import (
     Overloaded,
     RequestError,
 )
+from dragoman.server.priority import Priority
 
 GREEDY = DecodingParameters(max_tokens=9)
 NO_LOAD = LaneLoad(0, 0)
@@ -130,6 +131,36 @@ async def test_the_sequences_of_a_call_have_its_id_and_no_other() -> None:
     first, second, other = (request.call_id for request in lane.requests)
     assert first == second != other
     assert len({request.id for request in lane.requests}) == 3
+
+
+async def test_a_lane_hears_of_the_client_and_the_priority_of_a_call() -> None:
+    client, [lane], _ = make()
+    client.submit_all([([1], GREEDY)], client="ada", priority=Priority.HIGH)
+    client.submit([2], GREEDY)
+    assert [(each.client, each.priority) for each in lane.requests] == [
+        ("ada", Priority.HIGH),
+        ("", Priority.NORMAL),
+    ]
+
+
+async def test_tokens_may_wait_up_to_their_bound() -> None:
+    client, [lane], _ = make(max_waiting_tokens=8)
+    client.submit_all(
+        [([1] * 100, GREEDY)] * 4
+    )  # three on the lane, and one that waits: it came to an empty queue
+    with pytest.raises(Overloaded):
+        client.check_room(1, 1)
+    with pytest.raises(Overloaded):
+        client.submit_all([([1], GREEDY)])
+    lane.finish(*(Ticket(print, each.id, 0.0, is_streamed=False) for each in lane.requests[:1]))
+    client.check_room(1, 100)
+    client.submit_all([([1] * 6, GREEDY)])
+    client.check_room(1, 2)
+    with pytest.raises(Overloaded):
+        client.check_room(1, 3)
+    client.check_room(1, 4, priority=Priority.HIGH)
+    with pytest.raises(Overloaded):
+        client.check_room(1, 1, priority=Priority.LOW)
 
 
 async def test_a_lane_gets_what_it_has_room_for_and_the_rest_as_room_comes() -> None:

@@ -94,10 +94,9 @@ def test_nobody_waits_for_more_than_a_bounded_number_of_rows(
         for passed in (by_client, by_call):
             assert all(rows <= 2 * MAX_ROWS + 1 for each in passed.rows.values() for rows in each.values())
         for mine, others in by_class.rows.items():
-            # It pays for its last sequence; then it waits for one turn of each other.
-            num_turns = -(-MAX_ROWS // weights[mine[0]]) + 1
             for other, rows in others.items():
-                assert rows <= num_turns * weights[other[0]] + MAX_ROWS
+                # It pays for its last sequence, as its weight says; then the other may go first once more.
+                assert rows <= MAX_ROWS * weights[other[0]] / weights[mine[0]] + 2 * MAX_ROWS
         assert queue.num_rows == sum(each.num_rows for each in queue)
         assert queue.num_tokens == 3 * len(queue) == 3 * len(list(queue))
         for (*place, _), one in calls.items():
@@ -192,6 +191,34 @@ def test_priorities_share_rows_by_their_weights() -> None:
     assert serve(queue, 210) == {"HIGH": 160, "NORMAL": 40, "LOW": 10}
 
 
+def test_high_priority_goes_before_what_came_earlier_and_low_priority_does_not_starve() -> None:
+    queue = Queue((16, 4, 1))
+    for _ in range(100):
+        queue.add(Sequence(1, call=Call(client="low", priority=Priority.LOW)))
+    queue.first()
+    rows = {"high": 0, "low": 0}
+    for _ in range(170):  # each time that a row is free there is another one of high priority
+        queue.add(Sequence(1, call=Call(client="high", priority=Priority.HIGH)))
+        sequence = queue.first()
+        queue.take(sequence)
+        rows[sequence.call.client] += 1
+    assert rows == {"high": 160, "low": 10}
+
+
+def test_high_priority_that_comes_one_by_one_saves_nothing_up() -> None:
+    queue = Queue((16, 4, 1))
+    for _ in range(1000):
+        queue.add(Sequence(1, call=Call(client="low", priority=Priority.LOW)))
+    order = ""
+    for place in range(60):
+        if place % 20 == 0:
+            queue.add(Sequence(1, call=Call(client="high", priority=Priority.HIGH)))
+        sequence = queue.first()
+        queue.take(sequence)
+        order += sequence.call.client[0]
+    assert order == 3 * ("h" + 19 * "l")
+
+
 def test_what_nobody_waits_for_leaves_nothing_behind() -> None:
     queue = Queue()
     for number in range(1000):
@@ -200,4 +227,4 @@ def test_what_nobody_waits_for_leaves_nothing_behind() -> None:
     while queue:
         queue.take(queue.first())
     assert not any(its_class.clients.by_key for its_class in queue._class_of.values())
-    assert not queue._classes._order
+    assert not list(queue._classes)

@@ -25,23 +25,23 @@ _sym_db = _symbol_database.Default()
 from dragoman.v1 import decoding_pb2 as dragoman_dot_v1_dot_decoding__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x64ragoman/v1/generation.proto\x12\x0b\x64ragoman.v1\x1a\x1a\x64ragoman/v1/decoding.proto\"p\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12-\n\x07options\x18\x04 \x01(\x0b\x32\x1c.dragoman.v1.DecodingOptions\"W\n\x10GenerateResponse\x12\x12\n\ntext_delta\x18\x01 \x01(\t\x12/\n\x07summary\x18\x02 \x01(\x0b\x32\x1e.dragoman.v1.GenerationSummary\"\xfd\x01\n\x11GenerationSummary\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.dragoman.v1.FinishReason\x12&\n\x05usage\x18\x03 \x01(\x0b\x32\x17.dragoman.v1.TokenUsage\x12\x17\n\x0flog_probability\x18\x04 \x01(\x02\x12\r\n\x05score\x18\x05 \x01(\x02\x12(\n\x06tokens\x18\x06 \x03(\x0b\x32\x18.dragoman.v1.OutputToken\x12+\n\nhypotheses\x18\x07 \x03(\x0b\x32\x17.dragoman.v1.Hypothesis\"\\\n\x11ScoreTextsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\x12\x18\n\x10num_alternatives\x18\x04 \x01(\r\"M\n\x12ScoreTextsResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12&\n\x06scores\x18\x02 \x03(\x0b\x32\x16.dragoman.v1.TextScore2\xad\x01\n\x11GenerationService\x12I\n\x08Generate\x12\x1c.dragoman.v1.GenerateRequest\x1a\x1d.dragoman.v1.GenerateResponse0\x01\x12M\n\nScoreTexts\x12\x1e.dragoman.v1.ScoreTextsRequest\x1a\x1f.dragoman.v1.ScoreTextsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x64ragoman/v1/generation.proto\x12\x0b\x64ragoman.v1\x1a\x1a\x64ragoman/v1/decoding.proto\"\x99\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12-\n\x07options\x18\x04 \x01(\x0b\x32\x1c.dragoman.v1.DecodingOptions\x12\'\n\x08priority\x18\x05 \x01(\x0e\x32\x15.dragoman.v1.Priority\"W\n\x10GenerateResponse\x12\x12\n\ntext_delta\x18\x01 \x01(\t\x12/\n\x07summary\x18\x02 \x01(\x0b\x32\x1e.dragoman.v1.GenerationSummary\"\xfd\x01\n\x11GenerationSummary\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.dragoman.v1.FinishReason\x12&\n\x05usage\x18\x03 \x01(\x0b\x32\x17.dragoman.v1.TokenUsage\x12\x17\n\x0flog_probability\x18\x04 \x01(\x02\x12\r\n\x05score\x18\x05 \x01(\x02\x12(\n\x06tokens\x18\x06 \x03(\x0b\x32\x18.dragoman.v1.OutputToken\x12+\n\nhypotheses\x18\x07 \x03(\x0b\x32\x17.dragoman.v1.Hypothesis\"\x85\x01\n\x11ScoreTextsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\x12\x18\n\x10num_alternatives\x18\x04 \x01(\r\x12\'\n\x08priority\x18\x05 \x01(\x0e\x32\x15.dragoman.v1.Priority\"M\n\x12ScoreTextsResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12&\n\x06scores\x18\x02 \x03(\x0b\x32\x16.dragoman.v1.TextScore2\xad\x01\n\x11GenerationService\x12I\n\x08Generate\x12\x1c.dragoman.v1.GenerateRequest\x1a\x1d.dragoman.v1.GenerateResponse0\x01\x12M\n\nScoreTexts\x12\x1e.dragoman.v1.ScoreTextsRequest\x1a\x1f.dragoman.v1.ScoreTextsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dragoman.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GENERATEREQUEST']._serialized_start=73
-  _globals['_GENERATEREQUEST']._serialized_end=185
-  _globals['_GENERATERESPONSE']._serialized_start=187
-  _globals['_GENERATERESPONSE']._serialized_end=274
-  _globals['_GENERATIONSUMMARY']._serialized_start=277
-  _globals['_GENERATIONSUMMARY']._serialized_end=530
-  _globals['_SCORETEXTSREQUEST']._serialized_start=532
-  _globals['_SCORETEXTSREQUEST']._serialized_end=624
-  _globals['_SCORETEXTSRESPONSE']._serialized_start=626
-  _globals['_SCORETEXTSRESPONSE']._serialized_end=703
-  _globals['_GENERATIONSERVICE']._serialized_start=706
-  _globals['_GENERATIONSERVICE']._serialized_end=879
+  _globals['_GENERATEREQUEST']._serialized_start=74
+  _globals['_GENERATEREQUEST']._serialized_end=227
+  _globals['_GENERATERESPONSE']._serialized_start=229
+  _globals['_GENERATERESPONSE']._serialized_end=316
+  _globals['_GENERATIONSUMMARY']._serialized_start=319
+  _globals['_GENERATIONSUMMARY']._serialized_end=572
+  _globals['_SCORETEXTSREQUEST']._serialized_start=575
+  _globals['_SCORETEXTSREQUEST']._serialized_end=708
+  _globals['_SCORETEXTSRESPONSE']._serialized_start=710
+  _globals['_SCORETEXTSRESPONSE']._serialized_end=787
+  _globals['_GENERATIONSERVICE']._serialized_start=790
+  _globals['_GENERATIONSERVICE']._serialized_end=963
 # @@protoc_insertion_point(module_scope)

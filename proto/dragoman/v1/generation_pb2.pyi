@@ -27,6 +27,7 @@ class GenerateRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """A model's name as ListModels gives it."""
     version: _builtins.str
@@ -35,6 +36,8 @@ class GenerateRequest(_message.Message):
     """
     prompt: _builtins.str
     """Control characters and byte order marks are removed; special spaces become plain ones; line feeds and tabs stay."""
+    priority: _decoding_pb2.Priority.ValueType
+    """Another value than those of the type is refused."""
     @_builtins.property
     def options(self) -> _decoding_pb2.DecodingOptions: ...
     def __init__(
@@ -44,10 +47,11 @@ class GenerateRequest(_message.Message):
         version: _builtins.str = ...,
         prompt: _builtins.str = ...,
         options: _decoding_pb2.DecodingOptions | None = ...,
+        priority: _decoding_pb2.Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "options", b"options", "prompt", b"prompt", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "options", b"options", "priority", b"priority", "prompt", b"prompt", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -136,6 +140,7 @@ class ScoreTextsRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     TEXTS_FIELD_NUMBER: _builtins.int
     NUM_ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """A model's name as ListModels gives it."""
     version: _builtins.str
@@ -144,6 +149,8 @@ class ScoreTextsRequest(_message.Message):
     """
     num_alternatives: _builtins.int
     """Tell so many of the most probable tokens at each place, at most 20."""
+    priority: _decoding_pb2.Priority.ValueType
+    """Another value than those of the type is refused."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Cleaned as GenerateRequest.prompt is. White space alone is a text."""
@@ -155,10 +162,11 @@ class ScoreTextsRequest(_message.Message):
         version: _builtins.str = ...,
         texts: _abc.Iterable[_builtins.str] | None = ...,
         num_alternatives: _builtins.int = ...,
+        priority: _decoding_pb2.Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "num_alternatives", b"num_alternatives", "texts", b"texts", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "num_alternatives", b"num_alternatives", "priority", b"priority", "texts", b"texts", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from dragoman.v1 import decoding_pb2 as dragoman_dot_v1_dot_decoding__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x64ragoman/v1/translation.proto\x12\x0b\x64ragoman.v1\x1a\x1a\x64ragoman/v1/decoding.proto\"\x8a\x01\n\x10TranslateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06inputs\x18\x03 \x03(\t\x12-\n\x07options\x18\x04 \x01(\x0b\x32\x1c.dragoman.v1.DecodingOptions\x12\x17\n\x0ftarget_prefixes\x18\x05 \x03(\t\"\x8b\x02\n\x0bTranslation\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.dragoman.v1.FinishReason\x12&\n\x05usage\x18\x03 \x01(\x0b\x32\x17.dragoman.v1.TokenUsage\x12\x17\n\x0flog_probability\x18\x04 \x01(\x02\x12\r\n\x05score\x18\x05 \x01(\x02\x12(\n\x06tokens\x18\x06 \x03(\x0b\x32\x18.dragoman.v1.OutputToken\x12+\n\nhypotheses\x18\x07 \x03(\x0b\x32\x17.dragoman.v1.Hypothesis\x12\x15\n\rsource_tokens\x18\x08 \x03(\t\"T\n\x11TranslateResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\x0ctranslations\x18\x02 \x03(\x0b\x32\x18.dragoman.v1.Translation\"|\n\x17StreamTranslateResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\x12\n\ntext_delta\x18\x02 \x01(\t\x12-\n\x0btranslation\x18\x03 \x01(\x0b\x32\x18.dragoman.v1.Translation\x12\x0f\n\x07version\x18\x04 \x01(\t\",\n\nScoredPair\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\"|\n\x18ScoreTranslationsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12&\n\x05pairs\x18\x03 \x03(\x0b\x32\x17.dragoman.v1.ScoredPair\x12\x18\n\x10num_alternatives\x18\x04 \x01(\r\"T\n\x19ScoreTranslationsResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12&\n\x06scores\x18\x02 \x03(\x0b\x32\x16.dragoman.v1.TextScore2\x9e\x02\n\x12TranslationService\x12J\n\tTranslate\x12\x1d.dragoman.v1.TranslateRequest\x1a\x1e.dragoman.v1.TranslateResponse\x12X\n\x0fStreamTranslate\x12\x1d.dragoman.v1.TranslateRequest\x1a$.dragoman.v1.StreamTranslateResponse0\x01\x12\x62\n\x11ScoreTranslations\x12%.dragoman.v1.ScoreTranslationsRequest\x1a&.dragoman.v1.ScoreTranslationsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x64ragoman/v1/translation.proto\x12\x0b\x64ragoman.v1\x1a\x1a\x64ragoman/v1/decoding.proto\"\xb3\x01\n\x10TranslateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06inputs\x18\x03 \x03(\t\x12-\n\x07options\x18\x04 \x01(\x0b\x32\x1c.dragoman.v1.DecodingOptions\x12\x17\n\x0ftarget_prefixes\x18\x05 \x03(\t\x12\'\n\x08priority\x18\x06 \x01(\x0e\x32\x15.dragoman.v1.Priority\"\x8b\x02\n\x0bTranslation\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.dragoman.v1.FinishReason\x12&\n\x05usage\x18\x03 \x01(\x0b\x32\x17.dragoman.v1.TokenUsage\x12\x17\n\x0flog_probability\x18\x04 \x01(\x02\x12\r\n\x05score\x18\x05 \x01(\x02\x12(\n\x06tokens\x18\x06 \x03(\x0b\x32\x18.dragoman.v1.OutputToken\x12+\n\nhypotheses\x18\x07 \x03(\x0b\x32\x17.dragoman.v1.Hypothesis\x12\x15\n\rsource_tokens\x18\x08 \x03(\t\"T\n\x11TranslateResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\x0ctranslations\x18\x02 \x03(\x0b\x32\x18.dragoman.v1.Translation\"|\n\x17StreamTranslateResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\x12\n\ntext_delta\x18\x02 \x01(\t\x12-\n\x0btranslation\x18\x03 \x01(\x0b\x32\x18.dragoman.v1.Translation\x12\x0f\n\x07version\x18\x04 \x01(\t\",\n\nScoredPair\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\"\xa5\x01\n\x18ScoreTranslationsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12&\n\x05pairs\x18\x03 \x03(\x0b\x32\x17.dragoman.v1.ScoredPair\x12\x18\n\x10num_alternatives\x18\x04 \x01(\r\x12\'\n\x08priority\x18\x05 \x01(\x0e\x32\x15.dragoman.v1.Priority\"T\n\x19ScoreTranslationsResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12&\n\x06scores\x18\x02 \x03(\x0b\x32\x16.dragoman.v1.TextScore2\x9e\x02\n\x12TranslationService\x12J\n\tTranslate\x12\x1d.dragoman.v1.TranslateRequest\x1a\x1e.dragoman.v1.TranslateResponse\x12X\n\x0fStreamTranslate\x12\x1d.dragoman.v1.TranslateRequest\x1a$.dragoman.v1.StreamTranslateResponse0\x01\x12\x62\n\x11ScoreTranslations\x12%.dragoman.v1.ScoreTranslationsRequest\x1a&.dragoman.v1.ScoreTranslationsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,19 +33,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dragoman.v1.translation_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TRANSLATEREQUEST']._serialized_start=75
-  _globals['_TRANSLATEREQUEST']._serialized_end=213
-  _globals['_TRANSLATION']._serialized_start=216
-  _globals['_TRANSLATION']._serialized_end=483
-  _globals['_TRANSLATERESPONSE']._serialized_start=485
-  _globals['_TRANSLATERESPONSE']._serialized_end=569
-  _globals['_STREAMTRANSLATERESPONSE']._serialized_start=571
-  _globals['_STREAMTRANSLATERESPONSE']._serialized_end=695
-  _globals['_SCOREDPAIR']._serialized_start=697
-  _globals['_SCOREDPAIR']._serialized_end=741
-  _globals['_SCORETRANSLATIONSREQUEST']._serialized_start=743
-  _globals['_SCORETRANSLATIONSREQUEST']._serialized_end=867
-  _globals['_SCORETRANSLATIONSRESPONSE']._serialized_start=869
-  _globals['_SCORETRANSLATIONSRESPONSE']._serialized_end=953
-  _globals['_TRANSLATIONSERVICE']._serialized_start=956
-  _globals['_TRANSLATIONSERVICE']._serialized_end=1242
+  _globals['_TRANSLATEREQUEST']._serialized_end=254
+  _globals['_TRANSLATION']._serialized_start=257
+  _globals['_TRANSLATION']._serialized_end=524
+  _globals['_TRANSLATERESPONSE']._serialized_start=526
+  _globals['_TRANSLATERESPONSE']._serialized_end=610
+  _globals['_STREAMTRANSLATERESPONSE']._serialized_start=612
+  _globals['_STREAMTRANSLATERESPONSE']._serialized_end=736
+  _globals['_SCOREDPAIR']._serialized_start=738
+  _globals['_SCOREDPAIR']._serialized_end=782
+  _globals['_SCORETRANSLATIONSREQUEST']._serialized_start=785
+  _globals['_SCORETRANSLATIONSREQUEST']._serialized_end=950
+  _globals['_SCORETRANSLATIONSRESPONSE']._serialized_start=952
+  _globals['_SCORETRANSLATIONSRESPONSE']._serialized_end=1036
+  _globals['_TRANSLATIONSERVICE']._serialized_start=1039
+  _globals['_TRANSLATIONSERVICE']._serialized_end=1325
 # @@protoc_insertion_point(module_scope)

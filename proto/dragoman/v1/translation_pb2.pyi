@@ -28,12 +28,15 @@ class TranslateRequest(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     TARGET_PREFIXES_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """A model's name as ListModels gives it."""
     version: _builtins.str
     """A number or an alias. Left empty: the highest version served, unless aliases have shares of such calls. Then the
     metadata key `dragoman-sticky-key` keeps calls with one value on one version.
     """
+    priority: _decoding_pb2.Priority.ValueType
+    """Another value than those of the type is refused."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The texts to translate, each on its own. Control characters and byte order marks are removed, no-break and other
@@ -58,10 +61,11 @@ class TranslateRequest(_message.Message):
         inputs: _abc.Iterable[_builtins.str] | None = ...,
         options: _decoding_pb2.DecodingOptions | None = ...,
         target_prefixes: _abc.Iterable[_builtins.str] | None = ...,
+        priority: _decoding_pb2.Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "model", b"model", "options", b"options", "target_prefixes", b"target_prefixes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "model", b"model", "options", b"options", "priority", b"priority", "target_prefixes", b"target_prefixes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -215,6 +219,7 @@ class ScoreTranslationsRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     PAIRS_FIELD_NUMBER: _builtins.int
     NUM_ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """A model's name as ListModels gives it."""
     version: _builtins.str
@@ -223,6 +228,8 @@ class ScoreTranslationsRequest(_message.Message):
     """
     num_alternatives: _builtins.int
     """Tell so many of the most probable tokens at each place, at most 20."""
+    priority: _decoding_pb2.Priority.ValueType
+    """Another value than those of the type is refused."""
     @_builtins.property
     def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredPair]: ...
     def __init__(
@@ -232,10 +239,11 @@ class ScoreTranslationsRequest(_message.Message):
         version: _builtins.str = ...,
         pairs: _abc.Iterable[Global___ScoredPair] | None = ...,
         num_alternatives: _builtins.int = ...,
+        priority: _decoding_pb2.Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "num_alternatives", b"num_alternatives", "pairs", b"pairs", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "num_alternatives", b"num_alternatives", "pairs", b"pairs", "priority", b"priority", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -44,6 +44,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             task="generation",
             inputs=[request.prompt],
             options=messages.options(request.options),
+            priority=messages.priority(request.priority),
             deadline_s=messages.deadline_s(context.time_remaining()),
             sticky_key=sticky_key(context),
         )
@@ -62,6 +63,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 sources=(),
                 texts=request.texts,
                 num_alternatives=request.num_alternatives,
+                priority=messages.priority(request.priority),
                 deadline_s=messages.deadline_s(context.time_remaining()),
                 sticky_key=sticky_key(context),
             )

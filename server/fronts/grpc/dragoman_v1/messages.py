@@ -7,7 +7,8 @@ from typing import Any, overload
 from google.protobuf.message import Message
 
 from dragoman.server.decoding.hypothesis import FinishReason
-from dragoman.server.errors import AnswerTooLarge
+from dragoman.server.errors import AnswerTooLarge, FieldViolation, InvalidRequest
+from dragoman.server.priority import Priority
 from dragoman.server.requests.calls import Answer, OutputToken, Scored
 from dragoman.server.requests.options import DEFAULT_OPTIONS, Options
 from dragoman.server.requests.pace import Pace
@@ -21,12 +22,20 @@ __all__ = [
     "fill_text_score",
     "fill_translation",
     "options",
+    "priority",
 ]
 
 _FINISH_REASONS = {
     FinishReason.END_OF_SEQUENCE: decoding_pb2.FINISH_REASON_END_OF_SEQUENCE,
     FinishReason.STOP_STRING: decoding_pb2.FINISH_REASON_STOP_STRING,
     FinishReason.LENGTH: decoding_pb2.FINISH_REASON_LENGTH,
+}
+
+_PRIORITIES: dict[int, Priority] = {
+    decoding_pb2.PRIORITY_UNSPECIFIED: Priority.NORMAL,
+    decoding_pb2.PRIORITY_HIGH: Priority.HIGH,
+    decoding_pb2.PRIORITY_NORMAL: Priority.NORMAL,
+    decoding_pb2.PRIORITY_LOW: Priority.LOW,
 }
 
 
@@ -37,6 +46,19 @@ def options(message: decoding_pb2.DecodingOptions) -> Options:
     """
     given: dict[str, Any] = {field.name: value for field, value in message.ListFields()}
     return Options(**given) if given else DEFAULT_OPTIONS
+
+
+def priority(value: int) -> Priority:
+    """Returns the priority that a request asks for.
+
+    Raises:
+        InvalidRequest: there is no such priority.
+    """
+    found = _PRIORITIES.get(value)
+    if found is None:
+        what = f"{value} is no priority: it is one of {', '.join(decoding_pb2.Priority.keys())}"
+        raise InvalidRequest([FieldViolation("priority", what)])
+    return found
 
 
 class FieldOfEach(Sequence[str]):

@@ -67,6 +67,7 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
                 sources=messages.FieldOfEach(request.pairs, "source"),
                 texts=messages.FieldOfEach(request.pairs, "target"),
                 num_alternatives=request.num_alternatives,
+                priority=messages.priority(request.priority),
                 deadline_s=messages.deadline_s(context.time_remaining()),
                 sticky_key=sticky_key(context),
             )
@@ -87,6 +88,7 @@ def _call(request: Request, context: Context | StreamContext) -> Call:
         inputs=request.inputs,
         prefixes=request.target_prefixes,
         options=messages.options(request.options),
+        priority=messages.priority(request.priority),
         deadline_s=messages.deadline_s(context.time_remaining()),
         sticky_key=sticky_key(context),
     )
