@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from dragoman.common.settings import Settings, parse_overrides, read_toml
-from dragoman.server.priority import DEFAULT_WEIGHTS
+from dragoman.server.priority import DEFAULT_WEIGHTS, Priority, Weights
 from dragoman.server.settings.security import SecuritySettings
 
 __all__ = [
@@ -196,11 +196,20 @@ class EngineSettings(Settings):
     """Tokens of inputs that may wait for a slot, beside `max_waiting`. A call that comes while nothing waits is always
     accepted. Calls of high priority may use a quarter more, calls of low priority leave a quarter. Several fronts have
     equal shares. 0: no bound."""
-    priority_weights: tuple[Weight, Weight, Weight] = DEFAULT_WEIGHTS
-    """Shares of the slots that become free while calls of high, normal and low priority wait."""
+    high_priority_weight: Weight = DEFAULT_WEIGHTS[Priority.HIGH]
+    """Share of calls of high priority in the slots that become free, while calls of several priorities wait."""
+    normal_priority_weight: Weight = DEFAULT_WEIGHTS[Priority.NORMAL]
+    """The same of calls of normal priority, which is that of calls that ask for none."""
+    low_priority_weight: Weight = DEFAULT_WEIGHTS[Priority.LOW]
+    """The same of calls of low priority."""
     prefix_cache_bytes: Annotated[int, Field(ge=0, le=_MAX_CACHE_BYTES)] = 64 * 1024 * 1024
     """Memory for keys and values of prompts, for prompts that begin the same; for each generation model. 0:
     none."""
+
+    @property
+    def priority_weights(self) -> Weights:
+        """Shares by priority."""
+        return self.high_priority_weight, self.normal_priority_weight, self.low_priority_weight
 
 
 class LoggingSettings(Settings):

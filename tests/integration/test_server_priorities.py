@@ -26,15 +26,20 @@ async def test_the_calls_of_a_higher_priority_go_first(tmp_path: Path, gate: Gat
             assert answer.text == "one"
             ended.append(name)
 
+        async def num_waiting(number: int) -> None:
+            await eventually(lambda: served.metric("requests_waiting", model="spell") == number)
+
         async with AsyncClient(f"127.0.0.1:{served.server.port}") as client, asyncio.TaskGroup() as calls:
             with gate.closed():
                 calls.create_task(ask("running", "normal"))
                 await gate.wait_for_lane()
-                for number, name in enumerate(("on the lane", *reversed(PRIORITIES))):
-                    calls.create_task(ask(name, "normal" if number == 0 else name))  # type: ignore[arg-type]
-                    await eventually(
-                        lambda number=number: served.metric("requests_waiting", model="spell") > number
-                    )
+                gate.allow(1)
+                await num_waiting(0)
+                calls.create_task(ask("on the lane", "normal"))
+                await num_waiting(1)
+                for number, priority in enumerate(reversed(PRIORITIES), 2):
+                    calls.create_task(ask(priority, priority))
+                    await num_waiting(number)
         assert [name for name in ended if name in PRIORITIES] == list(PRIORITIES)
 
 

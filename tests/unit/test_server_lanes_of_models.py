@@ -3,7 +3,7 @@
 import pytest
 from tests.unit.simulated_lanes import Service
 
-from dragoman.server.engine.dispatcher import Dispatcher, Sequence
+from dragoman.server.engine.dispatcher import Call, Dispatcher, Sequence
 from dragoman.server.engine.known_lane import LaneUse
 
 
@@ -64,16 +64,16 @@ def test_a_lane_that_retires_gets_nothing_more_and_ends_what_it_has(others: int)
 def test_room_is_that_of_the_lanes_that_serve() -> None:
     dispatcher = Dispatcher(1, 4, 8)
     send(dispatcher, 4)
-    assert dispatcher.has_room(8)
+    assert dispatcher.has_room(Call(), 8)
     dispatcher.add_lane(1)
     dispatcher.retire_lane(0)
     assert dispatcher.num_slots == 4
-    assert dispatcher.has_room(8 + 4), "what runs on the retiring lane takes no room of the other"
-    assert not dispatcher.has_room(8 + 4 + 3)
+    assert dispatcher.has_room(Call(), 8 + 4), "what runs on the retiring lane takes no room of the other"
+    assert not dispatcher.has_room(Call(), 8 + 4 + 3)
     assert send(dispatcher, 4) == [1] * 4
     assert dispatcher.num_waiting == 8
     for sequence in list(dispatcher._retiring[0].sent):
         dispatcher.start(sequence)
         dispatcher.finish(sequence)
     assert (dispatcher.num_waiting, dispatcher.num_used_slots) == (4, 0)
-    assert dispatcher.has_room(8)
+    assert dispatcher.has_room(Call(), 8)
