@@ -1,5 +1,6 @@
 """`dragoman serve`: the server, in this process."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -80,9 +81,10 @@ def serve(
         typer.Option(help="The log shows lines of this level and above.", show_default="info"),
     ] = None,
 ) -> None:
-    """Serve models over gRPC until SIGTERM, SIGHUP or Ctrl-C. The server finishes running calls before it ends.
+    """Serve models over gRPC until SIGTERM or Ctrl-C. The server finishes running calls before it ends.
 
-    A second signal ends the process at once. SIGQUIT, SIGUSR1 and SIGUSR2 end it at once too.
+    A second signal ends the process at once. SIGQUIT, SIGUSR1 and SIGUSR2 end it at once too. SIGHUP has it read its
+    configuration, certificates and tokens again.
     """
     from dragoman.server.operations.stop_signals import StopSignals
 
@@ -93,7 +95,8 @@ def serve(
         with early_host() as spawned:  # it imports while this process does
             from dragoman.server.config import load_settings
 
-            settings = load_settings(
+            read_settings = partial(
+                load_settings,
                 config,
                 options={
                     "models.directory": models,
@@ -104,6 +107,7 @@ def serve(
                 },
                 overrides=overrides or (),
             )
+            settings = read_settings()
             from dragoman.server.models.starting import start_host
             from dragoman.server.operations.grpc_core import set_up_grpc_core
 
@@ -113,5 +117,7 @@ def serve(
 
         # Whoever collects a log in JSON expects the error to be a part of it.
         raise_errors = settings.logging.format != "json"
-        code = serve_until_stopped(settings, signals, raise_errors=raise_errors, host=engine_host)
+        code = serve_until_stopped(
+            settings, signals, raise_errors=raise_errors, host=engine_host, read_settings=read_settings
+        )
     raise typer.Exit(code)

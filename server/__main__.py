@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from dragoman.server.operations.stop_signals import StopSignals, open_closed_streams
@@ -25,7 +26,8 @@ def _serve(options: argparse.Namespace, signals: StopSignals) -> int:
         with early_host() as spawned:  # it imports while this process does
             from dragoman.server.config import load_settings  # noqa: PLC0415
 
-            settings = load_settings(
+            read_settings = partial(
+                load_settings,
                 options.config,
                 options={
                     "models.directory": options.models,
@@ -38,6 +40,7 @@ def _serve(options: argparse.Namespace, signals: StopSignals) -> int:
                 },
                 overrides=options.set,
             )
+            settings = read_settings()
             from dragoman.server.models.starting import start_host  # noqa: PLC0415
             from dragoman.server.operations.grpc_core import set_up_grpc_core  # noqa: PLC0415
 
@@ -48,7 +51,7 @@ def _serve(options: argparse.Namespace, signals: StopSignals) -> int:
     set_up_grpc_core()
     from dragoman.server.serving import serve  # noqa: PLC0415 a wrong option is answered before the heavy imports
 
-    return serve(settings, signals, host=host)
+    return serve(settings, signals, host=host, read_settings=read_settings)
 
 
 def _parser() -> argparse.ArgumentParser:

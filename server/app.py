@@ -17,7 +17,7 @@ from dragoman.server.config import ServerSettings
 from dragoman.server.engine.layout import run_in_processes
 from dragoman.server.engine.processes.supervisor import Supervisor
 from dragoman.server.errors import AddressError
-from dragoman.server.fronts.grpc.front import SERVICE_NAMES, GrpcFront
+from dragoman.server.fronts.grpc.front import RELOADABLE_KEYS, SERVICE_NAMES, GrpcFront
 from dragoman.server.fronts.grpc.listening import check_free, hold_port
 from dragoman.server.fronts.grpc.unix_sockets import SocketFile
 from dragoman.server.fronts.processes.layout import num_fronts, share
@@ -27,7 +27,9 @@ from dragoman.server.models.registry import Registry
 from dragoman.server.models.running import ModelsInProcesses, ModelsInThreads, RunningModels
 from dragoman.server.models.starting import start_host
 from dragoman.server.operations.endpoints import OperationsServer
+from dragoman.server.operations.logs import set_level
 from dragoman.server.operations.metrics import Metrics
+from dragoman.server.operations.reload import Reloader
 from dragoman.server.operations.reloading import CredentialReloader
 from dragoman.server.security.credentials import Credentials
 
@@ -44,6 +46,7 @@ class Server:
         metrics_port: HTTP's bound port.
         lifecycle: read it, leave it alone.
         metrics: of this server only.
+        reloader: has what can change while the server runs.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class Server:
         self.metrics.processes.watch(os.getpid(), "front-0")
         self.port = 0
         self._credentials = Credentials(settings.security)
-        self._reloader = CredentialReloader(self._credentials, self.metrics)
+        self._credential_files = CredentialReloader(self._credentials, self.metrics)
         check_free(listen.host, listen.port)
         self._port_holder = hold_port(listen.host, listen.port) if self._num_fronts > 1 else None
         try:
@@ -98,6 +101,8 @@ class Server:
         self._models: RunningModels | None = None
         self._socket_file: SocketFile | None = None
         self._reloading: asyncio.Task[None] | None = None
+        self.reloader = Reloader(settings)
+        self._register_reloadable()
 
     async def start(self, stop: asyncio.Event | None = None) -> None:
         """Load the models and listen; returns when calls are answered, or early when `stop` is set.
@@ -107,7 +112,7 @@ class Server:
             AddressError: the port is in use.
         """
         stop = stop or asyncio.Event()
-        self._reloading = asyncio.create_task(self._reloader.run())
+        self._reloading = asyncio.create_task(self._credential_files.run())
         self._models = self._running_models()
         registry = await self._models.load(stop)
         if registry is None:
@@ -160,6 +165,21 @@ class Server:
             is_over &= await self._models.close()
         await asyncio.to_thread(self._operations.close)
         return is_over
+
+    def _register_reloadable(self) -> None:
+        def use(settings: ServerSettings) -> None:
+            set_level(settings.logging.level)
+            self._front.use(share(settings, self._num_fronts))
+
+        def use_in_fronts(settings: ServerSettings) -> None:
+            if self._fronts is not None:
+                self._fronts.use(share(settings, self._num_fronts))
+
+        register = self.reloader.register
+        register("certificates and tokens", lambda _: self._credential_files.reload(at_once=True))
+        register("log and limits", use, keys=RELOADABLE_KEYS)
+        if self._num_fronts > 1:
+            register("further fronts", use_in_fronts)
 
     def _running_models(self) -> RunningModels:
         host = self._host or start_host(self._settings)

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import os
+from collections.abc import Callable
 from functools import partial
 
 import structlog
@@ -27,6 +28,8 @@ END_S = 8.0
 """How long the server may take to end once the drain's time is over. Longer than the sum of what it waits for
 then: gRPC (`STOP_LIMIT_S`), loading, lanes, the log."""
 
+DRAIN_KEYS = frozenset({"server.drain_delay_s", "server.drain_timeout_s"})
+
 REPORT_INTERVAL_S = 5.0
 """How often the log says how many lines were held back."""
 
@@ -39,6 +42,7 @@ def serve(
     *,
     raise_errors: bool = False,
     host: Supervisor | None = None,
+    read_settings: Callable[[], ServerSettings] | None = None,
 ) -> int:
     """Serve until a signal says stop; returns the process's exit code. A failure to start is one line.
 
@@ -47,6 +51,7 @@ def serve(
         signals: Say when to stop.
         raise_errors: Raise what keeps the server from starting, instead of logging it.
         host: The engine's host if it has been started (`start_host`): it loads models while this process imports.
+        read_settings: Reads the settings again, at SIGHUP; None: they cannot change.
 
     Raises:
         UsageError: there is no model to serve, or a bundle cannot be believed.
@@ -60,7 +65,7 @@ def serve(
         signals.before_leaving = partial(_say_last, log)
         runner = asyncio.Runner()
         try:
-            is_over = runner.run(_run(settings, signals, log, host))
+            is_over = runner.run(_run(settings, signals, log, host, read_settings or (lambda: settings)))
         except DragomanError as error:
             runner.close()
             if raise_errors:
@@ -82,7 +87,11 @@ def serve(
 
 
 async def _run(
-    settings: ServerSettings, signals: StopSignals, log: ServerLog, host: Supervisor | None = None
+    settings: ServerSettings,
+    signals: StopSignals,
+    log: ServerLog,
+    host: Supervisor | None,
+    read_settings: Callable[[], ServerSettings],
 ) -> bool:
     """Serve until a signal comes, then drain; returns whether everything has ended.
 
@@ -93,14 +102,18 @@ async def _run(
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(loop_error_handler(partial(signals.leave, EXIT_BROKEN)))
-    signals.limit_s = settings.server.drain_delay_s + settings.server.drain_timeout_s + END_S
-    signals.call_on_stop(partial(_stop_soon, loop, stop))
+    signals.limit_s = _limit_s(settings)
+    signals.call_on_stop(partial(_soon, loop, stop.set))
     try:
         server = Server(settings, partial(_on_crash, signals), host)
     except BaseException:
         if host is not None:
             host.close_at_once()
         raise
+    server.reloader.register(
+        "time to stop", lambda new: setattr(signals, "limit_s", _limit_s(new)), keys=DRAIN_KEYS
+    )
+    signals.call_on_reload(partial(_soon, loop, server.reloader.reload, read_settings))
     if log.writer is not None:
         server.metrics.read_at_scrape(DroppedLinesCollector(log.writer))
     reporting = asyncio.create_task(_report_losses(log))
@@ -119,10 +132,15 @@ async def _run(
     return is_over
 
 
-def _stop_soon(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    """From another thread: set `stop`. A loop that is closed has stopped already; the log may still be written."""
+def _soon(loop: asyncio.AbstractEventLoop, do: Callable[..., object], *arguments: object) -> None:
+    """From another thread: call `do` in the loop. One that is closed has stopped; the log may still be written."""
     with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(stop.set)
+        loop.call_soon_threadsafe(do, *arguments)
+
+
+def _limit_s(settings: ServerSettings) -> float:
+    """How long the server may take to end."""
+    return settings.server.drain_delay_s + settings.server.drain_timeout_s + END_S
 
 
 def _is_shortage(error: BaseException) -> bool:

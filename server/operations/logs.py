@@ -20,7 +20,7 @@ from dragoman.server.config import LoggingSettings
 from dragoman.server.operations.log_limits import LogLimiter
 from dragoman.server.operations.log_writer import LogStream, LogWriter, descriptor_writer
 
-__all__ = ["ServerLog", "configure_logs", "forward_standard_logs", "queued_logs"]
+__all__ = ["ServerLog", "configure_logs", "forward_standard_logs", "queued_logs", "set_level"]
 
 FLUSH_S = 1.0
 """How long the end of the process waits for standard error to take the last lines."""
@@ -101,6 +101,13 @@ def configure_logs(settings: LoggingSettings, stream: TextIO | None = None) -> L
     root.handlers = [handler]
     root.setLevel(max(level, logging.WARNING))
     return limiter
+
+
+def set_level(level: str) -> None:
+    """Log from `level` on, from now on. Loggers that were bound before keep theirs."""
+    number = getattr(logging, level.upper())
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(number))
+    logging.getLogger().setLevel(max(number, logging.WARNING))
 
 
 def forward_standard_logs() -> None:

@@ -1,11 +1,12 @@
-"""Signals that stop the server, and the end of its process.
+"""Signals that stop the server or have it read its settings again, and the end of its process.
 
 Python's own handlers run in the main thread, between two lines of whatever it does, and not at all while it is
 inside a native library. So they do nothing here. The interpreter also writes each signal's number to a socket,
 at once and from whichever thread got the signal; a thread of this module reads it and acts.
 
-    first signal      the server drains; a watchdog ends the process when the drain outlasts its time
-    second signal     the process ends at once, with exit code 128 + the signal's number
+    SIGTERM, SIGINT   the server drains; a watchdog ends the process when the drain outlasts its time
+    a second one      the process ends at once, with exit code 128 + the signal's number
+    SIGHUP            settings are read again; where it says that the terminal is gone, it is as SIGTERM
 """
 
 import os
@@ -38,6 +39,7 @@ class StopSignals:
 
     Make it in the main thread.
 
+    The system sends SIGHUP also to what was started in a terminal that is closed, which then has no terminal any more.
     SIGHUP stays ignored where it is ignored when the process starts (`nohup`). SIGQUIT, SIGUSR1 and SIGUSR2
     keep their defaults: they end the process at once.
 
@@ -52,6 +54,8 @@ class StopSignals:
         self.before_leaving: Callable[[str], None] = _say_nothing
         self.first: signal.Signals | None = None
         self._on_stop: Callable[[], object] | None = None
+        self._on_reload: Callable[[], object] = _do_nothing_yet
+        self._has_terminal = _has_terminal()
         self._lock = threading.Lock()
         self._is_closing = False
         self._receiver, self._sender = socket.socketpair()
@@ -88,6 +92,10 @@ class StopSignals:
         if has_come:
             on_stop()
 
+    def call_on_reload(self, on_reload: Callable[[], object]) -> None:
+        """Have `on_reload` called at each SIGHUP from now on, from another thread; in a drain SIGHUP does nothing."""
+        self._on_reload = on_reload
+
     def leave(self, code: int, reason: str) -> NoReturn:
         """End the process at once. Nothing is torn down that a native thread may still use."""
         if not self._leaving.acquire(timeout=_LEAVING_S):  # another thread leaves already, and says why
@@ -99,7 +107,8 @@ class StopSignals:
 
     def _run(self) -> None:
         try:
-            first = self._wait()
+            while (first := self._wait()) is signal.SIGHUP and not self._has_hung_up():
+                self._on_reload()
             if first is None:
                 return
             with self._lock:
@@ -108,7 +117,8 @@ class StopSignals:
             if on_stop is not None:
                 on_stop()
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
-            second = self._wait()
+            while (second := self._wait()) is signal.SIGHUP:  # there is nothing to reload any more
+                pass
             if second is None:
                 return
             self.leave(128 + second, f"{second.name} came as the second signal")
@@ -121,6 +131,10 @@ class StopSignals:
             if byte[0] in self._handlers_before:  # other handlers' numbers come here as well
                 return signal.Signals(byte[0])
         return None
+
+    def _has_hung_up(self) -> bool:
+        """Whether the terminal is gone that the process was started in."""
+        return self._has_terminal and not _has_terminal()
 
     def _watch(self) -> None:
         begin_s = time.monotonic()
@@ -150,6 +164,19 @@ def open_closed_streams() -> None:
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
     """In the place of the default, which would end the process."""
+
+
+def _do_nothing_yet() -> None:
+    """Before there is anything to reload."""
+
+
+def _has_terminal() -> bool:
+    """Whether the process has a controlling terminal (tty(4))."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _say_nothing(reason: str) -> None:

@@ -93,7 +93,8 @@ class CallRecorder:
         self.max_calls = max_calls
         self.logs_content = logs_content
         self.loads = {name: Load(num_slots) for name, num_slots in models.items()}
-        self.log: FilteringBoundLogger = _log.bind()  # settles on a logger once, not for every line
+        self.log: FilteringBoundLogger
+        self.renew_log()
         self._metrics = metrics
         self._series: dict[tuple[str, str, Code], tuple[Any, Any]] = {}
 
@@ -103,6 +104,10 @@ class CallRecorder:
         A name stays a label when the model is unloaded: its counts go on when it comes back.
         """
         self.loads.setdefault(model, Load(num_slots)).num_slots = num_slots
+
+    def renew_log(self) -> None:
+        """Log as the logs are set up now: they settle on a logger once, not for every line."""
+        self.log = _log.bind()
 
     def begin(self, method: str, remaining_s: float | None, request_id: str | None = None) -> "CallRecord":
         """Begin the record of a call that has `remaining_s` until its deadline; None: it has no deadline.

@@ -48,7 +48,7 @@ from dragoman.v1 import (
     translation_pb2_grpc,
 )
 
-__all__ = ["SERVICE_NAMES", "GrpcFront"]
+__all__ = ["RELOADABLE_KEYS", "SERVICE_NAMES", "GrpcFront"]
 
 SERVICE_NAMES = (
     translation_pb2.DESCRIPTOR.services_by_name["TranslationService"].full_name,
@@ -56,6 +56,17 @@ SERVICE_NAMES = (
     model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
     open_inference.SERVICE_NAME,
 )
+
+RELOADABLE_KEYS = frozenset(
+    {
+        "logging.level",
+        "logging.request_content",
+        "server.drain_delay_s",
+        "server.drain_timeout_s",
+        "server.max_concurrent_calls",
+    }
+)
+"""Settings that `GrpcFront.use` takes up."""
 
 _log = structlog.get_logger(__name__)
 
@@ -96,6 +107,7 @@ class GrpcFront:
         self._health = HealthServicer(("", *SERVICE_NAMES))
         self._num_taken_up = 0
         self._stop: GrpcStop | None = None
+        self._recorder: CallRecorder | None = None
 
     async def start(self, registry: Registry, port: int, changes: ModelChanges | None = None) -> None:
         """Listen on `port`, and answer calls for the models of `registry`, also for those that come later.
@@ -105,7 +117,7 @@ class GrpcFront:
         Raises:
             AddressError: the port is in use.
         """
-        recorder = CallRecorder(
+        recorder = self._recorder = CallRecorder(
             self._metrics,
             {},
             max_calls=self._listen.max_concurrent_calls,
@@ -133,6 +145,13 @@ class GrpcFront:
         self._health.set_serving(serving=True)
         await server.start()
         self._stop = GrpcStop(server, recorder.in_flight, gate)
+
+    def use(self, settings: ServerSettings) -> None:
+        """Go by `settings` from now on, which differ from those before in `RELOADABLE_KEYS` alone."""
+        self._listen, self._logs_content = settings.server, settings.logging.request_content
+        if (recorder := self._recorder) is not None:
+            recorder.max_calls, recorder.logs_content = self._listen.max_concurrent_calls, self._logs_content
+            recorder.renew_log()
 
     def leave_health(self) -> None:
         """Let every watcher of health know that this server is about to go. Calls are still answered."""

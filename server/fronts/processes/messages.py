@@ -1,6 +1,6 @@
 """What the server process and its further fronts tell each other.
 
-    server -> front    Begin, UseEngine, Listen, Drain
+    server -> front    Begin, UseEngine, Listen, Reload, Drain
     front -> server    Serving, CannotServe
 
 Each goes in one packet of a `Channel`. When the channel ends, the other process has ended.
@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
-__all__ = ["Begin", "CannotServe", "Drain", "Listen", "Serving", "ToFront", "ToServer", "UseEngine"]
+__all__ = ["Begin", "CannotServe", "Drain", "Listen", "Reload", "Serving", "ToFront", "ToServer", "UseEngine"]
 
 
 class Begin(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -35,6 +35,16 @@ class Listen(msgspec.Struct, frozen=True, array_like=True, tag=True):
     port: int
 
 
+class Reload(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Go by these settings from now on, and read certificates and tokens again.
+
+    Attributes:
+        settings: as in `Begin`; they differ from those before in what can change without a restart.
+    """
+
+    settings: bytes
+
+
 class Drain(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Let running calls end, as the settings say, and end."""
 
@@ -49,5 +59,5 @@ class CannotServe(msgspec.Struct, frozen=True, array_like=True, tag=True):
     message: str
 
 
-ToFront: TypeAlias = Begin | UseEngine | Listen | Drain
+ToFront: TypeAlias = Begin | UseEngine | Listen | Reload | Drain
 ToServer: TypeAlias = Serving | CannotServe

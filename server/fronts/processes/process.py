@@ -28,6 +28,7 @@ from dragoman.server.fronts.processes.messages import (
     CannotServe,
     Drain,
     Listen,
+    Reload,
     Serving,
     ToFront,
     UseEngine,
@@ -35,7 +36,7 @@ from dragoman.server.fronts.processes.messages import (
 from dragoman.server.lifecycle import Lifecycle, Phase
 from dragoman.server.models.registry import Registry
 from dragoman.server.operations.crashes import leaving_on_dead_threads, loop_error_handler
-from dragoman.server.operations.logs import forward_standard_logs
+from dragoman.server.operations.logs import forward_standard_logs, set_level
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.operations.reloading import CredentialReloader
 from dragoman.server.operations.shared_values import ValueWriter, counting_in
@@ -112,6 +113,8 @@ class _Front:
         self._lifecycle = Lifecycle()
         self._metrics = Metrics(cpu_limit_cores())
         self._credentials = Credentials(settings.security)
+        self._credential_files = CredentialReloader(self._credentials, self._metrics)
+        self._front: GrpcFront | None = None
         self._port: asyncio.Future[int]
         self._is_over = asyncio.Event()
 
@@ -122,7 +125,7 @@ class _Front:
         self._models = make_models(self._settings.engine, self._metrics)
         loop.add_reader(self._channel.fileno(), self._hear)
         publishing = asyncio.create_task(self._publish())
-        reloading = asyncio.create_task(CredentialReloader(self._credentials, self._metrics).run())
+        reloading = asyncio.create_task(self._credential_files.run())
         serving = asyncio.create_task(self._serve())
         over = asyncio.create_task(self._is_over.wait())
         done, _ = await asyncio.wait([serving, over], return_when=asyncio.FIRST_COMPLETED)
@@ -132,6 +135,7 @@ class _Front:
         publishing.cancel()
         reloading.cancel()
         if serving in done:
+            assert self._front is not None
             self._lifecycle.phase = Phase.DRAINING
             self._front.leave_health()
             await self._front.drain()
@@ -144,7 +148,7 @@ class _Front:
         """Answer calls, once there are models and a port."""
         await self._models.loaded.wait()
         registry = self._models.registry(is_first=False)
-        self._front = GrpcFront(
+        front = GrpcFront(
             self._settings,
             self._credentials,
             self._lifecycle,
@@ -152,9 +156,10 @@ class _Front:
             _on_crash,
             num_fronts=self._num_fronts,
         )
+        self._front = front
         port = await self._port
         self._lifecycle.phase = Phase.SERVING  # others serve on the port: a call may come at once
-        await self._front.start(registry, port)
+        await front.start(registry, port)
         gc.freeze()
         self._metrics.publish(self._writer)
         self._channel.send(Serving())
@@ -179,8 +184,18 @@ class _Front:
         elif isinstance(message, Listen):
             if not self._port.done():
                 self._port.set_result(message.port)
+        elif isinstance(message, Reload):
+            self._use(ServerSettings.model_validate_json(message.settings))
         elif isinstance(message, Drain):
             self._is_over.set()
+
+    def _use(self, settings: ServerSettings) -> None:
+        """Take up what has changed; the server process has checked it, and says so in the log."""
+        self._settings = settings
+        set_level(settings.logging.level)
+        self._credential_files.reload(at_once=True)
+        if self._front is not None:
+            self._front.use(settings)
 
 
 def _leave(reason: str) -> NoReturn:

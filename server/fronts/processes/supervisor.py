@@ -16,7 +16,15 @@ from dragoman.server.engine.processes.channel import Channel, packet_pair
 from dragoman.server.engine.processes.linux import how_it_ended
 from dragoman.server.engine.processes.logs import relay
 from dragoman.server.engine.processes.spawn import start_process
-from dragoman.server.fronts.processes.messages import Begin, CannotServe, Drain, Listen, ToServer, UseEngine
+from dragoman.server.fronts.processes.messages import (
+    Begin,
+    CannotServe,
+    Drain,
+    Listen,
+    Reload,
+    ToServer,
+    UseEngine,
+)
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.operations.shared_values import HEARTBEAT, ValueMemory
 
@@ -177,6 +185,14 @@ class Fronts:
         """There is another engine's host: connect all fronts with it."""
         for place in self._places:
             self._connect(place)
+
+    def use(self, settings: ServerSettings) -> None:
+        """Have all fronts go by `settings`, which have each one's share, and read certificates and tokens again."""
+        encoded = settings.model_dump_json().encode()
+        self._begin = Begin(encoded, self._begin.num_fronts)
+        self._listen = settings.server
+        for place in self._places:
+            self._send(place, Reload(encoded))
 
     def pids(self) -> list[int]:
         """The processes that there are."""
