@@ -29,6 +29,7 @@ from dragoman.cli import (
     report,
     score,
     serve,
+    token,
     train,
     translate,
     verify,
@@ -67,6 +68,7 @@ _add(rich_help_panel="Make a model", epilog=evaluate.EPILOG)(evaluate.evaluate)
 _add(rich_help_panel="Make a model", epilog=back_translate.EPILOG)(back_translate.back_translate)
 _add(rich_help_panel="Serve it", epilog=serve.EPILOG)(serve.serve)
 _add(rich_help_panel="Serve it", epilog=config.EPILOG)(config.config)
+app.add_typer(token.app, name="token", rich_help_panel="Serve it", epilog=token.EPILOG)
 _add(rich_help_panel="Call it", epilog=translate.EPILOG)(translate.translate)
 _add(rich_help_panel="Call it", epilog=generate.EPILOG)(generate.generate)
 _add(rich_help_panel="Call it", epilog=score.EPILOG)(score.score)

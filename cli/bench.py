@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dragoman.cli.credentials import with_credentials
 from dragoman.cli.decoding_options import BeamSize, MaxTokens, MinTokens
 from dragoman.cli.options import (
     DEFAULT_TARGET,
@@ -19,6 +20,7 @@ from dragoman.cli.options import (
 )
 from dragoman.cli.output import note, note_waiting_for_input, report_console, write_json
 from dragoman.cli.progress import progress_bar
+from dragoman.client.credentials import Credentials
 from dragoman.client.results import DecodingOptions
 from dragoman.common.errors import OperationError
 
@@ -42,6 +44,7 @@ _BUSY_SHARE = 0.9
 _LATE_S = 0.1
 
 
+@with_credentials
 def bench(
     *,
     model: Model,
@@ -49,6 +52,7 @@ def bench(
     target: Target = DEFAULT_TARGET,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
     priority: Priority = "normal",
+    credentials: Credentials,
     concurrency: Annotated[
         int | None,
         typer.Option(
@@ -128,7 +132,8 @@ def bench(
         target=target,
         model=model,
         version=model_version,
-        inputs=_texts(inputs, target, model, model_version, timeout_s),
+        inputs=_texts(inputs, target, model, model_version, timeout_s=timeout_s, credentials=credentials),
+        credentials=credentials,
         concurrency=16 if concurrency is None and rate is None else concurrency,
         rate=rate,
         duration_s=duration_s,
@@ -142,6 +147,7 @@ def bench(
     report = _run(plan)
     if as_json:
         plan_facts = {**dataclasses.asdict(plan), "inputs": len(plan.inputs)}
+        del plan_facts["credentials"]  # a token may be among them
         write_json({"plan": plan_facts, "report": dataclasses.asdict(report)})
     else:
         loop = f"open loop, {rate:g} requests/s" if rate else f"closed loop, {plan.concurrency} callers"
@@ -175,7 +181,15 @@ def remarks(plan: "LoadPlan", report: "LoadReport") -> list[str]:
     return told
 
 
-def _texts(inputs: Path | None, target: str, model: str, version: str, timeout_s: float) -> tuple[str, ...]:
+def _texts(
+    inputs: Path | None,
+    target: str,
+    model: str,
+    version: str,
+    *,
+    timeout_s: float,
+    credentials: Credentials,
+) -> tuple[str, ...]:
     from dragoman.client import Client
     from dragoman.client.load.inputs import lines_of, read_inputs, sample_inputs
 
@@ -184,7 +198,7 @@ def _texts(inputs: Path | None, target: str, model: str, version: str, timeout_s
         return lines_of(sys.stdin.buffer.read(), "standard input")
     if inputs is not None:
         return read_inputs(inputs)
-    with Client(target, timeout_s=timeout_s) as client:
+    with Client(target, timeout_s=timeout_s, credentials=credentials) as client:
         return sample_inputs(client.model(model, version))
 
 

@@ -121,14 +121,14 @@ def _ask(console: "Console", target: str) -> None:
     from rich import box
     from rich.table import Table
 
-    from dragoman.client import Client
+    from dragoman.client import Client, Credentials
 
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("asked over gRPC")
     table.add_column("answered")
     table.add_column("tokens", justify="right")
     table.add_column("latency", justify="right")
-    with Client(target) as client:
+    with Client(target, credentials=Credentials()) as client:
         client.translate(_QUESTIONS[0], model=RECIPE)  # connects, so that no question pays for that
         for question in _QUESTIONS:
             begin_s = time.perf_counter()

@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
+from dragoman.cli.credentials import with_credentials
 from dragoman.cli.decoding_options import BeamSize, LengthPenalty
 from dragoman.cli.options import DEFAULT_TIMEOUT_S, Data, ModelVersion, Timeout, complete_model, examples
 from dragoman.cli.output import write_json
 from dragoman.cli.progress import progress_bar
+from dragoman.client.credentials import Credentials
 from dragoman.common.errors import UsageError
 from dragoman.common.extras import require_extra
 
@@ -22,6 +24,7 @@ EPILOG = examples(
 )
 
 
+@with_credentials
 def evaluate(
     subject: Annotated[
         str,
@@ -48,6 +51,7 @@ def evaluate(
     beam_size: BeamSize = None,
     length_penalty: LengthPenalty = None,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
+    credentials: Credentials,
 ) -> None:
     """Measure a model on test examples that training never saw, and print the figures as JSON.
 
@@ -77,6 +81,7 @@ def evaluate(
                 limit=limit,
                 search=search,
                 timeout_s=timeout_s,
+                credentials=credentials,
                 progress=progress,
             )
         )

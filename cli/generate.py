@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dragoman.cli.credentials import with_credentials
 from dragoman.cli.decoding_options import with_decoding_options
 from dragoman.cli.options import (
     DEFAULT_TARGET,
@@ -19,6 +20,7 @@ from dragoman.cli.options import (
     examples,
 )
 from dragoman.cli.output import note_waiting_for_input, write_text
+from dragoman.client.credentials import Credentials
 from dragoman.client.results import DecodingOptions
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ EPILOG = examples(
 )
 
 
+@with_credentials
 @with_decoding_options
 def generate(
     prompt: Annotated[
@@ -48,6 +51,7 @@ def generate(
     bundle: Bundle = None,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
     priority: Priority = "normal",
+    credentials: Credentials,
     options: DecodingOptions,
     as_json: Json = False,
 ) -> None:
@@ -67,6 +71,7 @@ def generate(
         timeout_s=timeout_s,
         priority=priority,
         bundle=bundle,
+        credentials=credentials,
     )
     form = AnswerForm.of(options, as_json=as_json)
     if prompt is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from dragoman.cli.options import DEFAULT_TARGET, PriorityName
+from dragoman.client.credentials import Credentials
 from dragoman.common.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class ModelSource:
         version: Its version; empty is the highest.
         timeout_s: Deadline of each call, and how long a call may be repeated while the server has no room.
         priority: Of each call.
+        credentials: TLS and a token for the server; None: what the environment names.
         bundle: The bundle's folder, which is loaded into this process; None for a server.
     """
 
@@ -35,6 +37,7 @@ class ModelSource:
     timeout_s: float
     priority: PriorityName = "normal"
     bundle: Path | None = None
+    credentials: Credentials | None = None
 
     @classmethod
     def of(
@@ -46,6 +49,7 @@ class ModelSource:
         timeout_s: float,
         bundle: Path | None,
         priority: PriorityName = "normal",
+        credentials: Credentials | None = None,
     ) -> Self:
         """Return the model that the options of a command name.
 
@@ -55,7 +59,14 @@ class ModelSource:
         if bundle is None:
             if model is None:
                 raise UsageError("missing option '--model' / '-m' (or '--bundle', without a server)")
-            return cls(target=target, model=model, version=version, timeout_s=timeout_s, priority=priority)
+            return cls(
+                target=target,
+                model=model,
+                version=version,
+                timeout_s=timeout_s,
+                priority=priority,
+                credentials=credentials,
+            )
         given = {
             "--target": target != DEFAULT_TARGET,
             "--model": model,
@@ -73,7 +84,9 @@ class ModelSource:
         from dragoman.client.asynchronous import AsyncClient
 
         if self.bundle is None:
-            async with AsyncClient(self.target, timeout_s=self.timeout_s) as client:
+            async with AsyncClient(
+                self.target, timeout_s=self.timeout_s, credentials=self.credentials
+            ) as client:
                 yield client
         else:
             from dragoman.client.local import local_async_client
@@ -87,7 +100,7 @@ class ModelSource:
         from dragoman.client.blocking import Client
 
         if self.bundle is None:
-            with Client(self.target, timeout_s=self.timeout_s) as client:
+            with Client(self.target, timeout_s=self.timeout_s, credentials=self.credentials) as client:
                 yield client
         else:
             from dragoman.client.local import local_client

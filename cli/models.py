@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dragoman.cli.command import Command, CommandGroup
+from dragoman.cli.credentials import with_credentials
 from dragoman.cli.options import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, Target, Timeout, examples
 from dragoman.cli.output import note, report_console, write_json
+from dragoman.client.credentials import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,30 +38,42 @@ _Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the model.",
 
 
 @app.callback()
+@with_credentials
 def models(
     context: typer.Context,
     target: Target = DEFAULT_TARGET,
     *,
     as_json: _Json = False,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
+    credentials: Credentials,
 ) -> None:
     """List the models of a server with their limits and measured quality, the states of their versions, and what the
     server could not load; or load and unload versions and name them.
     """
+    given = (target, as_json, timeout_s, credentials)
     if context.invoked_subcommand is None:
-        list_models(target, as_json=as_json, timeout_s=timeout_s)
-    elif (target, as_json, timeout_s) != (DEFAULT_TARGET, False, DEFAULT_TIMEOUT_S):
+        _list(target, as_json=as_json, timeout_s=timeout_s, credentials=credentials)
+    elif given != (DEFAULT_TARGET, False, DEFAULT_TIMEOUT_S, Credentials.from_environment()):
         raise typer.BadParameter(f"options come after the command {context.invoked_subcommand!r}")
 
 
 @app.command("list", cls=Command, epilog=examples("dragoman models list --json"))
+@with_credentials
 def list_models(
-    target: Target = DEFAULT_TARGET, *, as_json: _Json = False, timeout_s: Timeout = DEFAULT_TIMEOUT_S
+    target: Target = DEFAULT_TARGET,
+    *,
+    as_json: _Json = False,
+    timeout_s: Timeout = DEFAULT_TIMEOUT_S,
+    credentials: Credentials,
 ) -> None:
     """List the models of a server, the states of their versions, and what the server could not load."""
+    _list(target, as_json=as_json, timeout_s=timeout_s, credentials=credentials)
+
+
+def _list(target: str, *, as_json: bool, timeout_s: float, credentials: Credentials) -> None:
     from dragoman.client import Client
 
-    with Client(target, timeout_s=timeout_s) as client:
+    with Client(target, timeout_s=timeout_s, credentials=credentials) as client:
         held = client.models()
     if as_json:
         write_json([dataclasses.asdict(model) for model in held])
@@ -75,6 +89,7 @@ def list_models(
 
 
 @app.command(cls=Command, epilog=examples("dragoman models load dates", "dragoman models load dates 2"))
+@with_credentials
 def load(
     name: _Name,
     version: Annotated[
@@ -86,6 +101,7 @@ def load(
     target: Target = DEFAULT_TARGET,
     *,
     timeout_s: Timeout = CHANGE_TIMEOUT_S,
+    credentials: Credentials,
 ) -> None:
     """Have the server load and check a version while it serves on. The command returns when the version takes calls.
 
@@ -94,11 +110,12 @@ def load(
     """
     from dragoman.client import Client
 
-    with Client(target, timeout_s=timeout_s) as client:
+    with Client(target, timeout_s=timeout_s, credentials=credentials) as client:
         client.load_model(name, version)
 
 
 @app.command(cls=Command, epilog=examples("dragoman models unload dates 1"))
+@with_credentials
 def unload(
     name: _Name,
     version: Annotated[
@@ -107,6 +124,7 @@ def unload(
     target: Target = DEFAULT_TARGET,
     *,
     timeout_s: Timeout = CHANGE_TIMEOUT_S,
+    credentials: Credentials,
 ) -> None:
     """Have the server unload a version. It takes no new calls. The command returns when its running calls have ended.
 
@@ -114,7 +132,7 @@ def unload(
     """
     from dragoman.client import Client
 
-    with Client(target, timeout_s=timeout_s) as client:
+    with Client(target, timeout_s=timeout_s, credentials=credentials) as client:
         client.unload_model(name, version)
 
 
@@ -126,6 +144,7 @@ def unload(
         "dragoman models alias dates canary --delete",
     ),
 )
+@with_credentials
 def alias(
     name: _Name,
     alias_name: Annotated[
@@ -152,6 +171,7 @@ def alias(
     ] = 0.0,
     delete: Annotated[bool, typer.Option("--delete", help="Let the alias name nothing any more.")] = False,
     timeout_s: Timeout = CHANGE_TIMEOUT_S,
+    credentials: Credentials,
 ) -> None:
     """Have an alias name a version. Calls may have an alias in place of a version.
 
@@ -161,7 +181,7 @@ def alias(
 
     if delete == bool(version):
         raise typer.BadParameter("give either a VERSION or --delete")
-    with Client(target, timeout_s=timeout_s) as client:
+    with Client(target, timeout_s=timeout_s, credentials=credentials) as client:
         if delete:
             client.delete_alias(name, alias_name)
         else:

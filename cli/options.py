@@ -48,6 +48,7 @@ def complete_model(context: typer.Context, incomplete: str) -> list[str]:
 
     target = context.params.get("target") or DEFAULT_TARGET
     try:
+        # The environment's credentials: options of the line that is being typed are not known here.
         with Client(target, settings=ChannelSettings(max_attempts=1)) as client:
             names = {held.name for held in client.models(timeout_s=_COMPLETION_TIMEOUT_S)}
     except DragomanError:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dragoman.cli.credentials import with_credentials
 from dragoman.cli.decoding_options import Alternatives
 from dragoman.cli.options import (
     DEFAULT_TARGET,
@@ -22,6 +23,7 @@ from dragoman.cli.options import (
 )
 from dragoman.cli.output import json_line, note, write_text
 from dragoman.cli.progress import progress_bar
+from dragoman.client.credentials import Credentials
 from dragoman.common.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ EPILOG = examples(
 )
 
 
+@with_credentials
 def score(
     texts: Annotated[
         list[str] | None,
@@ -55,6 +58,7 @@ def score(
     bundle: Bundle = None,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
     priority: Priority = "normal",
+    credentials: Credentials,
     inputs: Inputs = None,
     separator: Annotated[
         str,
@@ -90,6 +94,7 @@ def score(
         timeout_s=timeout_s,
         priority=priority,
         bundle=bundle,
+        credentials=credentials,
     )
     form = form_of(as_json=as_json, tells_tokens=num_alternatives is not None)
 

@@ -14,10 +14,12 @@ __all__ = ["EPILOG", "serve"]
 EPILOG = examples(
     "dragoman serve --models models",
     "dragoman serve --models models --host 0.0.0.0 --port 8500 --metrics-port 8002",
+    "dragoman serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem --tokens-file tokens.toml",
     "dragoman serve --config server.toml --set engine.slots_per_lane=64",
 )
 
 _PANEL = "Where"
+_SECURITY = "TLS and tokens"
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -57,6 +59,42 @@ def serve(
             help="HTTP port for /metrics, /healthz and /readyz. 0: any free port.",
             show_default="8002",
             rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="PEM file with the server's certificate. With --tls-key it switches TLS on.",
+            show_default=False,
+            rich_help_panel=_SECURITY,
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="PEM file with the certificate's private key.",
+            show_default=False,
+            rich_help_panel=_SECURITY,
+        ),
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="PEM file with authorities. Clients have to show a certificate of one of them.",
+            show_default=False,
+            rich_help_panel=_SECURITY,
+        ),
+    ] = None,
+    tokens_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Hashes of the bearer tokens that callers need. dragoman token create makes tokens.",
+            show_default=False,
+            rich_help_panel=_SECURITY,
         ),
     ] = None,
     config: Annotated[
@@ -103,6 +141,10 @@ def serve(
                     "server.host": host,
                     "server.port": port,
                     "server.metrics_port": metrics_port,
+                    "security.tls_certificate": tls_cert,
+                    "security.tls_key": tls_key,
+                    "security.tls_client_ca": tls_client_ca,
+                    "security.tokens_file": tokens_file,
                     "logging.level": log_level,
                 },
                 overrides=overrides or (),

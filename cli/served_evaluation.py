@@ -9,6 +9,7 @@ from pathlib import Path
 from dragoman.cli.evaluation import GREEDY, Evaluation, Progress, Search, test_pairs, translation_quality
 from dragoman.client.asynchronous import AsyncClient
 from dragoman.client.blocking import Client
+from dragoman.client.credentials import Credentials
 from dragoman.client.errors import InvalidRequestError
 from dragoman.client.messages import refused_inputs
 from dragoman.client.pipeline import map_in_order, until_accepted
@@ -30,6 +31,7 @@ def evaluate_served(
     limit: int | None = None,
     search: Search = GREEDY,
     timeout_s: float,
+    credentials: Credentials | None = None,
     progress: Progress,
 ) -> Evaluation:
     """Measure a translation model over gRPC.
@@ -39,7 +41,7 @@ def evaluate_served(
         CorpusError: its test examples cannot be read.
         CallError: the server cannot be reached.
     """
-    with Client(target, timeout_s=timeout_s) as client:
+    with Client(target, timeout_s=timeout_s, credentials=credentials) as client:
         info = client.model(model or _only_model([held.name for held in client.models()]), version)
     if info.task is not Task.TRANSLATION:
         raise UsageError(
@@ -53,7 +55,9 @@ def evaluate_served(
         options = DecodingOptions(beam_size=search.beam_size, length_penalty=search.length_penalty)
     texts = [pair.source for pair in pairs]
     answers = asyncio.run(
-        _translate_all(target, info, texts, options, timeout_s=timeout_s, progress=progress)
+        _translate_all(
+            target, info, texts, options, timeout_s=timeout_s, credentials=credentials, progress=progress
+        )
     )
     return Evaluation(
         model=info.name,
@@ -77,11 +81,12 @@ async def _translate_all(
     options: DecodingOptions,
     *,
     timeout_s: float,
+    credentials: Credentials | None,
     progress: Progress,
 ) -> list[str | None]:
     """The translations; None for each input that the model cannot take."""
     answers: list[str | None] = []
-    async with AsyncClient(target, timeout_s=timeout_s) as client:
+    async with AsyncClient(target, timeout_s=timeout_s, credentials=credentials) as client:
 
         async def batches() -> AsyncIterator[Sequence[str]]:
             num_inputs = max(1, ROWS_PER_CALL // (options.get("beam_size") or 1))

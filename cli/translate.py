@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from dragoman.cli.credentials import with_credentials
 from dragoman.cli.decoding_options import Alignment, CoveragePenalty, TargetPrefix, with_decoding_options
 from dragoman.cli.options import (
     DEFAULT_TARGET,
@@ -19,6 +20,7 @@ from dragoman.cli.options import (
     Timeout,
     examples,
 )
+from dragoman.client.credentials import Credentials
 from dragoman.client.results import DecodingOptions
 
 __all__ = ["EPILOG", "translate"]
@@ -32,6 +34,7 @@ EPILOG = examples(
 )
 
 
+@with_credentials
 @with_decoding_options
 def translate(
     texts: Annotated[
@@ -47,6 +50,7 @@ def translate(
     bundle: Bundle = None,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
     priority: Priority = "normal",
+    credentials: Credentials,
     options: DecodingOptions,
     coverage_penalty: CoveragePenalty = None,
     target_prefix: TargetPrefix = "",
@@ -76,6 +80,7 @@ def translate(
         timeout_s=timeout_s,
         priority=priority,
         bundle=bundle,
+        credentials=credentials,
     )
     with input_lines(texts, inputs) as lines:
         asyncio.run(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dragoman.client.blocking import Client
     from dragoman.client.blocking_streams import Generation, TranslationStream
     from dragoman.client.channel import ChannelSettings
+    from dragoman.client.credentials import Credentials
     from dragoman.client.errors import (
         CallCancelledError,
         CallError,
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
         MessageTooLargeError,
         NotFoundError,
         OverloadedError,
+        PermissionDeniedError,
         ServerError,
+        UnauthenticatedError,
         UnavailableError,
     )
     from dragoman.client.local import Generator, Translator
@@ -59,6 +62,7 @@ __all__ = [
     "CallError",
     "ChannelSettings",
     "Client",
+    "Credentials",
     "DeadlineExceededError",
     "DecodingOptions",
     "FieldViolation",
@@ -77,6 +81,7 @@ __all__ = [
     "NotLoadedModel",
     "OutputToken",
     "OverloadedError",
+    "PermissionDeniedError",
     "PriorityName",
     "QualityFigure",
     "ServerError",
@@ -87,6 +92,7 @@ __all__ = [
     "TranslationDelta",
     "TranslationStream",
     "Translator",
+    "UnauthenticatedError",
     "UnavailableError",
 ]
 
@@ -96,6 +102,7 @@ _MODULES = (
     "dragoman.client.results",
     "dragoman.client.errors",
     "dragoman.client.channel",
+    "dragoman.client.credentials",
     "dragoman.client.blocking",
     "dragoman.client.blocking_streams",
     "dragoman.client.asynchronous",

@@ -20,6 +20,7 @@ from dragoman.client.batching import (
     translate_batches,
 )
 from dragoman.client.channel import DEFAULT_TIMEOUT_S, WATCH_PAUSE_S, ChannelSettings, resolve_target
+from dragoman.client.credentials import Credentials, Protection, TokenSource
 from dragoman.client.errors import InvalidRequestError, call_errors
 from dragoman.client.results import (
     DecodingOptions,
@@ -60,29 +61,40 @@ class AsyncClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         wait_for_ready: bool = False,
         settings: ChannelSettings | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
+        credentials: Credentials | grpc.ChannelCredentials | None = None,
     ) -> None:
         _check_loop_runs()
         name = resolve_target(messages.checked_text(target, "target"))
         arguments = (settings or ChannelSettings()).arguments(name)
+        protection = Protection.of(credentials, name)
+        arguments += protection.arguments
         channel = (
-            grpc.aio.secure_channel(name, credentials, arguments)
-            if credentials
+            grpc.aio.secure_channel(name, protection.channel, arguments)
+            if protection.channel
             else grpc.aio.insecure_channel(name, arguments)
         )
-        self._use(channel, target, timeout_s=timeout_s, wait_for_ready=wait_for_ready)
+        self._use(channel, target, protection.token, timeout_s=timeout_s, wait_for_ready=wait_for_ready)
 
     @classmethod
     def over(cls, channel: grpc.aio.Channel, *, target: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> Self:
         """Make a client of an existing channel. Errors name the server `target`."""
         client = cls.__new__(cls)
-        client._use(channel, target, timeout_s=timeout_s, wait_for_ready=False)  # noqa: SLF001  its own
+        client._use(channel, target, None, timeout_s=timeout_s, wait_for_ready=False)  # noqa: SLF001  its own
         return client
 
-    def _use(self, channel: grpc.aio.Channel, target: str, *, timeout_s: float, wait_for_ready: bool) -> None:
+    def _use(
+        self,
+        channel: grpc.aio.Channel,
+        target: str,
+        token: TokenSource | None,
+        *,
+        timeout_s: float,
+        wait_for_ready: bool,
+    ) -> None:
         self.target = target
         self._timeout_s = messages.checked_seconds(timeout_s, "timeout_s")
         self._wait_for_ready = wait_for_ready
+        self._token = token
         self._known_sizes: KnownSizes = {}
         self._is_closed = False
         self._loop = asyncio.get_running_loop()
@@ -348,7 +360,9 @@ class AsyncClient:
         timeout_s: float,
     ) -> _Message:
         self._check_open()
-        return await method(request, timeout=timeout_s, wait_for_ready=self._wait_for_ready)
+        return await method(
+            request, timeout=timeout_s, wait_for_ready=self._wait_for_ready, metadata=self._metadata()
+        )
 
     def _stream(
         self,
@@ -357,7 +371,9 @@ class AsyncClient:
         timeout_s: float,
     ) -> grpc.aio.UnaryStreamCall[_Request, _Message]:
         self._check_open()
-        return method(request, timeout=timeout_s, wait_for_ready=self._wait_for_ready)
+        return method(
+            request, timeout=timeout_s, wait_for_ready=self._wait_for_ready, metadata=self._metadata()
+        )
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -366,6 +382,10 @@ class AsyncClient:
             raise RuntimeError(
                 f"the client of {self.target} belongs to another event loop; make one in this loop"
             )
+
+    def _metadata(self) -> tuple[tuple[str, str], ...] | None:
+        """What goes with a call."""
+        return None if self._token is None else self._token.metadata()
 
     def _deadline(self, timeout_s: float | None) -> float:
         return self._timeout_s if timeout_s is None else messages.checked_seconds(timeout_s, "timeout_s")

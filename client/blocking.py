@@ -18,6 +18,7 @@ from dragoman.client.batching import (
 )
 from dragoman.client.blocking_streams import Generation, StreamingCall, TranslationStream
 from dragoman.client.channel import DEFAULT_TIMEOUT_S, WATCH_PAUSE_S, ChannelSettings, resolve_target
+from dragoman.client.credentials import Credentials, Protection, TokenSource
 from dragoman.client.errors import InvalidRequestError, call_errors
 from dragoman.client.results import (
     DecodingOptions,
@@ -57,10 +58,11 @@ class Client:
         timeout_s: Deadline of a call that names none, in seconds.
         wait_for_ready: Wait (within the deadline) for a server that is not there yet, instead of failing.
         settings: Retries, keepalive and the like.
-        credentials: TLS credentials; plain text when left out.
+        credentials: TLS and a token. Left out: what the environment names (`DRAGOMAN_TLS_CA`, `DRAGOMAN_TOKEN_FILE`
+            and so on), else plain text. gRPC's own credentials are taken too.
 
     Raises:
-        UsageError: the target is not of the form `host:port`.
+        UsageError: the target is not of the form `host:port`, or credentials cannot be used.
     """
 
     def __init__(
@@ -70,28 +72,39 @@ class Client:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         wait_for_ready: bool = False,
         settings: ChannelSettings | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
+        credentials: Credentials | grpc.ChannelCredentials | None = None,
     ) -> None:
         name = resolve_target(messages.checked_text(target, "target"))
         arguments = (settings or ChannelSettings()).arguments(name)
+        protection = Protection.of(credentials, name)
+        arguments += protection.arguments
         channel = (
-            grpc.secure_channel(name, credentials, arguments)
-            if credentials
+            grpc.secure_channel(name, protection.channel, arguments)
+            if protection.channel
             else grpc.insecure_channel(name, arguments)
         )
-        self._use(channel, target, timeout_s=timeout_s, wait_for_ready=wait_for_ready)
+        self._use(channel, target, protection.token, timeout_s=timeout_s, wait_for_ready=wait_for_ready)
 
     @classmethod
     def over(cls, channel: grpc.Channel, *, target: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> Self:
         """Make a client of an existing channel. Errors name the server `target`."""
         client = cls.__new__(cls)
-        client._use(channel, target, timeout_s=timeout_s, wait_for_ready=False)  # noqa: SLF001  its own
+        client._use(channel, target, None, timeout_s=timeout_s, wait_for_ready=False)  # noqa: SLF001  its own
         return client
 
-    def _use(self, channel: grpc.Channel, target: str, *, timeout_s: float, wait_for_ready: bool) -> None:
+    def _use(
+        self,
+        channel: grpc.Channel,
+        target: str,
+        token: TokenSource | None,
+        *,
+        timeout_s: float,
+        wait_for_ready: bool,
+    ) -> None:
         self.target = target
         self._timeout_s = messages.checked_seconds(timeout_s, "timeout_s")
         self._wait_for_ready = wait_for_ready
+        self._token = token
         self._known_sizes: KnownSizes = {}
         self._is_closed = False
         self._channel = channel
@@ -176,7 +189,7 @@ class Client:
         ) -> "StreamingCall[translation_pb2.StreamTranslateResponse]":
             self._check_open()
             return self._translation.StreamTranslate(
-                request, timeout=timeout_s, wait_for_ready=self._wait_for_ready
+                request, timeout=timeout_s, wait_for_ready=self._wait_for_ready, metadata=self._metadata()
             )
 
         return TranslationStream(begin, batches, self.target)
@@ -239,7 +252,9 @@ class Client:
         )
         timeout_s = self._deadline(timeout_s)
         self._check_open()
-        call = self._generation.Generate(request, timeout=timeout_s, wait_for_ready=self._wait_for_ready)
+        call = self._generation.Generate(
+            request, timeout=timeout_s, wait_for_ready=self._wait_for_ready, metadata=self._metadata()
+        )
         return Generation(call, self.target, timeout_s)
 
     def score_texts(
@@ -414,11 +429,17 @@ class Client:
         timeout_s: float,
     ) -> _Message:
         self._check_open()
-        return method(request, timeout=timeout_s, wait_for_ready=self._wait_for_ready)
+        return method(
+            request, timeout=timeout_s, wait_for_ready=self._wait_for_ready, metadata=self._metadata()
+        )
 
     def _check_open(self) -> None:
         if self._is_closed:
             raise ValueError(f"the client of {self.target} is closed; make a new one")
+
+    def _metadata(self) -> tuple[tuple[str, str], ...] | None:
+        """What goes with a call."""
+        return None if self._token is None else self._token.metadata()
 
     def _deadline(self, timeout_s: float | None) -> float:
         return self._timeout_s if timeout_s is None else messages.checked_seconds(timeout_s, "timeout_s")

@@ -5,6 +5,8 @@
         ├── InvalidRequestError        also a UsageError: INVALID_ARGUMENT, OUT_OF_RANGE, FAILED_PRECONDITION
         │   └── MessageTooLargeError   RESOURCE_EXHAUSTED, a request or an answer has too many bytes
         ├── NotFoundError              also a UsageError: NOT_FOUND, no such model or version
+        ├── UnauthenticatedError       also a UsageError: UNAUTHENTICATED, the token is missing, wrong or expired
+        ├── PermissionDeniedError      also a UsageError: PERMISSION_DENIED, the token has not the scope
         ├── OverloadedError            also an OperationError: RESOURCE_EXHAUSTED with a delay, try again later
         ├── UnavailableError           also an OperationError: UNAVAILABLE, no server answers there
         ├── DeadlineExceededError      also an OperationError: DEADLINE_EXCEEDED
@@ -37,7 +39,9 @@ __all__ = [
     "MessageTooLargeError",
     "NotFoundError",
     "OverloadedError",
+    "PermissionDeniedError",
     "ServerError",
+    "UnauthenticatedError",
     "UnavailableError",
     "call_errors",
     "error_from_call",
@@ -117,6 +121,20 @@ class NotFoundError(CallError, UsageError):
     """The server has no such model or version; the message lists what it has."""
 
 
+class UnauthenticatedError(CallError, UsageError):
+    """The server asks for a token or a certificate, and does not know this client's."""
+
+    def __str__(self) -> str:
+        return f"{self.target} asks who calls: {self.message}"
+
+
+class PermissionDeniedError(CallError, UsageError):
+    """The server knows this client, which lacks the scope for the call."""
+
+    def __str__(self) -> str:
+        return f"{self.target} does not allow this call: {self.message}"
+
+
 class OverloadedError(CallError, OperationError):
     """The server has too much to do, also after the channel's own retries; try again after `retry_delay_s`."""
 
@@ -165,6 +183,8 @@ _ERROR_OF_CODE: dict[grpc.StatusCode, type[CallError]] = {
     grpc.StatusCode.OUT_OF_RANGE: InvalidRequestError,
     grpc.StatusCode.FAILED_PRECONDITION: InvalidRequestError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
     grpc.StatusCode.CANCELLED: CallCancelledError,

@@ -162,18 +162,20 @@ class Destination:
             raise UsageError(f"{self.path} holds {given}, which this command reads: name another place")
 
 
-def atomic_write(path: Path, content: bytes | str) -> None:
+def atomic_write(path: Path, content: bytes | str, *, mode: int = 0o644) -> None:
     """Write `content` to `path` whole or not at all, as `atomic_file`.
 
     Raises:
         OperationError: the disk is full or the place cannot be written; nothing half-written stays.
     """
-    with atomic_file(path) as file:
+    with atomic_file(path, mode=mode) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path, *, before_rename: Callable[[], None] = lambda: None) -> Iterator[BinaryIO]:
+def atomic_file(
+    path: Path, *, before_rename: Callable[[], None] = lambda: None, mode: int = 0o644
+) -> Iterator[BinaryIO]:
     """Give a file to write that becomes `path` when the block ends well, for content that comes in parts.
 
     On any error, and where SIGTERM or SIGHUP ends the process, it is removed, and `path` is as it was. Folders above
@@ -194,7 +196,7 @@ def atomic_file(path: Path, *, before_rename: Callable[[], None] = lambda: None)
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)  # mkstemp makes it private; artefacts are for others to read
+            temporary.chmod(mode)  # mkstemp makes it private; most artefacts are for others to read
             before_rename()
             temporary.replace(target)
         except BaseException:

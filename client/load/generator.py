@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from dragoman.client.asynchronous import AsyncClient
 from dragoman.client.channel import ChannelSettings
+from dragoman.client.credentials import Credentials
 from dragoman.client.errors import CallError
 from dragoman.client.load.arrivals import poisson_arrivals
 from dragoman.client.load.report import LoadReport, Outcome, Recorder
@@ -45,6 +46,7 @@ class LoadPlan:
         priority: Of each request.
         stream: Whether translations are streamed, so that the time to the first token can be seen.
         options: Decoding options of every request.
+        credentials: TLS and a token for the server; None: what the environment names.
         seed: Makes order and arrivals repeatable.
     """
 
@@ -61,6 +63,7 @@ class LoadPlan:
     stream: bool = False
     options: DecodingOptions
     seed: int = 0
+    credentials: Credentials | None = None
 
     def __post_init__(self) -> None:
         """Refuse what makes no load.
@@ -102,7 +105,9 @@ async def run_load(plan: LoadPlan, on_progress: Callable[[Progress], None] | Non
     """
     # Retries would hide the errors and blur the latencies that are to be measured.
     settings = ChannelSettings(max_attempts=1)
-    async with AsyncClient(plan.target, timeout_s=plan.timeout_s, settings=settings) as client:
+    async with AsyncClient(
+        plan.target, timeout_s=plan.timeout_s, settings=settings, credentials=plan.credentials
+    ) as client:
         model = await client.model(plan.model, plan.version)
         ask = _asker(client, plan, model.task)
         begin_s = time.monotonic()

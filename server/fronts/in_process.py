@@ -96,7 +96,13 @@ class InProcessChannel:
         """A method that answers with one message."""
         behaviour = self._behaviours.get(path, _unimplemented)
 
-        async def call(request: Any, *, timeout: float | None = None, wait_for_ready: bool = False) -> Any:  # noqa: ASYNC109, ARG001  as gRPC has them
+        async def call(
+            request: Any,
+            *,
+            timeout: float | None = None,  # noqa: ASYNC109  as gRPC has them
+            wait_for_ready: bool = False,  # noqa: ARG001
+            metadata: Any = None,  # noqa: ARG001
+        ) -> Any:
             async with _errors_of_grpc(timeout):
                 return await _once_there_is_room(behaviour, request, _Context(timeout, None))
 
@@ -106,7 +112,13 @@ class InProcessChannel:
         """A method that answers with several messages."""
         behaviour = self._behaviours.get(path, _unimplemented)
 
-        def call(request: Any, *, timeout: float | None = None, wait_for_ready: bool = False) -> _Stream:  # noqa: ARG001
+        def call(
+            request: Any,
+            *,
+            timeout: float | None = None,
+            wait_for_ready: bool = False,  # noqa: ARG001
+            metadata: Any = None,  # noqa: ARG001
+        ) -> _Stream:
             return _Stream(behaviour, request, timeout)
 
         return call

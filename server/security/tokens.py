@@ -55,13 +55,19 @@ class Token:
 
 
 class TokenTable:
-    """The tokens that the server accepts."""
+    """The tokens that the server accepts.
+
+    Attributes:
+        names: of all of them.
+    """
 
     def __init__(self, tokens: Iterable[tuple[bytes, Token]]) -> None:
         """Accept `tokens`, each with the SHA-256 of its text."""
         # A dictionary compares keys from their first difference on, which takes a measurable time. Its keys are MACs
         # under a key that no caller knows: that time says nothing of a hash, and one look-up finds one of many tokens.
         self._key = secrets.token_bytes(32)
+        tokens = list(tokens)
+        self.names = frozenset(token.name for _, token in tokens)
         self._tokens = {self._mac(digest): (digest, token) for digest, token in tokens}
 
     @classmethod
@@ -86,10 +92,6 @@ class TokenTable:
         digest = hashlib.sha256(text.encode()).digest()
         known = self._tokens.get(self._mac(digest))
         return known[1] if known is not None and hmac.compare_digest(known[0], digest) else None
-
-    def __len__(self) -> int:
-        """How many tokens there are."""
-        return len(self._tokens)
 
     def _mac(self, digest: bytes) -> bytes:
         return hashlib.blake2b(digest, key=self._key, digest_size=32).digest()

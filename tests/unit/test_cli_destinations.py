@@ -53,7 +53,13 @@ READS = {
     ("score", "bundle"),
     ("score", "inputs"),
     ("bench", "inputs"),
+    ("serve", "tls_cert"),
+    ("serve", "tls_key"),
+    ("serve", "tls_client_ca"),
+    ("serve", "tokens_file"),
 }
+_CALLING = ("evaluate", "translate", "generate", "score", "bench")
+READS |= {(command, name) for command in _CALLING for name in ("tls_ca", "tls_cert", "tls_key", "token_file")}
 _PLACES = {"FILE", "DIR", "FOLDER", "PATH", "RUN", "BUNDLE", "BUNDLE_OR_HOST", "RECIPE"}  # metavars
 _WRITING = re.compile(r"out|output|to|save|write|json|plot|log|file|folder|report", re.IGNORECASE)
 

@@ -25,6 +25,7 @@ COMMANDS = (
     "verify",
     "serve",
     "config",
+    "token",
     "translate",
     "generate",
     "score",

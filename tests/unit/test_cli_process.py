@@ -15,8 +15,14 @@ from dragoman.cli.app import app
 from dragoman.cli.command import Command, CommandGroup
 from dragoman.cli.main import main
 
-commands: dict[str, Any] = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-commands |= {f"models {name}": command for name, command in commands["models"].commands.items()}
+_top: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+commands: dict[str, Any] = dict(_top)
+commands |= {
+    f"{name} {inner}": command
+    for name, group in _top.items()
+    for inner, command in getattr(group, "commands", {}).items()
+}
+"""By their words, those of groups too."""
 
 
 COMMAND = "import sys; from dragoman.cli.main import main; sys.exit(main())"

@@ -26,6 +26,7 @@ def test_every_status_is_either_the_callers_mistake_or_a_failure(code: grpc.Stat
     error = error_from_call(aio_error(code), target="host:1", timeout_s=3)
     assert error.code is code
     callers = {"INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE", "FAILED_PRECONDITION"}
+    callers |= {"UNAUTHENTICATED", "PERMISSION_DENIED"}
     assert isinstance(error, UsageError) == (code.name in callers)
     assert isinstance(error, OperationError) == (code.name not in callers)
     assert "\n" not in str(error)
