@@ -16,7 +16,12 @@ _TRAIN = (
     *("torch", "babel", "jinja2", "matplotlib", "onnx", "onnxscript", "platformdirs", "pyarrow", "sacrebleu"),
     *("sacremoses", "safetensors", "tensorboard"),
 )
-EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {"serve": _SERVE, "train": (*_TRAIN, *_SERVE)}
+_TRACING = ("opentelemetry",)
+EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
+    "serve": _SERVE,
+    "tracing": (*_TRACING, *_SERVE),
+    "train": (*_TRAIN, *_SERVE),
+}
 """The modules that each extra installs."""
 
 

@@ -31,6 +31,7 @@ from dragoman.server.operations.logs import set_level
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.operations.reload import Reloader
 from dragoman.server.operations.reloading import CredentialReloader
+from dragoman.server.operations.tracing import start_tracing
 from dragoman.server.security.credentials import Credentials
 
 __all__ = ["SERVICE_NAMES", "Server"]
@@ -63,6 +64,7 @@ class Server:
         Raises:
             AddressError: one of the two ports is in use.
             CredentialsError: a certificate, a key or the tokens file is not right.
+            MissingExtraError: calls should be traced, and OpenTelemetry is not installed.
         """
         self._started = time.perf_counter()
         self._settings = settings
@@ -75,6 +77,7 @@ class Server:
         self.port = 0
         self._credentials = Credentials(settings.security)
         self._credential_files = CredentialReloader(self._credentials, self.metrics)
+        self._tracing = start_tracing(settings.tracing, self.metrics.trace_spans)
         check_free(listen.host, listen.port)
         self._port_holder = hold_port(listen.host, listen.port) if self._num_fronts > 1 else None
         try:
@@ -94,6 +97,7 @@ class Server:
             self.metrics,
             on_crash,
             num_fronts=self._num_fronts,
+            tracing=self._tracing,
         )
         self._fronts: Fronts | None = None
         self._host = host
@@ -163,6 +167,8 @@ class Server:
             self._port_holder.close()
         if self._models is not None:
             is_over &= await self._models.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
         await asyncio.to_thread(self._operations.close)
         return is_over
 

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from dragoman.common.settings import Settings, parse_overrides, read_toml
 from dragoman.server.priority import DEFAULT_WEIGHTS, Priority, Weights
 from dragoman.server.settings.security import SecuritySettings
+from dragoman.server.settings.tracing import TracingSettings
 
 __all__ = [
     "EngineSettings",
@@ -237,6 +238,8 @@ class ServerSettings(Settings):
     """TLS, tokens and certificates of clients."""
     logging: LoggingSettings = LoggingSettings()
     """What is logged."""
+    tracing: TracingSettings = TracingSettings()
+    """Which calls are traced with OpenTelemetry, and where their spans go."""
 
     @model_validator(mode="after")
     def _check_queue_holds_one_call(self) -> Self:

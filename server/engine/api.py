@@ -33,6 +33,8 @@ __all__ = [
     "Request",
     "Started",
     "Submit",
+    "TimedRun",
+    "Timeline",
     "Tokens",
 ]
 
@@ -50,6 +52,7 @@ class Request(msgspec.Struct, frozen=True, array_like=True):
         is_small: whether its call has few rows, so that it may use those that a lane reserves for such calls.
         client: whose call it is, the same in all fronts.
         priority: of its call.
+        step_interval: a `Timeline` with each so many-th of its steps is told at its end; 0: none is.
     """
 
     id: int
@@ -61,6 +64,7 @@ class Request(msgspec.Struct, frozen=True, array_like=True):
     is_small: bool = False
     client: str = ""
     priority: Priority = Priority.NORMAL
+    step_interval: int = 0
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -113,6 +117,41 @@ class Tokens(msgspec.Struct, frozen=True, array_like=True, tag=True):
     token_ids: list[int]
 
 
+class TimedRun(msgspec.Struct, frozen=True, array_like=True):
+    """One run of a graph that a sequence took part in.
+
+    Attributes:
+        graph: as `GraphRun` has it.
+        started_s: when the run began.
+        ended_s: when it was over.
+        num_rows: it computed, of all sequences.
+        step: of the sequence, counted from 0; an encoding comes before step 0 and has 0 too.
+    """
+
+    graph: str
+    started_s: float
+    ended_s: float
+    num_rows: int
+    step: int = 0
+
+
+class Timeline(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """When a lane computed what for a sequence; told just before its end.
+
+    Attributes:
+        encoding: of its input; None: the sequence ended before, or all of its prompt was in the prefix cache.
+        steps: each so many-th one, as its request asks, but not more than a bounded number.
+        num_steps: it took.
+        ended_s: when its last step was over; None: it took none.
+    """
+
+    id: int
+    encoding: TimedRun | None
+    steps: list[TimedRun]
+    num_steps: int
+    ended_s: float | None
+
+
 class Finished(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """A sequence has come to its end: its answers, best first, as many as were asked for."""
 
@@ -128,7 +167,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=True):
     message: str = ""
 
 
-Event: TypeAlias = Started | Tokens | Finished | Failed
+Event: TypeAlias = Started | Tokens | Timeline | Finished | Failed
 
 
 class GraphRun(msgspec.Struct, frozen=True, array_like=True):

@@ -30,6 +30,7 @@ from dragoman.server.engine.api import (
     Request,
     Started,
     Submit,
+    Timeline,
     Tokens,
 )
 from dragoman.server.engine.beginnings import Beginnings
@@ -51,6 +52,8 @@ __all__ = ["EngineClient", "LaneLink"]
 
 RETRY_DELAY_S = 1.0
 """What a refused caller is told to wait."""
+MAX_TIMELINES = 16
+"""Sequences of one call that are traced: a call may have a thousand."""
 _EXPIRY_INTERVAL_S = 0.02
 """How often deadlines of what waits are looked at. A lane looks at those of what it has before each step."""
 
@@ -71,6 +74,7 @@ class _FrontSequence(dispatcher.Sequence):
     input_ids: Sequence[int]
     parameters: DecodingParameters
     is_streamed: bool
+    step_interval: int
 
     def request(self) -> Request:
         return Request(
@@ -83,6 +87,7 @@ class _FrontSequence(dispatcher.Sequence):
             self.is_small,
             self.call.client,
             self.call.priority,
+            self.step_interval,
         )
 
 
@@ -153,6 +158,7 @@ class EngineClient:
         is_streamed: bool = False,
         client: str = "",
         priority: Priority = Priority.NORMAL,
+        step_interval: int = 0,
     ) -> list[Ticket]:
         """Queue the sequences of one call, all of them or none. Call from the client's event loop.
 
@@ -162,6 +168,7 @@ class EngineClient:
             is_streamed: whether the tickets will be iterated.
             client: whose call it is: clients take turns.
             priority: of the call.
+            step_interval: the tickets of the first sequences get a `timeline` with each so many-th step; 0: none does.
 
         Raises:
             Overloaded: too many sequences wait already.
@@ -182,9 +189,10 @@ class EngineClient:
                 input_ids=input_ids,
                 parameters=parameters,
                 is_streamed=is_streamed,
+                step_interval=step_interval if place < MAX_TIMELINES else 0,
                 preferred_lane=-1 if self._beginnings is None else self._beginnings.lane_of(input_ids),
             )
-            for input_ids, parameters in inputs
+            for place, (input_ids, parameters) in enumerate(inputs)
         ]
         try:
             self._dispatcher.submit(*pending)
@@ -323,6 +331,8 @@ class EngineClient:
                 pending.ticket.start(event)
             case Tokens():
                 pending.ticket.extend(event.token_ids)
+            case Timeline():
+                pending.ticket.timeline = event
             case Finished():
                 self._dispatcher.finish(pending)
                 self._settle(pending, Decoded(event.hypotheses))

@@ -13,6 +13,7 @@ from dragoman.server.engine.api import (
     PrefixUse,
     Report,
     Started,
+    Timeline,
     Tokens,
 )
 from dragoman.server.engine.sequence import LaneSequence
@@ -70,6 +71,10 @@ class Reports(Generic[_Front]):
         if token_ids := sequence.token_ids[sequence.num_told :]:
             sequence.num_told += len(token_ids)
             self._add(sequence, Tokens(sequence.id, token_ids))
+
+    def tell_times(self, sequence: LaneSequence, timeline: Timeline) -> None:
+        """What was computed for a sequence that is about to end."""
+        self._add(sequence, timeline)
 
     def finish(self, sequence: LaneSequence) -> None:
         """A sequence has its result."""

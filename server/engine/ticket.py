@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 from dragoman.server.decoding.hypothesis import Decoded
-from dragoman.server.engine.api import Started
+from dragoman.server.engine.api import Started, Timeline
 from dragoman.server.errors import RequestError
 
 __all__ = ["Ticket"]
@@ -21,6 +21,7 @@ class Ticket:
         first_token_s: when its first token was chosen, or None.
         num_first_tokens: that came together then.
         finished_s: when the event loop heard of its end, or None.
+        timeline: when its lane computed what for it, where that was asked for.
     """
 
     __slots__ = (
@@ -36,6 +37,7 @@ class Ticket:
         "id",
         "num_first_tokens",
         "submitted_s",
+        "timeline",
     )
 
     def __init__(
@@ -48,6 +50,7 @@ class Ticket:
         self.first_token_s: float | None = None
         self.num_first_tokens = 1
         self.finished_s: float | None = None
+        self.timeline: Timeline | None = None
         self._cancel = cancel
         self._is_streamed = is_streamed
         self._unread: list[int] = []

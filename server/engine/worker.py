@@ -19,6 +19,7 @@ from dragoman.server.engine.api import (
     Cancel,
     Command,
     FailureReason,
+    GraphRun,
     LaneLoad,
     Leave,
     Report,
@@ -39,6 +40,7 @@ from dragoman.server.engine.scheduler import (
     Scheduler,
 )
 from dragoman.server.engine.sequence import LaneSequence
+from dragoman.server.engine.timelines import Timelines
 from dragoman.server.execution.backend import Backend
 
 __all__ = ["LaneBroken", "LaneWorker", "make_lane"]
@@ -85,7 +87,8 @@ class LaneWorker(Generic[_Front]):
     ) -> None:
         self._lane = lane
         self._reports: Reports[_Front] = Reports(lane.prefix_cache)
-        lane.observe = self._reports.add_graph_run
+        self._timelines = Timelines()
+        lane.observe = self._observe
         self._scheduler = scheduler
         self._send = send
         self._model = model
@@ -141,6 +144,8 @@ class LaneWorker(Generic[_Front]):
         )
         sequence.id, sequence.front = request.id, front
         sequence.is_streamed, sequence.is_small = request.is_streamed, request.is_small
+        if request.step_interval:
+            self._timelines.add(sequence, request.step_interval)
         self._reports.add_front(front)
         self._sequences.setdefault(front, {})[request.id] = sequence
         self._scheduler.submit(sequence)
@@ -167,6 +172,8 @@ class LaneWorker(Generic[_Front]):
         self._align(now_s)
 
     def _end_step(self, plan: Plan, progressed: Sequence[LaneSequence]) -> None:
+        if self._timelines:
+            self._timelines.end_step()
         if plan.num_rows:
             self._num_failed_in_a_row = 0
         for started, _ in plan.starts:
@@ -185,6 +192,8 @@ class LaneWorker(Generic[_Front]):
         _log.exception("step_failed", model=self._model, rows=plan.num_rows)
         self._reports.add_failed_step()
         self._num_failed_in_a_row += 1
+        if self._timelines:
+            self._timelines.end_step()
         self._lane.clear()
         for sequence in self._scheduler.evict():
             assert isinstance(sequence, LaneSequence)
@@ -210,12 +219,23 @@ class LaneWorker(Generic[_Front]):
                 self._fail(sequence, FailureReason.ERROR, f"an alignment failed: {type(error).__name__}")
 
     def _finish(self, sequence: LaneSequence) -> None:
+        self._tell_times(sequence)
         self._reports.finish(sequence)
         self._forget(sequence)
 
     def _fail(self, sequence: LaneSequence, reason: FailureReason, message: str = "") -> None:
+        self._tell_times(sequence)
         self._reports.fail(sequence, reason, message)
         self._forget(sequence)
+
+    def _tell_times(self, sequence: LaneSequence) -> None:
+        if (timeline := self._timelines.take(sequence)) is not None:
+            self._reports.tell_times(sequence, timeline)
+
+    def _observe(self, run: GraphRun) -> None:
+        self._reports.add_graph_run(run)
+        if self._timelines:
+            self._timelines.observe(run)
 
     def _forget(self, sequence: LaneSequence) -> None:
         self._sequences.get(sequence.front, {}).pop(sequence.id, None)

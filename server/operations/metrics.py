@@ -1,7 +1,7 @@
 """What Prometheus is told. Labels come from closed sets: models, methods, status codes, graphs, reasons."""
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
@@ -25,7 +25,16 @@ from dragoman.server.operations.processes import ProcessesCollector
 from dragoman.server.operations.shared_values import ValueWriter
 from dragoman.server.security.credentials import CREDENTIAL_KINDS
 
-__all__ = ["METRIC_PREFIX", "UNKNOWN_MODEL", "ArrivalReason", "Metrics", "ModelMetrics", "RejectionReason"]
+__all__ = [
+    "METRIC_PREFIX",
+    "SPAN_RESULTS",
+    "UNKNOWN_MODEL",
+    "ArrivalReason",
+    "Exemplar",
+    "Metrics",
+    "ModelMetrics",
+    "RejectionReason",
+]
 
 RejectionReason = Literal["queue_full", "draining", "invalid", "deadline"]
 REJECTION_REASONS: tuple[RejectionReason, ...] = ("queue_full", "draining", "invalid", "deadline")
@@ -41,8 +50,13 @@ ARRIVAL_REASONS: tuple[ArrivalReason, ...] = (
 """Of calls that ended before any work: without the right credentials, from a caller that lacks the scope, too many at
 one time, no time left to wait for a slot, late when they were taken up, or without a whole message (the client left, or
 the message is longer than gRPC takes). All but `no_time` end before the model is known."""
+SPAN_RESULTS = ("exported", "failed", "dropped")
+"""The collector took a span, did not, or the queue before it was full."""
 UNKNOWN_MODEL = "unknown"
 """Label of calls for a model that is not served, and of calls whose message was not read."""
+
+Exemplar: TypeAlias = dict[str, str]
+"""Names the trace of a call that a histogram's bucket counts."""
 
 # fmt: off
 _LATENCY_BUCKETS = (
@@ -138,6 +152,11 @@ class Metrics:
             "certificate_expiry_timestamp_seconds", "When the certificate that is used ends.", ["certificate"]
         )
         self.threads = self._gauge("threads", "Threads that compute, over all models.")
+        self.trace_spans = self._counter(
+            "trace_spans", "Spans of traced calls, by what became of them.", ["result"]
+        )
+        for result in SPAN_RESULTS:
+            self.trace_spans.labels(result)
         self._gauge("cpu_limit_cores", "Cores this process may use.").set(cpu_limit_cores)
 
         for reason in ARRIVAL_REASONS:
@@ -238,25 +257,36 @@ class ModelMetrics:
             self._unknown_input_tokens.inc(num_unknown)
 
     def observe_times(
-        self, submitted_s: float, admitted_s: float | None, first_token_s: float | None
+        self,
+        submitted_s: float,
+        admitted_s: float | None,
+        first_token_s: float | None,
+        exemplar: Exemplar | None = None,
     ) -> None:
         """An input ended, well or not: what it waited for a slot and for its first token."""
         if admitted_s is not None:
-            self._queue_duration.observe(admitted_s - submitted_s)
+            self._queue_duration.observe(admitted_s - submitted_s, exemplar)
         if first_token_s is not None:
-            self._time_to_first_token.observe(first_token_s - submitted_s)
+            self._time_to_first_token.observe(first_token_s - submitted_s, exemplar)
 
-    def observe_answer(self, num_output_tokens: int, num_first_tokens: int, decoding_s: float) -> None:
+    def observe_answer(
+        self,
+        num_output_tokens: int,
+        num_first_tokens: int,
+        decoding_s: float,
+        exemplar: Exemplar | None = None,
+    ) -> None:
         """An input was answered.
 
         Args:
             num_output_tokens: of the answer.
             num_first_tokens: of them came together first: one for each sample, or what one call of several steps gave.
             decoding_s: passed between these and the last token.
+            exemplar: its trace, if it has one.
         """
         self._output_tokens.inc(num_output_tokens)
         if num_output_tokens > num_first_tokens:
-            self._time_per_output_token.observe(decoding_s / (num_output_tokens - num_first_tokens))
+            self._time_per_output_token.observe(decoding_s / (num_output_tokens - num_first_tokens), exemplar)
 
     def observe_rejected(self, reason: RejectionReason) -> None:
         """A call was refused before any work was done for it."""

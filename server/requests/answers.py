@@ -13,6 +13,7 @@ from dragoman.server.models.served_model import ServedModel
 from dragoman.server.requests.answer_room import AnswerRoom
 from dragoman.server.requests.calls import Answer, OutputToken, Scored, TextAnswer
 from dragoman.server.requests.pace import Pace
+from dragoman.server.requests.traces import current_exemplar, timed
 
 __all__ = ["SubmittedInput", "answer_to", "score_of"]
 
@@ -55,11 +56,12 @@ async def answer_to(submitted: SubmittedInput, decoded: Sequence[Decoded], pace:
     if len(decoded) > 1:
         hypotheses.sort(key=lambda hypothesis: -hypothesis.score)
     texts = []
-    for hypothesis in hypotheses:
-        if submitted.room is not None:
-            submitted.room.check()
-        texts.append(_text_answer(submitted, hypothesis))
-        await pace()
+    with timed("detokenise"):
+        for hypothesis in hypotheses:
+            if submitted.room is not None:
+                submitted.room.check()
+            texts.append(_text_answer(submitted, hypothesis))
+            await pace()
     answer = Answer(
         version=submitted.model.version,
         num_input_tokens=len(submitted.token_ids),
@@ -99,7 +101,10 @@ def _observe(submitted: SubmittedInput, num_output_tokens: int) -> None:
         firsts.append(ticket.first_token_s)
         lasts.append(ticket.finished_s)
         num_first_tokens += ticket.num_first_tokens
-    submitted.model.metrics.observe_answer(num_output_tokens, num_first_tokens, max(lasts) - min(firsts))
+    decoding_s = max(lasts) - min(firsts)
+    submitted.model.metrics.observe_answer(
+        num_output_tokens, num_first_tokens, decoding_s, current_exemplar()
+    )
 
 
 def _text_answer(submitted: SubmittedInput, hypothesis: Hypothesis) -> TextAnswer:

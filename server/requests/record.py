@@ -21,10 +21,10 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -37,7 +37,13 @@ from dragoman.server.errors import (
     RequestError,
     Unauthenticated,
 )
-from dragoman.server.operations.metrics import UNKNOWN_MODEL, ArrivalReason, Metrics, RejectionReason
+from dragoman.server.operations.metrics import (
+    UNKNOWN_MODEL,
+    ArrivalReason,
+    Exemplar,
+    Metrics,
+    RejectionReason,
+)
 from dragoman.server.operations.tracebacks import traceback_without_messages
 from dragoman.server.requests.admission import Load
 from dragoman.server.requests.caller import NOBODY, Caller
@@ -45,7 +51,10 @@ from dragoman.server.requests.failures import CODES, Code, Failure, rejection_re
 from dragoman.server.requests.in_flight import CallsInFlight
 from dragoman.server.scopes import Scope
 
-__all__ = ["CallRecord", "CallRecorder", "current_client", "is_request_id"]
+if TYPE_CHECKING:
+    from dragoman.server.operations.spans import CallSpans, Tracing
+
+__all__ = ["CallRecord", "CallRecorder", "current_client", "current_trace", "is_request_id"]
 
 RETRY_DELAY_S = 1.0
 """How long a client should wait before it tries again when too many calls are in the server."""
@@ -69,6 +78,12 @@ def current_client() -> str:
     return "" if record is None else record.caller.identity
 
 
+def current_trace() -> "CallSpans | None":
+    """Returns the spans of the call that the task answers; None: the call is not traced."""
+    record = _current.get()
+    return None if record is None else record.trace
+
+
 def is_request_id(text: str | None) -> TypeGuard[str]:
     """Whether a caller may name its call so: what stands in every log must be short, and neither a line nor a text."""
     return text is not None and _REQUEST_ID.fullmatch(text) is not None
@@ -82,9 +97,17 @@ class CallRecorder:
     """
 
     def __init__(
-        self, metrics: Metrics, models: Mapping[str, int], *, max_calls: int, logs_content: bool = False
+        self,
+        metrics: Metrics,
+        models: Mapping[str, int],
+        *,
+        max_calls: int,
+        logs_content: bool = False,
+        tracing: "Tracing | None" = None,
     ) -> None:
         """Let `max_calls` calls run at one time. With `logs_content` the log may repeat what callers sent.
+
+        `tracing` traces those of the calls that it samples.
 
         `models` says for each model how many sequences it decodes at one time. Its names may be labels; any other is
         counted as unknown.
@@ -95,6 +118,7 @@ class CallRecorder:
         self.loads = {name: Load(num_slots) for name, num_slots in models.items()}
         self.log: FilteringBoundLogger
         self.renew_log()
+        self._tracing = tracing
         self._metrics = metrics
         self._series: dict[tuple[str, str, Code], tuple[Any, Any]] = {}
 
@@ -117,6 +141,11 @@ class CallRecorder:
         self.in_flight.begin()
         return CallRecord(self, method, remaining_s, request_id)
 
+    def trace(self, record: "CallRecord", path: str, metadata: Sequence[tuple[str, str | bytes]]) -> None:
+        """Begin the spans of a call for the method at `path`, if it is sampled."""
+        if self._tracing is not None:
+            record.trace = self._tracing.begin(path, metadata, record.request_id)
+
     def count(
         self,
         model: str,
@@ -124,6 +153,8 @@ class CallRecorder:
         code: Code,
         seconds: float,
         rejection: ArrivalReason | RejectionReason | None,
+        *,
+        exemplar: Exemplar | None,
     ) -> None:
         """Count a call that has its outcome."""
         series = self._series.get((model, method, code))
@@ -134,7 +165,7 @@ class CallRecorder:
             )
         num_requests, duration = series
         num_requests.inc()
-        duration.observe(seconds)
+        duration.observe(seconds, exemplar)
         if rejection is not None:
             self._metrics.rejected.labels(model, rejection).inc()
 
@@ -150,6 +181,7 @@ class CallRecord:
         code: how the call ended, once it has.
         failure: what the caller gets instead of an answer, or None.
         rejection: why the call is refused, should it end now. It has no message at first.
+        trace: its spans; None: it is not traced.
     """
 
     __slots__ = (
@@ -166,6 +198,7 @@ class CallRecord:
         "model",
         "rejection",
         "request_id",
+        "trace",
     )
 
     def __init__(
@@ -178,6 +211,7 @@ class CallRecord:
         self.code: Code = "OK"
         self.failure: Failure | None = None
         self.rejection: ArrivalReason | RejectionReason | None = "no_message"
+        self.trace: CallSpans | None = None
         self._recorder = recorder
         self._load: Load | None = None
         self._started_s = time.monotonic()
@@ -277,7 +311,13 @@ class CallRecord:
         now_s = time.monotonic()
         if self._load is not None:
             self._load.end(now_s, answered=self.code == "OK")
-        self._recorder.count(self.model, self.method, self.code, now_s - self._started_s, self.rejection)
+        exemplar = None
+        if (trace := self.trace) is not None:
+            exemplar = trace.exemplar
+            trace.set(model=self.model)
+            trace.end(self.code, now_s)
+        seconds = now_s - self._started_s
+        self._recorder.count(self.model, self.method, self.code, seconds, self.rejection, exemplar=exemplar)
 
     def _log_refusal(self, error: RequestError) -> None:
         if isinstance(error, (Unauthenticated, PermissionDenied)):
@@ -302,8 +342,10 @@ class CallRecord:
 
     def _fields(self) -> dict[str, Any]:
         seconds = time.monotonic() - self._started_s
+        traced = {} if self.trace is None else {"trace_id": self.trace.trace_id}
         return {
             "request_id": self.request_id,
+            **traced,
             "method": self.method,
             "model": self.model,
             "code": self.code,

@@ -21,8 +21,9 @@ from dragoman.server.requests.answers import SubmittedInput, answer_to, score_of
 from dragoman.server.requests.calls import Answer, Call, Delta, Scored, ScoringCall
 from dragoman.server.requests.pace import Pace
 from dragoman.server.requests.prepare import CallLimits, PreparedInput, prepare, prepare_scoring
-from dragoman.server.requests.record import current_client
+from dragoman.server.requests.record import current_client, current_trace
 from dragoman.server.requests.tokenization import Tokenising
+from dragoman.server.requests.traces import current_exemplar, trace_sequences
 
 __all__ = ["Runtime"]
 
@@ -126,8 +127,14 @@ class Runtime:
             raise
         finally:
             cancel()
+            exemplar = current_exemplar()
             for ticket in tickets:
-                model.metrics.observe_times(ticket.submitted_s, ticket.admitted_s, ticket.first_token_s)
+                model.metrics.observe_times(
+                    ticket.submitted_s, ticket.admitted_s, ticket.first_token_s, exemplar
+                )
+            if (trace := current_trace()) is not None:
+                trace.set(version=model.version, inputs=len(inputs), sequences=len(tickets))
+                trace_sequences(trace, tickets)
             if _expired(call) and any(ticket.admitted_s is None for ticket in tickets):
                 model.metrics.observe_rejected("deadline")
 
@@ -143,6 +150,7 @@ def _submit(
     if _expired(call):
         model.metrics.observe_rejected("deadline")
         raise DeadlineExceeded("the deadline passed before the call could be queued")
+    trace = current_trace()
     tickets = iter(
         model.engine.submit_all(
             [(each.token_ids, parameters) for each in prepared for parameters in each.parameters],
@@ -150,6 +158,7 @@ def _submit(
             is_streamed=is_streamed,
             client=current_client(),
             priority=call.priority,
+            step_interval=0 if trace is None else trace.step_interval,
         )
     )
     inputs = []

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tokenizers import Tokenizer
 
 from dragoman.server.errors import DeadlineExceeded, Overloaded
+from dragoman.server.requests.traces import timed
 
 __all__ = ["Tokenising"]
 
@@ -56,6 +57,12 @@ class Tokenising:
             Overloaded: too many characters wait already.
             DeadlineExceeded: the deadline passed before all were tokenised.
         """
+        with timed("tokenise"):
+            return await self._encode(tokenizer, texts, bare, deadline_s)
+
+    async def _encode(
+        self, tokenizer: Tokenizer, texts: Sequence[str], bare: bool, deadline_s: float | None
+    ) -> list[Sequence[int]]:
         if sum(map(_cost, texts)) <= _MAX_INLINE_CHARACTERS:
             return _encode(tokenizer, list(texts), bare)
         num_characters = sum(map(len, texts))

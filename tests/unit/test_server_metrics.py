@@ -41,6 +41,7 @@ LABELS = {
     "dragoman_process_open_fds": {"process"},
     "dragoman_process_start_time_seconds": {"process"},
     "dragoman_failed_steps": {"model"},
+    "dragoman_trace_spans": {"result"},
     "dragoman_credential_reloads": {"kind", "result"},
     "dragoman_certificate_expiry_timestamp_seconds": {"certificate"},
 }

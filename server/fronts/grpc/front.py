@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -48,6 +48,9 @@ from dragoman.v1 import (
     translation_pb2_grpc,
 )
 
+if TYPE_CHECKING:
+    from dragoman.server.operations.spans import Tracing
+
 __all__ = ["RELOADABLE_KEYS", "SERVICE_NAMES", "GrpcFront"]
 
 SERVICE_NAMES = (
@@ -87,8 +90,9 @@ class GrpcFront:
         on_crash: Callable[[BaseException], object],
         *,
         num_fronts: int = 1,
+        tracing: "Tracing | None" = None,
     ) -> None:
-        """Believe callers by `credentials`.
+        """Believe callers by `credentials`, and trace calls with `tracing`.
 
         `lifecycle` says which calls are answered; `on_crash` is called when no more calls can be accepted.
 
@@ -104,6 +108,7 @@ class GrpcFront:
         self._metrics = metrics
         self._on_crash = on_crash
         self._num_fronts = num_fronts
+        self._tracing = tracing
         self._health = HealthServicer(("", *SERVICE_NAMES))
         self._num_taken_up = 0
         self._stop: GrpcStop | None = None
@@ -122,6 +127,7 @@ class GrpcFront:
             {},
             max_calls=self._listen.max_concurrent_calls,
             logs_content=self._logs_content,
+            tracing=self._tracing,
         )
 
         def expect(model: ServedModel) -> None:

@@ -34,7 +34,7 @@ from dragoman.server.errors import AnswerTooLarge, FieldViolation, InvalidReques
 from dragoman.server.fronts.grpc.authentication import Authenticator
 from dragoman.server.fronts.grpc.draining import CallGate
 from dragoman.server.fronts.grpc.parsing import Parsing
-from dragoman.server.fronts.grpc.request_streams import RequestStreams
+from dragoman.server.fronts.grpc.request_streams import RequestStreams, method_of
 from dragoman.server.fronts.grpc.status import CallStatus, to_status
 from dragoman.server.requests.failures import Failure
 from dragoman.server.requests.record import CallRecord, CallRecorder
@@ -130,10 +130,10 @@ class Interceptors:
         answer = _identified(self._authenticator, scopes, _held(self._gate, _admitted(answer)))
         if handler.request_streaming:
             assert protocol.stream_failure is not None, "what is refused in a stream needs an answer"
-            stream = self._request_streams.around(method.name, answer, protocol.stream_failure)
-            behaviour = _opened(self._recorder, method.name, self._authenticator, scopes, stream)
+            stream = self._request_streams.around(path, answer, protocol.stream_failure)
+            behaviour = _opened(self._recorder, path, self._authenticator, scopes, stream)
         else:
-            behaviour = _recorded(self._recorder, method.name, answer)
+            behaviour = _recorded(self._recorder, path, answer)
         # gRPC calls the handler of a method that takes a stream at once, that of any other when the message is there.
         # On the wire they are the same. So a call is judged before its message is waited for.
         if handler.response_streaming:
@@ -161,10 +161,13 @@ class InterceptedServer:
         self._server.add_registered_method_handlers(service, intercepted)
 
 
-def _recorded(recorder: CallRecorder, method: str, answer: Answer) -> Callable[[Any, Context], Any]:
+def _recorded(recorder: CallRecorder, path: str, answer: Answer) -> Callable[[Any, Context], Any]:
+    method = method_of(path)
+
     async def recorded(_: Any, context: Context) -> Any:
         metadata: Any = context.invocation_metadata() or ()
         record = recorder.begin(method, context.time_remaining(), _request_id(metadata))
+        recorder.trace(record, path, metadata)
         trailing = ((REQUEST_ID_KEY, record.request_id),)
         context.set_trailing_metadata(trailing)
         # Runs when the status has been sent, which is later than when this function returns.
@@ -200,13 +203,13 @@ def _identified(authenticator: Authenticator, scopes: frozenset[Scope], answer: 
 
 def _opened(
     recorder: CallRecorder,
-    method: str,
+    path: str,
     authenticator: Authenticator,
     scopes: frozenset[Scope],
     stream: Callable[[Any, Context], Awaitable[None]],
 ) -> Callable[[Any, Context], Any]:
     """A stream whose caller may not send any request is refused as a call is, before it is read."""
-    refused = _recorded(recorder, method, _identified(authenticator, scopes, _nothing))
+    refused = _recorded(recorder, path, _identified(authenticator, scopes, _nothing))
 
     async def opened(_: Any, context: Context) -> None:
         metadata: Any = context.invocation_metadata() or ()

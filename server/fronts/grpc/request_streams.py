@@ -19,7 +19,7 @@ from dragoman.server.fronts.grpc.status import to_status
 from dragoman.server.requests.failures import Failure
 from dragoman.server.requests.record import CallRecord, CallRecorder
 
-__all__ = ["RequestStreams", "StreamedCall"]
+__all__ = ["RequestStreams", "StreamedCall", "method_of"]
 
 ARRIVED_S = 0.05
 """How long a stream is still read once the server refuses new calls: requests that have arrived are answered."""
@@ -27,6 +27,11 @@ ARRIVED_S = 0.05
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Answer: TypeAlias = Callable[[CallRecord, Any, Any], Awaitable[Any]]
 StreamFailure: TypeAlias = Callable[[str, Failure], Message]
+
+
+def method_of(path: str) -> str:
+    """Returns the method's name, which a path has after the service's."""
+    return path.rpartition("/")[2]
 
 
 class RequestStreams:
@@ -48,15 +53,15 @@ class RequestStreams:
         return named
 
     def around(
-        self, method: str, answer: Answer, failure_message: StreamFailure
+        self, path: str, answer: Answer, failure_message: StreamFailure
     ) -> Callable[[Any, Context], Awaitable[None]]:
-        """Returns a behaviour that has each message answered by `answer`, the chain of `method`.
+        """Returns a behaviour that has each message answered by `answer`, the chain of the method at `path`.
 
         `failure_message` makes the response to a request that failed, of its id.
         """
 
         async def streamed(_: Any, context: Context) -> None:
-            stream = _Stream(self, method, answer, failure_message, context)
+            stream = _Stream(self, path, answer, failure_message, context)
             async with asyncio.TaskGroup() as calls:
                 is_drained = await self._read(stream, calls)
             if is_drained:
@@ -105,18 +110,19 @@ class StreamedCall:
 
 
 class _Stream:
-    """One stream of requests for `method`, each answered by `answer`."""
+    """One stream of requests for the method at `path`, each answered by `answer`."""
 
     def __init__(
         self,
         streams: RequestStreams,
-        method: str,
+        path: str,
         answer: Answer,
         failure_message: StreamFailure,
         context: Context,
     ) -> None:
         self._recorder = streams.recorder
-        self._method = method
+        self._path, self._method = path, method_of(path)
+        self._metadata: Any = context.invocation_metadata() or ()
         self._answer = answer
         self._failure_message = failure_message
         self._context = context
@@ -139,6 +145,7 @@ class _Stream:
 
     async def _call(self, message: bytes) -> None:
         record = self._recorder.begin(self._method, self._context.time_remaining())
+        self._recorder.trace(record, self._path, self._metadata)
         call = StreamedCall(self._context, self._turn)
         try:
             with record:

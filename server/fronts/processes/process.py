@@ -41,6 +41,7 @@ from dragoman.server.operations.metrics import Metrics
 from dragoman.server.operations.reloading import CredentialReloader
 from dragoman.server.operations.shared_values import ValueWriter, counting_in
 from dragoman.server.operations.stop_signals import EXIT_BROKEN
+from dragoman.server.operations.tracing import start_tracing
 from dragoman.server.security.credentials import Credentials
 
 __all__ = ["PUBLISH_INTERVAL_S", "Models", "run_front"]
@@ -115,6 +116,7 @@ class _Front:
         self._credentials = Credentials(settings.security)
         self._credential_files = CredentialReloader(self._credentials, self._metrics)
         self._front: GrpcFront | None = None
+        self._tracing = start_tracing(settings.tracing, self._metrics.trace_spans)
         self._port: asyncio.Future[int]
         self._is_over = asyncio.Event()
 
@@ -141,6 +143,8 @@ class _Front:
             await self._front.drain()
             self._lifecycle.phase = Phase.STOPPING
             await self._front.end()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
         self._metrics.publish(self._writer)
         self._models.close()
 
@@ -155,6 +159,7 @@ class _Front:
             self._metrics,
             _on_crash,
             num_fronts=self._num_fronts,
+            tracing=self._tracing,
         )
         self._front = front
         port = await self._port

@@ -1,0 +1,250 @@
+"""Spans of sampled calls, exported over OTLP by OpenTelemetry's own SDK.
+
+Nothing here waits for the collector: spans go through a bounded queue to a thread of the SDK's. Spans for which there
+is no room, and those that the collector does not take, are counted and forgotten.
+"""
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.propagate import get_global_textmap
+from opentelemetry.sdk.environment_variables import (
+    OTEL_BSP_MAX_QUEUE_SIZE,
+    OTEL_TRACES_SAMPLER,
+)
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
+from prometheus_client import Counter
+
+from dragoman.server.errors import CredentialsError
+from dragoman.server.security.files import read_file
+from dragoman.server.settings.tracing import TracingSettings
+
+__all__ = ["CallSpans", "Tracing"]
+
+FLUSH_S = 1.0
+"""How long the end of the server waits for the collector to take the last spans."""
+DEFAULT_RATIO = 0.01
+DEFAULT_QUEUE_SIZE = 2048
+"""Spans, as OpenTelemetry's specification has it."""
+
+# fmt: off
+_CODES = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
+    "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+)
+"""gRPC's status codes, each in the place of its number."""
+# fmt: on
+_SERVER_ERRORS = frozenset(
+    {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
+)
+"""Codes that are a server's errors, by OpenTelemetry's conventions for gRPC. The others are the caller's."""
+_HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
+
+Attributes = Mapping[str, str | int | float | bool]
+
+
+class CallSpans:
+    """The spans of one sampled call, from its begin to its end. All times are on `time.monotonic()`.
+
+    Attributes:
+        trace_id: of the call's trace, in hexadecimal digits.
+        exemplar: names the trace and the call's span in a metric.
+        step_interval: each so many-th decoding step gets a span.
+    """
+
+    def __init__(self, tracer: Tracer, span: Span, begin_s: float, step_interval: int) -> None:
+        """`span` is the call's own, which began at `begin_s`."""
+        context = span.get_span_context()
+        self.trace_id = f"{context.trace_id:032x}"
+        self.exemplar = {"trace_id": self.trace_id, "span_id": f"{context.span_id:016x}"}
+        self.step_interval = step_interval
+        self._tracer = tracer
+        self._span = span
+        # One reading of the wall clock a call: it may jump, and children must stay inside their parents.
+        self._epoch_ns = time.time_ns() - round(begin_s * 1e9)
+
+    def set(self, **attributes: str | float) -> None:
+        """Say more of the call; never what it says itself."""
+        for name, value in attributes.items():
+            self._span.set_attribute(f"dragoman.{name}", value)
+
+    def add(
+        self,
+        name: str,
+        started_s: float,
+        ended_s: float,
+        attributes: Attributes | None = None,
+        parent: Span | None = None,
+    ) -> Span:
+        """Returns a span of a part of the call that is over; its own parts may be added to it."""
+        span = self._tracer.start_span(
+            name,
+            set_span_in_context(parent or self._span, Context()),
+            attributes={f"dragoman.{key}": value for key, value in (attributes or {}).items()},
+            start_time=self._nanoseconds(started_s),
+        )
+        span.end(self._nanoseconds(ended_s))
+        return span
+
+    def end(self, code: str, ended_s: float) -> None:
+        """The call ends with a gRPC status code."""
+        self._span.set_attribute("rpc.grpc.status_code", _CODES.index(code))
+        if code in _SERVER_ERRORS:
+            self._span.set_status(Status(StatusCode.ERROR))
+        self._span.end(self._nanoseconds(ended_s))
+
+    def _nanoseconds(self, moment_s: float) -> int:
+        return self._epoch_ns + round(moment_s * 1e9)
+
+
+class Tracing:
+    """Makes the spans of a front's calls, and sends them."""
+
+    def __init__(self, settings: TracingSettings, spans: Counter) -> None:
+        """Export as `settings` say, or else OpenTelemetry's environment variables.
+
+        Raises:
+            CredentialsError: the file with headers cannot be used.
+        """
+        # It would warn of each of six tries for each batch. The last try's failure is an error, once in 20 s.
+        logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").setLevel(logging.ERROR)
+        headers = None if settings.headers_file is None else _headers_of(settings.headers_file)
+        self._exporter = _CountingExporter(OTLPSpanExporter(settings.endpoint, headers=headers), spans)
+        self._provider = TracerProvider(
+            sampler=_sampler_of(settings), resource=_resource_of(settings), shutdown_on_exit=False
+        )
+        self._provider.add_span_processor(_BoundedProcessor(self._exporter, spans))
+        self._tracer = self._provider.get_tracer("dragoman.server")
+        self._step_interval = settings.step_interval
+        self._propagator = get_global_textmap()
+        self._context_keys = frozenset(
+            self._propagator.fields
+        )  # of W3C's trace context, unless the environment says
+
+    def begin(
+        self, path: str, metadata: Sequence[tuple[str, str | bytes]], request_id: str
+    ) -> CallSpans | None:
+        """Begin the span of a call for the method `path`; None: the call is not sampled."""
+        begin_s = time.monotonic()
+        service, _, method = path.removeprefix("/").partition("/")
+        # The last one of a key is from the nearest sender.
+        carrier = {key: value for key, value in metadata if key in self._context_keys}
+        span = self._tracer.start_span(
+            f"{service}/{method}",
+            self._propagator.extract(carrier, Context()) if carrier else Context(),
+            kind=SpanKind.SERVER,
+        )
+        if not span.is_recording():
+            return None
+        span.set_attributes(
+            {
+                "rpc.system": "grpc",
+                "rpc.service": service,
+                "rpc.method": method,
+                "dragoman.request_id": request_id,
+            }
+        )
+        return CallSpans(self._tracer, span, begin_s, self._step_interval)
+
+    def close(self) -> None:
+        """Send the spans that wait, within `FLUSH_S`; drop those that the collector has not taken then."""
+        flushing = threading.Thread(target=self._provider.shutdown, name="flush-spans", daemon=True)
+        flushing.start()
+        flushing.join(FLUSH_S)
+        self._exporter.shutdown()  # harmless where it is done: a try that waits is given up
+
+
+class _CountingExporter(SpanExporter):
+    """Counts what an exporter is given, by what becomes of it."""
+
+    def __init__(self, exporter: SpanExporter, spans: Counter) -> None:
+        self._exporter = exporter
+        self._exported, self._failed = spans.labels("exported"), spans.labels("failed")
+        self._is_shut = False
+        self.num_taken = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.num_taken += len(spans)
+        result = self._exporter.export(spans)
+        (self._exported if result is SpanExportResult.SUCCESS else self._failed).inc(len(spans))
+        return result
+
+    def shutdown(self) -> None:
+        if not self._is_shut:
+            self._is_shut = True
+            self._exporter.shutdown()
+
+
+class _BoundedProcessor(BatchSpanProcessor):
+    """A queue that counts what it has no room for. The SDK's own would drop the oldest span, and log each one."""
+
+    def __init__(self, exporter: _CountingExporter, spans: Counter) -> None:
+        self._exporter = exporter
+        self._num_given = 0
+        self._max_queued = _queue_size()
+        self._dropped = spans.labels("dropped")
+        super().__init__(exporter, max_queue_size=self._max_queued)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if self._num_given - self._exporter.num_taken >= self._max_queued:
+            self._dropped.inc()
+            return
+        self._num_given += 1  # on one event loop
+        super().on_end(span)
+
+
+def _queue_size() -> int:
+    text = os.environ.get(OTEL_BSP_MAX_QUEUE_SIZE, "")
+    return int(text) if text.isdecimal() and int(text) > 0 else DEFAULT_QUEUE_SIZE
+
+
+def _sampler_of(settings: TracingSettings) -> ParentBased | None:
+    """The sampler; None: what the environment variables say."""
+    if settings.sampling_ratio is None and OTEL_TRACES_SAMPLER in os.environ:
+        return None
+    ratio = DEFAULT_RATIO if settings.sampling_ratio is None else settings.sampling_ratio
+    return ParentBased(TraceIdRatioBased(ratio))
+
+
+def _resource_of(settings: TracingSettings) -> Resource:
+    """What all spans say of the process, beside what the environment variables say."""
+    named = {} if settings.service_name is None else {SERVICE_NAME: settings.service_name}
+    resource = Resource.create({"process.pid": os.getpid(), **named})
+    if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):  # the SDK's default
+        resource = resource.merge(Resource({SERVICE_NAME: "dragoman"}))
+    return resource
+
+
+def _headers_of(path: Path) -> dict[str, str]:
+    """The headers that a file has.
+
+    Raises:
+        CredentialsError: it cannot be read, or a line is not of the form `name=value`.
+    """
+    headers = {}
+    lines = read_file(path, "the file of headers").decode(errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, equals, value = (part.strip() for part in line.partition("="))
+        if (
+            not equals
+            or not _HEADER_NAME.fullmatch(name.lower())
+            or not value.isascii()
+            or not value.isprintable()
+        ):
+            raise CredentialsError(f"{path}, line {number}: not of the form name=value, in printable ASCII")
+        headers[name.lower()] = value
+    return headers
