@@ -17,7 +17,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 	then export PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX); fi;
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test lint format types imports stubs stubs-check settings fixtures plots unit lock clean soak kills overload
+.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test lint format types imports stubs stubs-check settings fixtures plots unit lock clean soak kills overload fuzz hostile
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -128,6 +128,13 @@ kills: $(VENV)/.dev ## SIGKILL for processes of a loaded server, again and again
 
 overload: $(VENV)/.dev ## ten times more calls than can be answered; BUNDLE=MODELS/NAME/VERSION, FIGURES=DIR
 	@$(BIN)/python -m tests.load.overload $(if $(BUNDLE),--bundle $(BUNDLE)) $(call figures,overload)
+
+hostile: $(VENV)/.dev ## attacks on a server while a neighbour calls it; QUICK=1, FIGURES=DIR
+	@$(BIN)/python -m tests.load.hostile $(if $(QUICK),--rounds 1 --share 0.2) $(call figures,hostile)
+
+fuzz: $(VENV)/.dev ## damaged and random input for decoders and the bundle reader, then the attacks; CASES=N, SEED=N, FIGURES=DIR
+	@$(BIN)/python -m tests.load.fuzz $(if $(CASES),--cases $(CASES)) $(if $(SEED),--seed $(SEED)) $(call figures,fuzz)
+	@$(MAKE) --no-print-directory hostile
 
 lock: $(VENV)/.dev ## write what is installed now to constraints.txt
 	$(BIN)/python tools/lock.py constraints.txt

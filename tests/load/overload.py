@@ -26,7 +26,6 @@ from typing import Any
 
 from benchmarks.report import add_json_option, argument_parser, positive
 from benchmarks.serving.load import End, Load, Service, closed_loop, nearest_rank, open_loop
-from benchmarks.serving.sleeping_bundle import captions, write_sleeping_bundle
 from tests.load.crowd import crowd
 from tests.load.report import Report, Table, at_least, at_most
 from tests.load.tree import Tree
@@ -184,6 +183,9 @@ def divide_cores() -> tuple[list[int], list[int]]:
 
 @contextlib.contextmanager
 def _sleeping(models: Path, options: argparse.Namespace) -> Iterator[Service]:
+    # It has torch, which takes seconds: callers in processes of their own do without.
+    from benchmarks.serving.sleeping_bundle import captions, write_sleeping_bundle
+
     write_sleeping_bundle(models / "sleeping" / "1", slowness=options.slowness)
     settings = [f"engine.lanes={options.lanes}", "engine.threads_per_lane=1", *options.set]
     program = ("-m", "benchmarks.serving.sleeping_server")
