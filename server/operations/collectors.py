@@ -16,10 +16,12 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 __all__ = [
+    "LAST_REQUEST",
     "METRIC_PREFIX",
     "PROMPT_SOURCES",
     "ArrivalCollector",
     "CountingPrefixCache",
+    "LastRequestCollector",
     "OccupancyCollector",
     "OccupiedEngine",
     "PrefixCacheCollector",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 METRIC_PREFIX = "dragoman"
+LAST_REQUEST = f"{METRIC_PREFIX}_last_request_timestamp_seconds"
 
 PROMPT_SOURCES: tuple[Literal["computed", "reused"], ...] = ("computed", "reused")
 
@@ -143,6 +146,26 @@ class ArrivalCollector(Collector):
             "Calls that gRPC handed to the server, to be answered or refused.",
             taken_up,
         )
+
+
+class LastRequestCollector(Collector):
+    """When the last call for an answer of each model came.
+
+    Attributes:
+        times_s: since 1970, by the model's name.
+    """
+
+    def __init__(self) -> None:
+        self.times_s: dict[str, float] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        """One sample a model."""
+        gauge = GaugeMetricFamily(
+            LAST_REQUEST, "When the last call for an answer of a model came.", labels=["model"]
+        )
+        for model, time_s in list(self.times_s.items()):
+            gauge.add_metric([model], time_s)
+        yield gauge
 
 
 class Tally:

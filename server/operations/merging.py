@@ -4,16 +4,18 @@ The process that is asked has its own series. Of the others it reads the memory 
 
     counters, histograms    the sums over all processes, those that have ended included: no count goes back
     gauges of `SUMMED`      the sums over the processes that live and have lately written
+    gauges of `LATEST`      the highest of them
     other gauges            this process's own: they are of the server as a whole (what is loaded, what there is)
 """
 
 import functools
 import json
+import operator
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
@@ -21,12 +23,15 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
+from dragoman.server.operations.collectors import LAST_REQUEST
 from dragoman.server.operations.shared_values import HEARTBEAT, ValueMemory, own_counts
 
 __all__ = ["STALE_S", "SUMMED", "MergedRegistry"]
 
 SUMMED = frozenset({"dragoman_requests_running", "dragoman_requests_waiting", "dragoman_slots_used"})
 """Gauges of what a process holds itself."""
+LATEST = frozenset({LAST_REQUEST})
+"""Gauges that are moments."""
 COUNTED = frozenset({"counter", "histogram"})
 STALE_S = 5.0
 """A process that has written nothing for this long hangs: its gauges say nothing of now."""
@@ -39,6 +44,8 @@ class _Key(NamedTuple):
 
 
 Values = Mapping[_Key, float]
+_Families: TypeAlias = "dict[str, dict[_Key, float]]"
+_Combine: TypeAlias = Callable[[float, float], float]
 
 
 class MergedRegistry(Collector):
@@ -66,9 +73,15 @@ class MergedRegistry(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All families, in the order of this process."""
-        own = list(self._own.collect())
-        gauges, counts = self._others()
+        return self.merged(list(self._own.collect()))
+
+    def merged(self, own: Iterable[Metric]) -> Iterator[Metric]:
+        """Families of this process, with what other processes have of them."""
+        gauges, latest, counts = self._others()
         for family in own:
+            if family.name in LATEST:
+                yield _merged(family, latest.get(family.name, {}), max)
+                continue
             others = counts if family.type in COUNTED else gauges if family.name in SUMMED else {}
             values = others.get(family.name)
             yield _merged(family, values) if values else family
@@ -77,14 +90,14 @@ class MergedRegistry(Collector):
         """Those samples only that have one of `names`, as a scrape with `name[]=` wants it."""
         return _Restricted(self, frozenset(names))
 
-    def _others(self) -> tuple[dict[str, dict[_Key, float]], dict[str, dict[_Key, float]]]:
-        """Sums over the other processes, by family: of those that live now, and of all there ever were."""
+    def _others(self) -> tuple[_Families, _Families, _Families]:
+        """Of the other processes, by family: sums over those that live now, their highest, and sums over all."""
         with self._lock:
             values = [memory.read() for memory in self._memories]
             counts = [dict(self._ended)] if self._ended else []
         begin_s = self._clock() - STALE_S
         alive = [_parsed(each) for each in values if each.get(HEARTBEAT, 0.0) >= begin_s]
-        return _sums(alive), _sums(counts + [_parsed(each) for each in values])
+        return _sums(alive), _sums(alive, max), _sums(counts + [_parsed(each) for each in values])
 
 
 class _Restricted:
@@ -98,20 +111,21 @@ class _Restricted:
                 yield _family(family, samples)
 
 
-def _sums(processes: Iterable[Values]) -> dict[str, dict[_Key, float]]:
-    sums: dict[str, dict[_Key, float]] = defaultdict(lambda: defaultdict(float))
+def _sums(processes: Iterable[Values], add: _Combine = operator.add) -> _Families:
+    sums: _Families = defaultdict(lambda: defaultdict(float))
     for values in processes:
         for key, value in values.items():
-            sums[key.family][key] += value
+            of_family = sums[key.family]
+            of_family[key] = add(of_family[key], value)
     return sums
 
 
-def _merged(family: Metric, others: Values) -> Metric:
+def _merged(family: Metric, others: Values, add: _Combine = operator.add) -> Metric:
     values: dict[_Key, float] = defaultdict(float)
     for sample in own_counts(family):
         values[_Key(family.name, sample.name, _sorted(sample.labels))] += sample.value
     for key, value in others.items():
-        values[key] += value
+        values[key] = add(values[key], value)
     samples = _histogram_samples(family.name, values) if family.type == "histogram" else _samples(values)
     return _family(family, samples)
 

@@ -15,6 +15,7 @@ from dragoman.server.operations.collectors import (
     METRIC_PREFIX,
     ArrivalCollector,
     CountingPrefixCache,
+    LastRequestCollector,
     OccupancyCollector,
     OccupiedEngine,
     PrefixCacheCollector,
@@ -99,6 +100,12 @@ class Metrics:
         self.request_duration = self._histogram(
             "request_duration_seconds", "From a call's start to its end.", ["model", "method"]
         )
+        self.request_seconds = self._counter(
+            "request_seconds", "Time from start to end of calls that ended.", ["model", "method", "code"]
+        )
+        self.inference_duration = self._histogram(
+            "inference_duration_seconds", "From an answered input's first step to its last."
+        )
         self.queue_duration = self._histogram(
             "queue_duration_seconds", "How long an input waited for a slot."
         )
@@ -161,6 +168,8 @@ class Metrics:
 
         for reason in ARRIVAL_REASONS:
             self.rejected.labels(UNKNOWN_MODEL, reason)
+        self.last_requests = LastRequestCollector()
+        self.read_at_scrape(self.last_requests)
         self._arrivals = ArrivalCollector()
         self.read_at_scrape(self._arrivals)
         self._occupancy = OccupancyCollector()
@@ -187,6 +196,7 @@ class Metrics:
         """Have the series of a model's methods from now on: a rate needs one that was there before the first call."""
         for method in methods:
             self.requests.labels(model, method, "OK")
+            self.request_seconds.labels(model, method, "OK")
             self.request_duration.labels(model, method)
 
     def watch(self, name: str, engine: OccupiedEngine) -> None:
@@ -228,6 +238,7 @@ class ModelMetrics:
         self._input_tokens = metrics.input_tokens.labels(name)
         self._unknown_input_tokens = metrics.unknown_input_tokens.labels(name)
         self._output_tokens = metrics.output_tokens.labels(name)
+        self._inference_duration = metrics.inference_duration.labels(name)
         self._queue_duration = metrics.queue_duration.labels(name)
         self._time_to_first_token = metrics.time_to_first_token.labels(name)
         self._time_per_output_token = metrics.time_per_output_token.labels(name)
@@ -274,6 +285,7 @@ class ModelMetrics:
         num_output_tokens: int,
         num_first_tokens: int,
         decoding_s: float,
+        inference_s: float,
         exemplar: Exemplar | None = None,
     ) -> None:
         """An input was answered.
@@ -282,8 +294,10 @@ class ModelMetrics:
             num_output_tokens: of the answer.
             num_first_tokens: of them came together first: one for each sample, or what one call of several steps gave.
             decoding_s: passed between these and the last token.
+            inference_s: passed between its first step and its last.
             exemplar: its trace, if it has one.
         """
+        self._inference_duration.observe(inference_s, exemplar)
         self._output_tokens.inc(num_output_tokens)
         if num_output_tokens > num_first_tokens:
             self._time_per_output_token.observe(decoding_s / (num_output_tokens - num_first_tokens), exemplar)

@@ -93,17 +93,19 @@ async def score_of(submitted: SubmittedInput, decoded: Sequence[Decoded], pace: 
 
 
 def _observe(submitted: SubmittedInput, num_output_tokens: int) -> None:
-    """Count the answer's tokens, and the time that it took after its first ones."""
-    firsts, lasts, num_first_tokens = [], [], 0
+    """Count the answer's tokens, and the times that it took: after its first tokens, and in all."""
+    starts, firsts, lasts, num_first_tokens = [], [], [], 0
     for ticket in submitted.tickets:
+        assert ticket.admitted_s is not None, "a finished sequence has been started"
         assert ticket.first_token_s is not None, "a finished sequence has tokens"
         assert ticket.finished_s is not None, "its result was awaited"
+        starts.append(ticket.admitted_s)
         firsts.append(ticket.first_token_s)
         lasts.append(ticket.finished_s)
         num_first_tokens += ticket.num_first_tokens
-    decoding_s = max(lasts) - min(firsts)
+    end = max(lasts)
     submitted.model.metrics.observe_answer(
-        num_output_tokens, num_first_tokens, decoding_s, current_exemplar()
+        num_output_tokens, num_first_tokens, end - min(firsts), end - min(starts), current_exemplar()
     )
 
 

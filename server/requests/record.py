@@ -94,6 +94,7 @@ class CallRecorder:
 
     Attributes:
         in_flight: calls that have begun. The front ends each one when its last byte has been sent.
+        last_requests: when the last call for an answer of each model came, since 1970.
     """
 
     def __init__(
@@ -119,8 +120,9 @@ class CallRecorder:
         self.log: FilteringBoundLogger
         self.renew_log()
         self._tracing = tracing
+        self.last_requests = metrics.last_requests.times_s
         self._metrics = metrics
-        self._series: dict[tuple[str, str, Code], tuple[Any, Any]] = {}
+        self._series: dict[tuple[str, str, Code], tuple[Any, Any, Any]] = {}
 
     def expect(self, model: str, num_slots: int) -> None:
         """Count the calls of a model, which decodes `num_slots` sequences at one time, under its name from now on.
@@ -161,10 +163,12 @@ class CallRecorder:
         if series is None:
             series = self._series[model, method, code] = (
                 self._metrics.requests.labels(model, method, code),
+                self._metrics.request_seconds.labels(model, method, code),
                 self._metrics.request_duration.labels(model, method),
             )
-        num_requests, duration = series
+        num_requests, sum_of_seconds, duration = series
         num_requests.inc()
+        sum_of_seconds.inc(seconds)
         duration.observe(seconds, exemplar)
         if rejection is not None:
             self._metrics.rejected.labels(model, rejection).inc()
@@ -271,6 +275,7 @@ class CallRecord:
             raise Overloaded("more calls wait than can be answered before this call's deadline", delay_s)
         load.begin(now_s)
         self._load = load
+        self._recorder.last_requests[self.model] = time.time()
 
     def __enter__(self) -> Self:
         self._before = _current.set(self)

@@ -10,6 +10,7 @@ import grpc
 import pytest
 import yaml
 
+from dragoman.inference import grpc_service_pb2
 from dragoman.server.bundle.graph_names import MEASURED_GRAPHS
 from dragoman.server.errors import NOT_LOADED_REASONS
 from dragoman.server.operations.collectors import PROMPT_SOURCES
@@ -34,7 +35,7 @@ OF_PROMETHEUS = {"up"}
 
 METHODS = {
     method.name
-    for file in (translation_pb2, generation_pb2, model_pb2)
+    for file in (translation_pb2, generation_pb2, model_pb2, grpc_service_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }

@@ -1,7 +1,9 @@
 """inference.GRPCInferenceService over real sockets, beside dragoman.v1: the same answers, refusals and counts."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,6 +19,7 @@ from tests.integration.serving import (
     Served,
     error_of,
     eventually,
+    one_version,
     serving,
     violations_of,
 )
@@ -309,3 +312,47 @@ async def test_models_are_described_as_they_are_served(served: Served) -> None:
     ]
     error = await error_of(stub.ModelMetadata(pb.ModelMetadataRequest(name="nothing")))
     assert error.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_statistics_are_the_counts_of_the_metrics(served: Served) -> None:
+    stub = Stub(served.channel)
+    await stub.ModelInfer(request("spell", "71", "40"))
+    await streamed(stub, request("spell", "71"))
+    await served.translation.Translate(translation_pb2.TranslateRequest(model="spell", inputs=["71"]))
+    await error_of(stub.ModelInfer(request("spell", "")))
+    await stub.ModelMetadata(pb.ModelMetadataRequest(name="spell"))
+    await eventually(lambda: sum(served.codes().values()) == 5)
+    [entry] = (await stub.ModelStatistics(pb.ModelStatisticsRequest(name="spell"))).model_stats
+    assert (entry.name, entry.version) == ("spell", "2")
+    stats = entry.inference_stats
+    assert (stats.success.count, stats.fail.count) == (3, 1)
+    assert (stats.queue.count, stats.compute_infer.count, entry.inference_count) == (4, 4, 4)
+    assert entry.execution_count == served.metric("batch_rows_count", model="spell")
+    assert 0 < stats.compute_infer.ns < stats.success.ns * 2 < 60e9
+    assert stats.fail.ns < stats.success.ns
+    assert abs(entry.last_inference / 1e3 - time.time()) < 60
+    every = (await stub.ModelStatistics(pb.ModelStatisticsRequest())).model_stats
+    assert [each.name for each in every] == ["count", "spell"]
+    error = await error_of(stub.ModelStatistics(pb.ModelStatisticsRequest(name="nothing")))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_the_repository_says_what_is_not_served_and_takes_no_changes_unless_it_may(
+    tmp_path: Path,
+) -> None:
+    folder = one_version(tmp_path, "spell/2")
+    (folder / "broken" / "1").mkdir(parents=True)
+    async with serving(folder) as served:
+        stub = Stub(served.channel)
+        broken, spell = (await stub.RepositoryIndex(pb.RepositoryIndexRequest())).models
+        assert (broken.name, broken.version, broken.state) == ("broken", "1", "UNAVAILABLE")
+        assert broken.reason.startswith("broken: ")
+        assert (spell.name, spell.version, spell.state, spell.reason) == ("spell", "2", "READY", "")
+        ready = (await stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=True))).models
+        assert [each.name for each in ready] == ["spell"]
+        load = pb.RepositoryModelLoadRequest(model_name="spell")
+        assert (await error_of(stub.RepositoryModelLoad(load))).code() is grpc.StatusCode.PERMISSION_DENIED
+        named = stub.RepositoryIndex(pb.RepositoryIndexRequest(repository_name="theirs"))
+        assert await violations_of(named) == {
+            "repository_name": "'theirs' is unknown: the server has one, without a name"
+        }

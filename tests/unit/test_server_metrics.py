@@ -14,6 +14,9 @@ from dragoman.server.operations.metrics import Metrics
 LABELS = {
     "dragoman_requests": {"model", "method", "code"},
     "dragoman_request_duration_seconds": {"model", "method"},
+    "dragoman_request_seconds": {"model", "method", "code"},
+    "dragoman_last_request_timestamp_seconds": {"model"},
+    "dragoman_inference_duration_seconds": {"model"},
     "dragoman_queue_duration_seconds": {"model"},
     "dragoman_time_to_first_token_seconds": {"model"},
     "dragoman_time_per_output_token_seconds": {"model"},
@@ -73,7 +76,9 @@ def filled() -> Metrics:
     metrics.watch_prefix_cache("toy", Reused())
     metrics.certificate_expiry.labels("server").set(1.8e9)
     metrics.requests.labels("toy", "Translate", "OK").inc()
+    metrics.request_seconds.labels("toy", "Translate", "OK").inc(0.1)
     metrics.request_duration.labels("toy", "Translate").observe(0.1)
+    metrics.last_requests.times_s["toy"] = 1.7e9
     metrics.model_info.labels("toy", "1", "translation", "fp32", "cpu").set(1)
     metrics.model_load_duration.labels("toy").set(0.2)
     model.observe_accepted(7, num_unknown=2)
@@ -82,7 +87,7 @@ def filled() -> Metrics:
     model.observe_step("decode", 0.001, 2)
     model.observe_step("decode_steps", 0.004, 3)
     model.observe_times(10.0, 10.25, 10.5)
-    model.observe_answer(5, 1, decoding_s=1.0)
+    model.observe_answer(5, 1, decoding_s=1.0, inference_s=1.5)
     model.observe_rejected("queue_full")
     return metrics
 
@@ -108,6 +113,7 @@ def test_values() -> None:
     assert value(metrics, "unknown_input_tokens_total", model="toy") == 2
     assert value(metrics, "output_tokens_total", model="toy") == 5
     assert value(metrics, "queue_duration_seconds_sum", model="toy") == 0.25
+    assert value(metrics, "inference_duration_seconds_sum", model="toy") == 1.5
     assert value(metrics, "time_to_first_token_seconds_sum", model="toy") == 0.5
     assert value(metrics, "time_per_output_token_seconds_sum", model="toy") == 0.25
     assert value(metrics, "step_duration_seconds_count", model="toy", graph="encode") == 1
@@ -167,10 +173,10 @@ def test_calls_in_grpc_are_read_at_the_scrape_and_kept_when_the_server_has_gone(
 def test_tokens_that_came_together_first_have_no_time_between_them() -> None:
     metrics = Metrics(1.0)
     model = metrics.for_model("toy", "generation")
-    model.observe_answer(1, 1, decoding_s=0.001)
-    model.observe_answer(4, 4, decoding_s=0.001)
+    model.observe_answer(1, 1, decoding_s=0.001, inference_s=0.002)
+    model.observe_answer(4, 4, decoding_s=0.001, inference_s=0.002)
     assert value(metrics, "time_per_output_token_seconds_count", model="toy") == 0
-    model.observe_answer(6, 4, decoding_s=1.0)
+    model.observe_answer(6, 4, decoding_s=1.0, inference_s=1.5)
     assert value(metrics, "time_per_output_token_seconds_sum", model="toy") == 0.5
 
 

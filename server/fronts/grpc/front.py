@@ -1,7 +1,7 @@
 """The gRPC front: one gRPC server with all services, its calls in flight, its health and its end."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -35,6 +35,7 @@ from dragoman.server.models.changes import ForbiddenChanges, ModelChanges
 from dragoman.server.models.registry import Registry
 from dragoman.server.models.served_model import ServedModel
 from dragoman.server.operations.metrics import UNKNOWN_MODEL, Metrics
+from dragoman.server.operations.statistics import ModelStatistics, read_statistics
 from dragoman.server.requests.record import CallRecorder
 from dragoman.server.requests.runtime import Runtime
 from dragoman.server.scopes import Scope
@@ -59,6 +60,8 @@ SERVICE_NAMES = (
     model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
     open_inference.SERVICE_NAME,
 )
+
+_INFERENCE_METHODS = frozenset(open_inference.DECODING_METHODS).union(*DECODING_METHODS.values())
 
 RELOADABLE_KEYS = frozenset(
     {
@@ -216,7 +219,9 @@ class GrpcFront:
             max_message_bytes=listen.max_message_bytes,
         )
         intercepted: Any = InterceptedServer(server, interceptors, PROTOCOL)
-        inference = InferenceServicer(runtime, self._lifecycle, max_inputs=listen.max_inputs)
+        inference = InferenceServicer(
+            runtime, self._lifecycle, changes, self._read_statistics, max_inputs=listen.max_inputs
+        )
         translation_pb2_grpc.add_TranslationServiceServicer_to_server(
             TranslationServicer(runtime), intercepted
         )
@@ -230,6 +235,9 @@ class GrpcFront:
             server, self._authenticator, frozenset({Scope.INFER, Scope.ADMIN}), self._count_refusal
         )
         add_reflection(guarded, (*SERVICE_NAMES, health.SERVICE_NAME), [open_inference.PROTOCOL.pool])
+
+    async def _read_statistics(self) -> Mapping[str, ModelStatistics]:
+        return await asyncio.to_thread(read_statistics, self._metrics, _INFERENCE_METHODS)
 
     def _count_refusal(self, reason: str) -> None:
         self._metrics.rejected.labels(UNKNOWN_MODEL, reason).inc()

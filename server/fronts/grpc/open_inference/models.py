@@ -10,7 +10,7 @@ from dragoman.server.fronts.grpc.open_inference.requests import INPUTS
 from dragoman.server.models.registry import Registry
 from dragoman.server.models.served_model import ServedModel
 
-__all__ = ["is_served", "model_config", "model_metadata", "repository_index", "server_metadata"]
+__all__ = ["is_served", "model_config", "model_metadata", "server_metadata"]
 
 EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 """By the names that Triton gives them."""
@@ -87,18 +87,6 @@ def model_config(model: ServedModel, max_inputs: int) -> model_config_pb2.ModelC
     for name, value in said.items():
         config.parameters[name].string_value = str(value)
     return config
-
-
-def repository_index(registry: Registry, *, only_ready: bool) -> pb.RepositoryIndexResponse:
-    """Returns what is served and what is not, sorted as ListModels is."""
-    response = pb.RepositoryIndexResponse()
-    for model in registry.models:
-        response.models.add(name=model.name, version=model.version, state="READY")
-    if not only_ready:
-        for each in registry.not_loaded:
-            reason = f"{each.reason}: {each.description}"
-            response.models.add(name=each.name, version=each.version, state="UNAVAILABLE", reason=reason)
-    return response
 
 
 def _platform(model: ServedModel) -> str:

@@ -4,7 +4,7 @@ https://github.com/kserve/open-inference-protocol, https://github.com/triton-inf
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import grpc.aio
@@ -13,25 +13,45 @@ from dragoman.inference import grpc_service_pb2 as pb
 from dragoman.server.errors import InvalidRequest
 from dragoman.server.fronts.grpc.open_inference import models
 from dragoman.server.fronts.grpc.open_inference.outputs import answer_tensors, score_tensors
+from dragoman.server.fronts.grpc.open_inference.repository import (
+    repository_index,
+    version_to_load,
+    version_to_unload,
+)
 from dragoman.server.fronts.grpc.open_inference.requests import Inference, field_name, read_request
 from dragoman.server.fronts.grpc.open_inference.responses import StreamedResponses, response_to
+from dragoman.server.fronts.grpc.open_inference.statistics import statistics_message
 from dragoman.server.fronts.grpc.open_inference.tensors import Tensor
 from dragoman.server.fronts.grpc.sticky import sticky_key
 from dragoman.server.lifecycle import Lifecycle
+from dragoman.server.models.changes import ModelChanges
+from dragoman.server.operations.statistics import ModelStatistics
 from dragoman.server.requests.calls import Answer, Call, Delta, ScoringCall
 from dragoman.server.requests.runtime import Runtime
 
 __all__ = ["InferenceServicer"]
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+ReadStatistics: TypeAlias = Callable[[], Awaitable[Mapping[str, ModelStatistics]]]
 
 
 class InferenceServicer:
     """Models of both tasks. The methods for shared memory, traces and logs are not there."""
 
-    def __init__(self, runtime: Runtime, lifecycle: Lifecycle, *, max_inputs: int) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        lifecycle: Lifecycle,
+        changes: ModelChanges,
+        read_statistics: ReadStatistics,
+        *,
+        max_inputs: int,
+    ) -> None:
+        """`read_statistics` returns the figures of each model, of the server as a whole."""
         self._runtime = runtime
         self._lifecycle = lifecycle
+        self._changes = changes
+        self._read_statistics = read_statistics
         self._max_inputs = max_inputs
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
@@ -64,11 +84,36 @@ class InferenceServicer:
         lease = self._runtime.registry.lease(request.name, request.version)
         return pb.ModelConfigResponse(config=models.model_config(lease.model, self._max_inputs))
 
+    async def ModelStatistics(
+        self, request: pb.ModelStatisticsRequest, context: Context
+    ) -> pb.ModelStatisticsResponse:
+        """Counts and times since the server's start, of one model or of all."""
+        registry = self._runtime.registry
+        served = registry.models
+        if request.name:
+            registry.lease(request.name, request.version)  # or there is no such model
+            served = [model for model in served if model.name == request.name]
+        return statistics_message(served, await self._read_statistics())
+
     async def RepositoryIndex(
         self, request: pb.RepositoryIndexRequest, context: Context
     ) -> pb.RepositoryIndexResponse:
-        """All models, and what is not served with the reason."""
-        return models.repository_index(self._runtime.registry, only_ready=request.ready)
+        """The state of every version, and why it is not served."""
+        return repository_index(request, self._runtime.registry)
+
+    async def RepositoryModelLoad(
+        self, request: pb.RepositoryModelLoadRequest, context: Context
+    ) -> pb.RepositoryModelLoadResponse:
+        """Serve a version, as LoadModel of dragoman.v1 does."""
+        await self._changes.load(request.model_name, version_to_load(request))
+        return pb.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(
+        self, request: pb.RepositoryModelUnloadRequest, context: Context
+    ) -> pb.RepositoryModelUnloadResponse:
+        """Unload a version, as UnloadModel of dragoman.v1 does."""
+        await self._changes.unload(request.model_name, version_to_unload(request))
+        return pb.RepositoryModelUnloadResponse()
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         """Answer all texts and send the answers when all are done."""
