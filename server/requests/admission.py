@@ -2,78 +2,122 @@
 
 A server that takes every call answers none of them in time once more arrive than it can answer: each one waits until
 shortly before its deadline and ends while it is computed. So a call is refused at once, with a delay after which the
-client tries again, when waiting for one of its model's slots takes too much of its time.
+client tries again, when waiting for its model's slots takes too much of its time.
 
 Calls without a deadline are never refused here. Pure bookkeeping: the time is handed in.
 """
 
 import math
+from typing import NamedTuple
 
-__all__ = ["Load"]
+from dragoman.server.engine.rate import Rate, retry_delay_s
+from dragoman.server.priority import DEFAULT_WEIGHTS, Priority, Weights
 
-MIN_DELAY_S, MAX_DELAY_S = 0.1, 5.0
-"""Bounds of the delay after which a refused client tries again."""
+__all__ = ["Load", "Size"]
 
 MAX_SHARE = 0.5
-"""Share of its time that a call may be expected to wait for a slot. The rest is for being computed."""
-MEMORY_S = 0.5
-"""How fast the rate of answers is forgotten, in seconds of full load."""
+"""Share of its time that a call may be expected to wait for slots. The rest is for being computed."""
+
+
+class Size(NamedTuple):
+    """What a call asks for: sequences, which need a slot each, and tokens of its inputs, as far as they are known."""
+
+    rows: int = 1
+    tokens: int = 0
 
 
 class Load:
-    """Calls of one model, and how many of them are answered in a second while all slots can be in use.
+    """Calls of one model, and how much of them is answered in a second while all slots can be in use."""
 
-    Attributes:
-        num_slots: sequences that are decoded at one time.
-    """
+    def __init__(self, num_slots: int, weights: Weights = DEFAULT_WEIGHTS) -> None:
+        """`num_slots` sequences are decoded at one time. Priorities share them by `weights`."""
+        self._num_slots = num_slots
+        self._weights = weights
+        self._rows = dict.fromkeys(Priority, 0)
+        self._tokens = dict.fromkeys(Priority, 0)
+        self._num_rows = 0
+        self._row_rate, self._token_rate = Rate(), Rate()
+        self._num_answered_rows = 0
 
-    def __init__(self, num_slots: int) -> None:
-        """`num_slots` sequences are decoded at one time."""
-        self.num_slots = num_slots
-        self._num_calls = 0
-        # Both decay together. Their quotient is the rate; only times in which all slots can be in use count.
-        self._num_answered = 0.0
-        self._seconds = 0.0
-        self._seen_s = 0.0
-        self._num_answered_ever = 0
-
-    def delay(self, remaining_s: float, now_s: float) -> float | None:
+    def delay(
+        self,
+        remaining_s: float,
+        now_s: float,
+        size: Size = Size(),  # noqa: B008  immutable
+        priority: Priority = Priority.NORMAL,
+    ) -> float | None:
         """How long a call that is `remaining_s` before its deadline should wait before another try, or None to take it.
 
-        Its wait for a slot is the calls before it divided by the rate at which calls are answered.
+        Its wait for slots is what is served before its last sequence starts, divided by the rate of answers: by
+        sequences or by tokens, whichever takes longer.
         """
         self._pass(now_s)
-        num_before = self._num_calls - self.num_slots + 1
-        if num_before <= 0 or self._seconds < MEMORY_S / 10:  # the rate is not known yet
+        if self._num_rows + size.rows <= self._num_slots or math.isinf(remaining_s):
             return None
+        rows, tokens = self._before(size, priority)
         # In the first turn the answers of all slots may be about to come, together: the rate is that or less.
-        is_first_turn = self._num_answered_ever < self.num_slots
-        num_answered = max(self._num_answered, self.num_slots) if is_first_turn else self._num_answered
-        wait_s = num_before * self._seconds / num_answered if num_answered else math.inf
-        return None if wait_s <= MAX_SHARE * remaining_s else _bounded(wait_s)
+        is_first_turn = self._num_answered_rows < self._num_slots
+        wait_s = self._row_rate.seconds_for(rows, least_done=self._num_slots if is_first_turn else 0)
+        if wait_s is None:
+            return None
+        if not is_first_turn:
+            wait_s = max(wait_s, self._token_rate.seconds_for(tokens) or 0.0)
+        return None if wait_s <= MAX_SHARE * remaining_s else retry_delay_s(wait_s)
 
-    def begin(self, now_s: float) -> None:
+    def begin(
+        self,
+        now_s: float,
+        size: Size = Size(),  # noqa: B008
+        priority: Priority = Priority.NORMAL,
+    ) -> None:
         """Count a call that was taken."""
         self._pass(now_s)
-        self._num_calls += 1
+        self._add(size, priority, 1)
 
-    def end(self, now_s: float, *, answered: bool) -> None:
+    def end(
+        self,
+        now_s: float,
+        *,
+        answered: bool,
+        size: Size = Size(),  # noqa: B008
+        priority: Priority = Priority.NORMAL,
+    ) -> None:
         """Count the end of a call. Only answers say how fast the model is."""
         self._pass(now_s)
-        if answered and self._num_calls >= self.num_slots:
-            self._num_answered += 1
-            self._num_answered_ever += 1
-        self._num_calls -= 1
+        if answered and self._num_rows >= self._num_slots:
+            self._row_rate.add(size.rows)
+            self._token_rate.add(size.tokens)
+            self._num_answered_rows += size.rows
+        self._add(size, priority, -1)
+
+    def _before(self, size: Size, priority: Priority) -> tuple[float, float]:
+        """Return the rows and the tokens that are served until the last row of such a call starts, its own included.
+
+        While a class has its rows served, another one has no more served than its weight allows.
+        """
+        num_waiting = max(0, self._num_rows - self._num_slots)
+        share = (
+            num_waiting / self._num_rows if self._num_rows else 0.0
+        )  # of each class, as far as that is known
+        num_free = max(0, self._num_slots - self._num_rows)
+        rows = mine = self._rows[priority] * share + size.rows - num_free
+        tokens = self._tokens[priority] * share + size.tokens
+        for other in Priority:
+            theirs = self._rows[other] * share
+            if other is priority or not theirs:
+                continue
+            served = min(theirs, mine * self._weights[other] / self._weights[priority])
+            rows += served
+            tokens += self._tokens[other] * share * served / theirs
+        return rows, tokens
+
+    def _add(self, size: Size, priority: Priority, sign: int) -> None:
+        self._num_rows += sign * size.rows
+        self._rows[priority] += sign * size.rows
+        self._tokens[priority] += sign * size.tokens
 
     def _pass(self, now_s: float) -> None:
         """Let time pass until `now_s`."""
-        if self._num_calls >= self.num_slots:
-            passed_s = now_s - self._seen_s
-            decay = math.exp(-passed_s / MEMORY_S)
-            self._seconds = self._seconds * decay + passed_s
-            self._num_answered *= decay
-        self._seen_s = now_s
-
-
-def _bounded(delay_s: float) -> float:
-    return min(max(delay_s, MIN_DELAY_S), MAX_DELAY_S)
+        is_busy = self._num_rows >= self._num_slots
+        self._row_rate.pass_time(now_s, is_busy=is_busy)
+        self._token_rate.pass_time(now_s, is_busy=is_busy)

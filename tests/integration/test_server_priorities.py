@@ -26,20 +26,18 @@ async def test_the_calls_of_a_higher_priority_go_first(tmp_path: Path, gate: Gat
             assert answer.text == "one"
             ended.append(name)
 
-        async def num_waiting(number: int) -> None:
-            await eventually(lambda: served.metric("requests_waiting", model="spell") == number)
+        async def num_accepted(number: int) -> None:
+            await eventually(lambda: served.num_accepted("spell") == number)
 
         async with AsyncClient(f"127.0.0.1:{served.server.port}") as client, asyncio.TaskGroup() as calls:
             with gate.closed():
                 calls.create_task(ask("running", "normal"))
                 await gate.wait_for_lane()
-                gate.allow(1)
-                await num_waiting(0)
                 calls.create_task(ask("on the lane", "normal"))
-                await num_waiting(1)
-                for number, priority in enumerate(reversed(PRIORITIES), 2):
+                await num_accepted(2)
+                for number, priority in enumerate(reversed(PRIORITIES), 3):
                     calls.create_task(ask(priority, priority))
-                    await num_waiting(number)
+                    await num_accepted(number)
         assert [name for name in ended if name in PRIORITIES] == list(PRIORITIES)
 
 

@@ -2,7 +2,9 @@
 
 import math
 
-from dragoman.server.requests.admission import MAX_DELAY_S, Load
+from dragoman.server.engine.rate import MAX_DELAY_S
+from dragoman.server.priority import Priority
+from dragoman.server.requests.admission import Load, Size
 
 SLOTS = 8
 
@@ -68,3 +70,54 @@ def test_a_model_that_answers_nothing_any_more_takes_calls_while_it_has_free_slo
     for _ in range(60 - SLOTS + 1):
         load.end(now_s, answered=False)
     assert load.delay(1.0, now_s) is None
+
+
+def full(load: Load, sizes: dict[Priority, Size], *, rate: float = 100.0) -> float:
+    """Fill a model with calls of these classes, and have rows answered for three seconds; returns the time."""
+    now_s = serve_at_full_load(load, num_calls=SLOTS, rate=rate, seconds=3)
+    for priority, size in sizes.items():
+        load.begin(now_s, size, priority)
+    return now_s
+
+
+def test_a_call_counts_by_its_sequences() -> None:
+    load = Load(SLOTS)
+    now_s = full(load, {Priority.NORMAL: Size(40)})
+    assert load.delay(1.0, now_s) is None, "0.41 s of 1 s"
+    assert load.delay(1.0, now_s, Size(20)) is not None, "its last one starts after 0.6 s"
+    load.end(now_s, answered=False, size=Size(40))
+    assert load.delay(1.0, now_s, Size(20)) is None
+
+
+def test_long_inputs_that_wait_count_by_their_tokens() -> None:
+    load = Load(SLOTS)
+    for _ in range(SLOTS + 20):
+        load.begin(0.0, Size(1, 10))
+    for step in range(1, 301):  # a hundred sequences of ten tokens a second
+        load.end(step / 100, answered=True, size=Size(1, 10))
+        load.begin(step / 100, Size(1, 10))
+    assert load.delay(1.0, 3.0, Size(1, 10)) is None
+    for _ in range(10):
+        load.begin(3.0, Size(1, 100))  # a thousand tokens: a second
+    assert load.delay(1.0, 3.0, Size(1, 10)) is not None
+    assert load.delay(10.0, 3.0, Size(1, 10)) is None
+
+
+def test_what_waits_of_lower_priority_counts_as_far_as_it_is_served_first() -> None:
+    load = Load(SLOTS, (16, 4, 1))
+    now_s = full(load, {Priority.LOW: Size(200)})
+    assert load.delay(1.0, now_s, priority=Priority.LOW) is not None
+    assert load.delay(1.0, now_s, priority=Priority.NORMAL) is None
+    assert load.delay(1.0, now_s, priority=Priority.HIGH) is None
+    load.begin(now_s, Size(100), Priority.HIGH)
+    assert load.delay(1.0, now_s, priority=Priority.HIGH) is not None
+    # Sixteen rows of high priority, four of normal and one of low are served in turn.
+    assert load.delay(2 * 21 / 100, now_s, priority=Priority.LOW) is not None
+
+
+def test_a_class_is_not_refused_for_another_ones_flood_beyond_its_share() -> None:
+    load = Load(SLOTS, (16, 4, 1))
+    now_s = full(load, {Priority.HIGH: Size(10_000)})
+    assert load.delay(1.0, now_s, priority=Priority.HIGH) is not None
+    assert load.delay(1.0, now_s, priority=Priority.NORMAL) is None, "one row after five: 0.05 s"
+    assert load.delay(1.0, now_s, Size(20), Priority.NORMAL) is not None, "twenty after a hundred: 1 s"
