@@ -27,11 +27,15 @@ class Size(NamedTuple):
 
 
 class Load:
-    """Calls of one model, and how much of them is answered in a second while all slots can be in use."""
+    """Calls of one model, and how much of them is answered in a second while all slots can be in use.
+
+    Attributes:
+        num_slots: sequences that are decoded at one time.
+    """
 
     def __init__(self, num_slots: int, weights: Weights = DEFAULT_WEIGHTS) -> None:
-        """`num_slots` sequences are decoded at one time. Priorities share them by `weights`."""
-        self._num_slots = num_slots
+        """Priorities share the `num_slots` by `weights`."""
+        self.num_slots = num_slots
         self._weights = weights
         self._rows = dict.fromkeys(Priority, 0)
         self._tokens = dict.fromkeys(Priority, 0)
@@ -52,12 +56,12 @@ class Load:
         sequences or by tokens, whichever takes longer.
         """
         self._pass(now_s)
-        if self._num_rows + size.rows <= self._num_slots or math.isinf(remaining_s):
+        if self._num_rows + size.rows <= self.num_slots or math.isinf(remaining_s):
             return None
         rows, tokens = self._before(size, priority)
         # In the first turn the answers of all slots may be about to come, together: the rate is that or less.
-        is_first_turn = self._num_answered_rows < self._num_slots
-        wait_s = self._row_rate.seconds_for(rows, least_done=self._num_slots if is_first_turn else 0)
+        is_first_turn = self._num_answered_rows < self.num_slots
+        wait_s = self._row_rate.seconds_for(rows, least_done=self.num_slots if is_first_turn else 0)
         if wait_s is None:
             return None
         if not is_first_turn:
@@ -84,7 +88,7 @@ class Load:
     ) -> None:
         """Count the end of a call. Only answers say how fast the model is."""
         self._pass(now_s)
-        if answered and self._num_rows >= self._num_slots:
+        if answered and self._num_rows >= self.num_slots:
             self._row_rate.add(size.rows)
             self._token_rate.add(size.tokens)
             self._num_answered_rows += size.rows
@@ -95,11 +99,11 @@ class Load:
 
         While a class has its rows served, another one has no more served than its weight allows.
         """
-        num_waiting = max(0, self._num_rows - self._num_slots)
+        num_waiting = max(0, self._num_rows - self.num_slots)
         share = (
             num_waiting / self._num_rows if self._num_rows else 0.0
         )  # of each class, as far as that is known
-        num_free = max(0, self._num_slots - self._num_rows)
+        num_free = max(0, self.num_slots - self._num_rows)
         rows = mine = self._rows[priority] * share + size.rows - num_free
         tokens = self._tokens[priority] * share + size.tokens
         for other in Priority:
@@ -118,6 +122,6 @@ class Load:
 
     def _pass(self, now_s: float) -> None:
         """Let time pass until `now_s`."""
-        is_busy = self._num_rows >= self._num_slots
+        is_busy = self._num_rows >= self.num_slots
         self._row_rate.pass_time(now_s, is_busy=is_busy)
         self._token_rate.pass_time(now_s, is_busy=is_busy)
