@@ -6,6 +6,7 @@ process around it.
 """
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import structlog
 
 from dragoman.common.cpu import cpu_limit_cores
 from dragoman.server.config import ServerSettings
-from dragoman.server.engine.layout import run_in_processes
+from dragoman.server.engine.layout import lane_layout, run_in_processes
 from dragoman.server.engine.processes.supervisor import Supervisor
 from dragoman.server.errors import AddressError
 from dragoman.server.fronts.grpc.front import RELOADABLE_KEYS, SERVICE_NAMES, GrpcFront
@@ -27,6 +28,7 @@ from dragoman.server.models.registry import Registry
 from dragoman.server.models.running import ModelsInProcesses, ModelsInThreads, RunningModels
 from dragoman.server.models.starting import start_host
 from dragoman.server.operations.endpoints import OperationsServer
+from dragoman.server.operations.failure_history import FailureHistory
 from dragoman.server.operations.logs import set_level
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.operations.reload import Reloader
@@ -35,6 +37,9 @@ from dragoman.server.operations.tracing import start_tracing
 from dragoman.server.security.credentials import Credentials
 
 __all__ = ["SERVICE_NAMES", "Server"]
+
+JUDGING_INTERVAL_S = 1.0
+"""How often it is looked whether parts have stopped to die."""
 
 _log = structlog.get_logger(__name__)
 
@@ -105,6 +110,9 @@ class Server:
         self._models: RunningModels | None = None
         self._socket_file: SocketFile | None = None
         self._reloading: asyncio.Task[None] | None = None
+        num_lanes, _ = lane_layout(settings.engine)
+        self._history = FailureHistory(num_lanes)
+        self._judging: asyncio.Task[None] | None = None
         self.reloader = Reloader(settings)
         self._register_reloadable()
 
@@ -117,6 +125,7 @@ class Server:
         """
         stop = stop or asyncio.Event()
         self._reloading = asyncio.create_task(self._credential_files.run())
+        self._judging = asyncio.create_task(self._judge_again())
         self._models = self._running_models()
         registry = await self._models.load(stop)
         if registry is None:
@@ -145,7 +154,7 @@ class Server:
     async def drain(self) -> None:
         """Readiness off, go on serving, refuse new calls, finish what runs."""
         self.lifecycle.phase = Phase.DRAINING
-        self._front.leave_health()
+        self._front.show_health()
         async with asyncio.TaskGroup() as draining:
             draining.create_task(self._front.drain())
             if self._fronts is not None:
@@ -156,8 +165,9 @@ class Server:
     async def close(self) -> bool:
         """Stop whatever still runs, within seconds; returns whether everything has ended."""
         self.lifecycle.phase = Phase.STOPPING
-        if self._reloading is not None:
-            self._reloading.cancel()
+        for task in (self._reloading, self._judging):
+            if task is not None:
+                task.cancel()
         is_over = await self._front.end()
         if self._socket_file is not None:
             self._socket_file.remove()
@@ -187,13 +197,38 @@ class Server:
         if self._num_fronts > 1:
             register("further fronts", use_in_fronts)
 
+    def part_died(self) -> None:
+        """A lane, a host or a front has died. Where that happens again and again, this server is not ready."""
+        self._history.add(time.monotonic())
+        self._judge()
+
+    def _judge(self) -> None:
+        now_s = time.monotonic()
+        is_failing = not self._history.is_ready(now_s)
+        self.lifecycle.is_alive = self._history.is_alive(now_s)
+        if is_failing == self.lifecycle.is_failing:
+            return
+        self.lifecycle.is_failing = is_failing
+        _log.log(logging.ERROR if is_failing else logging.INFO, "failing" if is_failing else "recovered")
+        self._front.show_health()
+        if self._fronts is not None:
+            self._fronts.set_failing(is_failing=is_failing)
+
+    async def _judge_again(self) -> None:
+        """It gets better by itself."""
+        while True:
+            await asyncio.sleep(JUDGING_INTERVAL_S)
+            self._judge()
+
     def _running_models(self) -> RunningModels:
         host = self._host or start_host(self._settings)
         if host is None:
             return ModelsInThreads(self._settings, self.metrics)
         models = ModelsInProcesses(host, self._share, self.metrics, self._on_crash)
+        models.on_death = self.part_died
         if self._num_fronts > 1:
             self._fronts = Fronts(self._share, self._num_fronts - 1, self.metrics, models.connect_front)
             models.on_new_host, models.front_pids = self._fronts.use_engine, self._fronts.pids
+            self._fronts.on_death = self.part_died
             self._fronts.start()
         return models

@@ -18,15 +18,32 @@ class Phase(StrEnum):
 
 
 class Lifecycle:
-    """The phase, written by the composition root and read from any thread."""
+    """The phase and what is wrong, written by those that know and read from any thread.
+
+    Attributes:
+        phase: written by the composition root.
+        is_failing: parts of the server die again and again (`operations/failure_history.py`).
+        is_stuck: the event loop gives no sign of life (`operations/loop_watch.py`).
+        is_alive: whether the server may recover by itself; otherwise it should be started anew.
+    """
 
     def __init__(self) -> None:
         self.phase = Phase.LOADING
+        self.is_failing = False
+        self.is_stuck = False
+        self.is_alive = True
 
     @property
     def is_ready(self) -> bool:
         """Whether balancers should send calls here."""
-        return self.phase is Phase.SERVING
+        return self.phase is Phase.SERVING and not self.is_failing and not self.is_stuck
+
+    @property
+    def condition(self) -> str:
+        """The phase, or why a server that serves is not ready."""
+        if self.phase is not Phase.SERVING or self.is_ready:
+            return self.phase
+        return "stuck" if self.is_stuck else "failing"
 
     @property
     def accepts_calls(self) -> bool:

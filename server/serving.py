@@ -20,6 +20,7 @@ from dragoman.server.engine.processes.supervisor import Supervisor
 from dragoman.server.operations.crashes import leaving_on_dead_threads, loop_error_handler
 from dragoman.server.operations.log_writer import DroppedLinesCollector
 from dragoman.server.operations.logs import ServerLog, queued_logs
+from dragoman.server.operations.loop_watch import LoopWatch
 from dragoman.server.operations.stop_signals import EXIT_BROKEN, StopSignals
 
 __all__ = ["END_S", "serve"]
@@ -117,16 +118,18 @@ async def _run(
     if log.writer is not None:
         server.metrics.read_at_scrape(DroppedLinesCollector(log.writer))
     reporting = asyncio.create_task(_report_losses(log))
-    try:
-        await server.start(stop)
-        # What was loaded stays: a full collection would look through all of it for 50 ms, lanes waiting.
-        gc.freeze()
-        await stop.wait()
-        _log.info("stopping", signal=signals.first and signals.first.name)
-        await server.drain()
-    finally:
-        reporting.cancel()
-        is_over = await server.close()
+    set_stuck = partial(setattr, server.lifecycle, "is_stuck")
+    with LoopWatch(set_stuck, partial(signals.leave, EXIT_BROKEN)):
+        try:
+            await server.start(stop)
+            # What was loaded stays: a full collection would look through all of it for 50 ms, lanes waiting.
+            gc.freeze()
+            await stop.wait()
+            _log.info("stopping", signal=signals.first and signals.first.name)
+            await server.drain()
+        finally:
+            reporting.cancel()
+            is_over = await server.close()
     log.report_losses()
     _log.info("stopped")
     return is_over

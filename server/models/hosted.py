@@ -75,6 +75,7 @@ class HostedModels:
 
     Attributes:
         not_loaded: what lies in the models folder and is not served.
+        on_lane_died: called when a lane's process has ended without being told to.
         loaded: done when the host has told of all models, and links with all lanes are there.
         pids: the lanes' processes, by the lane's number among the host's.
     """
@@ -89,6 +90,7 @@ class HostedModels:
         self.not_loaded: list[NotLoaded] = []
         self.loaded = asyncio.Event()
         self.pids: dict[int, int] = {}
+        self.on_lane_died: Callable[[], object] = lambda: None
         self._settings = settings
         self._metrics = metrics
         self._on_failure = on_failure
@@ -164,6 +166,7 @@ class HostedModels:
         self._opening.pop(lane.pid, None)
         if self.pids.get(lane.lane) == lane.pid:
             del self.pids[lane.lane]
+        self.on_lane_died()
 
     def loading_ended(self) -> None:
         """As `connection.Listener` has it."""

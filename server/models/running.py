@@ -92,6 +92,7 @@ class ModelsInProcesses:
         on_failure: called when there will be no host any more, though there was one.
 
     Attributes:
+        on_death: called when a lane or a host has died; another one takes its place.
         on_new_host: called when a host has taken the place of another one, and this front is connected with it.
         front_pids: the processes of further fronts.
     """
@@ -104,6 +105,7 @@ class ModelsInProcesses:
         on_failure: Callable[[DragomanError], object],
     ) -> None:
         self.host = host
+        self.on_death: Callable[[], object] = lambda: None
         self.on_new_host: Callable[[], object] = lambda: None
         self.front_pids: Callable[[], list[int]] = list
         self._numbers = itertools.count()
@@ -111,6 +113,7 @@ class ModelsInProcesses:
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._metrics = metrics
         self._models = HostedModels(settings.engine, metrics, self.host_failed)
+        self._models.on_lane_died = self._lane_died
 
     async def load(self, stop: asyncio.Event) -> Registry | None:
         """As `RunningModels` has it."""
@@ -164,8 +167,12 @@ class ModelsInProcesses:
         with contextlib.suppress(ConnectionError):  # it has ended already, which its supervisor hears next
             self._models.connect(self.connect_front())
 
+    def _lane_died(self) -> None:
+        self.on_death()
+
     def host_started(self) -> None:
         """As `supervisor.Listener` has it."""
+        self.on_death()
         self._connect()
         self.on_new_host()
 

@@ -41,10 +41,12 @@ def operations_app(
                     return refusal(start_response)
             return metrics(environ, start_response)
         if path == "/healthz":
+            if not lifecycle.is_alive:
+                return _plain(start_response, HTTPStatus.SERVICE_UNAVAILABLE, "failing again and again")
             return _plain(start_response, HTTPStatus.OK, "alive")
         if path == "/readyz":
             status = HTTPStatus.OK if lifecycle.is_ready else HTTPStatus.SERVICE_UNAVAILABLE
-            return _plain(start_response, status, lifecycle.phase)
+            return _plain(start_response, status, lifecycle.condition)
         return _plain(start_response, HTTPStatus.NOT_FOUND, "try /metrics, /healthz or /readyz")
 
     return app

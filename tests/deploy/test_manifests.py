@@ -143,10 +143,14 @@ def test_models_are_read_from_the_claimed_volume(manifests: list[Manifest], tmp_
     one(manifests, "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])
 
 
-def test_all_probes_speak_grpc_to_the_servers_port(manifests: list[Manifest], tmp_path: Path) -> None:
+def test_readiness_is_asked_over_grpc_and_liveness_over_http(
+    manifests: list[Manifest], tmp_path: Path
+) -> None:
     container, settings = container_of(manifests), settings_of(manifests, tmp_path)
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+    for probe in ("startupProbe", "readinessProbe"):
         assert container[probe]["grpc"]["port"] == settings.server.port
+    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "metrics"}
+    assert not settings_of(manifests, tmp_path).security.http_tls
 
 
 def test_the_grace_period_holds_the_whole_drain(manifests: list[Manifest], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import signal
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,7 +17,7 @@ from dragoman.server.app import SERVICE_NAMES
 from dragoman.server.config import load_settings
 from dragoman.v1 import model_pb2, model_pb2_grpc
 
-PROBES = ["startupProbe", "readinessProbe", "livenessProbe"]
+PROBES = ["startupProbe", "readinessProbe"]
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 PATIENCE_S = 10.0
@@ -42,6 +43,14 @@ def test_a_ready_server_passes_every_probe(container: dict[str, Any], probe: str
     service = container[probe]["grpc"]["service"]
     assert service in ("", *SERVICE_NAMES)
     assert check(serving.port, service) == SERVING
+
+
+def test_a_ready_server_is_alive(container: dict[str, Any], serving: Any) -> None:
+    path = container["livenessProbe"]["httpGet"]["path"]
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{serving.metrics_port}{path}", timeout=PATIENCE_S
+    ) as answer:
+        assert (answer.status, answer.read()) == (200, b"alive\n")
 
 
 def test_a_service_name_the_server_does_not_know_would_fail(serving: Any) -> None:

@@ -36,6 +36,24 @@ def test_ready_only_while_serving(phase: str, ready: int) -> None:
     assert get(lifecycle, "/healthz") == (200, "alive\n")
 
 
+@pytest.mark.parametrize(("what", "said"), [("is_failing", "failing"), ("is_stuck", "stuck")])
+def test_what_is_wrong_turns_readiness_off_and_nothing_else(what: str, said: str) -> None:
+    lifecycle = Lifecycle()
+    lifecycle.phase = Phase.SERVING
+    setattr(lifecycle, what, True)
+    assert get(lifecycle, "/readyz") == (503, f"{said}\n")
+    assert get(lifecycle, "/healthz") == (200, "alive\n")
+    assert lifecycle.accepts_calls
+    lifecycle.phase = Phase.DRAINING
+    assert get(lifecycle, "/readyz") == (503, "draining\n")
+
+
+def test_liveness_goes_off_where_a_new_start_is_better() -> None:
+    lifecycle = Lifecycle()
+    lifecycle.is_alive = False
+    assert get(lifecycle, "/healthz") == (503, "failing again and again\n")
+
+
 def test_metrics_in_any_phase() -> None:
     registry = CollectorRegistry()
     Counter("things", "Things.", registry=registry).inc(3)

@@ -151,7 +151,7 @@ class GrpcFront:
         self._add_services(server, registry, changes or ForbiddenChanges(), interceptors)
         self.port = bind(server, self._listen.host, port, server_credentials(self._credentials))
         self._health.follow(registry)
-        self._health.set_serving(serving=True)
+        self._health.set_serving(serving=not self._lifecycle.is_failing)
         await server.start()
         self._stop = GrpcStop(server, recorder.in_flight, gate)
 
@@ -162,9 +162,9 @@ class GrpcFront:
             recorder.max_calls, recorder.logs_content = self._listen.max_concurrent_calls, self._logs_content
             recorder.renew_log()
 
-    def leave_health(self) -> None:
-        """Let every watcher of health know that this server is about to go. Calls are still answered."""
-        self._health.set_serving(serving=False)
+    def show_health(self) -> None:
+        """Let every watcher of health know whether this server is ready. Calls are answered anyhow."""
+        self._health.set_serving(serving=self._lifecycle.is_ready)
 
     async def drain(self) -> None:
         """Go on serving for `drain_delay_s`. Then refuse new calls and let running ones end in `drain_timeout_s`."""

@@ -1,6 +1,6 @@
 """What the server process and its further fronts tell each other.
 
-    server -> front    Begin, UseEngine, Listen, Reload, Drain
+    server -> front    Begin, UseEngine, Listen, Reload, SetFailing, Drain
     front -> server    Serving, CannotServe
 
 Each goes in one packet of a `Channel`. When the channel ends, the other process has ended.
@@ -10,7 +10,18 @@ from typing import TypeAlias
 
 import msgspec
 
-__all__ = ["Begin", "CannotServe", "Drain", "Listen", "Reload", "Serving", "ToFront", "ToServer", "UseEngine"]
+__all__ = [
+    "Begin",
+    "CannotServe",
+    "Drain",
+    "Listen",
+    "Reload",
+    "Serving",
+    "SetFailing",
+    "ToFront",
+    "ToServer",
+    "UseEngine",
+]
 
 
 class Begin(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -45,6 +56,12 @@ class Reload(msgspec.Struct, frozen=True, array_like=True, tag=True):
     settings: bytes
 
 
+class SetFailing(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Whether parts of the server die again and again: no front is ready then."""
+
+    is_failing: bool
+
+
 class Drain(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Let running calls end, as the settings say, and end."""
 
@@ -59,5 +76,5 @@ class CannotServe(msgspec.Struct, frozen=True, array_like=True, tag=True):
     message: str
 
 
-ToFront: TypeAlias = Begin | UseEngine | Listen | Reload | Drain
+ToFront: TypeAlias = Begin | UseEngine | Listen | Reload | SetFailing | Drain
 ToServer: TypeAlias = Serving | CannotServe

@@ -30,6 +30,7 @@ from dragoman.server.fronts.processes.messages import (
     Listen,
     Reload,
     Serving,
+    SetFailing,
     ToFront,
     UseEngine,
 )
@@ -139,7 +140,7 @@ class _Front:
         if serving in done:
             assert self._front is not None
             self._lifecycle.phase = Phase.DRAINING
-            self._front.leave_health()
+            self._front.show_health()
             await self._front.drain()
             self._lifecycle.phase = Phase.STOPPING
             await self._front.end()
@@ -191,6 +192,10 @@ class _Front:
                 self._port.set_result(message.port)
         elif isinstance(message, Reload):
             self._use(ServerSettings.model_validate_json(message.settings))
+        elif isinstance(message, SetFailing):
+            self._lifecycle.is_failing = message.is_failing
+            if self._front is not None:
+                self._front.show_health()
         elif isinstance(message, Drain):
             self._is_over.set()
 

@@ -22,6 +22,7 @@ from dragoman.server.fronts.processes.messages import (
     Drain,
     Listen,
     Reload,
+    SetFailing,
     ToServer,
     UseEngine,
 )
@@ -122,7 +123,11 @@ class _Place:
 
 
 class Fronts:
-    """Keeps `num_fronts` front processes running beside this one, from `start` to `close`. On one event loop."""
+    """Keeps `num_fronts` front processes running beside this one, from `start` to `close`. On one event loop.
+
+    Attributes:
+        on_death: called when a process has died.
+    """
 
     def __init__(
         self,
@@ -149,6 +154,8 @@ class Fronts:
         self._places = [_Place(number) for number in range(1, num_fronts + 1)]
         self._port: int | None = None
         self._is_draining = False
+        self._is_failing = False
+        self.on_death: Callable[[], object] = lambda: None
         self._watching: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -193,6 +200,12 @@ class Fronts:
         self._listen = settings.server
         for place in self._places:
             self._send(place, Reload(encoded))
+
+    def set_failing(self, *, is_failing: bool) -> None:
+        """Have all fronts say that they are ready, or not."""
+        self._is_failing = is_failing
+        for place in self._places:
+            self._send(place, SetFailing(is_failing))
 
     def pids(self) -> list[int]:
         """The processes that there are."""
@@ -248,6 +261,8 @@ class Fronts:
         loop.add_reader(process.channel.fileno(), self._hear, place, process)
         loop.add_reader(process.log.fileno(), self._relay, place, process)
         self._connect(place)
+        if self._is_failing:
+            self._send(place, SetFailing(is_failing=True))
         if self._port is not None:
             self._send(place, Listen(self._port))
 
@@ -277,6 +292,7 @@ class Fronts:
             if not self._is_draining or how != "exit code 0":
                 _log.error("front_died", front=place.number, pid=pid, how=how)
             if not self._is_draining:
+                self.on_death()
                 self._replace(place)
 
     def _relay(self, place: _Place, process: FrontProcess) -> None:
