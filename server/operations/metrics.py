@@ -103,6 +103,12 @@ class Metrics:
         self.request_seconds = self._counter(
             "request_seconds", "Time from start to end of calls that ended.", ["model", "method", "code"]
         )
+        self.preparation_seconds = self._counter(
+            "preparation_seconds", "Time of checking and tokenizing the texts of calls.", ["model"]
+        )
+        self.answer_seconds = self._counter(
+            "answer_seconds", "Time of making answers of tokens, once all are there.", ["model"]
+        )
         self.inference_duration = self._histogram(
             "inference_duration_seconds", "From an answered input's first step to its last."
         )
@@ -238,6 +244,8 @@ class ModelMetrics:
         self._input_tokens = metrics.input_tokens.labels(name)
         self._unknown_input_tokens = metrics.unknown_input_tokens.labels(name)
         self._output_tokens = metrics.output_tokens.labels(name)
+        self._preparation_seconds = metrics.preparation_seconds.labels(name)
+        self._answer_seconds = metrics.answer_seconds.labels(name)
         self._inference_duration = metrics.inference_duration.labels(name)
         self._queue_duration = metrics.queue_duration.labels(name)
         self._time_to_first_token = metrics.time_to_first_token.labels(name)
@@ -267,6 +275,10 @@ class ModelMetrics:
         if num_unknown:
             self._unknown_input_tokens.inc(num_unknown)
 
+    def observe_preparation(self, seconds: float) -> None:
+        """A call was found right, and its texts were tokenised."""
+        self._preparation_seconds.inc(seconds)
+
     def observe_times(
         self,
         submitted_s: float,
@@ -284,8 +296,10 @@ class ModelMetrics:
         self,
         num_output_tokens: int,
         num_first_tokens: int,
+        *,
         decoding_s: float,
         inference_s: float,
+        making_s: float,
         exemplar: Exemplar | None = None,
     ) -> None:
         """An input was answered.
@@ -295,9 +309,11 @@ class ModelMetrics:
             num_first_tokens: of them came together first: one for each sample, or what one call of several steps gave.
             decoding_s: passed between these and the last token.
             inference_s: passed between its first step and its last.
+            making_s: passed since then, or since it was its turn, until it was an answer.
             exemplar: its trace, if it has one.
         """
         self._inference_duration.observe(inference_s, exemplar)
+        self._answer_seconds.inc(making_s)
         self._output_tokens.inc(num_output_tokens)
         if num_output_tokens > num_first_tokens:
             self._time_per_output_token.observe(decoding_s / (num_output_tokens - num_first_tokens), exemplar)

@@ -28,6 +28,8 @@ class ModelStatistics:
         failed: calls that ended in any other way, refused ones included.
         queued: inputs that got a slot, and what they waited for it.
         inferred: inputs that were answered, from the first step to the last.
+        preparing_s: what checking and tokenizing texts took.
+        making_s: what making answers of tokens took.
         num_runs: runs of decode graphs; each is for the rows of many inputs.
         last_request_s: when the last call came, since 1970; 0: none came.
     """
@@ -36,6 +38,8 @@ class ModelStatistics:
     failed: Durations = field(default_factory=Durations)
     queued: Durations = field(default_factory=Durations)
     inferred: Durations = field(default_factory=Durations)
+    preparing_s: float = 0.0
+    making_s: float = 0.0
     num_runs: float = 0.0
     last_request_s: float = 0.0
 
@@ -47,6 +51,8 @@ def read_statistics(metrics: Metrics, methods: Collection[str]) -> Mapping[str, 
         metrics.request_seconds,
         metrics.queue_duration,
         metrics.inference_duration,
+        metrics.preparation_seconds,
+        metrics.answer_seconds,
         metrics.batch_rows,
         metrics.last_requests,
     )
@@ -62,18 +68,24 @@ def read_statistics(metrics: Metrics, methods: Collection[str]) -> Mapping[str, 
 def _add(statistics: ModelStatistics, sample: Sample) -> None:
     name, value = sample.name.removeprefix(f"{METRIC_PREFIX}_"), sample.value
     calls = statistics.succeeded if sample.labels.get("code") == "OK" else statistics.failed
-    if name == "requests_total":
-        calls.count += value
-    elif name == "request_seconds_total":
-        calls.seconds += value
-    elif name == "queue_duration_seconds_count":
-        statistics.queued.count += value
-    elif name == "queue_duration_seconds_sum":
-        statistics.queued.seconds += value
-    elif name == "inference_duration_seconds_count":
-        statistics.inferred.count += value
-    elif name == "inference_duration_seconds_sum":
-        statistics.inferred.seconds += value
+    counts = {
+        "requests_total": calls,
+        "queue_duration_seconds_count": statistics.queued,
+        "inference_duration_seconds_count": statistics.inferred,
+    }
+    sums = {
+        "request_seconds_total": calls,
+        "queue_duration_seconds_sum": statistics.queued,
+        "inference_duration_seconds_sum": statistics.inferred,
+    }
+    if name in counts:
+        counts[name].count += value
+    elif name in sums:
+        sums[name].seconds += value
+    elif name == "preparation_seconds_total":
+        statistics.preparing_s += value
+    elif name == "answer_seconds_total":
+        statistics.making_s += value
     elif name == "batch_rows_count":
         statistics.num_runs += value
     elif name == "last_request_timestamp_seconds":

@@ -1,6 +1,7 @@
 """From what the engine decoded to what callers see: texts, spelled tokens, figures for the metrics."""
 
 import itertools
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -52,6 +53,7 @@ async def answer_to(submitted: SubmittedInput, decoded: Sequence[Decoded], pace:
     Raises:
         AnswerTooLarge: it cannot be sent.
     """
+    began_s = time.perf_counter()
     hypotheses = [hypothesis for each in decoded for hypothesis in each.hypotheses]
     if len(decoded) > 1:
         hypotheses.sort(key=lambda hypothesis: -hypothesis.score)
@@ -68,7 +70,7 @@ async def answer_to(submitted: SubmittedInput, decoded: Sequence[Decoded], pace:
         texts=tuple(texts),
         source_tokens=_source_tokens(submitted, hypotheses),
     )
-    _observe(submitted, answer.num_output_tokens)
+    _observe(submitted, answer.num_output_tokens, began_s)
     return answer
 
 
@@ -78,12 +80,13 @@ async def score_of(submitted: SubmittedInput, decoded: Sequence[Decoded], pace: 
     Raises:
         AnswerTooLarge: it cannot be sent.
     """
+    began_s = time.perf_counter()
     [result] = decoded
     if submitted.room is not None:
         submitted.room.check()
     await pace()
     hypothesis = result.best
-    _observe(submitted, hypothesis.num_output_tokens)
+    _observe(submitted, hypothesis.num_output_tokens, began_s)
     return Scored(
         version=submitted.model.version,
         log_probability=hypothesis.log_probability,
@@ -92,8 +95,11 @@ async def score_of(submitted: SubmittedInput, decoded: Sequence[Decoded], pace: 
     )
 
 
-def _observe(submitted: SubmittedInput, num_output_tokens: int) -> None:
-    """Count the answer's tokens, and the times that it took: after its first tokens, and in all."""
+def _observe(submitted: SubmittedInput, num_output_tokens: int, began_s: float) -> None:
+    """Count the answer's tokens, and the times that it took.
+
+    It has been made of tokens since `began_s` on `time.perf_counter()`.
+    """
     starts, firsts, lasts, num_first_tokens = [], [], [], 0
     for ticket in submitted.tickets:
         assert ticket.admitted_s is not None, "a finished sequence has been started"
@@ -105,7 +111,12 @@ def _observe(submitted: SubmittedInput, num_output_tokens: int) -> None:
         num_first_tokens += ticket.num_first_tokens
     end = max(lasts)
     submitted.model.metrics.observe_answer(
-        num_output_tokens, num_first_tokens, end - min(firsts), end - min(starts), current_exemplar()
+        num_output_tokens,
+        num_first_tokens,
+        decoding_s=end - min(firsts),
+        inference_s=end - min(starts),
+        making_s=time.perf_counter() - began_s,
+        exemplar=current_exemplar(),
     )
 
 

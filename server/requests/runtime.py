@@ -90,14 +90,18 @@ class Runtime:
     ) -> list[PreparedInput]:
         # Each answer of a stream is a message of its own.
         limits = CallLimits(self._limits.max_inputs, None) if is_streamed else self._limits
+        began_s = time.perf_counter()
         try:
             if isinstance(call, ScoringCall):
-                return await prepare_scoring(model, call, limits, self._tokenising)
-            return await prepare(model, call, limits, self._tokenising)
+                prepared = await prepare_scoring(model, call, limits, self._tokenising)
+            else:
+                prepared = await prepare(model, call, limits, self._tokenising)
         except (DeadlineExceeded, asyncio.CancelledError):
             if _expired(call):
                 model.metrics.observe_rejected("deadline")
             raise
+        model.metrics.observe_preparation(time.perf_counter() - began_s)
+        return prepared
 
     @contextmanager
     def _submitted(

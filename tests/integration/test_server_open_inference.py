@@ -329,6 +329,8 @@ async def test_statistics_are_the_counts_of_the_metrics(served: Served) -> None:
     assert (stats.queue.count, stats.compute_infer.count, entry.inference_count) == (4, 4, 4)
     assert entry.execution_count == served.metric("batch_rows_count", model="spell")
     assert 0 < stats.compute_infer.ns < stats.success.ns * 2 < 60e9
+    assert (stats.compute_input.count, stats.compute_output.count) == (4, 4)
+    assert 0 < stats.compute_input.ns + stats.compute_output.ns < stats.success.ns
     assert stats.fail.ns < stats.success.ns
     assert abs(entry.last_inference / 1e3 - time.time()) < 60
     every = (await stub.ModelStatistics(pb.ModelStatisticsRequest())).model_stats

@@ -17,6 +17,8 @@ LABELS = {
     "dragoman_request_seconds": {"model", "method", "code"},
     "dragoman_last_request_timestamp_seconds": {"model"},
     "dragoman_inference_duration_seconds": {"model"},
+    "dragoman_preparation_seconds": {"model"},
+    "dragoman_answer_seconds": {"model"},
     "dragoman_queue_duration_seconds": {"model"},
     "dragoman_time_to_first_token_seconds": {"model"},
     "dragoman_time_per_output_token_seconds": {"model"},
@@ -86,8 +88,9 @@ def filled() -> Metrics:
     model.observe_step("decode", 0.001, 4)
     model.observe_step("decode", 0.001, 2)
     model.observe_step("decode_steps", 0.004, 3)
+    model.observe_preparation(0.5)
     model.observe_times(10.0, 10.25, 10.5)
-    model.observe_answer(5, 1, decoding_s=1.0, inference_s=1.5)
+    model.observe_answer(5, 1, decoding_s=1.0, inference_s=1.5, making_s=0.25)
     model.observe_rejected("queue_full")
     return metrics
 
@@ -114,6 +117,8 @@ def test_values() -> None:
     assert value(metrics, "output_tokens_total", model="toy") == 5
     assert value(metrics, "queue_duration_seconds_sum", model="toy") == 0.25
     assert value(metrics, "inference_duration_seconds_sum", model="toy") == 1.5
+    assert value(metrics, "preparation_seconds_total", model="toy") == 0.5
+    assert value(metrics, "answer_seconds_total", model="toy") == 0.25
     assert value(metrics, "time_to_first_token_seconds_sum", model="toy") == 0.5
     assert value(metrics, "time_per_output_token_seconds_sum", model="toy") == 0.25
     assert value(metrics, "step_duration_seconds_count", model="toy", graph="encode") == 1
@@ -173,10 +178,10 @@ def test_calls_in_grpc_are_read_at_the_scrape_and_kept_when_the_server_has_gone(
 def test_tokens_that_came_together_first_have_no_time_between_them() -> None:
     metrics = Metrics(1.0)
     model = metrics.for_model("toy", "generation")
-    model.observe_answer(1, 1, decoding_s=0.001, inference_s=0.002)
-    model.observe_answer(4, 4, decoding_s=0.001, inference_s=0.002)
+    model.observe_answer(1, 1, decoding_s=0.001, inference_s=0.002, making_s=0.0)
+    model.observe_answer(4, 4, decoding_s=0.001, inference_s=0.002, making_s=0.0)
     assert value(metrics, "time_per_output_token_seconds_count", model="toy") == 0
-    model.observe_answer(6, 4, decoding_s=1.0, inference_s=1.5)
+    model.observe_answer(6, 4, decoding_s=1.0, inference_s=1.5, making_s=0.25)
     assert value(metrics, "time_per_output_token_seconds_sum", model="toy") == 0.5
 
 

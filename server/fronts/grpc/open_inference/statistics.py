@@ -14,9 +14,9 @@ def statistics_message(
 ) -> ModelStatisticsResponse:
     """Returns an entry for each model of `models`.
 
-    Counts are of a model: with several versions of it the entry names none. What a call took beside queue and
-    inference is in `success` only, so compute_input and compute_output are zero. A batch is a run of a graph for rows
-    of many inputs, whose number differs from run to run: there are no figures by batch size.
+    Counts are of a model: with several versions of it the entry names none. `success` and `fail` count calls, the
+    others inputs. A batch is a run of a graph for rows of many inputs, whose number differs from run to run: there are
+    no figures by batch size.
     """
     response = ModelStatisticsResponse()
     versions: dict[str, list[str]] = {}
@@ -31,11 +31,14 @@ def statistics_message(
             inference_count=round(figures.inferred.count),
             execution_count=round(figures.num_runs),
         )
+        stats, num_inputs = entry.inference_stats, figures.inferred.count
         for message, durations in (
-            (entry.inference_stats.success, figures.succeeded),
-            (entry.inference_stats.fail, figures.failed),
-            (entry.inference_stats.queue, figures.queued),
-            (entry.inference_stats.compute_infer, figures.inferred),
+            (stats.success, figures.succeeded),
+            (stats.fail, figures.failed),
+            (stats.queue, figures.queued),
+            (stats.compute_input, Durations(num_inputs, figures.preparing_s)),
+            (stats.compute_infer, figures.inferred),
+            (stats.compute_output, Durations(num_inputs, figures.making_s)),
         ):
             _fill(message, durations)
     return response
