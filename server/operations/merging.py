@@ -6,6 +6,7 @@ The process that is asked has its own series. Of the others it reads the memory 
     gauges of `SUMMED`      the sums over the processes that live and have lately written
     gauges of `LATEST`      the highest of them
     other gauges            this process's own: they are of the server as a whole (what is loaded, what there is)
+    exemplars               this process's own: an example of each bucket is enough, and any front's calls are alike
 """
 
 import functools
@@ -20,7 +21,7 @@ from typing import NamedTuple, TypeAlias
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Sample
+from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
 from dragoman.server.operations.collectors import LAST_REQUEST
@@ -122,12 +123,17 @@ def _sums(processes: Iterable[Values], add: _Combine = operator.add) -> _Familie
 
 def _merged(family: Metric, others: Values, add: _Combine = operator.add) -> Metric:
     values: dict[_Key, float] = defaultdict(float)
+    exemplars: dict[_Key, Exemplar] = {}
     for sample in own_counts(family):
-        values[_Key(family.name, sample.name, _sorted(sample.labels))] += sample.value
+        key = _Key(family.name, sample.name, _sorted(sample.labels))
+        values[key] += sample.value
+        if sample.exemplar is not None:
+            exemplars[key] = sample.exemplar
     for key, value in others.items():
         values[key] = add(values[key], value)
-    samples = _histogram_samples(family.name, values) if family.type == "histogram" else _samples(values)
-    return _family(family, samples)
+    if family.type == "histogram":
+        return _family(family, _histogram_samples(family.name, values, exemplars))
+    return _family(family, _samples(values))
 
 
 def _samples(values: Values) -> Iterator[Sample]:
@@ -135,22 +141,23 @@ def _samples(values: Values) -> Iterator[Sample]:
         yield Sample(key.sample, dict(key.labels), value)
 
 
-def _histogram_samples(name: str, values: Values) -> Iterator[Sample]:
+def _histogram_samples(name: str, values: Values, exemplars: Mapping[_Key, Exemplar]) -> Iterator[Sample]:
     """Buckets in their order, each with those below it; then count and sum, for each set of labels."""
     sums: dict[tuple[tuple[str, str], ...], float] = {}
-    buckets: dict[tuple[tuple[str, str], ...], list[tuple[float, float]]] = defaultdict(list)
+    buckets: dict[tuple[tuple[str, str], ...], dict[float, _Key]] = defaultdict(dict)
     for key, value in values.items():
         if key.sample.endswith("_bucket"):
             labels = tuple(label for label in key.labels if label[0] != "le")
-            buckets[labels].append((float(dict(key.labels)["le"]), value))
+            buckets[labels][float(dict(key.labels)["le"])] = key
         else:
             sums[key.labels] = value
-    for labels, counts in buckets.items():
+    for labels, bounds in buckets.items():
         total = 0.0
-        for bound, count in sorted(counts):
-            total += count
+        for bound, key in sorted(bounds.items()):
+            total += values[key]
             le: str = floatToGoString(bound)  # type: ignore[no-untyped-call]
-            yield Sample(f"{name}_bucket", {**dict(labels), "le": le}, total)
+            exemplar = exemplars.get(key)
+            yield Sample(f"{name}_bucket", {**dict(labels), "le": le}, total, exemplar=exemplar)
         yield Sample(f"{name}_count", dict(labels), total)
         yield Sample(f"{name}_sum", dict(labels), sums.get(labels, 0.0))
 

@@ -134,7 +134,7 @@ def _value_class(writer: ValueWriter) -> Any:
             return self._value
 
         def set_exemplar(self, exemplar: object) -> None:
-            """Exemplars are not used."""
+            """The page has those of the process that is scraped: here they are not kept."""
 
         def get_exemplar(self) -> None:
             return None

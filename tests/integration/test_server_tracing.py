@@ -131,7 +131,6 @@ async def test_refused_calls_have_their_code(collector: Collector) -> None:
         await error_of(
             served.translation.Translate(translation_pb2.TranslateRequest(model="nobody", inputs=[TEXT]))
         )
-        await error_of(served.translation.Translate(request(TEXT), timeout=1e-9))
         await error_of(served.translation.Translate(request("")))
         spans = await asyncio.to_thread(collector.calls, 2)
     by_code = {span.attributes["rpc.grpc.status_code"]: span for span in spans}

@@ -15,6 +15,8 @@ from wsgiref.util import setup_testing_defaults
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.test_server_metrics import LABELS, Occupied, Reused, filled
 
@@ -283,3 +285,24 @@ def test_a_process_that_is_killed_loses_no_count(memory: ValueMemory, own: Colle
     ]
     assert count - 1 in {num_told, num_told + 1}, "counted, and killed before or after it said so"
     assert set(Path("/dev/shm").iterdir()) == files_before
+
+
+def test_exemplars_of_the_process_that_is_asked_stay_with_the_sums(memory: ValueMemory) -> None:
+    metrics = Metrics(1.0)
+    metrics.page.add(memory)
+    with contextlib.closing(ValueWriter(memory.fd)) as writer, counting_in(writer):
+        other = Metrics(1.0)
+        for seconds in (0.0007, 0.3):
+            other.request_duration.labels("toy", "Translate").observe(seconds, {"trace_id": "b" * 32})
+    metrics.request_duration.labels("toy", "Translate").observe(0.0007, {"trace_id": "a" * 32})
+    text = openmetrics.generate_latest(metrics.page).decode()
+    buckets = [
+        sample
+        for family in openmetrics_families(text)
+        for sample in family.samples
+        if sample.name == "dragoman_request_duration_seconds_bucket"
+    ]
+    exemplars = {sample.labels["le"]: sample.exemplar for sample in buckets if sample.exemplar is not None}
+    assert list(exemplars) == ["0.001"]
+    assert (exemplars["0.001"].labels, exemplars["0.001"].value) == ({"trace_id": "a" * 32}, 0.0007)
+    assert [sample.value for sample in buckets if sample.labels["le"] in {"0.001", "+Inf"}] == [2, 3]
