@@ -14,6 +14,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,31 +127,36 @@ def listening_address(log: Path, process: subprocess.Popen[bytes]) -> str:
     raise AssertionError(log.read_text())
 
 
-@pytest.fixture(scope="module")
-def prometheus(deploy: Path, serving: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Prometheus with the committed configuration and rules, only quicker and at the test's server."""
-    program = shutil.which("prometheus")
-    if program is None:
-        pytest.skip("prometheus is not installed (Debian package prometheus): no dashboard query was run")
-    folder = tmp_path_factory.mktemp("prometheus")
+@contextmanager
+def run_prometheus(deploy: Path, metrics_port: int, folder: Path, *options: str) -> Iterator[Prometheus]:
+    """Prometheus with the committed configuration and rules, only quicker and at a test's server."""
     config = yaml.safe_load((deploy / "prometheus" / "prometheus.yml").read_text())
     config["global"] = dict.fromkeys((*config["global"], "scrape_timeout"), SCRAPE_INTERVAL)
     (scrape,) = config["scrape_configs"]
-    scrape["static_configs"] = [{"targets": [f"127.0.0.1:{serving.metrics_port}"]}]
+    scrape["static_configs"] = [{"targets": [f"127.0.0.1:{metrics_port}"]}]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     shutil.copytree(deploy / "prometheus" / "rules", folder / "rules")
     log = folder / "log"
     command = [
-        program,
+        "prometheus",
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'data'}",
         "--web.listen-address=127.0.0.1:0",
+        *options,
     ]
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
             yield Prometheus(listening_address(log, process))
         finally:
             process.terminate()
+
+
+@pytest.fixture(scope="module")
+def prometheus(deploy: Path, serving: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    if shutil.which("prometheus") is None:
+        pytest.skip("prometheus is not installed (Debian package prometheus): no dashboard query was run")
+    with run_prometheus(deploy, serving.metrics_port, tmp_path_factory.mktemp("prometheus")) as prometheus:
+        yield prometheus
 
 
 @pytest.fixture(scope="module")

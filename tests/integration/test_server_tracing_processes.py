@@ -1,0 +1,78 @@
+"""Tracing of a whole server: fronts and lanes are processes, and it ends while spans wait."""
+
+import http.client
+import signal
+import sys
+from contextlib import closing
+
+import grpc
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from tests.integration.child_server import ports, running
+from tests.integration.otlp_collector import collecting
+from tests.integration.serving import PATIENCE_S
+
+from dragoman.v1 import translation_pb2, translation_pb2_grpc
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="several fronts need Linux")
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+NUM_CHANNELS = 12
+"""Connections: the kernel gives each to one of two fronts."""
+LATENCIES = ("request_duration", "queue_duration", "time_to_first_token", "time_per_output_token")
+
+
+def openmetrics(port: int) -> str:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)) as connection:
+        connection.request("GET", "/metrics", headers={"Accept": OPENMETRICS})
+        response = connection.getresponse()
+        assert response.headers["Content-Type"].startswith(OPENMETRICS)
+        return response.read().decode()
+
+
+def translate(port: int) -> None:
+    # A connection of its own.
+    with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        request = translation_pb2.TranslateRequest(model="spell", inputs=["90210"])
+        translation_pb2_grpc.TranslationServiceStub(channel).Translate(request, timeout=PATIENCE_S)
+
+
+def test_all_fronts_trace_and_the_end_sends_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")  # what comes, comes with the end
+    settings = [
+        "server.fronts=2",
+        "engine.lanes=2",
+        "engine.threads_per_lane=1",
+        "engine.lanes_run_in=processes",
+    ]
+    with collecting() as collector:
+        settings += ["tracing.enabled=true", "tracing.sampling_ratio=1"]
+        settings.append(f'tracing.endpoint="http://127.0.0.1:{collector.port}"')
+        with running(*ports(), *(part for each in settings for part in ("--set", each))) as server:
+            serving = server.wait_for("serving")
+            for _ in range(NUM_CHANNELS):
+                translate(serving["port"])
+            page = openmetrics(serving["metrics_port"])
+            assert not collector.spans()
+            server.process.send_signal(signal.SIGTERM)
+            assert server.wait_for_end() == 0
+        calls = collector.calls(NUM_CHANNELS)
+    assert len(calls) == NUM_CHANNELS
+    of_processes = {call.resource["process.pid"] for call in calls}
+    assert len(of_processes) == 2, "both fronts have a part of the calls"
+    for call in calls:
+        assert {"queue", "decode", "tokenise", "detokenise"} <= {child.name for child in call.children}
+        assert all(call.start_ns <= each.start_ns <= each.end_ns <= call.end_ns for each in call.all())
+    families = {family.name: family for family in text_string_to_metric_families(page)}
+    first_front = {call.trace_id for call in calls if call.resource["process.pid"] == server.process.pid}
+    for name in LATENCIES:
+        samples = families[f"dragoman_{name}_seconds"].samples
+        exemplars = [sample.exemplar for sample in samples if sample.exemplar is not None]
+        assert exemplars, name
+        assert {exemplar.labels["trace_id"] for exemplar in exemplars} <= first_front
+    counts = [
+        each.value
+        for each in families["dragoman_queue_duration_seconds"].samples
+        if each.name.endswith("_count")
+    ]
+    assert sum(counts) == NUM_CHANNELS, "the counts are of both"
