@@ -28,6 +28,7 @@ from dragoman.client.results import (
     TextScore,
     Translation,
 )
+from dragoman.client.trace_context import trace_metadata
 from dragoman.v1 import (
     generation_pb2_grpc,
     model_pb2,
@@ -439,7 +440,8 @@ class Client:
 
     def _metadata(self) -> tuple[tuple[str, str], ...] | None:
         """What goes with a call."""
-        return None if self._token is None else self._token.metadata()
+        credentials = () if self._token is None else self._token.metadata()
+        return (*credentials, *trace_metadata()) or None
 
     def _deadline(self, timeout_s: float | None) -> float:
         return self._timeout_s if timeout_s is None else messages.checked_seconds(timeout_s, "timeout_s")

@@ -3,13 +3,19 @@
 import asyncio
 import itertools
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from tests.integration.child_server import ENVIRONMENT
 from tests.integration.otlp_collector import Collector, ReceivedSpan, collecting
 from tests.integration.serving import BUNDLES, PATIENCE_S, error_of, serving
 
+from dragoman.client import AsyncClient, Client
 from dragoman.v1 import decoding_pb2, generation_pb2, translation_pb2
 
 TEXT = "90210"
@@ -124,6 +130,43 @@ async def test_a_sampled_caller_is_the_parent_and_one_that_is_not_sampled_has_no
     assert sum(span.kind == 2 for span in collector.spans()) == 1, (
         "also after the server has sent its last spans"
     )
+
+
+async def test_our_clients_send_the_span_that_they_are_called_in(collector: Collector) -> None:
+    tracer = TracerProvider().get_tracer("test")
+
+    def use_blocking(target: str) -> None:
+        with Client(target) as client, trace.use_span(spans[0]):
+            client.translate(TEXT, model="spell")
+            list(client.generate("one two", model="count", max_tokens=3))
+
+    spans = [tracer.start_span(name) for name in ("blocking", "asyncio")]
+    async with serving(BUNDLES, *tracing(collector, sampling_ratio=0)) as served:
+        target = f"127.0.0.1:{served.server.port}"
+        await asyncio.to_thread(use_blocking, target)
+        async with AsyncClient(target) as client:
+            with trace.use_span(spans[1]):
+                await client.translate(TEXT, model="spell")
+                async for _ in client.generate("one two", model="count", max_tokens=3):
+                    pass
+            await client.translate(TEXT, model="spell")  # no span is current
+        calls = await asyncio.to_thread(collector.calls, 4)
+    contexts = [span.get_span_context() for span in spans for _ in range(2)]
+    assert [call.trace_id for call in calls] == [f"{context.trace_id:032x}" for context in contexts]
+    assert [call.parent_id for call in calls] == [f"{context.span_id:016x}" for context in contexts]
+
+
+def test_a_program_without_opentelemetry_gets_none_by_our_client() -> None:
+    program = """
+import sys
+from dragoman.client.blocking import trace_metadata
+assert trace_metadata() == ()
+print([name for name in sys.modules if name.startswith("opentelemetry")])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=ENVIRONMENT, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "[]\n"
 
 
 async def test_refused_calls_have_their_code(collector: Collector) -> None:

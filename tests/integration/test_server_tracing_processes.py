@@ -63,7 +63,7 @@ def test_all_fronts_trace_and_the_end_sends_what_waits(monkeypatch: pytest.Monke
     for call in calls:
         assert {"queue", "decode", "tokenise", "detokenise"} <= {child.name for child in call.children}
         assert all(call.start_ns <= each.start_ns <= each.end_ns <= call.end_ns for each in call.all())
-    families = {family.name: family for family in text_string_to_metric_families(page)}
+    families = {family.name: family for family in text_string_to_metric_families(page)}  # type: ignore[no-untyped-call]
     first_front = {call.trace_id for call in calls if call.resource["process.pid"] == server.process.pid}
     for name in LATENCIES:
         samples = families[f"dragoman_{name}_seconds"].samples

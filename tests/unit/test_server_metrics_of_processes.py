@@ -295,10 +295,10 @@ def test_exemplars_of_the_process_that_is_asked_stay_with_the_sums(memory: Value
         for seconds in (0.0007, 0.3):
             other.request_duration.labels("toy", "Translate").observe(seconds, {"trace_id": "b" * 32})
     metrics.request_duration.labels("toy", "Translate").observe(0.0007, {"trace_id": "a" * 32})
-    text = openmetrics.generate_latest(metrics.page).decode()
+    text = openmetrics.generate_latest(metrics.page).decode()  # type: ignore[no-untyped-call]
     buckets = [
         sample
-        for family in openmetrics_families(text)
+        for family in openmetrics_families(text)  # type: ignore[no-untyped-call]
         for sample in family.samples
         if sample.name == "dragoman_request_duration_seconds_bucket"
     ]
