@@ -48,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(sys.argv[1:])
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except Exception as error:
+        if _was_an_interrupt(error):
+            return EXIT_INTERRUPTED
+        raise
     finally:
         # While the interpreter leaves, an interrupt would only show where it was.
         if can_be_interrupted:
@@ -57,6 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  as `signal` calls it
     """Leave at once. A module that is half loaded may turn an exception into any other one."""
     os._exit(EXIT_INTERRUPTED)
+
+
+def _was_an_interrupt(error: Exception) -> bool:
+    """Whether an interrupt came while pydantic built a class, of which it makes an error of its own without a cause."""
+    return type(error).__name__ == "SchemaError" and "KeyboardInterrupt" in str(error)
 
 
 def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
