@@ -17,7 +17,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 	then export PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX); fi;
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test lint format types imports stubs stubs-check settings fixtures plots unit lock clean soak kills overload fuzz hostile
+.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test lint format types imports stubs stubs-check settings fixtures plots unit lock clean soak kills overload faults fuzz hostile
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -128,6 +128,9 @@ kills: $(VENV)/.dev ## SIGKILL for processes of a loaded server, again and again
 
 overload: $(VENV)/.dev ## ten times more calls than can be answered; BUNDLE=MODELS/NAME/VERSION, FIGURES=DIR
 	@$(BIN)/python -m tests.load.overload $(if $(BUNDLE),--bundle $(BUNDLE)) $(call figures,overload)
+
+faults: $(VENV)/.dev ## kills, stops, a full disk, a torn bundle, a jump of the clock, clients that vanish; FIGURES=DIR
+	@$(BIN)/python -m tests.load.faults $(call figures,faults)
 
 hostile: $(VENV)/.dev ## attacks on a server while a neighbour calls it; QUICK=1, FIGURES=DIR
 	@$(BIN)/python -m tests.load.hostile $(if $(QUICK),--rounds 1 --share 0.2) $(call figures,hostile)

@@ -88,6 +88,8 @@ class ChannelSettings:
             ("grpc.enable_retries", int(self.max_attempts > 1)),
             ("grpc.keepalive_time_ms", int(self.keepalive_time_s * 1000)),
             ("grpc.keepalive_timeout_ms", int(self.keepalive_timeout_s * 1000)),
+            # Without it gRPC's core waits a minute for the answer to a ping, whatever the line above says.
+            ("grpc.http2.ping_timeout_ms", int(self.keepalive_timeout_s * 1000)),
             ("grpc.keepalive_permit_without_calls", 0),
             # A server that is just starting is found a tenth of a second later, not a whole one.
             ("grpc.initial_reconnect_backoff_ms", 100),

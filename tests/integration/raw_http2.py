@@ -12,8 +12,8 @@ import h2.settings
 class RawClient:
     """One connection whose flow-control window the test chooses."""
 
-    def __init__(self, port: int, *, window: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+    def __init__(self, port: int, *, window: int, host: str = "127.0.0.1") -> None:
+        self.socket = socket.create_connection((host, port), timeout=20)
         config = h2.config.H2Configuration(header_encoding="utf-8", validate_outbound_headers=False)
         self.http2 = h2.connection.H2Connection(config)
         self.http2.initiate_connection()

@@ -66,6 +66,9 @@ def channel_options(
         ("grpc.max_connection_age_grace_ms", _milliseconds(listen.max_connection_age_grace_s)),
         ("grpc.keepalive_time_ms", _milliseconds(listen.keepalive_time_s)),
         ("grpc.keepalive_timeout_ms", _milliseconds(listen.keepalive_timeout_s)),
+        # Without it gRPC's core gives the connection up when a ping has been unanswered for a minute, whatever the
+        # timeout of keepalive says.
+        ("grpc.http2.ping_timeout_ms", _milliseconds(listen.keepalive_timeout_s)),
         ("grpc.max_connection_idle_ms", _milliseconds(listen.max_connection_idle_s)),
         ("grpc.max_allowed_incoming_connections", listen.max_connections),
         ("grpc.server_handshake_timeout_ms", _milliseconds(listen.handshake_timeout_s)),
