@@ -19,7 +19,7 @@ from dragoman.server.engine.layout import lane_layout, run_in_processes
 from dragoman.server.engine.processes.supervisor import Supervisor
 from dragoman.server.errors import AddressError
 from dragoman.server.fronts.grpc.front import RELOADABLE_KEYS, SERVICE_NAMES, GrpcFront
-from dragoman.server.fronts.grpc.listening import check_free, hold_port
+from dragoman.server.fronts.grpc.listening import check_free, hold_port, is_local
 from dragoman.server.fronts.grpc.unix_sockets import SocketFile
 from dragoman.server.fronts.processes.layout import num_fronts, share
 from dragoman.server.fronts.processes.supervisor import Fronts
@@ -150,6 +150,9 @@ class Server:
             fronts=self._num_fronts,
             seconds=round(time.perf_counter() - self._started, 3),
         )
+        security = self._settings.security
+        if security.tokens_file and security.tls_certificate is None and not is_local(listen.host):
+            _log.warning("tokens_in_plain_text", host=listen.host, remedy="security.tls_certificate")
 
     async def drain(self) -> None:
         """Readiness off, go on serving, refuse new calls, finish what runs."""

@@ -190,3 +190,31 @@ async def test_the_id_of_a_call_comes_back(tokens: Tokens) -> None:
         made = await id_of(token, ("x-request-id", "two words"))
         assert len(made) == 16
         assert await id_of(token) != made
+
+
+@pytest.mark.parametrize(("host", "warns"), [("0.0.0.0", True), ("127.0.0.1", False)])
+async def test_tokens_that_the_network_can_read_are_warned_of(
+    host: str, tokens: Tokens, capsys: pytest.CaptureFixture[str], *, warns: bool
+) -> None:
+    async with serving(MODELS, f"security.tokens_file={tokens.path}", f"server.host={host}"):
+        pass
+    assert ("tokens_in_plain_text" in capsys.readouterr().out) is warns
+
+
+async def test_files_that_others_may_read_or_write_are_warned_of(
+    tokens: Tokens, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    authority = Authority.in_folder(tmp_path)
+    overrides = (*authority.settings, f"security.tokens_file={tokens.path}")
+    async with serving(MODELS, *overrides):
+        pass
+    assert "loose_permissions" not in capsys.readouterr().out
+    tokens.path.chmod(0o666)
+    (tmp_path / "key.pem").chmod(0o644)
+    (tmp_path / "cert.pem").chmod(0o644)  # anybody may read a certificate
+    async with serving(MODELS, *overrides):
+        pass
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "loose_permissions" in line]
+    assert len(warnings) == 2
+    assert any("key.pem can be read by every user" in line for line in warnings)
+    assert any("tokens.toml can be written by others" in line for line in warnings)

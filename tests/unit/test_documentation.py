@@ -67,7 +67,10 @@ def test_the_parser_accepts_every_command_in_the_documentation(words: list[str])
         assert words == ["--help"]
         return
     command = program.commands[words[0]]  # type: ignore[attr-defined]  # a group of commands
-    context = command.make_context(words[0], words[1:])
+    rest = words[1:]
+    while rest and rest[0] in getattr(command, "commands", {}):
+        command, rest = command.commands[rest[0]], rest[1:]
+    context = command.make_context(words[0], rest)
     assert not context.args
 
 

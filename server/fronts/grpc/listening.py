@@ -7,6 +7,7 @@ But the event loop takes up calls a few at a time when it is busy (`dragoman.ser
 second queue has to be short, or nothing in it is still in time.
 """
 
+import ipaddress
 import socket
 from collections.abc import Callable
 
@@ -26,6 +27,7 @@ __all__ = [
     "count_of_started_calls",
     "grpc_server_ids",
     "hold_port",
+    "is_local",
     "max_streams",
 ]
 
@@ -117,6 +119,16 @@ def _grpc_servers() -> list[channelz_pb2.Server]:
         servers += page.server
         if page.end or not page.server:
             return servers
+
+
+def is_local(host: str) -> bool:
+    """Whether only programs on this machine can reach a server that listens on `host`."""
+    if is_unix(host) or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def check_free(host: str, port: int) -> None:
