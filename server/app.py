@@ -6,14 +6,17 @@ process around it.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
 from dragoman.common.cpu import cpu_limit_cores
+from dragoman.common.errors import OperationError
 from dragoman.server.config import ServerSettings
 from dragoman.server.engine.layout import lane_layout, run_in_processes
 from dragoman.server.engine.processes.supervisor import Supervisor
@@ -40,6 +43,8 @@ __all__ = ["SERVICE_NAMES", "Server"]
 
 JUDGING_INTERVAL_S = 1.0
 """How often it is looked whether parts have stopped to die."""
+STUCK_S = 1.0
+"""From a lane's thread that is stuck to the end of the process: clients and probes hear of it in this time."""
 
 _log = structlog.get_logger(__name__)
 
@@ -217,6 +222,18 @@ class Server:
         if self._fronts is not None:
             self._fronts.set_failing(is_failing=is_failing)
 
+    def _lane_stuck(self, loop: asyncio.AbstractEventLoop, lane: int) -> None:
+        """From another thread: a lane's thread does not go on, and cannot be ended. So the process has to end."""
+        self.lifecycle.is_stuck = True
+        error = OperationError(f"lane {lane} gives no sign of life, and a thread cannot be ended")
+
+        def end() -> None:
+            self._front.show_health()
+            loop.call_later(STUCK_S, self._on_crash, error)  # callers hear what has failed before
+
+        with contextlib.suppress(RuntimeError):  # the server has ended
+            loop.call_soon_threadsafe(end)
+
     async def _judge_again(self) -> None:
         """It gets better by itself."""
         while True:
@@ -226,7 +243,8 @@ class Server:
     def _running_models(self) -> RunningModels:
         host = self._host or start_host(self._settings)
         if host is None:
-            return ModelsInThreads(self._settings, self.metrics)
+            on_stuck = partial(self._lane_stuck, asyncio.get_running_loop())
+            return ModelsInThreads(self._settings, self.metrics, on_stuck)
         models = ModelsInProcesses(host, self._share, self.metrics, self._on_crash)
         models.on_death = self.part_died
         if self._num_fronts > 1:

@@ -72,6 +72,7 @@ def _count_or_auto(most: int) -> BeforeValidator:
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0, le=_MAX_MILLISECONDS_S, allow_inf_nan=False)]
 SecondsFromOneMillisecond = Annotated[float, Field(ge=0.001, le=_MAX_MILLISECONDS_S, allow_inf_nan=False)]
+SecondsFromOne = Annotated[float, Field(ge=1, le=_MAX_MILLISECONDS_S, allow_inf_nan=False)]
 Waiting = Annotated[int, Field(ge=1, le=_MAX_WAITING)]
 WaitingTokens = Annotated[int, Field(ge=0, le=_MAX_WAITING_TOKENS)]
 Weight = Annotated[int, Field(ge=1, le=_MAX_WEIGHT)]
@@ -203,6 +204,11 @@ class EngineSettings(Settings):
     """The same of calls of normal priority, which is that of calls that ask for none."""
     low_priority_weight: Weight = DEFAULT_WEIGHTS[Priority.LOW]
     """The same of calls of low priority."""
+    watchdog_s: SecondsFromOne = 20.0
+    """A lane that gives no sign of life for so long is stuck. A process is replaced; what ran there fails with
+    UNAVAILABLE, which clients repeat. With lanes in threads the server ends with exit code 1. A lane with slow graphs
+    has ten times as long as the slowest one took when the model was loaded, if that is more. 20 s leave a repeated call
+    two thirds of a client's 60 s."""
     prefix_cache_bytes: Annotated[int, Field(ge=0, le=_MAX_CACHE_BYTES)] = 64 * 1024 * 1024
     """Memory for keys and values of prompts, for prompts that begin the same; for each generation model. 0:
     none."""

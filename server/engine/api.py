@@ -246,6 +246,7 @@ class EngineFacts(msgspec.Struct, frozen=True):
         max_prefix_blocks: that a prefix cache has room for; 0: nothing is kept.
         shares_prefix_cache: whether all lanes have one prefix cache.
         load_s: reading, checking and trying the bundle took.
+        slowest_run_s: the slowest run of a graph took when they were tried at their limits.
     """
 
     provider: str
@@ -259,6 +260,7 @@ class EngineFacts(msgspec.Struct, frozen=True):
     max_prefix_blocks: int = 0
     shares_prefix_cache: bool = True
     load_s: float = 0.0
+    slowest_run_s: float = 0.0
 
     @property
     def num_threads(self) -> int:

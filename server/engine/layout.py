@@ -57,7 +57,13 @@ def num_reserved_rows(settings: EngineSettings) -> int:
 
 
 def engine_facts(
-    manifest: Manifest, settings: EngineSettings, *, kernels: str, max_prefix_blocks: int, load_s: float = 0.0
+    manifest: Manifest,
+    settings: EngineSettings,
+    *,
+    kernels: str,
+    max_prefix_blocks: int,
+    load_s: float = 0.0,
+    slowest_run_s: float = 0.0,
 ) -> EngineFacts:
     """What a front is told of the lanes that such settings give a bundle."""
     num_lanes, num_threads = lane_layout(settings)
@@ -74,4 +80,5 @@ def engine_facts(
         vocabulary_size=dimensions.vocabulary_size,
         max_prefix_blocks=max_prefix_blocks,
         load_s=load_s,
+        slowest_run_s=slowest_run_s,
     )

@@ -4,7 +4,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self, TypeAlias
 
 import structlog
@@ -17,6 +17,8 @@ from dragoman.server.engine.known_lane import LaneUse
 from dragoman.server.engine.lane_loop import AddWorker, DropWorker, LaneLoop, ModelFront
 from dragoman.server.engine.layout import engine_facts, lane_layout
 from dragoman.server.engine.observation import EngineObserver
+from dragoman.server.engine.thread_watch import Signs, ThreadWatch
+from dragoman.server.engine.watchdog import patience_s
 from dragoman.server.engine.worker import LaneWorker, make_lane
 from dragoman.server.errors import ResourceUnavailable
 from dragoman.server.execution.backend import Backend
@@ -36,8 +38,11 @@ _log = structlog.get_logger(__name__)
 class LaneThreads:
     """Lanes for any number of models, each a thread. Any number of clients may connect, each for an event loop."""
 
-    def __init__(self, settings: EngineSettings) -> None:
-        """Lanes without a model; their threads start with the first one."""
+    def __init__(self, settings: EngineSettings, on_stuck: Callable[[int], object] = lambda _: None) -> None:
+        """Lanes without a model; their threads start with the first one.
+
+        `on_stuck` is called, in some thread, with a lane that gives no sign of life. What it had has failed then.
+        """
         self._settings = settings
         self._facts: dict[str, EngineFacts] = {}  # by model
         self._connections: list[_Connection] = []
@@ -47,6 +52,8 @@ class LaneThreads:
         self._is_closed = False
         self._lock = threading.Lock()  # of connections and of the living
         self._threads: list[threading.Thread] = []
+        self._on_stuck = on_stuck
+        self._watch = ThreadWatch([port.signs for port in self._ports], self._patience_s, self._give_up)
 
     @classmethod
     def of(cls, backend: Backend, settings: EngineSettings) -> Self:
@@ -84,6 +91,7 @@ class LaneThreads:
             kernels=backend.kernels,
             max_prefix_blocks=backend.prefix_cache.max_blocks,
             load_s=load_s,
+            slowest_run_s=backend.slowest_run_s,
         )
 
     def uses(self) -> list[LaneUse]:
@@ -111,6 +119,7 @@ class LaneThreads:
 
     def begin_close(self) -> None:
         """Have the lanes stop after the step that they compute, and clients fail what is not over. Returns at once."""
+        self._watch.close()
         for port in self._ports:
             port.end()
         with self._lock:
@@ -143,6 +152,7 @@ class LaneThreads:
         try:
             for thread in self._threads:
                 thread.start()
+            self._watch.start()
         except RuntimeError as error:  # the system has no thread left for this process
             self.close()
             raise ResourceUnavailable(f"engine.lanes = {len(self._ports)}: {error}; lower it") from error
@@ -153,9 +163,21 @@ class LaneThreads:
         except BaseException:
             self._bury(port.lane)
             raise
+        finally:
+            port.signs.is_idle = True
+
+    def _patience_s(self) -> float:
+        return patience_s(
+            self._settings.watchdog_s, [facts.slowest_run_s for facts in list(self._facts.values())]
+        )
+
+    def _give_up(self, lane: int) -> None:
+        _log.error("lane_stuck", lane=lane, patience_s=round(self._patience_s(), 3))
+        self._bury(lane)
+        self._on_stuck(lane)
 
     def _bury(self, lane: int) -> None:
-        """A lane died. A server's process ends with its thread; elsewhere the other lanes go on."""
+        """A lane died or is stuck. A server's process ends with its thread; elsewhere the other lanes go on."""
         with self._lock:
             self._living.discard(lane)
             is_last = not self._living
@@ -199,10 +221,15 @@ _Key: TypeAlias = ModelFront[_Connection | None]
 
 
 class _Port:
-    """A lane's end of the connections to it: a queue of commands."""
+    """A lane's end of the connections to it: a queue of commands.
+
+    Attributes:
+        signs: of life, of the lane's thread.
+    """
 
     def __init__(self, lane: int) -> None:
         self.lane = lane
+        self.signs = Signs()
         self._commands: queue.SimpleQueue[tuple[_Key, Command | AddWorker | DropWorker] | None] = (
             queue.SimpleQueue()
         )
@@ -218,6 +245,8 @@ class _Port:
     def receive(self, *, wait: bool) -> Sequence[tuple[_Key, Command | AddWorker | DropWorker]] | None:
         """As `LanePort.receive`."""
         received: list[tuple[_Key, Command | AddWorker | DropWorker]] = []
+        self.signs.count += 1
+        self.signs.is_idle = wait
         with contextlib.suppress(queue.Empty):
             while True:
                 item = self._commands.get(block=wait)
@@ -225,6 +254,7 @@ class _Port:
                     return None
                 received.append(item)
                 wait = False
+        self.signs.is_idle = False
         return received
 
     def send(self, front: _Key, report: Report) -> None:

@@ -38,14 +38,18 @@ _MAX_ERROR = 1e-2
 def check_answers(backend: Backend, *, num_rows: int = _MAX_ROWS, max_run_s: float = MAX_RUN_S) -> None:
     """Run every graph at its limits in `num_rows` rows, 32 at most, then decode the golden examples.
 
+    The backend knows afterwards how long the slowest run took.
+
     Raises:
         BundleError: a graph fails, gives no numbers, does not end within `max_run_s`, or a golden example gets
             another answer.
         ResourceUnavailable: there is no memory for the rows.
     """
-    with _watched(backend, max_run_s) as watched:
+    watchdog = _Watchdog(max_run_s)
+    with _watched(backend, watchdog) as watched:
         _Trial(watched, min(num_rows, _MAX_ROWS)).run()
         check_golden_examples(watched)
+    backend.slowest_run_s = watchdog.slowest_run_s
 
 
 class _Trial:
@@ -151,9 +155,8 @@ class _Trial:
 
 
 @contextlib.contextmanager
-def _watched(backend: Backend, max_run_s: float) -> Iterator[Backend]:
-    """The same backend, whose graphs are ended when they run for longer; what they raise is a `BundleError`."""
-    watchdog = _Watchdog(max_run_s)
+def _watched(backend: Backend, watchdog: "_Watchdog") -> Iterator[Backend]:
+    """The same backend, whose graphs `watchdog` ends when they run too long; what they raise is a `BundleError`."""
     sessions = {
         name: _WatchedSession(session, backend.bundle, name, watchdog)
         for name, session in backend.sessions.items()
@@ -169,10 +172,15 @@ def _watched(backend: Backend, max_run_s: float) -> Iterator[Backend]:
 
 
 class _Watchdog:
-    """Has ONNX Runtime end a run that takes too long: a `Loop` may never end."""
+    """Has ONNX Runtime end a run that takes too long: a `Loop` may never end.
+
+    Attributes:
+        slowest_run_s: of those that have ended.
+    """
 
     def __init__(self, max_run_s: float) -> None:
         self.max_run_s = max_run_s
+        self.slowest_run_s = 0.0
         self._run: tuple[ort.RunOptions, float] | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="trial-watchdog", daemon=True)
@@ -181,11 +189,13 @@ class _Watchdog:
     @contextlib.contextmanager
     def watching(self, options: ort.RunOptions) -> Iterator[None]:
         """One run with these options."""
-        self._run = (options, time.monotonic() + self.max_run_s)
+        begin_s = time.monotonic()
+        self._run = (options, begin_s + self.max_run_s)
         try:
             yield
         finally:
             self._run = None
+            self.slowest_run_s = max(self.slowest_run_s, time.monotonic() - begin_s)
 
     def close(self) -> None:
         """Watch no longer."""

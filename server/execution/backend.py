@@ -41,6 +41,7 @@ class Backend:
         device: ONNX Runtime's type of the device that holds the caches; None: numpy's memory.
         kernels: the sessions' kernels for operators of ours; `NO_KERNELS`: ONNX Runtime's operators alone.
         cache_dtype: of keys and values, as the graphs take them.
+        slowest_run_s: the slowest run of a graph took when they were tried at their limits; 0: they were not.
         prefix_cache: what all rows share of prompts; keeps nothing unless `with_prefix_cache` made this backend.
     """
 
@@ -57,6 +58,7 @@ class Backend:
         self.kernels = kernels
         self.sessions = sessions
         self.device = device
+        self.slowest_run_s = 0.0
         [self.cache_dtype] = (
             _DTYPES[each.type]
             for each in sessions["decode"].get_inputs()
@@ -104,13 +106,15 @@ class Backend:
 
     def with_prefix_cache(self, max_bytes: int) -> "Backend":
         """The same sessions with a fresh prefix cache of at most `max_bytes`."""
-        return Backend(
+        backend = Backend(
             self.bundle,
             self.sessions,
             device=self.device,
             kernels=self.kernels,
             prefix_cache_bytes=max_bytes,
         )
+        backend.slowest_run_s = self.slowest_run_s
+        return backend
 
     def rows(self, num_rows: int) -> Rows:
         """Fresh memory of `num_rows` rows bound to these graphs, for the use of one thread at a time.

@@ -66,6 +66,7 @@ def _start(host: Host, settings: EngineSettings, model: LoadedModel) -> None:
         kernels=backend.kernels,
         max_prefix_blocks=backend.prefix_cache.max_blocks,
         load_s=model.load_s,
+        slowest_run_s=backend.slowest_run_s,
     )
     facts = msgspec.structs.replace(facts, shares_prefix_cache=False)
     told = ModelLoaded(bundle.name, bundle.version, facts)

@@ -18,6 +18,7 @@ from dragoman.server.engine.known_lane import LaneUse
 from dragoman.server.engine.processes.connection import HostConnection
 from dragoman.server.engine.processes.link import SocketLink
 from dragoman.server.engine.processes.messages import LaneAdded, LaneRemoved, ModelLoaded, ModelNotLoaded
+from dragoman.server.engine.watchdog import NUM_LOOKS, patience_s
 from dragoman.server.errors import NotLoadedReason
 from dragoman.server.models.discovery import NotLoaded
 from dragoman.server.models.registry import Registry, announce_not_loaded
@@ -186,7 +187,12 @@ class HostedModels:
             await known.link.lost
         clients = {key: self._models[key].served.engine for key in told.models if key in self._models}
         lane = _Lane(next(self._numbers), told.pid, clients)
-        lane.link = link = await SocketLink.open(sock, lane.receive, lambda: self._lose(lane))
+        patience = patience_s(
+            self._settings.watchdog_s, (client.facts.slowest_run_s for client in clients.values())
+        )
+        lane.link = link = await SocketLink.open(
+            sock, lane.receive, lambda: self._lose(lane), asking_interval_s=patience / NUM_LOOKS
+        )
         if link.lost.done() or self._is_closed:
             link.close()
             self._ask_again(told.pid)

@@ -52,8 +52,12 @@ class RunningModels(Protocol):
 class ModelsInThreads:
     """Models of this process; lanes are threads of it."""
 
-    def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: ServerSettings, metrics: Metrics, on_stuck: Callable[[int], object] = lambda _: None
+    ) -> None:
+        """`on_stuck` is called, in some thread, with a lane that gives no sign of life."""
         self._settings = settings
+        self._on_stuck = on_stuck
         self._metrics = metrics
         self._models: ThreadedModels | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -62,7 +66,7 @@ class ModelsInThreads:
         """As `RunningModels` has it. A loading that has begun goes on when `stop` is set."""
         from dragoman.server.models.threaded import ThreadedModels  # noqa: PLC0415  ONNX Runtime: 0.1 s
 
-        models = self._models = ThreadedModels(self._settings.engine)
+        models = self._models = ThreadedModels(self._settings.engine, self._on_stuck)
         directory = self._settings.models.directory
         self._loading = asyncio.create_task(
             asyncio.to_thread(models.load_all, directory, should_stop=stop.is_set)

@@ -22,9 +22,10 @@ class ThreadedModels:
         not_loaded: what lies in the models folder and is not served.
     """
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, on_stuck: Callable[[int], object] = lambda _: None) -> None:
+        """`on_stuck` is called, in some thread, with a lane that gives no sign of life."""
         self._settings = settings
-        self._lanes = LaneThreads(settings)
+        self._lanes = LaneThreads(settings, on_stuck)
         self._loaded: list[LoadedModel] = []
         self.not_loaded: tuple[NotLoaded, ...] = ()
 

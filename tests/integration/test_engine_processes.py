@@ -308,7 +308,7 @@ async def test_large_requests_and_answers_pass() -> None:
 
 
 async def test_a_lane_that_gives_no_sign_of_life_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "MAX_UNANSWERED", 3)
+    monkeypatch.setattr(link_module, "NUM_LOOKS", 3)
     async with engine(begin(num_lanes=3)) as held:
         front = await held.front(3, asking_interval_s=0.1)
         before = dict(front.pids)

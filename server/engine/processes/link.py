@@ -15,15 +15,13 @@ from dragoman.server.engine.processes.frames import (
     FrameReader,
     framed,
 )
+from dragoman.server.engine.watchdog import NUM_LOOKS
 
-__all__ = ["ASKING_INTERVAL_S", "MAX_UNANSWERED", "SocketLink"]
+__all__ = ["ASKING_INTERVAL_S", "SocketLink"]
 
 ASKING_INTERVAL_S = 5.0
-"""How often a lane is asked for a sign of life. It answers between two steps."""
-MAX_UNANSWERED = 12
-"""A lane that leaves so many unanswered is given up: after 60 s. No graph that was accepted runs for longer
-(`server/engine/trial.py`). What is counted is the times asked, not the time: this process may have been stopped
-itself."""
+"""How often a lane is asked for a sign of life. It answers between two steps. One that leaves `NUM_LOOKS` questions
+unanswered is given up."""
 MAX_UNSENT_BYTES = 1 << 16
 """Commands of so many bytes go out before the event loop's turn ends."""
 
@@ -136,7 +134,7 @@ class SocketLink(asyncio.BufferedProtocol):
             self._give_up()
 
     def _ask(self) -> None:
-        if self._num_unanswered == MAX_UNANSWERED:
+        if self._num_unanswered == NUM_LOOKS:
             self._give_up()
             return
         self._num_unanswered += 1
