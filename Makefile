@@ -17,7 +17,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 	then export PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX); fi;
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test lint format types imports stubs stubs-check settings fixtures plots unit lock clean soak kills overload faults fuzz hostile
+.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test conformance lint format types imports stubs stubs-check settings fixtures plots unit lock clean soak kills overload faults fuzz hostile
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -88,6 +88,11 @@ plots: $(VENV)/.dev ## draw the plots of docs/performance.md from docs/figures/p
 # Two at a time, files whole: half of the tests wait for a process to start.
 unit: $(VENV)/.dev $(KERNELS) ## all tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+# KServe's and Triton's programs want other versions than the project does: they have a folder of their own.
+conformance: $(VENV)/.dev ## the protocols' tests with KServe's client and Triton's perf_analyzer (Debian: libb64-0d)
+	$(BIN)/python tools/conformance_clients.py $(VENV)/clients
+	CONFORMANCE_CLIENTS=$(VENV)/clients $(BIN)/pytest tests/conformance/test_open_inference_*.py
 
 # One after the other whatever -j says: each wants the machine for itself.
 bench: $(VENV)/.dev ## the four below, some two hours; DATA=DIR of Multi30k, RUN=DIR of a run on it, FIGURES=DIR for files and plots, QUICK=1
