@@ -140,10 +140,16 @@ def _ask(console: "Console", target: str) -> None:
 
 def _evaluate(console: "Console", target: str) -> None:
     from dragoman.cli.served_evaluation import evaluate_served
+    from dragoman.client.credentials import Credentials
 
     with progress_bar() as progress:
         evaluation = evaluate_served(
-            target, RECIPE, limit=NUM_TEST_DATES, timeout_s=DEFAULT_TIMEOUT_S, progress=progress
+            target,
+            RECIPE,
+            limit=NUM_TEST_DATES,
+            timeout_s=DEFAULT_TIMEOUT_S,
+            credentials=Credentials(),
+            progress=progress,
         )
     console.print(
         f"{evaluation.metrics['exact_match']:.2f} % of {evaluation.num_examples} dates that training never"

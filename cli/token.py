@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dragoman.cli.command import Command, CommandGroup
-from dragoman.cli.options import examples
+from dragoman.cli.options import PriorityName, examples
 from dragoman.cli.output import note, write_text
 from dragoman.common.errors import UsageError
 from dragoman.common.extras import require_extra
@@ -54,6 +54,10 @@ def create(
             metavar="TIME", help="When it ends, such as 90d, 12h or 30m from now.", show_default="never"
         ),
     ] = None,
+    best_priority: Annotated[
+        PriorityName,
+        typer.Option(help="Calls with this token that ask for a better priority get this one."),
+    ] = "high",
     tokens_file: Annotated[
         Path | None,
         typer.Option(
@@ -68,6 +72,7 @@ def create(
     Without --tokens-file the second line of the output is the line for the server's tokens file.
     """
     require_extra("serve")
+    from dragoman.server.priority import Priority
     from dragoman.server.scopes import Scope
     from dragoman.server.security.tokens import check_token_name, make_token, token_line
 
@@ -78,7 +83,13 @@ def create(
     if unknown := [part for part in asked if part not in known]:
         raise UsageError(f"--scopes {scopes!r}: {unknown[0]!r} is none of {', '.join(known)}")
     text = make_token()
-    line = token_line(text, name, [known[part] for part in dict.fromkeys(asked)], _end(expires))
+    line = token_line(
+        text,
+        name,
+        [known[part] for part in dict.fromkeys(asked)],
+        _end(expires),
+        Priority[best_priority.upper()],
+    )
     if tokens_file is None:
         write_text(f"{text}\n{line}\n")
         return

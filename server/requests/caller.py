@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from dragoman.server.priority import Priority
 from dragoman.server.scopes import Scope
 
 __all__ = ["NOBODY", "Caller"]
@@ -15,11 +16,13 @@ class Caller:
         identity: a name that the server has from credentials, or the client's address without a port.
         scopes: what the caller may do.
         is_authenticated: whether credentials prove the identity.
+        best_priority: calls that ask for a better one get this one.
     """
 
     identity: str
     scopes: frozenset[Scope]
     is_authenticated: bool = False
+    best_priority: Priority = Priority.HIGH
 
 
 NOBODY = Caller("", frozenset())

@@ -19,7 +19,7 @@ from dragoman.server.requests.option_texts import (
 )
 from dragoman.server.requests.options import DEFAULT_OPTIONS, Options, Room, check_options
 from dragoman.server.requests.parameters import decoding_parameters, most_tokens
-from dragoman.server.requests.record import current_client
+from dragoman.server.requests.record import current_client, current_priority
 from dragoman.server.requests.text_rules import (
     abilities_of,
     check_inputs,
@@ -184,7 +184,8 @@ def _check_room(
     num_tokens = 0
     if model.engine.bounds_tokens:
         num_tokens = rows_per_input * sum(most_input_tokens(model, text) for text in inputs)
-    model.engine.check_room(num_rows, num_tokens, client=current_client(), priority=call.priority)
+    priority = current_priority(call.priority)
+    model.engine.check_room(num_rows, num_tokens, client=current_client(), priority=priority)
 
 
 def _check_rows(model: ServedModel, prepared: Sequence[PreparedInput]) -> None:

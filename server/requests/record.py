@@ -45,6 +45,7 @@ from dragoman.server.operations.metrics import (
     RejectionReason,
 )
 from dragoman.server.operations.tracebacks import traceback_without_messages
+from dragoman.server.priority import Priority
 from dragoman.server.requests.admission import Load
 from dragoman.server.requests.caller import NOBODY, Caller
 from dragoman.server.requests.failures import CODES, Code, Failure, rejection_reason
@@ -54,7 +55,14 @@ from dragoman.server.scopes import Scope
 if TYPE_CHECKING:
     from dragoman.server.operations.spans import CallSpans, Tracing
 
-__all__ = ["CallRecord", "CallRecorder", "current_client", "current_trace", "is_request_id"]
+__all__ = [
+    "CallRecord",
+    "CallRecorder",
+    "current_client",
+    "current_priority",
+    "current_trace",
+    "is_request_id",
+]
 
 RETRY_DELAY_S = 1.0
 """How long a client should wait before it tries again when too many calls are in the server."""
@@ -76,6 +84,12 @@ def current_client() -> str:
     """Returns the identity of the caller whose call the task answers; "" in a process without callers."""
     record = _current.get()
     return "" if record is None else record.caller.identity
+
+
+def current_priority(asked: Priority) -> Priority:
+    """Returns the priority of the call that the task answers: `asked`, or the best that its caller may have."""
+    record = _current.get()
+    return asked if record is None else max(asked, record.caller.best_priority)
 
 
 def current_trace() -> "CallSpans | None":

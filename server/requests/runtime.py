@@ -21,7 +21,7 @@ from dragoman.server.requests.answers import SubmittedInput, answer_to, score_of
 from dragoman.server.requests.calls import Answer, Call, Delta, Scored, ScoringCall
 from dragoman.server.requests.pace import Pace
 from dragoman.server.requests.prepare import CallLimits, PreparedInput, prepare, prepare_scoring
-from dragoman.server.requests.record import current_client, current_trace
+from dragoman.server.requests.record import current_client, current_priority, current_trace
 from dragoman.server.requests.tokenization import Tokenising
 from dragoman.server.requests.traces import current_exemplar, trace_sequences
 
@@ -161,7 +161,7 @@ def _submit(
             deadline_s=call.deadline_s,
             is_streamed=is_streamed,
             client=current_client(),
-            priority=call.priority,
+            priority=current_priority(call.priority),
             step_interval=0 if trace is None else trace.step_interval,
         )
     )

@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from dragoman.server.errors import CredentialsError
+from dragoman.server.priority import Priority
 from dragoman.server.scopes import Scope
 from dragoman.server.security.files import read_file
 
@@ -43,11 +44,13 @@ class Token:
         name: whose it is.
         scopes: what its bearer may do.
         expires_s: when it ends, as seconds since the epoch; None: never.
+        best_priority: the best one that its bearer's calls get.
     """
 
     name: str
     scopes: frozenset[Scope]
     expires_s: float | None = None
+    best_priority: Priority = Priority.HIGH
 
     def is_valid(self, now_s: float) -> bool:
         """Whether the token has not expired."""
@@ -107,12 +110,19 @@ def check_token_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def token_line(text: str, name: str, scopes: Iterable[Scope], expires: dt.datetime | None) -> str:
+def token_line(
+    text: str,
+    name: str,
+    scopes: Iterable[Scope],
+    expires: dt.datetime | None,
+    best_priority: Priority = Priority.HIGH,
+) -> str:
     """Returns the line of a tokens file that makes the server accept the token `text`."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     listed = ", ".join(f'"{scope}"' for scope in scopes)
+    least = f', priority = "{best_priority.name.lower()}"' if best_priority is not Priority.HIGH else ""
     until = f", expires = {expires:%Y-%m-%dT%H:%M:%SZ}" if expires else ""
-    return f'"{name}" = {{ hash = "sha256:{digest}", scopes = [{listed}]{until} }}'
+    return f'"{name}" = {{ hash = "sha256:{digest}", scopes = [{listed}]{until}{least} }}'
 
 
 class _Entry(BaseModel):
@@ -121,6 +131,7 @@ class _Entry(BaseModel):
     hash: Annotated[str, Field(pattern=_HASH.pattern + "$")]
     scopes: Annotated[tuple[Literal["infer", "admin", "metrics"], ...], Field(min_length=1)]
     expires: AwareDatetime | None = None
+    priority: Literal["high", "normal", "low"] = "high"
 
 
 def _token(path: Path, name: str, values: Any) -> tuple[bytes, Token]:
@@ -136,4 +147,6 @@ def _token(path: Path, name: str, values: Any) -> tuple[bytes, Token]:
         raise CredentialsError(f"tokens file {path}: token {name}: {key}: {problem['msg']}") from None
     scopes = frozenset(map(Scope, entry.scopes))
     expires_s = entry.expires.timestamp() if entry.expires else None
-    return bytes.fromhex(entry.hash.removeprefix("sha256:")), Token(name, scopes, expires_s)
+    return bytes.fromhex(entry.hash.removeprefix("sha256:")), Token(
+        name, scopes, expires_s, Priority[entry.priority.upper()]
+    )

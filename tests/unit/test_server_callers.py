@@ -11,8 +11,9 @@ from dragoman.server.fronts.grpc.authentication import Authenticator, address_of
 from dragoman.server.fronts.grpc.draining import CallGate
 from dragoman.server.fronts.grpc.interceptors import Interceptors, Protocol
 from dragoman.server.operations.metrics import Metrics
+from dragoman.server.priority import Priority
 from dragoman.server.requests.caller import NOBODY, Caller
-from dragoman.server.requests.record import CallRecorder
+from dragoman.server.requests.record import CallRecorder, current_priority
 from dragoman.server.scopes import Scope
 
 
@@ -107,3 +108,22 @@ async def test_a_method_that_changes_what_is_served_needs_admin(
     context = Context()
     await around.stream_unary(None, context)
     assert (context.status and context.status.code) == code
+
+
+@pytest.mark.parametrize(
+    ("asked", "best", "given"),
+    [
+        (Priority.HIGH, Priority.HIGH, Priority.HIGH),
+        (Priority.HIGH, Priority.NORMAL, Priority.NORMAL),
+        (Priority.LOW, Priority.NORMAL, Priority.LOW),
+        (Priority.NORMAL, Priority.LOW, Priority.LOW),
+    ],
+)
+def test_a_call_gets_the_best_priority_that_its_caller_may_have(
+    asked: Priority, best: Priority, given: Priority
+) -> None:
+    caller = Caller("app", frozenset({Scope.INFER}), is_authenticated=True, best_priority=best)
+    with CallRecorder(Metrics(1.0), {}, max_calls=2).begin("Translate", None) as record:
+        record.identify(lambda: caller, {Scope.INFER})
+        assert current_priority(asked) is given
+    assert current_priority(asked) is asked

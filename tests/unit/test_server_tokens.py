@@ -8,6 +8,7 @@ import pytest
 
 from dragoman.cli.main import main
 from dragoman.server.errors import CredentialsError
+from dragoman.server.priority import Priority
 from dragoman.server.scopes import Scope
 from dragoman.server.security.tokens import TokenTable, make_token, token_line
 
@@ -18,7 +19,10 @@ def test_what_the_command_makes_the_server_knows(tmp_path: Path, capsys: pytest.
     path = tmp_path / "tokens.toml"
     command = ["token", "create", "--tokens-file", str(path)]
     assert main([*command, "app"]) == 0
-    assert main([*command, "operator", "--scopes", "infer,admin", "--expires", "90d"]) == 0
+    assert (
+        main([*command, "operator", "--scopes", "infer,admin", "--expires", "90d", "--best-priority", "low"])
+        == 0
+    )
     captured = capsys.readouterr()
     first, second = captured.out.splitlines()
     assert first not in captured.err
@@ -31,6 +35,7 @@ def test_what_the_command_makes_the_server_knows(tmp_path: Path, capsys: pytest.
     assert operator is not None
     assert (app.name, set(app.scopes), app.expires_s) == ("app", {Scope.INFER}, None)
     assert (operator.name, set(operator.scopes)) == ("operator", {Scope.INFER, Scope.ADMIN})
+    assert (app.best_priority, operator.best_priority) == (Priority.HIGH, Priority.LOW)
     now_s = dt.datetime.now(dt.UTC).timestamp()
     assert operator.is_valid(now_s + 89.9 * 86_400)
     assert not operator.is_valid(now_s + 90.1 * 86_400)

@@ -167,7 +167,7 @@ def _bearer(tokens: TokenTable, header: str | bytes) -> Caller:
         raise Unauthenticated("the bearer token is not known to this server")
     if not token.is_valid(time.time()):
         raise Unauthenticated("the bearer token has expired")
-    return Caller(token.name, token.scopes, is_authenticated=True)
+    return Caller(token.name, token.scopes, is_authenticated=True, best_priority=token.best_priority)
 
 
 def _names(auth_context: Mapping[str, Iterable[bytes]]) -> list[str]:
