@@ -17,7 +17,8 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 	then export PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX); fi;
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test conformance lint format types imports stubs stubs-check settings fixtures plots unit lock clean soak kills overload faults fuzz hostile
+.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test conformance lint format types imports stubs stubs-check settings fixtures plots unit lock clean
+.PHONY: soak kills overload faults rolling fuzz hostile side-by-side reliability
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -136,6 +137,9 @@ overload: $(VENV)/.dev ## ten times more calls than can be answered; BUNDLE=MODE
 
 faults: $(VENV)/.dev ## kills, stops, a full disk, a torn bundle, a jump of the clock, clients that vanish; FIGURES=DIR
 	@$(BIN)/python -m tests.load.faults $(call figures,faults)
+
+rolling: $(VENV)/.dev ## two servers behind our client's balancer are changed under load: no call may fail; FIGURES=DIR
+	@$(BIN)/python -m tests.load.rolling $(call figures,rolling)
 
 hostile: $(VENV)/.dev ## attacks on a server while a neighbour calls it; QUICK=1, FIGURES=DIR
 	@$(BIN)/python -m tests.load.hostile $(if $(QUICK),--rounds 1 --share 0.2) $(call figures,hostile)

@@ -172,7 +172,7 @@ class ClockJump(Fault):
     """The wall clock jumps an hour forward, and then two back. The monotonic clock does not: Linux never sets it."""
 
     def __init__(self) -> None:
-        super().__init__("clock jumps by hours", 2.0)
+        super().__init__("clock jumps by hours", 5.0)
 
     def scene(self, folder: Path) -> Scene:
         if not FAKETIME.exists():

@@ -28,7 +28,7 @@ PATIENCE_S = 20.0
 START_S = 60.0
 STOP_S = 60.0
 PAUSE_S = 0.02
-PROBE_S = 0.5
+PROBE_S = 1.0
 ANSWERS = {"12": "one two", "7": "seven", "40": "four zero"}
 
 
