@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from dragoman.common.settings import Settings, parse_overrides, read_toml
 from dragoman.server.priority import DEFAULT_WEIGHTS, Priority, Weights
+from dragoman.server.settings.admission import AdmissionSettings
 from dragoman.server.settings.security import SecuritySettings
 from dragoman.server.settings.tracing import TracingSettings
 
@@ -240,6 +241,8 @@ class ServerSettings(Settings):
     """What to serve."""
     engine: EngineSettings = EngineSettings()
     """How models run."""
+    admission: AdmissionSettings = AdmissionSettings()
+    """What one client may do."""
     security: SecuritySettings = SecuritySettings()
     """TLS, tokens and certificates of clients."""
     logging: LoggingSettings = LoggingSettings()

@@ -18,6 +18,7 @@ DragomanError
     ├── ModelNotFound     no such model or version: NOT_FOUND
     ├── FailedChange      a change of what is served failed, and nothing has changed: FAILED_PRECONDITION
     ├── Overloaded        the queue is full: RESOURCE_EXHAUSTED
+    │   └── RateLimited       the client is beyond its limits: RESOURCE_EXHAUSTED
     ├── Draining          the server is shutting down: UNAVAILABLE
     ├── DeadlineExceeded  the caller's time ran out: DEADLINE_EXCEEDED
     ├── Cancelled         the caller left: CANCELLED
@@ -52,6 +53,7 @@ __all__ = [
     "Overloaded",
     "PermissionDenied",
     "ProviderUnavailable",
+    "RateLimited",
     "RequestError",
     "ResourceUnavailable",
     "Unauthenticated",
@@ -196,6 +198,10 @@ class Overloaded(RequestError):
         self.reason = reason
         self.retry_delay_s = retry_delay_s
         super().__init__(reason)
+
+
+class RateLimited(Overloaded):
+    """The client has more calls, or has used more tokens, than one client may; others are answered."""
 
 
 class Draining(RequestError):

@@ -37,6 +37,7 @@ from dragoman.server.engine.beginnings import Beginnings
 from dragoman.server.engine.dispatcher import Dispatcher, QueueFullError
 from dragoman.server.engine.known_lane import LaneUse
 from dragoman.server.engine.observation import EngineObserver, Occupancy, PrefixTotals
+from dragoman.server.engine.rate import Rate, retry_delay_s
 from dragoman.server.engine.ticket import Ticket
 from dragoman.server.errors import (
     Cancelled,
@@ -50,8 +51,6 @@ from dragoman.server.priority import Priority
 
 __all__ = ["EngineClient", "LaneLink"]
 
-RETRY_DELAY_S = 1.0
-"""What a refused caller is told to wait."""
 MAX_TIMELINES = 16
 """Sequences of one call that are traced: a call may have a thousand."""
 _EXPIRY_INTERVAL_S = 0.02
@@ -133,6 +132,8 @@ class EngineClient:
         # Where lanes have caches of their own, a prompt had best go where one like it went.
         has_caches = facts.max_prefix_blocks and not facts.shares_prefix_cache
         self._beginnings = Beginnings() if has_caches else None
+        self._rate = Rate()  # of rows that lanes are given while others wait
+        self._was_waiting = False
         self._ids = itertools.count()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -322,7 +323,9 @@ class EngineClient:
         assert self._loop is loop, "a client is for one event loop"
 
     def _overloaded(self) -> Overloaded:
-        return Overloaded(f"{self._dispatcher.num_waiting} inputs are waiting already", RETRY_DELAY_S)
+        """The refusal of a call that the queue has no room for: it comes again when what waits now has started."""
+        wait_s = self._rate.seconds_for(self._dispatcher.num_queued_rows)
+        return Overloaded(f"{self._dispatcher.num_waiting} inputs are waiting already", retry_delay_s(wait_s))
 
     def _take(self, pending: _FrontSequence, event: Event) -> None:
         match event:
@@ -347,13 +350,19 @@ class EngineClient:
     def _dispatch(self) -> None:
         """Send lanes what they have room for, and see that deadlines of what waits are looked at."""
         by_lane: dict[int, list[Request]] = {}
+        num_rows = 0
         for sequence, lane in self._dispatcher.dispatch():
             assert isinstance(sequence, _FrontSequence)
+            num_rows += sequence.num_rows
             by_lane.setdefault(lane, []).append(sequence.request())
             if self._beginnings is not None:
                 self._beginnings.note(sequence.input_ids, lane)
         for lane, requests in by_lane.items():
             self._links[lane].send(Submit(requests))
+        if self._dispatcher.num_queued_rows or self._was_waiting:
+            self._rate.pass_time(time.monotonic(), is_busy=self._was_waiting)
+            self._rate.add(num_rows)
+            self._was_waiting = self._dispatcher.num_queued_rows > 0
         if self._timer is None and self._dispatcher.num_waiting and self._loop is not None:
             self._timer = self._loop.call_later(_EXPIRY_INTERVAL_S, self._expire)
 

@@ -73,6 +73,18 @@ class Ticket:
             return self._outcome
         raise self._outcome.with_traceback(None)
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether the answer is there."""
+        return isinstance(self._outcome, Decoded)
+
+    @property
+    def num_answered_tokens(self) -> int:
+        """Tokens of the answer, of all its hypotheses; 0 without one."""
+        if not isinstance(self._outcome, Decoded):
+            return 0
+        return sum(each.num_output_tokens for each in self._outcome.hypotheses)
+
     def when_answered(self, tell: Callable[[Decoded], None]) -> None:
         """Have `tell` called with the answer, if there ever is one."""
         self._tell = tell

@@ -30,27 +30,36 @@ __all__ = [
     "METRIC_PREFIX",
     "SPAN_RESULTS",
     "UNKNOWN_MODEL",
-    "ArrivalReason",
     "Exemplar",
     "Metrics",
     "ModelMetrics",
     "RejectionReason",
+    "Stage",
 ]
 
-RejectionReason = Literal["queue_full", "draining", "invalid", "deadline"]
-REJECTION_REASONS: tuple[RejectionReason, ...] = ("queue_full", "draining", "invalid", "deadline")
-ArrivalReason = Literal["unauthenticated", "not_permitted", "too_many_calls", "no_time", "late", "no_message"]
-ARRIVAL_REASONS: tuple[ArrivalReason, ...] = (
+RejectionReason = Literal[
+    "unauthenticated", "not_permitted", "late", "too_many_calls", "client_calls", "client_tokens", "no_message",
+    "invalid", "draining", "no_time", "queue_full", "deadline",
+]  # fmt: skip
+Stage = Literal["arrival", "admission", "queue", "running"]
+STAGES: tuple[Stage, ...] = ("arrival", "admission", "queue", "running")
+"""Where a call is refused or given up: before its message is read, before it is queued, while it waits for a slot, or
+between two steps."""
+ARRIVAL_REASONS: tuple[RejectionReason, ...] = (
     "unauthenticated",
     "not_permitted",
-    "too_many_calls",
-    "no_time",
     "late",
+    "too_many_calls",
+    "client_calls",
+    "client_tokens",
     "no_message",
 )
-"""Of calls that ended before any work: without the right credentials, from a caller that lacks the scope, too many at
-one time, no time left to wait for a slot, late when they were taken up, or without a whole message (the client left, or
-the message is longer than gRPC takes). All but `no_time` end before the model is known."""
+"""Of calls without the right credentials, from a caller that lacks the scope, late when they were taken up, too many at
+one time of all clients or of one, from a client that owes tokens, or without a whole message (the client left, or the
+message is longer than gRPC takes)."""
+ADMISSION_REASONS: tuple[RejectionReason, ...] = ("invalid", "draining", "no_time", "queue_full", "deadline")
+"""Of calls that break a rule or come while the server stops, for which there is no time or no room, or whose deadline
+passed while they were tokenised."""
 SPAN_RESULTS = ("exported", "failed", "dropped")
 """The collector took a span, did not, or the queue before it was full."""
 UNKNOWN_MODEL = "unknown"
@@ -89,7 +98,9 @@ class Metrics:
 
         self.requests = self._counter("requests", "Calls that ended.", ["model", "method", "code"])
         self.rejected = self._counter(
-            "rejected_requests", "Calls refused before any work was done for them.", ["model", "reason"]
+            "rejected_requests",
+            "Calls that were refused, or given up when their deadline passed.",
+            ["model", "stage", "reason"],
         )
         self.input_tokens = self._counter("input_tokens", "Tokens of accepted inputs.", ["model"])
         self.unknown_input_tokens = self._counter(
@@ -172,8 +183,9 @@ class Metrics:
             self.trace_spans.labels(result)
         self._gauge("cpu_limit_cores", "Cores this process may use.").set(cpu_limit_cores)
 
+        self._rejections: dict[tuple[str, RejectionReason], Counter] = {}
         for reason in ARRIVAL_REASONS:
-            self.rejected.labels(UNKNOWN_MODEL, reason)
+            self.rejected.labels(UNKNOWN_MODEL, "arrival", reason)
         self.last_requests = LastRequestCollector()
         self.read_at_scrape(self.last_requests)
         self._arrivals = ArrivalCollector()
@@ -184,6 +196,14 @@ class Metrics:
         self.registry.register(self.processes)
         self._prefix_caches = PrefixCacheCollector()
         self.read_at_scrape(self._prefix_caches)
+
+    def count_rejected(self, model: str, reason: RejectionReason) -> None:
+        """A call was refused at its arrival, or before it was queued."""
+        series = self._rejections.get((model, reason))
+        if series is None:
+            stage: Stage = "arrival" if reason in ARRIVAL_REASONS else "admission"
+            series = self._rejections[model, reason] = self.rejected.labels(model, stage, reason)
+        series.inc()
 
     def read_at_scrape(self, collector: Collector) -> None:
         """Have a collector of this server asked at every scrape."""
@@ -254,8 +274,12 @@ class ModelMetrics:
         self._name, self._step_duration = name, metrics.step_duration
         self._steps = {graph: metrics.step_duration.labels(name, graph) for graph in MEASURED_GRAPHS[task]}
         self._failed_steps = metrics.failed_steps.labels(name)
-        self._rejected = {reason: metrics.rejected.labels(name, reason) for reason in REJECTION_REASONS}
-        metrics.rejected.labels(name, "no_time")
+        self._late: dict[Stage, Counter] = {
+            stage: metrics.rejected.labels(name, stage, "deadline")
+            for stage in ("admission", "queue", "running")
+        }
+        for reason in ADMISSION_REASONS:
+            metrics.rejected.labels(name, "admission", reason)
 
     def observe_step(self, graph: str, seconds: float, rows: int) -> None:
         """One run of a graph."""
@@ -318,6 +342,6 @@ class ModelMetrics:
         if num_output_tokens > num_first_tokens:
             self._time_per_output_token.observe(decoding_s / (num_output_tokens - num_first_tokens), exemplar)
 
-    def observe_rejected(self, reason: RejectionReason) -> None:
-        """A call was refused before any work was done for it."""
-        self._rejected[reason].inc()
+    def observe_late(self, stage: Stage) -> None:
+        """A call was given up in this stage, because its deadline had passed."""
+        self._late[stage].inc()

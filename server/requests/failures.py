@@ -18,6 +18,7 @@ from dragoman.server.errors import (
     ModelNotFound,
     Overloaded,
     PermissionDenied,
+    RateLimited,
     RequestError,
     Unauthenticated,
 )
@@ -48,6 +49,7 @@ CODES: dict[type[RequestError], Code] = {
     ModelNotFound: "NOT_FOUND",
     FailedChange: "FAILED_PRECONDITION",
     Overloaded: "RESOURCE_EXHAUSTED",
+    RateLimited: "RESOURCE_EXHAUSTED",
     Draining: "UNAVAILABLE",
     DeadlineExceeded: "DEADLINE_EXCEEDED",
     Cancelled: "CANCELLED",

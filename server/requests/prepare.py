@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.errors import FieldViolation, InvalidRequest
 from dragoman.server.models.served_model import ServedModel
+from dragoman.server.requests.admission import Size
 from dragoman.server.requests.answer_room import least_bytes
 from dragoman.server.requests.calls import Call, ScoringCall
 from dragoman.server.requests.option_texts import (
@@ -19,7 +20,7 @@ from dragoman.server.requests.option_texts import (
 )
 from dragoman.server.requests.options import DEFAULT_OPTIONS, Options, Room, check_options
 from dragoman.server.requests.parameters import decoding_parameters, most_tokens
-from dragoman.server.requests.record import current_client, current_priority
+from dragoman.server.requests.record import current_priority, current_record
 from dragoman.server.requests.text_rules import (
     abilities_of,
     check_inputs,
@@ -58,7 +59,7 @@ async def prepare(
 
     Raises:
         InvalidRequest: naming every rule that is broken.
-        Overloaded: too many texts wait to be tokenised, or too many sequences for a slot.
+        Overloaded: too many texts wait to be tokenised, or too many sequences for a slot, or there is no time to wait.
         DeadlineExceeded: the deadline passed before they were.
     """
     check_task(model, call.task)
@@ -122,7 +123,7 @@ async def prepare_scoring(
 
     Raises:
         InvalidRequest: naming every rule that is broken.
-        Overloaded: too many texts wait to be tokenised, or too many sequences for a slot.
+        Overloaded: too many texts wait to be tokenised, or too many sequences for a slot, or there is no time to wait.
         DeadlineExceeded: the deadline passed before they were.
     """
     check_task(model, call.task)
@@ -174,18 +175,18 @@ def _rows_per_input(options: Options) -> int:
 def _check_room(
     model: ServedModel, call: Call | ScoringCall, inputs: Sequence[str], rows_per_input: int
 ) -> None:
-    """Refuse a call that the queue has no room for before its texts are tokenised.
+    """Refuse a call that there is no time or no room for before its texts are tokenised.
 
     A call that needs more rows than there are breaks a rule: `_check_rows` refuses it later.
     """
     num_rows = len(inputs) * rows_per_input
-    if num_rows > model.engine.max_rows:
-        return
-    num_tokens = 0
-    if model.engine.bounds_tokens:
-        num_tokens = rows_per_input * sum(most_input_tokens(model, text) for text in inputs)
-    priority = current_priority(call.priority)
-    model.engine.check_room(num_rows, num_tokens, client=current_client(), priority=priority)
+    num_tokens = rows_per_input * sum(most_input_tokens(model, text) for text in inputs)
+    client, priority = "", current_priority(call.priority)
+    if (record := current_record()) is not None:
+        record.begin_answer(Size(num_rows, num_tokens), priority)
+        client = record.caller.identity
+    if num_rows <= model.engine.max_rows:
+        model.engine.check_room(num_rows, num_tokens, client=client, priority=priority)
 
 
 def _check_rows(model: ServedModel, prepared: Sequence[PreparedInput]) -> None:

@@ -29,25 +29,27 @@ from typing import TYPE_CHECKING, Any, Self, TypeGuard
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from dragoman.server.engine.rate import Rate, retry_delay_s
 from dragoman.server.errors import (
     DeadlineExceeded,
     EngineError,
     Overloaded,
     PermissionDenied,
+    RateLimited,
     RequestError,
     Unauthenticated,
 )
 from dragoman.server.operations.metrics import (
     UNKNOWN_MODEL,
-    ArrivalReason,
     Exemplar,
     Metrics,
     RejectionReason,
 )
 from dragoman.server.operations.tracebacks import traceback_without_messages
-from dragoman.server.priority import Priority
-from dragoman.server.requests.admission import Load
+from dragoman.server.priority import DEFAULT_WEIGHTS, Priority, Weights
+from dragoman.server.requests.admission import Load, Size
 from dragoman.server.requests.caller import NOBODY, Caller
+from dragoman.server.requests.client_limits import ClientLimits
 from dragoman.server.requests.failures import CODES, Code, Failure, rejection_reason
 from dragoman.server.requests.in_flight import CallsInFlight
 from dragoman.server.scopes import Scope
@@ -60,12 +62,11 @@ __all__ = [
     "CallRecorder",
     "current_client",
     "current_priority",
+    "current_record",
     "current_trace",
     "is_request_id",
 ]
 
-RETRY_DELAY_S = 1.0
-"""How long a client should wait before it tries again when too many calls are in the server."""
 
 ROUNDING = 0.01
 """gRPC rounds the timeout that it sends up, by a hundredth at most: a client gives up before the server expects it."""
@@ -78,6 +79,17 @@ _log = structlog.get_logger(__name__)
 
 _current: "ContextVar[CallRecord | None]" = ContextVar("record", default=None)
 """Of the call that a task answers: generated code, between a front and the services, takes no record along."""
+
+
+_LIMITED = {
+    "client_calls": "this client has as many calls at one time as it may",
+    "client_tokens": "this client has used more tokens than it may in this time",
+}
+
+
+def current_record() -> "CallRecord | None":
+    """Returns the record of the call that the task answers; None in a process without callers."""
+    return _current.get()
 
 
 def current_client() -> str:
@@ -108,6 +120,7 @@ class CallRecorder:
 
     Attributes:
         in_flight: calls that have begun. The front ends each one when its last byte has been sent.
+        limits: of each client.
         last_requests: when the last call for an answer of each model came, since 1970.
     """
 
@@ -119,10 +132,13 @@ class CallRecorder:
         max_calls: int,
         logs_content: bool = False,
         tracing: "Tracing | None" = None,
+        limits: ClientLimits | None = None,
+        weights: Weights = DEFAULT_WEIGHTS,
     ) -> None:
         """Let `max_calls` calls run at one time. With `logs_content` the log may repeat what callers sent.
 
-        `tracing` traces those of the calls that it samples.
+        `tracing` traces those of the calls that it samples. `limits` says what one client may do; None: there are no
+        limits. Priorities share slots by `weights`.
 
         `models` says for each model how many sequences it decodes at one time. Its names may be labels; any other is
         counted as unknown.
@@ -130,9 +146,13 @@ class CallRecorder:
         self.in_flight = CallsInFlight()
         self.max_calls = max_calls
         self.logs_content = logs_content
-        self.loads = {name: Load(num_slots) for name, num_slots in models.items()}
+        self.loads = {name: Load(num_slots, weights) for name, num_slots in models.items()}
         self.log: FilteringBoundLogger
         self.renew_log()
+        self.limits = limits or ClientLimits()
+        self._weights = weights
+        self._ends = Rate()  # of calls, while there are as many as may run
+        self._was_full = False
         self._tracing = tracing
         self.last_requests = metrics.last_requests.times_s
         self._metrics = metrics
@@ -143,7 +163,7 @@ class CallRecorder:
 
         A name stays a label when the model is unloaded: its counts go on when it comes back.
         """
-        self.loads.setdefault(model, Load(num_slots)).num_slots = num_slots
+        self.loads.setdefault(model, Load(num_slots, self._weights)).num_slots = num_slots
 
     def renew_log(self) -> None:
         """Log as the logs are set up now: they settle on a logger once, not for every line."""
@@ -162,13 +182,27 @@ class CallRecorder:
         if self._tracing is not None:
             record.trace = self._tracing.begin(path, metadata, record.request_id)
 
+    def pass_time(self, now_s: float, *, num_ended: int = 0) -> None:
+        """Learn how fast calls end while there are as many as may run."""
+        is_full = self.in_flight.count >= self.max_calls
+        if is_full or self._was_full:
+            self._ends.pass_time(now_s, is_busy=self._was_full)
+            self._ends.add(num_ended)
+            self._was_full = is_full
+
+    def too_many(self, now_s: float) -> Overloaded:
+        """Returns the refusal of a call that is one too many: it comes again when those that run have ended."""
+        self.pass_time(now_s)
+        delay_s = retry_delay_s(self._ends.seconds_for(self.max_calls))
+        return Overloaded(f"{self.max_calls} calls are being answered already", delay_s)
+
     def count(
         self,
         model: str,
         method: str,
         code: Code,
         seconds: float,
-        rejection: ArrivalReason | RejectionReason | None,
+        rejection: RejectionReason | None,
         *,
         exemplar: Exemplar | None,
     ) -> None:
@@ -185,7 +219,7 @@ class CallRecorder:
         sum_of_seconds.inc(seconds)
         duration.observe(seconds, exemplar)
         if rejection is not None:
-            self._metrics.rejected.labels(model, rejection).inc()
+            self._metrics.count_rejected(model, rejection)
 
 
 class CallRecord:
@@ -205,8 +239,12 @@ class CallRecord:
     __slots__ = (
         "_before",
         "_deadline_s",
+        "_has_begun",
+        "_is_counted",
         "_load",
+        "_priority",
         "_recorder",
+        "_size",
         "_started_s",
         "_tolerance_s",
         "caller",
@@ -228,10 +266,13 @@ class CallRecord:
         self.model = UNKNOWN_MODEL
         self.code: Code = "OK"
         self.failure: Failure | None = None
-        self.rejection: ArrivalReason | RejectionReason | None = "no_message"
+        self.rejection: RejectionReason | None = "no_message"
         self.trace: CallSpans | None = None
         self._recorder = recorder
         self._load: Load | None = None
+        self._size, self._priority = Size(), Priority.NORMAL
+        self._has_begun = False  # to be one of those that may run
+        self._is_counted = False  # as one of its client's
         self._started_s = time.monotonic()
         # gRPC cancels a call whose deadline passed just as it does when the caller left. So the deadline is kept.
         self._deadline_s = math.inf if remaining_s is None else self._started_s + remaining_s
@@ -251,19 +292,39 @@ class CallRecord:
             raise PermissionDenied(f"this call needs the scope {' or '.join(sorted(scopes))}")
         self.rejection = "no_message"
 
-    def admit(self) -> None:
+    def admit(self, *, uses_tokens: bool = True) -> None:
         """Refuse a call that is late already, or one too many.
 
         Raises:
             DeadlineExceeded: the deadline passed before the call was taken up.
             Overloaded: `max_calls` others are in the server.
+            RateLimited: its client has too many calls, or owes tokens and the call `uses_tokens`.
         """
-        if time.monotonic() >= self._deadline_s:
+        now_s, recorder = time.monotonic(), self._recorder
+        if now_s >= self._deadline_s:
             self.rejection = "late"
             raise DeadlineExceeded("the deadline passed before the server could take the call up")
-        if self._recorder.in_flight.count > self._recorder.max_calls:
+        if recorder.in_flight.count > recorder.max_calls:
             self.rejection = "too_many_calls"
-            raise Overloaded(f"{self._recorder.max_calls} calls are being answered already", RETRY_DELAY_S)
+            raise recorder.too_many(now_s)
+        self._has_begun = True
+        if not recorder.limits.are_on:
+            return
+        refusal = recorder.limits.begin(self.caller.identity, now_s, uses_tokens=uses_tokens)
+        if refusal is not None:
+            self.rejection = refusal.reason
+            raise RateLimited(_LIMITED[refusal.reason], retry_delay_s(refusal.delay_s))
+        self._is_counted = True
+
+    @property
+    def pays_tokens(self) -> bool:
+        """Whether its client has a limit on tokens."""
+        return self._is_counted and self._recorder.limits.tokens_a_second > 0
+
+    def pay(self, num_tokens: int) -> None:
+        """Take tokens that the call used from its client's bucket."""
+        if self._is_counted:
+            self._recorder.limits.pay(self.caller.identity, num_tokens, time.monotonic())
 
     def begin_message(self) -> None:
         """Say that the call's message has come whole."""
@@ -273,8 +334,8 @@ class CallRecord:
         """Say which model is asked for; None: the method asks for none."""
         self.model = "" if name is None else name if name in self._recorder.loads else UNKNOWN_MODEL
 
-    def begin_answer(self) -> None:
-        """Count the call as one of its model's, unless it would wait too long for a slot.
+    def begin_answer(self, size: Size = Size(), priority: Priority = Priority.NORMAL) -> None:  # noqa: B008
+        """Count the call as one of its model's, unless it would wait too long for slots.
 
         Raises:
             Overloaded: it would.
@@ -283,12 +344,12 @@ class CallRecord:
         if load is None:
             return
         now_s = time.monotonic()
-        delay_s = load.delay(self._deadline_s - now_s, now_s)
+        delay_s = load.delay(self._deadline_s - now_s, now_s, size, priority)
         if delay_s is not None:
             self.rejection = "no_time"
             raise Overloaded("more calls wait than can be answered before this call's deadline", delay_s)
-        load.begin(now_s)
-        self._load = load
+        load.begin(now_s, size, priority)
+        self._load, self._size, self._priority = load, size, priority
         self._recorder.last_requests[self.model] = time.time()
 
     def __enter__(self) -> Self:
@@ -329,7 +390,11 @@ class CallRecord:
     def _count(self) -> None:
         now_s = time.monotonic()
         if self._load is not None:
-            self._load.end(now_s, answered=self.code == "OK")
+            is_answered = self.code == "OK"
+            self._load.end(now_s, answered=is_answered, size=self._size, priority=self._priority)
+        if self._is_counted:
+            self._recorder.limits.end(self.caller.identity, now_s)
+        self._recorder.pass_time(now_s, num_ended=self._has_begun)
         exemplar = None
         if (trace := self.trace) is not None:
             exemplar = trace.exemplar

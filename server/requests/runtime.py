@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from dragoman.server.decoding.hypothesis import Decoded
+from dragoman.server.engine.ticket import Ticket
 from dragoman.server.errors import Cancelled, DeadlineExceeded, Draining
 from dragoman.server.lifecycle import Lifecycle
 from dragoman.server.models.registry import Lease, Registry
@@ -21,7 +22,12 @@ from dragoman.server.requests.answers import SubmittedInput, answer_to, score_of
 from dragoman.server.requests.calls import Answer, Call, Delta, Scored, ScoringCall
 from dragoman.server.requests.pace import Pace
 from dragoman.server.requests.prepare import CallLimits, PreparedInput, prepare, prepare_scoring
-from dragoman.server.requests.record import current_client, current_priority, current_trace
+from dragoman.server.requests.record import (
+    current_client,
+    current_priority,
+    current_record,
+    current_trace,
+)
 from dragoman.server.requests.tokenization import Tokenising
 from dragoman.server.requests.traces import current_exemplar, trace_sequences
 
@@ -98,7 +104,7 @@ class Runtime:
                 prepared = await prepare(model, call, limits, self._tokenising)
         except (DeadlineExceeded, asyncio.CancelledError):
             if _expired(call):
-                model.metrics.observe_rejected("deadline")
+                model.metrics.observe_late("admission")
             raise
         model.metrics.observe_preparation(time.perf_counter() - began_s)
         return prepared
@@ -131,16 +137,7 @@ class Runtime:
             raise
         finally:
             cancel()
-            exemplar = current_exemplar()
-            for ticket in tickets:
-                model.metrics.observe_times(
-                    ticket.submitted_s, ticket.admitted_s, ticket.first_token_s, exemplar
-                )
-            if (trace := current_trace()) is not None:
-                trace.set(version=model.version, inputs=len(inputs), sequences=len(tickets))
-                trace_sequences(trace, tickets)
-            if _expired(call) and any(ticket.admitted_s is None for ticket in tickets):
-                model.metrics.observe_rejected("deadline")
+            _count_end(model, call, prepared, tickets)
 
     def _leased(self, call: Call | ScoringCall) -> Lease:
         if not self._lifecycle.accepts_calls:
@@ -152,7 +149,7 @@ def _submit(
     model: ServedModel, call: Call | ScoringCall, prepared: list[PreparedInput], *, is_streamed: bool
 ) -> list[SubmittedInput]:
     if _expired(call):
-        model.metrics.observe_rejected("deadline")
+        model.metrics.observe_late("admission")
         raise DeadlineExceeded("the deadline passed before the call could be queued")
     trace = current_trace()
     tickets = iter(
@@ -171,7 +168,37 @@ def _submit(
         inputs.append(SubmittedInput(model, each.token_ids, each.parameters[0].stop, of_input))
         num_unknown = each.token_ids.count(model.manifest.special_tokens.unknown)
         model.metrics.observe_accepted(len(each.token_ids), num_unknown)
+    if (record := current_record()) is not None and record.pays_tokens:
+        record.pay(sum(len(each.token_ids) for each in prepared))
     return inputs
+
+
+def _count_end(
+    model: ServedModel, call: Call | ScoringCall, prepared: list[PreparedInput], tickets: list[Ticket]
+) -> None:
+    """Count what became of a call's sequences, which have all ended."""
+    exemplar = current_exemplar()
+    for ticket in tickets:
+        model.metrics.observe_times(ticket.submitted_s, ticket.admitted_s, ticket.first_token_s, exemplar)
+    if (trace := current_trace()) is not None:
+        trace.set(version=model.version, inputs=len(prepared), sequences=len(tickets))
+        trace_sequences(trace, tickets)
+    if _expired(call) and not all(ticket.is_answered for ticket in tickets):
+        waits = any(ticket.admitted_s is None for ticket in tickets)
+        model.metrics.observe_late("queue" if waits else "running")
+    if (record := current_record()) is not None and record.pays_tokens:
+        record.pay(_num_used_tokens(prepared, tickets))
+
+
+def _num_used_tokens(prepared: Sequence[PreparedInput], tickets: Sequence[Ticket]) -> int:
+    """Returns the tokens that were produced. What was begun in vain counts with the most that it might have had."""
+    parameters = (each for one in prepared for each in one.parameters)
+    return sum(
+        ticket.num_answered_tokens
+        if ticket.is_answered
+        else each.max_tokens * (ticket.admitted_s is not None)
+        for ticket, each in zip(tickets, parameters, strict=True)
+    )
 
 
 def _watch(

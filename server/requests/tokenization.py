@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tokenizers import Tokenizer
 
+from dragoman.server.engine.rate import Backlog
 from dragoman.server.errors import DeadlineExceeded, Overloaded
 from dragoman.server.requests.traces import timed
 
@@ -26,7 +27,6 @@ _PIECE_CHARACTERS = 32_768
 """Tokenised at a time, unless one text is longer: some 30 ms, and 10 MB of what `tokenizers` keeps of each token."""
 _MAX_WAITING_CHARACTERS = 8 * 1024 * 1024
 """Of all calls together: two messages of the default size, some ten seconds of one core."""
-_RETRY_DELAY_S = 1.0
 
 
 class Tokenising:
@@ -35,7 +35,7 @@ class Tokenising:
     def __init__(self) -> None:
         # One thread: a second one would only take a core from the lanes.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
-        self._num_waiting_characters = 0
+        self._backlog = Backlog()  # in characters
 
     async def encode(
         self,
@@ -65,15 +65,15 @@ class Tokenising:
     ) -> list[Sequence[int]]:
         if sum(map(_cost, texts)) <= _MAX_INLINE_CHARACTERS:
             return _encode(tokenizer, list(texts), bare)
-        num_characters = sum(map(len, texts))
-        if self._num_waiting_characters + num_characters > _MAX_WAITING_CHARACTERS:
-            waiting = f"{self._num_waiting_characters} characters are waiting to be tokenised already"
-            raise Overloaded(waiting, _RETRY_DELAY_S)
-        self._num_waiting_characters += num_characters
+        num_characters, backlog = sum(map(len, texts)), self._backlog
+        if backlog.num_waiting + num_characters > _MAX_WAITING_CHARACTERS:
+            waiting = f"{backlog.num_waiting} characters are waiting to be tokenised already"
+            raise Overloaded(waiting, backlog.retry_delay_s)
+        backlog.begin(num_characters, time.monotonic())
         try:
             return await self._encode_long(tokenizer, texts, bare, deadline_s)
         finally:
-            self._num_waiting_characters -= num_characters
+            backlog.end(num_characters, time.monotonic())
 
     async def _encode_long(
         self, tokenizer: Tokenizer, texts: Sequence[str], bare: bool, deadline_s: float | None

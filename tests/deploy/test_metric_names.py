@@ -15,9 +15,10 @@ from dragoman.server.bundle.graph_names import MEASURED_GRAPHS
 from dragoman.server.errors import NOT_LOADED_REASONS
 from dragoman.server.operations.collectors import PROMPT_SOURCES
 from dragoman.server.operations.metrics import (
+    ADMISSION_REASONS,
     ARRIVAL_REASONS,
     METRIC_PREFIX,
-    REJECTION_REASONS,
+    STAGES,
     Metrics,
 )
 from dragoman.v1 import generation_pb2, model_pb2, translation_pb2
@@ -41,7 +42,8 @@ METHODS = {
 }
 CLOSED_SETS: dict[str, set[str]] = {
     "code": {code.name for code in grpc.StatusCode},
-    "reason": {*REJECTION_REASONS, *ARRIVAL_REASONS, *NOT_LOADED_REASONS},
+    "reason": {*ADMISSION_REASONS, *ARRIVAL_REASONS, *NOT_LOADED_REASONS},
+    "stage": set(STAGES),
     "method": METHODS,
     "source": set(PROMPT_SOURCES),
     "graph": {graph for graphs in MEASURED_GRAPHS.values() for graph in graphs},

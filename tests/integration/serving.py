@@ -111,6 +111,10 @@ class Served:
         value = self.server.metrics.registry.get_sample_value(f"dragoman_{name}", labels)
         return 0.0 if value is None else value
 
+    def rejected(self, model: str, stage: str, reason: str) -> float:
+        """Calls that were refused or given up."""
+        return self.metric("rejected_requests_total", model=model, stage=stage, reason=reason)
+
     def codes(self) -> dict[tuple[str, str, str], float]:
         """requests_total by (model, method, code), without zeros."""
         return {

@@ -58,7 +58,7 @@ async def code_of(call: Any) -> grpc.StatusCode:
 
 
 def refused(served: Served, reason: str) -> float:
-    return served.metric("rejected_requests_total", model="unknown", reason=reason)
+    return served.metric("rejected_requests_total", model="unknown", stage="arrival", reason=reason)
 
 
 async def test_calls_need_a_token_with_the_scope(tokens: Tokens, capsys: pytest.CaptureFixture[str]) -> None:

@@ -154,7 +154,7 @@ async def test_a_call_that_is_taken_up_late_is_refused_before_any_work(served: S
     time.sleep(0.5)  # noqa: ASYNC251  this is the server's event loop: for so long it takes up no call
     await client
     await eventually(lambda: served.codes() == {("unknown", "Translate", "DEADLINE_EXCEEDED"): 1.0})
-    assert served.metric("rejected_requests_total", model="unknown", reason="late") == 1
+    assert served.rejected("unknown", "arrival", "late") == 1
     assert served.metric("input_tokens_total", model="spell") == 0
 
 
@@ -170,7 +170,7 @@ async def test_a_call_without_a_message_is_an_invalid_one(
 
     await asyncio.to_thread(call)
     await eventually(lambda: served.codes() == {("unknown", "Translate", "INVALID_ARGUMENT"): 1.0})
-    assert served.metric("rejected_requests_total", model="unknown", reason="no_message") == 1
+    assert served.rejected("unknown", "arrival", "no_message") == 1
 
 
 async def test_a_call_too_many_is_refused_with_a_delay(tmp_path: Path, gate: Gate) -> None:
@@ -187,7 +187,7 @@ async def test_a_call_too_many_is_refused_with_a_delay(tmp_path: Path, gate: Gat
         trailers: dict[str, Any] = dict(error.trailing_metadata() or ())
         assert trailers["grpc-retry-pushback-ms"] == "1000"
         assert [(await call).translations[0].text for call in running] == ["one two"] * 2
-        assert served.metric("rejected_requests_total", model="unknown", reason="too_many_calls") == 1
+        assert served.rejected("unknown", "arrival", "too_many_calls") == 1
         # The model and version of a call that was refused unread are not known.
         assert served.codes()["unknown", "Translate", "RESOURCE_EXHAUSTED"] == 1
 
@@ -204,7 +204,7 @@ async def test_calls_that_would_wait_too_long_for_a_slot_are_refused_at_once(
             await asyncio.sleep(0.3)
             error = await error_of(served.translation.Translate(REQUEST, timeout=1.0))
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert served.metric("rejected_requests_total", model="spell", reason="no_time") == 1
+            assert served.rejected("spell", "admission", "no_time") == 1
             patient = served.translation.Translate(REQUEST)
             await eventually(lambda: served.num_accepted("spell") == 61)
         await asyncio.gather(patient, *calls)

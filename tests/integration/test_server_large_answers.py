@@ -68,7 +68,7 @@ async def test_what_is_sure_to_be_too_large_is_never_computed(served: Served, nu
     scored = translation_pb2.ScoreTranslationsRequest(model="spell", pairs=pairs, num_alternatives=20)
     assert list(await violations_of(served.translation.ScoreTranslations(scored))) == ["pairs"]
     assert num_steps == []
-    await eventually(lambda: served.metric("rejected_requests_total", model="spell", reason="invalid") == 2)
+    await eventually(lambda: served.rejected("spell", "admission", "invalid") == 2)
 
 
 async def test_what_turns_out_to_be_too_large_ends_early_and_is_counted_as_that(
@@ -84,7 +84,7 @@ async def test_what_turns_out_to_be_too_large_ends_early_and_is_counted_as_that(
     assert sum(num_steps) < 8 * 8 * 80 / 3, "the rest was not computed"
     await eventually(lambda: served.codes() == {("spell", "Translate", "INVALID_ARGUMENT"): 1.0})
     await eventually(lambda: served.num_accepted("spell") == 0)
-    assert served.metric("rejected_requests_total", model="spell", reason="invalid") == 0, "work had begun"
+    assert served.rejected("spell", "admission", "invalid") == 0, "work had begun"
 
 
 async def test_an_answer_within_the_limit_is_sent_and_one_byte_more_is_not(tmp_path: Path) -> None:

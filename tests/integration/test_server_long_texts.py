@@ -97,7 +97,7 @@ async def test_a_deadline_that_passes_before_texts_are_tokenised_is_counted(
     with pytest.raises(Exception, match="before the call's texts were tokenised"):
         await served.translation.Translate(request)
     await eventually(lambda: served.codes() == {("spell", "Translate", "DEADLINE_EXCEEDED"): 1.0})
-    assert served.metric("rejected_requests_total", model="spell", reason="deadline") == 1
+    assert served.rejected("spell", "admission", "deadline") == 1
 
 
 async def test_few_of_many_unknown_characters_are_looked_up_and_named(served: Served) -> None:

@@ -60,7 +60,7 @@ async def test_all_violations_at_once(served: Served) -> None:
     }
     expected = {("spell", "Translate", "INVALID_ARGUMENT"): 1.0}
     await eventually(lambda: served.codes() == expected)
-    assert served.metric("rejected_requests_total", model="spell", reason="invalid") == 1
+    assert served.rejected("spell", "admission", "invalid") == 1
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ async def test_a_message_of_another_type(served: Served) -> None:
     assert "not of this method's type" in (error.details() or "")
     expected = {("unknown", "Translate", "INVALID_ARGUMENT"): 1.0}
     await eventually(lambda: served.codes() == expected)
-    assert served.metric("rejected_requests_total", model="unknown", reason="invalid") == 1
+    assert served.rejected("unknown", "admission", "invalid") == 1
 
 
 async def test_an_unknown_model_or_version_lists_what_there_is(served: Served) -> None:
@@ -148,7 +148,7 @@ async def test_an_unknown_model_or_version_lists_what_there_is(served: Served) -
     assert error.details() == "no model 'spell/7'; this server has: count/2, spell/1"
     expected = {("unknown", "Translate", "NOT_FOUND"): 1.0, ("spell", "GetModel", "NOT_FOUND"): 1.0}
     await eventually(lambda: served.codes() == expected)
-    assert served.metric("rejected_requests_total", model="unknown", reason="invalid") == 1
+    assert served.rejected("unknown", "admission", "invalid") == 1
 
 
 async def run_first_step(served: Served, gate: Gate) -> None:
@@ -171,7 +171,7 @@ async def test_a_full_queue_refuses_early_and_says_when_to_retry(served: Served,
         assert retry_info.retry_delay.ToMilliseconds() > 0
         await eventually(lambda: served.metric("requests_waiting", model="spell") == 1)
     assert [(await call).translations[0].text for call in (running, waiting)] == ["one", "two"]
-    assert served.metric("rejected_requests_total", model="spell", reason="queue_full") == 1
+    assert served.rejected("spell", "admission", "queue_full") == 1
 
 
 async def test_a_call_without_room_is_refused_before_its_texts_are_tokenised(
@@ -208,7 +208,7 @@ async def test_a_stopping_server_is_unavailable(served: Served) -> None:
     error = await error_of(served.translation.Translate(Request(model="spell", inputs=["1"])))
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert error.details() == "the server is shutting down"
-    await eventually(lambda: served.metric("rejected_requests_total", model="spell", reason="draining") == 1)
+    await eventually(lambda: served.rejected("spell", "admission", "draining") == 1)
 
 
 async def test_a_deadline_that_passes_in_the_queue(served: Served, gate: Gate) -> None:
@@ -223,7 +223,7 @@ async def test_a_deadline_that_passes_in_the_queue(served: Served, gate: Gate) -
     assert (await running).translations[0].text == "one"
     expected = {("spell", "Translate", "OK"): 1.0, ("spell", "Translate", "DEADLINE_EXCEEDED"): 1.0}
     await eventually(lambda: served.codes() == expected)
-    assert served.metric("rejected_requests_total", model="spell", reason="deadline") == 1
+    assert served.rejected("spell", "queue", "deadline") == 1
 
 
 async def test_a_deadline_that_passes_while_running_frees_the_slot(served: Served, gate: Gate) -> None:
@@ -238,7 +238,8 @@ async def test_a_deadline_that_passes_while_running_frees_the_slot(served: Serve
     # The only slot is free again.
     response = await served.translation.Translate(Request(model="spell", inputs=["5"]))
     assert response.translations[0].text == "five"
-    assert served.metric("rejected_requests_total", model="spell", reason="deadline") == 0
+    late = {stage: served.rejected("spell", stage, "deadline") for stage in ("admission", "queue", "running")}
+    assert late == {"admission": 0, "queue": 0, "running": 1}
     assert served.metric("output_tokens_total", model="spell") == 5, "an unfinished answer is not counted"
 
 

@@ -54,7 +54,8 @@ def counted(metrics: Metrics, model: str, code: str) -> float | None:
 
 
 def rejected(metrics: Metrics, model: str, reason: str) -> float | None:
-    labels = {"model": model, "reason": reason}
+    stage = "arrival" if model == "unknown" else "admission"
+    labels = {"model": model, "stage": stage, "reason": reason}
     return metrics.registry.get_sample_value("dragoman_rejected_requests_total", labels)
 
 

@@ -42,7 +42,7 @@ def test_a_call_is_refused_whose_caller_lacks_the_scope() -> None:
     assert refused.failure is not None
     assert (refused.failure.code, refused.caller) == ("PERMISSION_DENIED", caller)
     assert "admin" in refused.failure.message
-    labels = {"model": "unknown", "reason": "not_permitted"}
+    labels = {"model": "unknown", "stage": "arrival", "reason": "not_permitted"}
     assert metrics.registry.get_sample_value("dragoman_rejected_requests_total", labels) == 1
     allowed = recorder.begin("Translate", None)
     allowed.identify(lambda: caller, {Scope.INFER})

@@ -31,7 +31,7 @@ LABELS = {
     "dragoman_input_tokens": {"model"},
     "dragoman_unknown_input_tokens": {"model"},
     "dragoman_output_tokens": {"model"},
-    "dragoman_rejected_requests": {"model", "reason"},
+    "dragoman_rejected_requests": {"model", "stage", "reason"},
     "dragoman_model_info": {"model", "version", "task", "precision", "provider"},
     "dragoman_threads": set(),
     "dragoman_cpu_limit_cores": set(),
@@ -91,7 +91,8 @@ def filled() -> Metrics:
     model.observe_preparation(0.5)
     model.observe_times(10.0, 10.25, 10.5)
     model.observe_answer(5, 1, decoding_s=1.0, inference_s=1.5, making_s=0.25)
-    model.observe_rejected("queue_full")
+    metrics.count_rejected("toy", "queue_full")
+    model.observe_late("running")
     return metrics
 
 
@@ -126,8 +127,8 @@ def test_values() -> None:
     assert value(metrics, "step_duration_seconds_count", model="toy", graph="decode_steps") == 1
     assert value(metrics, "batch_rows_count", model="toy") == 3
     assert value(metrics, "batch_rows_sum", model="toy") == 9
-    assert value(metrics, "rejected_requests_total", model="toy", reason="queue_full") == 1
-    assert value(metrics, "rejected_requests_total", model="toy", reason="draining") == 0
+    assert value(metrics, "rejected_requests_total", model="toy", stage="admission", reason="queue_full") == 1
+    assert value(metrics, "rejected_requests_total", model="toy", stage="admission", reason="draining") == 0
     assert value(metrics, "cpu_limit_cores") == 1.5
 
 

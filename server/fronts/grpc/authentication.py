@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from dragoman.server.errors import PermissionDenied, Unauthenticated
+from dragoman.server.operations.metrics import RejectionReason
 from dragoman.server.requests.caller import Caller
 from dragoman.server.scopes import Scope
 from dragoman.server.security.credentials import Credentials
@@ -108,7 +109,7 @@ class GuardedServer:
         server: grpc.aio.Server,
         authenticator: Authenticator,
         scopes: frozenset[Scope],
-        on_refusal: Callable[[str], object],
+        on_refusal: Callable[[RejectionReason], object],
     ) -> None:
         """`on_refusal` is called with `unauthenticated` or `not_permitted` for each call that is refused."""
         self._server = server

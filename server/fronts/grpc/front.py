@@ -34,12 +34,14 @@ from dragoman.server.lifecycle import Lifecycle
 from dragoman.server.models.changes import ForbiddenChanges, ModelChanges
 from dragoman.server.models.registry import Registry
 from dragoman.server.models.served_model import ServedModel
-from dragoman.server.operations.metrics import UNKNOWN_MODEL, Metrics
+from dragoman.server.operations.metrics import UNKNOWN_MODEL, Metrics, RejectionReason
 from dragoman.server.operations.statistics import ModelStatistics, read_statistics
+from dragoman.server.requests.client_limits import ClientLimits
 from dragoman.server.requests.record import CallRecorder
 from dragoman.server.requests.runtime import Runtime
 from dragoman.server.scopes import Scope
 from dragoman.server.security.credentials import Credentials
+from dragoman.server.settings.admission import AdmissionSettings
 from dragoman.v1 import (
     generation_pb2,
     generation_pb2_grpc,
@@ -67,6 +69,9 @@ RELOADABLE_KEYS = frozenset(
     {
         "logging.level",
         "logging.request_content",
+        "admission.burst_tokens_a_client",
+        "admission.max_calls_a_client",
+        "admission.tokens_a_second_a_client",
         "server.drain_delay_s",
         "server.drain_timeout_s",
         "server.max_concurrent_calls",
@@ -112,6 +117,9 @@ class GrpcFront:
         self._on_crash = on_crash
         self._num_fronts = num_fronts
         self._tracing = tracing
+        self._limits = ClientLimits()
+        self._limit_clients(settings.admission)
+        self._weights = settings.engine.priority_weights
         self._health = HealthServicer(("", *SERVICE_NAMES))
         self._num_taken_up = 0
         self._stop: GrpcStop | None = None
@@ -131,6 +139,8 @@ class GrpcFront:
             max_calls=self._listen.max_concurrent_calls,
             logs_content=self._logs_content,
             tracing=self._tracing,
+            limits=self._limits,
+            weights=self._weights,
         )
 
         def expect(model: ServedModel) -> None:
@@ -161,6 +171,14 @@ class GrpcFront:
         if (recorder := self._recorder) is not None:
             recorder.max_calls, recorder.logs_content = self._listen.max_concurrent_calls, self._logs_content
             recorder.renew_log()
+        self._limit_clients(settings.admission)
+
+    def _limit_clients(self, admission: AdmissionSettings) -> None:
+        self._limits.change(
+            max_calls=admission.max_calls_a_client,
+            tokens_a_second=admission.tokens_a_second_a_client,
+            burst_tokens=admission.burst_tokens,
+        )
 
     def show_health(self) -> None:
         """Let every watcher of health know whether this server is ready. Calls are answered anyhow."""
@@ -239,5 +257,5 @@ class GrpcFront:
     async def _read_statistics(self) -> Mapping[str, ModelStatistics]:
         return await asyncio.to_thread(read_statistics, self._metrics, _INFERENCE_METHODS)
 
-    def _count_refusal(self, reason: str) -> None:
-        self._metrics.rejected.labels(UNKNOWN_MODEL, reason).inc()
+    def _count_refusal(self, reason: RejectionReason) -> None:
+        self._metrics.count_rejected(UNKNOWN_MODEL, reason)

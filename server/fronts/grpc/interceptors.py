@@ -7,10 +7,9 @@ The chain of a method is put together once, when its service is registered. A ca
 | `_recorded` | gives the call its outcome, to the caller and in the record |
 | `_identified` | finds its caller; refuses a call that the caller has no right to |
 | `_held` | lets it wait while the server drains |
-| `_admitted` | refuses it when it is late, or one too many |
+| `_admitted` | refuses it when it is late, or one too many, of all or of its client |
 | `_received` | reads its message |
 | `_parsed` | parses it |
-| `_placed` | refuses it when it would wait too long for its model |
 | `_sized` | refuses an answer that is too long for a message |
 
 Of a method that takes a stream, each message is a call: `request_streams.py` puts the chain around each of them.
@@ -119,15 +118,16 @@ class Interceptors:
         """Returns a handler that does what `handler` does, inside the chain. `path` is the method's."""
         method = protocol.pool.FindMethodByName(path.removeprefix("/").replace("/", "."))
         answer = _sized(handler, self._max_message_bytes)
-        if method.name in protocol.decoding_methods:
-            answer = _placed(answer)
+        decodes = method.name in protocol.decoding_methods
         if handler.request_streaming:
             answer = self._request_streams.naming(protocol.request_id, answer)
         model_of = _model_of(method.input_type, protocol)
         answer = _parsed(self._parsing, method.input_type, handler, model_of, answer)
         answer = _arrived(answer) if handler.request_streaming else _received(answer)
         scopes = protocol.scopes_for(method.name)
-        answer = _identified(self._authenticator, scopes, _held(self._gate, _admitted(answer)))
+        answer = _identified(
+            self._authenticator, scopes, _held(self._gate, _admitted(answer, uses_tokens=decodes))
+        )
         if handler.request_streaming:
             assert protocol.stream_failure is not None, "what is refused in a stream needs an answer"
             stream = self._request_streams.around(path, answer, protocol.stream_failure)
@@ -234,9 +234,9 @@ def _held(gate: CallGate, answer: Answer) -> Answer:
     return held
 
 
-def _admitted(answer: Answer) -> Answer:
+def _admitted(answer: Answer, *, uses_tokens: bool) -> Answer:
     async def admitted(record: CallRecord, message: bytes | None, context: Context) -> Any:
-        record.admit()
+        record.admit(uses_tokens=uses_tokens)
         return await answer(record, message, context)
 
     return admitted
@@ -286,14 +286,6 @@ def _model_of(request: Descriptor, protocol: Protocol) -> Callable[[Any], str | 
 
 def _no_model(_: Any) -> None:
     """Of a request that asks for no model."""
-
-
-def _placed(answer: Answer) -> Answer:
-    async def placed(record: CallRecord, request: Any, context: Context) -> Any:
-        record.begin_answer()
-        return await answer(record, request, context)
-
-    return placed
 
 
 def _sized(handler: Handler, max_bytes: int) -> Answer:
