@@ -22,6 +22,7 @@ from tests.integration.serving import (
     violations_of,
 )
 
+from dragoman.server.engine.reports import MAX_HELD_S
 from dragoman.server.execution.rows import Rows
 from dragoman.server.lifecycle import Phase
 from dragoman.server.requests.tokenization import Tokenising
@@ -154,6 +155,8 @@ async def test_an_unknown_model_or_version_lists_what_there_is(served: Served) -
 async def run_first_step(served: Served, gate: Gate) -> None:
     """Let the one call of the model have its first step, after which it is known to run."""
     await gate.wait_for_lane()
+    gate.allow(1)
+    await asyncio.sleep(2 * MAX_HELD_S)  # a start alone is told late, and then after the next step
     gate.allow(1)
     await eventually(lambda: served.metric("requests_running", model="spell") == 1)
 

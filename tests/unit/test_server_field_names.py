@@ -30,6 +30,9 @@ class Context:
     def time_remaining(self) -> None:
         return None
 
+    def invocation_metadata(self) -> None:
+        return None
+
 
 @pytest.mark.parametrize(
     ("servicer", "method", "request_", "fields", "named"),
