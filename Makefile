@@ -17,7 +17,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 	then export PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX); fi;
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test conformance lint format types imports stubs stubs-check settings fixtures plots unit lock clean
+.PHONY: audit bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test conformance lint format types imports stubs stubs-check settings fixtures plots unit lock clean
 .PHONY: soak kills overload faults rolling fuzz hostile side-by-side reliability
 .PHONY: proto model export server client deploy benchmarks tests docs
 
@@ -147,6 +147,9 @@ hostile: $(VENV)/.dev ## attacks on a server while a neighbour calls it; QUICK=1
 fuzz: $(VENV)/.dev ## damaged and random input for decoders and the bundle reader, then the attacks; CASES=N, SEED=N, FIGURES=DIR
 	@$(BIN)/python -m tests.load.fuzz $(if $(CASES),--cases $(CASES)) $(if $(SEED),--seed $(SEED)) $(call figures,fuzz)
 	@$(MAKE) --no-print-directory hostile
+
+audit: $(VENV)/.dev ## look the packages of constraints.txt up among known vulnerabilities
+	@$(BIN)/python tools/audit.py constraints.txt
 
 lock: $(VENV)/.dev ## write what is installed now to constraints.txt
 	$(BIN)/python tools/lock.py constraints.txt
