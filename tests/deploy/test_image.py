@@ -165,11 +165,11 @@ def test_the_image_s_wheel_has_the_kernels_or_is_not_built(stages: dict[str, Sta
 def test_serving_installs_pinned_wheels_and_no_training_library(stages: dict[str, Stage]) -> None:
     (build,) = stages["wheels"].values("RUN")
     assert "--constraint constraints.txt" in build
-    assert shlex.split(build)[-1] == ".[serve]"
+    assert shlex.split(build)[-1] == ".[tracing]"
     (install,) = stages["base"].values("RUN")
     assert "--no-index" in install
-    assert install.endswith(' "$(echo /wheels/dragoman-*.whl)[serve]"')
-    installed = distributions_of("serve")
+    assert install.endswith(' "$(echo /wheels/dragoman-*.whl)[tracing]"')
+    installed = distributions_of("tracing")
     assert "onnxruntime" in installed
     assert not installed & TRAINING_ONLY
     pinned = {

@@ -1,17 +1,23 @@
 """Tracing of a whole server: fronts and lanes are processes, and it ends while spans wait."""
 
 import http.client
+import re
 import signal
+import subprocess
 import sys
+import time
 from contextlib import closing
 
 import grpc
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
-from tests.integration.child_server import ports, running
+from tests.integration.child_server import ROOT, ports, running
 from tests.integration.otlp_collector import collecting
 from tests.integration.serving import PATIENCE_S
 
+from dragoman.server.operations.metrics import Metrics
+from dragoman.server.operations.tracing import start_tracing
+from dragoman.server.settings.tracing import TracingSettings
 from dragoman.v1 import translation_pb2, translation_pb2_grpc
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="several fronts need Linux")
@@ -76,3 +82,24 @@ def test_all_fronts_trace_and_the_end_sends_what_waits(monkeypatch: pytest.Monke
         if each.name.endswith("_count")
     ]
     assert sum(counts) == NUM_CHANNELS, "the counts are of both"
+
+
+def test_the_collector_of_the_documentation_prints_spans() -> None:
+    [program] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tracing.md").read_text(), re.DOTALL)
+    assert program.count("127.0.0.1:4317") == 1
+    program = program.replace("127.0.0.1:4317", "127.0.0.1:0")
+    program = program.replace("server.add_insecure_port", "port = server.add_insecure_port")
+    program = program.replace("server.start()", "server.start()\nprint(port, flush=True)")
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as printer:
+        assert printer.stdout is not None
+        endpoint = f"http://127.0.0.1:{int(printer.stdout.readline())}"
+        settings = TracingSettings(enabled=True, endpoint=endpoint, sampling_ratio=1.0)
+        tracing = start_tracing(settings, Metrics(1.0).trace_spans)
+        assert tracing is not None
+        call = tracing.begin("/dragoman.v1.TranslationService/Translate", (), "id")
+        assert call is not None
+        call.end("OK", time.monotonic())
+        tracing.close()
+        line = printer.stdout.readline()
+        printer.terminate()
+    assert re.fullmatch(rf"{call.trace_id} +\d+\.\d+ ms dragoman\.v1\.TranslationService/Translate\n", line)
