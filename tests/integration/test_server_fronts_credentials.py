@@ -19,8 +19,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="several fronts 
 
 REQUEST = translation_pb2.TranslateRequest(model="spell", inputs=["12"])
 FRONTS = ("engine.lanes_run_in=processes", "engine.lanes=1", "server.fronts=2")
-NUM_CONNECTIONS = 20
-"""The kernel gives each to one of two fronts: all of them to the same one in a million."""
+NUM_CONNECTIONS = 14
+"""The kernel gives each to one of two fronts: all of them to the same one once in eight thousand times."""
 
 
 async def test_all_fronts_ask_and_reload(tmp_path: Path) -> None:

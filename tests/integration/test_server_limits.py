@@ -9,7 +9,8 @@ import contextlib
 import gzip
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -21,8 +22,9 @@ from tests.integration.certificates import Authority
 from tests.integration.raw_http2 import RawClient
 from tests.integration.serving import Served, error_of, serving
 
+from dragoman.client import AsyncClient
 from dragoman.server.operations import http_server
-from dragoman.v1 import translation_pb2, translation_pb2_grpc
+from dragoman.v1 import translation_pb2
 
 REQUEST = translation_pb2.TranslateRequest(model="spell", inputs=["12"])
 TRANSLATE = "/dragoman.v1.TranslationService/Translate"
@@ -92,16 +94,10 @@ async def test_an_idle_connection_is_closed_and_a_client_notices_nothing() -> No
 
 async def test_an_old_connection_is_given_up_and_no_call_fails() -> None:
     async with serving(MODELS, "server.max_connection_age_s=0.2") as served:
-        no_retries = [("grpc.enable_retries", 0)]
-        async with grpc.aio.insecure_channel(
-            f"127.0.0.1:{served.server.port}", options=no_retries
-        ) as channel:
-            stub: translation_pb2_grpc.TranslationServiceAsyncStub = (
-                translation_pb2_grpc.TranslationServiceStub(channel)
-            )
+        async with AsyncClient(f"127.0.0.1:{served.server.port}", timeout_s=PATIENCE_S) as client:
             end_s = time.monotonic() + 1.0
             while time.monotonic() < end_s:
-                await stub.Translate(REQUEST, wait_for_ready=True, timeout=PATIENCE_S)
+                assert await client.translate("12", model="spell")
 
         def grow_old() -> None:
             with RawClient(served.server.port, window=65_535) as client:
@@ -117,25 +113,33 @@ HELLO = bytes.fromhex("16030100f8010000f403")
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
-@pytest.mark.parametrize("first", [b"", b"PRI * HTTP/2", PREFACE], ids=["nothing", "half", "no settings"])
-async def test_a_handshake_of_http2_that_does_not_end_is_ended(first: bytes) -> None:
+HALVES = (b"", b"PRI * HTTP/2", PREFACE)
+NOT_TLS = (b"", HELLO, PREFACE, b"\xff" * 200, b"GET / HTTP/1.1\r\n\r\n", bytes(70_000))
+
+
+def stall(port: int, first: bytes) -> float:
+    """Let some connections send `first` and nothing else; returns after how many seconds all were closed."""
+    with connected(port, 5, first) as stalled:
+        return sum(seconds_until_closed(connection) for connection in stalled)
+
+
+async def stall_beside(neighbour: Served, ports: Sequence[int], kinds: Sequence[bytes]) -> None:
+    """Stall with all `kinds` at once, while a neighbour calls."""
+    with ThreadPoolExecutor(len(ports) * len(kinds)) as pool:
+        loop = asyncio.get_running_loop()
+        stalling = [loop.run_in_executor(pool, stall, port, first) for port in ports for first in kinds]
+        while not all(each.done() for each in stalling):
+            assert await answers(neighbour)
+        assert max(await asyncio.gather(*stalling)) < PATIENCE_S / 2
+
+
+async def test_a_handshake_of_http2_that_does_not_end_is_ended() -> None:
     async with serving(MODELS, "server.handshake_timeout_s=0.3") as served:
-
-        def stall() -> list[float]:
-            with connected(served.server.port, 3, first) as stalled:
-                return [seconds_until_closed(connection) for connection in stalled]
-
-        assert max(await asyncio.to_thread(stall)) < PATIENCE_S / 2
-        assert await answers(served)
+        await stall_beside(served, [served.server.port], HALVES)
 
 
-@pytest.mark.parametrize(
-    "first",
-    [b"", HELLO, PREFACE, b"\xff" * 200, b"GET / HTTP/1.1\r\n\r\n", bytes(70_000)],
-    ids=["nothing", "half a hello", "plain HTTP/2", "noise", "plain HTTP", "zeros"],
-)
 async def test_what_is_no_handshake_of_tls_leaves_nothing_and_hurts_no_neighbour(
-    first: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_server, "REQUEST_TIMEOUT_S", 0.3)
     authority = Authority.in_folder(tmp_path)
@@ -146,19 +150,7 @@ async def test_what_is_no_handshake_of_tls_leaves_nothing_and_hurts_no_neighbour
             neighbour = Served(served.server, channel)
             assert await answers(neighbour)
             num_files = psutil.Process().num_fds()
-
-            def stall(port: int) -> list[float]:
-                with connected(port, 20, first) as stalled:
-                    return [seconds_until_closed(connection) for connection in stalled]
-
-            stalling = [
-                asyncio.create_task(asyncio.to_thread(stall, port))
-                for port in (served.server.port, served.server.metrics_port)
-            ]
-            while not all(task.done() for task in stalling):
-                assert await answers(neighbour)
-            for task in stalling:
-                assert max(task.result()) < PATIENCE_S / 2
+            await stall_beside(neighbour, [served.server.port, served.server.metrics_port], NOT_TLS)
             async with asyncio.timeout(PATIENCE_S):
                 while psutil.Process().num_fds() > num_files:
                     await asyncio.sleep(0.01)
