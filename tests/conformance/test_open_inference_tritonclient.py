@@ -57,7 +57,9 @@ async def test_the_blocking_client_asks_for_all_there_is(served: Served) -> None
 
 async def test_the_blocking_client_infers(served: Served) -> None:
     def use(client: Any) -> None:
-        result = client.infer("spell", [text("text", "71", "40")], request_id="a7")
+        result = client.infer(
+            "spell", [text("text", "71", "40")], request_id="a7", priority=1, timeout=9_000_000
+        )
         assert result.get_response().id == "a7"
         assert result.as_numpy("text").tolist() == [[b"seven one"], [b"four zero"]]
         assert result.as_numpy("finish_reason").tolist() == [[b"end_of_sequence"]] * 2

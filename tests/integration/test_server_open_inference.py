@@ -12,6 +12,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
+from tests.integration.certificates import replace
 from tests.integration.serving import (
     BUNDLES,
     PATIENCE_S,
@@ -26,6 +27,9 @@ from tests.integration.serving import (
 
 from dragoman.inference import POOL
 from dragoman.inference import grpc_service_pb2 as pb
+from dragoman.server.operations import reloading
+from dragoman.server.scopes import Scope
+from dragoman.server.security.tokens import make_token, token_line
 from dragoman.v1 import decoding_pb2, generation_pb2, translation_pb2
 
 SERVICE = "inference.GRPCInferenceService"
@@ -358,3 +362,37 @@ async def test_the_repository_says_what_is_not_served_and_takes_no_changes_unles
         assert await violations_of(named) == {
             "repository_name": "'theirs' is unknown: the server has one, without a name"
         }
+
+
+async def test_a_stream_needs_a_token_at_its_begin_and_for_each_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reloading, "RELOAD_INTERVAL_S", 0.02)
+    tokens, infer, admin = tmp_path / "tokens.toml", make_token(), make_token()
+    of_admin = token_line(admin, "operator", [Scope.ADMIN], None)
+    replace(tokens, "\n".join([of_admin, token_line(infer, "app", [Scope.INFER], None)]).encode())
+    async with serving(BUNDLES, f"security.tokens_file={tokens}") as served:
+        stub = Stub(served.channel)
+        assert await stub.ModelStreamInfer().code() is grpc.StatusCode.UNAUTHENTICATED
+        refused = stub.ModelStreamInfer(metadata=bearer(admin))
+        assert await refused.code() is grpc.StatusCode.PERMISSION_DENIED
+        load = stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(), metadata=bearer(infer))
+        assert await load.code() is grpc.StatusCode.PERMISSION_DENIED
+        stream = stub.ModelStreamInfer(metadata=bearer(infer))
+        await stream.write(request("spell", "71"))
+        await last_of(stream)
+        replace(tokens, of_admin.encode())
+        async with asyncio.timeout(PATIENCE_S):
+            error = ""
+            while not error:
+                await stream.write(request("spell", "71"))
+                response = await stream.read()
+                while not final(response.infer_response):
+                    response = await stream.read()
+                error = response.error_message
+        assert error.startswith("UNAUTHENTICATED: ")
+        stream.cancel()
+
+
+def bearer(token: str) -> Any:
+    return (("authorization", f"Bearer {token}"),)

@@ -17,6 +17,7 @@ from dragoman.server.fronts.grpc.open_inference.outputs import DEFAULT_OUTPUTS
 from dragoman.server.fronts.grpc.open_inference.parameters import OPTION_READERS, read_parameters
 from dragoman.server.fronts.grpc.open_inference.requests import Inference, field_name, read_request
 from dragoman.server.fronts.grpc.open_inference.tensors import Tensor, add_output
+from dragoman.server.priority import Priority
 from dragoman.server.requests.calls import Call, ScoringCall
 from dragoman.server.requests.options import Options
 from dragoman.v1.decoding_pb2 import DecodingOptions
@@ -113,6 +114,7 @@ def test_parameters_become_options_with_the_numbers_of_float32() -> None:
         ("stop", whole(1), "int64_param 1 is not a string (string_param) with a JSON array"),
         ("suppressed_token_ids", text("[true]"), "is not a JSON array of token ids"),
         ("suppressed_token_ids", text("[-1]"), "is not a JSON array of token ids"),
+        ("priority", whole(4), "4 is not 0 (the default), 1 (high), 2 (normal) or 3 (low)"),
         ("timeout", whole(0), "0 microseconds leave no time"),
         ("sequence_id", whole(1), "models of this server keep nothing between requests"),
         ("triton_enable_empty_final_response", InferParameter(bool_param=True), "in ModelStreamInfer only"),
@@ -137,6 +139,17 @@ def test_any_bytes_as_parameters_give_options_or_violations(parameters: dict[str
 def test_a_number_that_no_float32_holds_is_infinite_as_it_is_in_dragoman_v1() -> None:
     parameters, _ = read_parameters({"temperature": InferParameter(double_param=1e300)}, is_streamed=False)
     assert parameters.options.temperature == math.inf
+
+
+def test_the_priority_is_counted_as_triton_counts() -> None:
+    for level, priority in (
+        (0, Priority.NORMAL),
+        (1, Priority.HIGH),
+        (2, Priority.NORMAL),
+        (3, Priority.LOW),
+    ):
+        parameter = InferParameter(uint64_param=level)
+        assert read(request("71", priority=parameter)).call.priority is priority
 
 
 def test_the_timeout_is_a_deadline() -> None:

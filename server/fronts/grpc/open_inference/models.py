@@ -6,6 +6,7 @@ from dragoman.inference import grpc_service_pb2 as pb
 from dragoman.inference import model_config_pb2
 from dragoman.server.errors import ModelNotFound
 from dragoman.server.fronts.grpc.open_inference.outputs import DEFAULT_OUTPUTS, OUTPUTS
+from dragoman.server.fronts.grpc.open_inference.parameters import PRIORITY_LEVELS
 from dragoman.server.fronts.grpc.open_inference.requests import INPUTS
 from dragoman.server.models.registry import Registry
 from dragoman.server.models.served_model import ServedModel
@@ -15,6 +16,7 @@ __all__ = ["is_served", "model_config", "model_metadata", "server_metadata"]
 EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 """By the names that Triton gives them."""
 BACKEND = "dragoman"
+DEFAULT_PRIORITY_LEVEL = 2
 
 _DATATYPES = {
     "BYTES": model_config_pb2.TYPE_STRING,
@@ -75,6 +77,8 @@ def model_config(model: ServedModel, max_inputs: int) -> model_config_pb2.ModelC
     for name in DEFAULT_OUTPUTS:
         config.output.add(name=name, data_type=_DATATYPES[OUTPUTS[name].datatype], dims=_dims(name))
     config.instance_group.add(name="lanes", kind=_KINDS[facts.provider], count=facts.num_lanes)
+    config.dynamic_batching.priority_levels = max(PRIORITY_LEVELS)
+    config.dynamic_batching.default_priority_level = DEFAULT_PRIORITY_LEVEL
     config.model_transaction_policy.decoupled = True  # a stream has any number of responses to a request
     said = {
         "task": manifest.task,

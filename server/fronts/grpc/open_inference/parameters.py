@@ -8,12 +8,16 @@ from typing import Any
 
 from dragoman.inference.grpc_service_pb2 import InferParameter
 from dragoman.server.errors import FieldViolation, shown
+from dragoman.server.priority import Priority
 from dragoman.server.requests.options import DEFAULT_OPTIONS, Options
 
-__all__ = ["OPTION_READERS", "Parameters", "parameter_path", "read_parameters"]
+__all__ = ["OPTION_READERS", "PRIORITY_LEVELS", "Parameters", "parameter_path", "read_parameters"]
 
 MAX_LIST_CHARACTERS = 262_144
 """Longest string that holds a list: 64 texts of 256 characters, each written as two escapes, take 196,608."""
+
+PRIORITY_LEVELS = {0: Priority.NORMAL, 1: Priority.HIGH, 2: Priority.NORMAL, 3: Priority.LOW}
+"""As Triton counts them: 1 is the highest, 0 the default."""
 
 _MAX_UINT32, _MAX_UINT64 = 2**32 - 1, 2**64 - 1
 _MICROSECONDS = 1e-6
@@ -33,12 +37,14 @@ class Parameters:
     Attributes:
         options: how to decode.
         given: the names of the options that were given.
+        priority: how soon the call gets its turn.
         timeout_s: seconds that the answer may take, or None.
         ends_empty: whether the last response of a stream is to be one without outputs.
     """
 
     options: Options = DEFAULT_OPTIONS
     given: tuple[str, ...] = ()
+    priority: Priority = Priority.NORMAL
     timeout_s: float | None = None
     ends_empty: bool = False
 
@@ -66,10 +72,11 @@ def read_parameters(
             values[name] = reader(parameter)
         except _UnfitError as error:
             violations.append(FieldViolation(parameter_path(name), str(error)))
+    priority = values.pop(_PRIORITY, Priority.NORMAL)
     timeout_s = values.pop(_TIMEOUT, None)
     ends_empty = values.pop(_ENDS_EMPTY, False)
     options = Options(**values) if values else DEFAULT_OPTIONS
-    return Parameters(options, tuple(values), timeout_s, ends_empty), violations
+    return Parameters(options, tuple(values), priority, timeout_s, ends_empty), violations
 
 
 def _unknown(name: str) -> str:
@@ -165,6 +172,13 @@ def _timeout(parameter: InferParameter) -> float:
     return microseconds * _MICROSECONDS
 
 
+def _priority(parameter: InferParameter) -> Priority:
+    level = _whole(parameter, _MAX_UINT64)
+    if level not in PRIORITY_LEVELS:
+        raise _UnfitError(f"{level} is not 0 (the default), 1 (high), 2 (normal) or 3 (low)")
+    return PRIORITY_LEVELS[level]
+
+
 def _described(parameter: InferParameter) -> str:
     kind = parameter.WhichOneof("parameter_choice")
     if kind is None:
@@ -195,9 +209,10 @@ OPTION_READERS: Mapping[str, Reader] = {
 }
 """By the name of the option."""
 
+_PRIORITY = "priority"
 _TIMEOUT = "timeout"
 _ENDS_EMPTY = "triton_enable_empty_final_response"
 _SEQUENCE_PARAMETERS = frozenset({"sequence_id", "sequence_start", "sequence_end"})
-_READERS: Mapping[str, Reader] = {**OPTION_READERS, _TIMEOUT: _timeout}
+_READERS: Mapping[str, Reader] = {**OPTION_READERS, _PRIORITY: _priority, _TIMEOUT: _timeout}
 _STREAM_READERS: Mapping[str, Reader] = {**_READERS, _ENDS_EMPTY: _flag}
 _NO_PARAMETERS = Parameters()

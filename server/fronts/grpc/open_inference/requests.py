@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dragoman.inference.grpc_service_pb2 import ModelInferRequest
 from dragoman.server.bundle.tasks import FACTS, Task
@@ -128,7 +129,15 @@ def read_request(
     deadline_s = time.monotonic() + min(times_s) if times_s else None
     options = wanted.options(parameters.options)
     return Inference(
-        _call((request.model_name, version, task), texts, options, deadline_s),
+        _call(
+            texts,
+            options,
+            model=request.model_name,
+            version=version,
+            task=task,
+            priority=parameters.priority,
+            deadline_s=deadline_s,
+        ),
         wanted,
         is_flat=len(request.inputs[0].shape) == 1,
         is_raw=bool(request.raw_input_contents),
@@ -136,32 +145,15 @@ def read_request(
     )
 
 
-def _call(
-    model: tuple[str, str, Task],
-    texts: Mapping[str, Sequence[str]],
-    options: Options,
-    deadline_s: float | None,
-) -> Call | ScoringCall:
-    name, version, task = model
+def _call(texts: Mapping[str, Sequence[str]], options: Options, **of_any_call: Any) -> Call | ScoringCall:
     if "scored_text" in texts:
+        num_alternatives = options.num_alternatives or 0
+        sources = texts.get("text", ())
         return ScoringCall(
-            model=name,
-            version=version,
-            task=task,
-            sources=texts.get("text", ()),
-            texts=texts["scored_text"],
-            num_alternatives=options.num_alternatives or 0,
-            deadline_s=deadline_s,
+            sources=sources, texts=texts["scored_text"], num_alternatives=num_alternatives, **of_any_call
         )
-    return Call(
-        model=name,
-        version=version,
-        task=task,
-        inputs=texts["text"],
-        prefixes=texts.get("target_prefix", ()),
-        options=options,
-        deadline_s=deadline_s,
-    )
+    prefixes = texts.get("target_prefix", ())
+    return Call(inputs=texts["text"], prefixes=prefixes, options=options, **of_any_call)
 
 
 def _read_inputs(

@@ -55,8 +55,8 @@ class InferenceServicer:
         self._max_inputs = max_inputs
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
-        """A server that answers is alive."""
-        return pb.ServerLiveResponse(live=True)
+        """Whether the server may go on, as /healthz says."""
+        return pb.ServerLiveResponse(live=self._lifecycle.is_alive)
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
         """Whether balancers should send calls here, as /readyz says."""
