@@ -29,7 +29,9 @@ _VARIABLES = {
     "allow_plaintext_token": "DRAGOMAN_ALLOW_PLAINTEXT_TOKEN",
 }
 _FLAGS = frozenset({"tls", "allow_plaintext_token"})
+_OF_TLS = frozenset({"tls_ca", "tls_cert", "tls_key", "tls_server_name"})
 _TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +73,20 @@ class Credentials:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ, **given: Any) -> Self:
-        """The credentials that variables such as `DRAGOMAN_TLS_CA` name; what is `given` and not None goes before."""
+        """The credentials that variables such as `DRAGOMAN_TLS_CA` name; what is `given` and not None goes before.
+
+        With `tls=False` no variable switches TLS on.
+
+        Raises:
+            UsageError: a variable has no sense, or what is found does not fit together.
+        """
         chosen = {name: value for name, value in given.items() if value is not None}
         hidden = {"token", "token_file"} if chosen.keys() & {"token", "token_file"} else set()
+        hidden |= _OF_TLS if chosen.get("tls") is False else set()
         for name, variable in _VARIABLES.items():
             text = environment.get(variable, "")
             if text and name not in hidden:
-                chosen.setdefault(name, text.lower() in _TRUE if name in _FLAGS else text)
+                chosen.setdefault(name, _flag(variable, text) if name in _FLAGS else text)
         return cls(**chosen)
 
     @property
@@ -183,6 +192,12 @@ class TokenSource:
             raise UsageError(f"cannot read the token file {path}: {error.strerror}") from error
         self._seen = status.st_mtime_ns, status.st_ino
         return _metadata(text, f"what the file {path} holds")
+
+
+def _flag(variable: str, text: str) -> bool:
+    if text.lower() not in _TRUE | _FALSE:
+        raise UsageError(f"{variable}={text!r}: it is one of {', '.join(sorted(_TRUE | _FALSE))}")
+    return text.lower() in _TRUE
 
 
 def _metadata(token: str, what: str) -> tuple[tuple[str, str], ...]:

@@ -25,6 +25,13 @@ def test_what_the_environment_names_is_used_unless_something_else_is_given(tmp_p
     given = Credentials.from_environment(environment, tls_ca="given.pem", tls=False, token_file=tmp_path)
     assert given == Credentials(tls_ca="given.pem", token_file=tmp_path)
     assert Credentials.from_environment({}) == Credentials()
+    assert Credentials.from_environment(environment, tls=False) == Credentials(token=TOKEN)
+
+
+def test_a_switch_that_is_neither_on_nor_off_is_no_plain_text() -> None:
+    with pytest.raises(UsageError, match="DRAGOMAN_TLS='ture'"):
+        Credentials.from_environment({"DRAGOMAN_TLS": "ture"})
+    assert not Credentials.from_environment({"DRAGOMAN_TLS": "off"}).uses_tls
 
 
 @pytest.mark.parametrize("name", ["tls_ca", "tls_server_name", "tls"])
