@@ -23,6 +23,7 @@ from dragoman.server.engine.processes.lane_process import LaneStart, run_lane
 from dragoman.server.engine.processes.linux import how_it_ended
 from dragoman.server.engine.processes.messages import (
     AddFront,
+    Alive,
     FromFront,
     FromLane,
     LaneAdded,
@@ -31,6 +32,7 @@ from dragoman.server.engine.processes.messages import (
     LinkLane,
     LoadingEnded,
     ModelLoaded,
+    Probe,
     ToFront,
     ToHost,
 )
@@ -146,6 +148,8 @@ class Host:
         try:
             while received := self._server.receive():
                 message, descriptors = received
+                if isinstance(message, Probe):
+                    self._server.send(Alive())
                 for descriptor in descriptors:
                     assert isinstance(message, AddFront)
                     self._add_front(message.front, descriptor)

@@ -1,7 +1,7 @@
 """What the processes of an engine tell each other about lanes and fronts; not about sequences: that is `engine/api.py`.
 
-    server process -> host    Begin, AddFront
-    host -> server process    LoadingEnded, LoadingFailed
+    server process -> host    Begin, AddFront, Probe
+    host -> server process    LoadingEnded, LoadingFailed, Alive
     host -> front             ModelLoaded, ModelNotLoaded, LaneAdded, LaneRemoved, LoadingEnded
     front -> host             EndLane, LinkLane
     host -> lane              AddFront, DropModel, RetireLane
@@ -18,6 +18,7 @@ from dragoman.server.engine.api import EngineFacts
 
 __all__ = [
     "AddFront",
+    "Alive",
     "Begin",
     "DropModel",
     "EndLane",
@@ -32,6 +33,7 @@ __all__ = [
     "LoadingFailed",
     "ModelLoaded",
     "ModelNotLoaded",
+    "Probe",
     "RetireLane",
     "ToFront",
     "ToHost",
@@ -134,6 +136,14 @@ class LoadingFailed(msgspec.Struct, frozen=True, array_like=True, tag=True):
     message: str
 
 
+class Probe(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Is the host alive? The answer is `Alive`."""
+
+
+class Alive(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The host hears and answers."""
+
+
 class LaneReady(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """The lane has its rows and waits for work."""
 
@@ -155,9 +165,9 @@ class RetireLane(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """The lane ends when all fronts have gone."""
 
 
-ToHost: TypeAlias = Begin | AddFront
+ToHost: TypeAlias = Begin | AddFront | Probe
 FromFront: TypeAlias = EndLane | LinkLane
-ToServer: TypeAlias = LoadingEnded | LoadingFailed
+ToServer: TypeAlias = LoadingEnded | LoadingFailed | Alive
 ToFront: TypeAlias = ModelLoaded | ModelNotLoaded | LaneAdded | LaneRemoved | LoadingEnded
 ToLane: TypeAlias = AddFront | DropModel | RetireLane
 FromLane: TypeAlias = LaneReady | LaneFailed

@@ -15,9 +15,10 @@ from dragoman.common import errors as common_errors
 from dragoman.common.errors import DragomanError, OperationError
 from dragoman.server import errors as server_errors
 from dragoman.server.engine.processes.channel import Channel, packet_pair
+from dragoman.server.engine.processes.host_watch import HostWatch
 from dragoman.server.engine.processes.linux import adopt_orphans, how_it_ended
 from dragoman.server.engine.processes.logs import relay
-from dragoman.server.engine.processes.messages import AddFront, Begin, LoadingEnded, ToServer
+from dragoman.server.engine.processes.messages import AddFront, Alive, Begin, LoadingEnded, Probe, ToServer
 from dragoman.server.engine.processes.spawn import SpawnedHost, spawn
 
 __all__ = ["MAX_FAILED_STARTS", "HostProcess", "Supervisor"]
@@ -115,6 +116,7 @@ class Supervisor:
         self._failure: DragomanError | None = None  # that the host gave as its reason to end
         self._listener: Listener
         self._replacing: asyncio.Task[None] | None = None
+        self._signs = HostWatch(self._probe, self._give_up)
 
     @property
     def pid(self) -> int:
@@ -127,6 +129,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._host.channel.fileno(), self._hear)
         loop.add_reader(self._host.log.fileno(), self._relay)
+        self._signs.begin()
 
     def reload(self, versions: list[str]) -> None:
         """Say what was loaded (`name/version`): a host that takes the place of this one loads the same."""
@@ -153,6 +156,9 @@ class Supervisor:
         try:
             while received := self._host.channel.receive():
                 message, _ = received
+                self._signs.heard()
+                if isinstance(message, Alive):
+                    continue
                 if isinstance(message, LoadingEnded):
                     self._num_failed_starts, self._has_served = 0, True
                 else:
@@ -166,7 +172,16 @@ class Supervisor:
         if not relay(self._host.log):
             asyncio.get_running_loop().remove_reader(self._host.log.fileno())
 
+    def _probe(self) -> None:
+        with contextlib.suppress(ConnectionError):  # it has ended, which is read next
+            self._host.channel.send(Probe())
+
+    def _give_up(self) -> None:
+        _log.warning("engine_host_silent", pid=self._host.pid)
+        os.kill(self._host.pid, signal.SIGKILL)  # its channel says the rest
+
     def _forget(self) -> None:
+        self._signs.end()
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._host.channel.fileno())
         loop.remove_reader(self._host.log.fileno())

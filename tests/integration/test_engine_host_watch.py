@@ -1,0 +1,77 @@
+"""A host that is stopped is noticed while its lanes go on answering; one that works is left alone, however slow."""
+
+import asyncio
+import os
+import signal
+import sys
+
+import pytest
+import structlog.testing
+from tests.integration.serving import PATIENCE_S, eventually
+from tests.integration.test_engine_processes import begin, engine
+
+from dragoman.server.engine.processes import host_watch
+from dragoman.server.engine.processes.host_watch import MAX_UNANSWERED, HostWatch
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="lanes in processes need Linux")
+
+
+async def test_a_host_that_is_stopped_is_replaced_and_its_lanes_answer_until_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host_watch, "PROBE_INTERVAL_S", 0.05)
+    monkeypatch.setattr(host_watch, "_LOADINGS", 0)  # however long that took here
+    with structlog.testing.capture_logs() as log:
+        async with engine(begin()) as held:
+            front = await held.front()
+            first = held.supervisor.pid
+            os.kill(first, signal.SIGSTOP)
+            assert await front.answer(1, 9) == (9,)
+            front.loaded.clear()
+            await asyncio.wait_for(front.loaded.wait(), PATIENCE_S)
+            await eventually(lambda: len(front.links) == 2)
+            assert held.supervisor.pid != first
+            assert await front.answer(2, 9) == (9,)
+            assert held.num_started == 1
+    assert [each["pid"] for each in log if each["event"] == "engine_host_silent"] == [first]
+    assert [each["how"] for each in log if each["event"] == "engine_host_died"] == ["killed by SIGKILL"]
+
+
+async def test_a_host_that_works_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_watch, "PROBE_INTERVAL_S", 0.005)
+    async with engine(begin()) as held:
+        front = await held.front()
+        first, watch = held.supervisor.pid, held.supervisor._signs
+        asked, probe = 0, watch._ask
+
+        def ask() -> None:
+            nonlocal asked
+            asked += 1
+            probe()
+
+        watch._ask = ask
+        await eventually(lambda: asked > 3 * MAX_UNANSWERED)
+        assert (held.supervisor.pid, held.num_started) == (first, 0)
+        assert await front.answer(1, 9) == (9,)
+
+
+async def test_loading_first_takes_its_time_and_the_next_loading_ten_times_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host_watch, "PROBE_INTERVAL_S", 0.001)
+    asked, given_up = 0, asyncio.Event()
+
+    def ask() -> None:
+        nonlocal asked
+        asked += 1
+
+    watch = HostWatch(ask, given_up.set)
+    watch.begin()
+    await eventually(lambda: asked >= 2 * MAX_UNANSWERED)
+    first = asked
+    watch.heard()  # models are loaded
+    assert not given_up.is_set()
+    watch.begin()  # another host
+    await asyncio.wait_for(given_up.wait(), PATIENCE_S)
+    assert asked == first + 10 * first
+    watch.end()
