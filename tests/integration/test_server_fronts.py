@@ -19,6 +19,7 @@ from tests.integration.child_server import ports, running
 from tests.integration.serving import BUNDLES, PATIENCE_S, Served, eventually, http_get, serving
 
 from dragoman.client import AsyncClient
+from dragoman.inference import grpc_service_pb2
 from dragoman.server.app import Server
 from dragoman.server.config import load_settings
 from dragoman.server.errors import AddressError
@@ -28,6 +29,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="several fronts 
 
 Request = translation_pb2.TranslateRequest
 LONG = decoding_pb2.DecodingOptions(min_tokens=80)
+NUM_CONNECTIONS = 16
+"""The kernel gives each to one of two fronts: all of them to the same one in thirty thousand runs."""
 TWO = ("engine.lanes_run_in=processes", "engine.lanes=2", "server.fronts=2")
 
 
@@ -222,3 +225,31 @@ def test_what_keeps_the_server_from_starting_is_one_line_with_fronts_too(tmp_pat
     with running(*ports(tmp_path), *arguments) as server:
         assert server.wait_for_end() == 2
         assert [line["event"] for line in server.events if line["level"] != "info"] == ["cannot_serve"]
+
+
+async def test_each_front_has_the_statistics_of_all() -> None:
+    async with serving(BUNDLES, *TWO) as served, contextlib.AsyncExitStack() as stack:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        target = f"127.0.0.1:{served.server.port}"
+        channels = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(target, options=options))
+            for _ in range(NUM_CONNECTIONS)
+        ]
+        for channel in channels:
+            await Served(served.server, channel).translation.Translate(Request(model="spell", inputs=["12"]))
+        port = served.server.metrics_port
+        await eventually(
+            lambda: samples(port, "requests_total").get(("OK", "Translate", "spell")) == NUM_CONNECTIONS
+        )
+        assert served.codes()["spell", "Translate", "OK"] < NUM_CONNECTIONS, "both fronts have answered"
+        counted = []
+        for channel in channels:
+            ask: Any = channel.unary_unary(
+                "/inference.GRPCInferenceService/ModelStatistics",
+                request_serializer=grpc_service_pb2.ModelStatisticsRequest.SerializeToString,
+                response_deserializer=grpc_service_pb2.ModelStatisticsResponse.FromString,
+            )
+            request = grpc_service_pb2.ModelStatisticsRequest(name="spell")
+            answers = await asyncio.gather(*(ask(request) for _ in range(3)))
+            counted += [each.model_stats[0].inference_stats.success.count for each in answers]
+        assert counted == [NUM_CONNECTIONS] * 3 * NUM_CONNECTIONS

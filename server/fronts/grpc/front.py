@@ -27,7 +27,7 @@ from dragoman.server.fronts.grpc.listening import (
     max_streams,
 )
 from dragoman.server.fronts.grpc.open_inference import protocol as open_inference
-from dragoman.server.fronts.grpc.open_inference.service import InferenceServicer
+from dragoman.server.fronts.grpc.open_inference.service import InferenceServicer, ReadStatistics
 from dragoman.server.fronts.grpc.reflection import add_reflection
 from dragoman.server.fronts.grpc.server import make_server
 from dragoman.server.lifecycle import Lifecycle
@@ -54,7 +54,7 @@ from dragoman.v1 import (
 if TYPE_CHECKING:
     from dragoman.server.operations.spans import Tracing
 
-__all__ = ["RELOADABLE_KEYS", "SERVICE_NAMES", "GrpcFront"]
+__all__ = ["INFERENCE_METHODS", "RELOADABLE_KEYS", "SERVICE_NAMES", "GrpcFront"]
 
 SERVICE_NAMES = (
     translation_pb2.DESCRIPTOR.services_by_name["TranslationService"].full_name,
@@ -63,7 +63,7 @@ SERVICE_NAMES = (
     open_inference.SERVICE_NAME,
 )
 
-_INFERENCE_METHODS = frozenset(open_inference.DECODING_METHODS).union(*DECODING_METHODS.values())
+INFERENCE_METHODS = frozenset(open_inference.DECODING_METHODS).union(*DECODING_METHODS.values())
 
 RELOADABLE_KEYS = frozenset(
     {
@@ -99,12 +99,14 @@ class GrpcFront:
         *,
         num_fronts: int = 1,
         tracing: "Tracing | None" = None,
+        read_statistics: ReadStatistics | None = None,
     ) -> None:
         """Believe callers by `credentials`, and trace calls with `tracing`.
 
         `lifecycle` says which calls are answered; `on_crash` is called when no more calls can be accepted.
 
-        This is one of `num_fronts` of the server, which share its port and its slots.
+        This is one of `num_fronts` of the server, which share its port and its slots. `read_statistics` returns the
+        figures of all of them; None: `metrics` has all.
         """
         self.port = 0
         self._listen = settings.server
@@ -117,6 +119,8 @@ class GrpcFront:
         self._on_crash = on_crash
         self._num_fronts = num_fronts
         self._tracing = tracing
+        self._read_statistics = read_statistics or self._read_own_statistics
+        self._statistics_turn = asyncio.Lock()
         self._limits = ClientLimits()
         self._limit_clients(settings.admission)
         self._weights = settings.engine.priority_weights
@@ -254,8 +258,9 @@ class GrpcFront:
         )
         add_reflection(guarded, (*SERVICE_NAMES, health.SERVICE_NAME), [open_inference.PROTOCOL.pool])
 
-    async def _read_statistics(self) -> Mapping[str, ModelStatistics]:
-        return await asyncio.to_thread(read_statistics, self._metrics, _INFERENCE_METHODS)
+    async def _read_own_statistics(self) -> Mapping[str, ModelStatistics]:
+        async with self._statistics_turn:  # one thread, however many ask
+            return await asyncio.to_thread(read_statistics, self._metrics, INFERENCE_METHODS)
 
     def _count_refusal(self, reason: RejectionReason) -> None:
         self._metrics.count_rejected(UNKNOWN_MODEL, reason)

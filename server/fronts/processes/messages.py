@@ -1,7 +1,7 @@
 """What the server process and its further fronts tell each other.
 
-    server -> front    Begin, UseEngine, Listen, Reload, SetFailing, Drain
-    front -> server    Serving, CannotServe
+    server -> front    Begin, UseEngine, Listen, Reload, SetFailing, ShowStatistics, Drain
+    front -> server    Serving, CannotServe, AskStatistics
 
 Each goes in one packet of a `Channel`. When the channel ends, the other process has ended.
 """
@@ -10,7 +10,10 @@ from typing import TypeAlias
 
 import msgspec
 
+from dragoman.server.operations.statistics import ModelStatistics
+
 __all__ = [
+    "AskStatistics",
     "Begin",
     "CannotServe",
     "Drain",
@@ -18,6 +21,7 @@ __all__ = [
     "Reload",
     "Serving",
     "SetFailing",
+    "ShowStatistics",
     "ToFront",
     "ToServer",
     "UseEngine",
@@ -76,5 +80,15 @@ class CannotServe(msgspec.Struct, frozen=True, array_like=True, tag=True):
     message: str
 
 
-ToFront: TypeAlias = Begin | UseEngine | Listen | Reload | SetFailing | Drain
-ToServer: TypeAlias = Serving | CannotServe
+class AskStatistics(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A caller asks for the figures of all fronts. The answer is `ShowStatistics`."""
+
+
+class ShowStatistics(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """What has become of the calls for each model, in all fronts."""
+
+    models: dict[str, ModelStatistics]
+
+
+ToFront: TypeAlias = Begin | UseEngine | Listen | Reload | SetFailing | ShowStatistics | Drain
+ToServer: TypeAlias = Serving | CannotServe | AskStatistics

@@ -31,9 +31,11 @@ from dragoman.server.fronts.processes.messages import (
     Reload,
     Serving,
     SetFailing,
+    ShowStatistics,
     ToFront,
     UseEngine,
 )
+from dragoman.server.fronts.processes.statistics import AskedStatistics
 from dragoman.server.lifecycle import Lifecycle, Phase
 from dragoman.server.models.registry import Registry
 from dragoman.server.operations.crashes import leaving_on_dead_threads, loop_error_handler
@@ -118,6 +120,7 @@ class _Front:
         self._credential_files = CredentialReloader(self._credentials, self._metrics)
         self._front: GrpcFront | None = None
         self._tracing = start_tracing(settings.tracing, self._metrics.trace_spans)
+        self._statistics = AskedStatistics(channel.send)
         self._port: asyncio.Future[int]
         self._is_over = asyncio.Event()
 
@@ -161,6 +164,7 @@ class _Front:
             _on_crash,
             num_fronts=self._num_fronts,
             tracing=self._tracing,
+            read_statistics=self._statistics.read,
         )
         self._front = front
         port = await self._port
@@ -196,6 +200,8 @@ class _Front:
             self._lifecycle.is_failing = message.is_failing
             if self._front is not None:
                 self._front.show_health()
+        elif isinstance(message, ShowStatistics):
+            self._statistics.hear(message)
         elif isinstance(message, Drain):
             self._is_over.set()
 

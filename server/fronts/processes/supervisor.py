@@ -16,18 +16,22 @@ from dragoman.server.engine.processes.channel import Channel, packet_pair
 from dragoman.server.engine.processes.linux import how_it_ended
 from dragoman.server.engine.processes.logs import relay
 from dragoman.server.engine.processes.spawn import start_process
+from dragoman.server.fronts.grpc.front import INFERENCE_METHODS
 from dragoman.server.fronts.processes.messages import (
+    AskStatistics,
     Begin,
     CannotServe,
     Drain,
     Listen,
     Reload,
     SetFailing,
+    ShowStatistics,
     ToServer,
     UseEngine,
 )
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.operations.shared_values import HEARTBEAT, ValueMemory
+from dragoman.server.operations.statistics import read_statistics
 
 __all__ = ["END_S", "FrontProcess", "Fronts"]
 
@@ -157,6 +161,7 @@ class Fronts:
         self._is_failing = False
         self.on_death: Callable[[], object] = lambda: None
         self._watching: asyncio.Task[None] | None = None
+        self._reading: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Start the processes. They come to serve once there is an engine, and `listen` was called.
@@ -270,6 +275,11 @@ class Fronts:
         with contextlib.suppress(ConnectionError):  # the host has ended: the next one is told
             self._send(place, UseEngine(), [self._connect_engine().detach()])
 
+    async def _show_statistics(self, place: _Place, process: FrontProcess) -> None:
+        statistics = await asyncio.to_thread(read_statistics, self._metrics, INFERENCE_METHODS)
+        if place.process is process:  # else its callers are gone with it
+            self._send(place, ShowStatistics(dict(statistics)))
+
     def _send(self, place: _Place, message: object, descriptors: "tuple[int, ...] | list[int]" = ()) -> None:
         if place.process is None:
             for descriptor in descriptors:
@@ -284,6 +294,10 @@ class Fronts:
                 message, _ = received
                 if isinstance(message, CannotServe):
                     _log.error("front_cannot_serve", front=place.number, error=message.message)
+                elif isinstance(message, AskStatistics):
+                    reading = asyncio.create_task(self._show_statistics(place, process))
+                    self._reading.add(reading)
+                    reading.add_done_callback(self._reading.discard)
                 else:
                     place.delay_s = MIN_DELAY_S
                     place.is_serving.set()

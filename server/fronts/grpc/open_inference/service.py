@@ -29,7 +29,7 @@ from dragoman.server.operations.statistics import ModelStatistics
 from dragoman.server.requests.calls import Answer, Call, Delta, ScoringCall
 from dragoman.server.requests.runtime import Runtime
 
-__all__ = ["InferenceServicer"]
+__all__ = ["InferenceServicer", "ReadStatistics"]
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 ReadStatistics: TypeAlias = Callable[[], Awaitable[Mapping[str, ModelStatistics]]]
