@@ -20,7 +20,7 @@ EPILOG = examples(
 )
 
 _SECTIONS = {
-    "server": ("server", "models", "engine", "security", "logging"),
+    "server": ("server", "models", "engine", "admission", "security", "logging", "tracing"),
     "recipe": ("corpus", "tokenizer", "model", "training", "quality"),
 }
 

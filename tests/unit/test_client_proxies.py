@@ -12,7 +12,7 @@ LOCAL = [
 ]  # fmt: skip
 REMOTE = [
     "models:8500", "10.0.0.7:1", "dns:///models.default.svc:8500", "ipv4:127.0.0.1:1,10.0.0.1:1", "[2001:db8::1]:1",
-    "localhost.example.org:1", "notlocalhost:1", "0.0.0.0:1",
+    "localhost.example.org:1", "notlocalhost:1", "0.0.0.0:1", "xds:///localhost:1",
 ]  # fmt: skip
 
 

@@ -101,7 +101,7 @@ def test_the_command_prints_one_kind_of_corpus(capsys: pytest.CaptureFixture[str
     [
         (
             ["server", "engin"],
-            "server has no section 'engin': it has server, models, engine, security, logging",
+            "server has no section 'engin': it has server, models, engine, admission, security, logging, tracing",
         ),
         (["recipe", "--kind", "csv"], "--kind 'csv' is no kind of corpus: it is one of dates,"),
     ],
