@@ -27,6 +27,7 @@ from tests.integration.serving import (
 
 from dragoman.inference import POOL
 from dragoman.inference import grpc_service_pb2 as pb
+from dragoman.server.fronts.grpc import request_streams
 from dragoman.server.operations import reloading
 from dragoman.server.scopes import Scope
 from dragoman.server.security.tokens import make_token, token_line
@@ -225,6 +226,20 @@ async def test_requests_of_a_stream_beyond_a_connections_calls_wait_with_the_cli
             await eventually(lambda: served.num_accepted("count") == 3)
             await gate.wait_for_lane()
             assert served.num_accepted("count") == 3
+        responses = [each.infer_response async for each in call]
+        assert sum(map(final, responses)) == 9
+
+
+async def test_large_requests_of_a_stream_wait_with_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    monkeypatch.setattr(request_streams, "MAX_RUNNING_BYTES", 100)
+    async with serving() as served:
+        with gate.closed():
+            call = Stub(served.channel).ModelStreamInfer(
+                request("count", "one", max_tokens=2) for _ in range(9)
+            )
+            await gate.wait_for_lane()
+            assert 1 <= served.num_accepted("count") <= 3
         responses = [each.infer_response async for each in call]
         assert sum(map(final, responses)) == 9
 

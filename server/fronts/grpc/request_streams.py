@@ -24,6 +24,10 @@ __all__ = ["RequestStreams", "StreamedCall", "method_of"]
 ARRIVED_S = 0.05
 """How long a stream is still read once the server refuses new calls: requests that have arrived are answered."""
 
+MAX_RUNNING_BYTES = 4 * 1024 * 1024
+"""Of the messages of a stream whose calls run: from there on none is read. One stream is to hold no more memory here
+than a call of one message does."""
+
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Answer: TypeAlias = Callable[[CallRecord, Any, Any], Awaitable[Any]]
 StreamFailure: TypeAlias = Callable[[str, Failure], Message]
@@ -127,15 +131,22 @@ class _Stream:
         self._failure_message = failure_message
         self._context = context
         self._turn = asyncio.Lock()
-        self._room = asyncio.Semaphore(streams.max_calls)
+        self._max_calls = streams.max_calls
+        self._num_calls = 0
+        self._num_bytes = 0
+        self._ended = asyncio.Event()
 
     async def read(self, calls: asyncio.TaskGroup) -> None:
         """Begin a call for each message that comes, until the client ends sending."""
         while True:
-            await self._room.acquire()
+            while self._num_calls >= self._max_calls or self._num_bytes >= MAX_RUNNING_BYTES:
+                self._ended.clear()
+                await self._ended.wait()
             message = await self._context.read()
             if message is grpc.aio.EOF:
                 return
+            self._num_calls += 1
+            self._num_bytes += len(message)
             calls.create_task(self._call(message))
 
     def count_as_running(self) -> None:
@@ -147,6 +158,7 @@ class _Stream:
         record = self._recorder.begin(self._method, self._context.time_remaining())
         self._recorder.trace(record, self._path, self._metadata)
         call = StreamedCall(self._context, self._turn)
+        num_bytes = len(message)
         try:
             with record:
                 try:
@@ -159,4 +171,6 @@ class _Stream:
                     await call.write(self._failure_message(call.request_id, record.failure))
         finally:
             self._recorder.in_flight.end()
-            self._room.release()
+            self._num_calls -= 1
+            self._num_bytes -= num_bytes
+            self._ended.set()
