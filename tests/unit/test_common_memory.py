@@ -70,6 +70,20 @@ def test_v1(tmp_path: Path) -> None:
     )
 
 
+def test_v1_in_a_container_that_does_not_see_the_hosts_path_and_the_tightest_ancestor(tmp_path: Path) -> None:
+    def limit(most: int, used: int) -> dict[str, str]:
+        return {"memory.limit_in_bytes": f"{most * MIB}\n", "memory.usage_in_bytes": f"{used * MIB}\n"}
+
+    mount = "sys/fs/cgroup/memory"
+    files = {"proc/self/cgroup": "4:memory:/kubepods/pod1/abc\n0::/\n"}
+    container = {f"{mount}/{name}": value for name, value in limit(300, 20).items()}
+    left = available_memory(write(tmp_path, {**MACHINE, **files, **container}))
+    assert left == AvailableMemory(280 * MIB, "memory.limit_in_bytes of the cgroup")
+    pod = {f"{mount}/kubepods/pod1/{name}": value for name, value in limit(200, 50).items()}
+    left = available_memory(write(tmp_path, pod))
+    assert left == AvailableMemory(150 * MIB, "memory.limit_in_bytes of the cgroup")
+
+
 def test_more_used_than_allowed_is_nothing_left(tmp_path: Path) -> None:
     files = {
         "proc/self/cgroup": "0::/\n",
