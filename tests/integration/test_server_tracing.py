@@ -14,6 +14,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from tests.integration.child_server import ENVIRONMENT
 from tests.integration.otlp_collector import Collector, ReceivedSpan, collecting
 from tests.integration.serving import BUNDLES, PATIENCE_S, error_of, serving
+from tests.integration.test_server_open_inference import Stub, streamed
+from tests.integration.test_server_open_inference import request as infer
 
 from dragoman.client import AsyncClient, Client
 from dragoman.v1 import decoding_pb2, generation_pb2, translation_pb2
@@ -112,6 +114,18 @@ async def test_each_nth_step_of_each_sequence_has_a_span(collector: Collector) -
     assert stream.name == "dragoman.v1.GenerationService/Generate"
     assert_inside(beam)
     assert_inside(stream)
+
+
+async def test_each_request_of_a_stream_is_a_call_of_its_own(collector: Collector) -> None:
+    async with serving(BUNDLES, *tracing(collector)) as served:
+        await streamed(Stub(served.channel), infer("spell", "12"), infer("count", "one two", max_tokens=3))
+        first, second = await asyncio.to_thread(collector.calls, 2)
+    assert {first.name, second.name} == {"inference.GRPCInferenceService/ModelStreamInfer"}
+    assert {call.attributes["dragoman.model"] for call in (first, second)} == {"spell", "count"}
+    assert first.trace_id != second.trace_id
+    for call in (first, second):
+        assert {"tokenise", "queue", "decode", "detokenise"} <= {child.name for child in call.children}
+        assert_inside(call)
 
 
 async def test_a_sampled_caller_is_the_parent_and_one_that_is_not_sampled_has_no_spans(

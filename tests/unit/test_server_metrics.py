@@ -1,6 +1,8 @@
 """Names, labels and values of the series."""
 
+import math
 import os
+import re
 from dataclasses import dataclass
 
 from hypothesis import given
@@ -202,3 +204,29 @@ def test_two_servers_in_one_process_share_nothing() -> None:
 
 def test_the_process_describes_itself() -> None:
     assert b"process_resident_memory_bytes" in generate_latest(Metrics(1.0).registry)
+
+
+def test_each_family_is_explained() -> None:
+    families = [each for each in Metrics(1.0).registry.collect() if each.name.startswith("dragoman_")]
+    assert len(families) > 30
+    unexplained = [
+        each.name for each in families if not re.fullmatch(r"[A-Z][^\n]{10,}[.1]", each.documentation)
+    ]
+    assert not unexplained
+
+
+def test_buckets_of_calls_reach_from_half_a_millisecond_to_a_minute() -> None:
+    bounds = {
+        family.name: [
+            float(sample.labels["le"]) for sample in family.samples if sample.name.endswith("_bucket")
+        ]
+        for family in filled().registry.collect()
+        if family.type == "histogram" and family.name.endswith("_seconds")
+    }
+    of_steps = {"dragoman_step_duration_seconds", "dragoman_time_per_output_token_seconds"}
+    assert of_steps < set(bounds)
+    for name, each in bounds.items():
+        finite = [bound for bound in each if bound < math.inf]
+        assert finite, name
+        if name not in of_steps:
+            assert (min(finite), max(finite)) == (0.0005, 60.0), name
