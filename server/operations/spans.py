@@ -74,16 +74,15 @@ class CallSpans:
         step_interval: each so many-th decoding step gets a span.
     """
 
-    def __init__(self, tracer: Tracer, span: Span, begin_s: float, step_interval: int) -> None:
-        """`span` is the call's own, which began at `begin_s`."""
+    def __init__(self, tracer: Tracer, span: Span, epoch_ns: int, step_interval: int) -> None:
+        """`span` is the call's own. `time.monotonic()` was 0 at `epoch_ns` on the wall clock."""
         context = span.get_span_context()
         self.trace_id = f"{context.trace_id:032x}"
         self.exemplar = {"trace_id": self.trace_id, "span_id": f"{context.span_id:016x}"}
         self.step_interval = step_interval
         self._tracer = tracer
         self._span = span
-        # One reading of the wall clock a call: it may jump, and children must stay inside their parents.
-        self._epoch_ns = time.time_ns() - round(begin_s * 1e9)
+        self._epoch_ns = epoch_ns
 
     def set(self, **attributes: str | float) -> None:
         """Say more of the call; never what it says itself."""
@@ -103,9 +102,9 @@ class CallSpans:
             name,
             set_span_in_context(parent or self._span, _NO_CONTEXT),
             attributes={f"dragoman.{key}": value for key, value in (attributes or {}).items()},
-            start_time=self._nanoseconds(started_s),
+            start_time=_nanoseconds(self._epoch_ns, started_s),
         )
-        span.end(self._nanoseconds(ended_s))
+        span.end(_nanoseconds(self._epoch_ns, ended_s))
         return span
 
     def end(self, code: str, ended_s: float) -> None:
@@ -113,10 +112,7 @@ class CallSpans:
         self._span.set_attribute("rpc.grpc.status_code", _CODES.index(code))
         if code in _SERVER_ERRORS:
             self._span.set_status(Status(StatusCode.ERROR))
-        self._span.end(self._nanoseconds(ended_s))
-
-    def _nanoseconds(self, moment_s: float) -> int:
-        return self._epoch_ns + round(moment_s * 1e9)
+        self._span.end(_nanoseconds(self._epoch_ns, ended_s))
 
 
 class Tracing:
@@ -147,10 +143,9 @@ class Tracing:
         self._context_keys = frozenset(self._propagator.fields)
 
     def begin(
-        self, path: str, metadata: Sequence[tuple[str, str | bytes]], request_id: str
+        self, path: str, metadata: Sequence[tuple[str, str | bytes]], request_id: str, begin_s: float
     ) -> CallSpans | None:
-        """Begin the span of a call for the method `path`; None: the call is not sampled."""
-        begin_s = time.monotonic()
+        """Begin the span of a call for the method `path`, since `begin_s`; None: the call is not sampled."""
         # The last one of a key is from the nearest sender.
         carrier = {key: value for key, value in metadata if key in self._context_keys}
         context = self._propagator.extract(carrier, Context()) if carrier else _NO_CONTEXT
@@ -158,7 +153,11 @@ class Tracing:
         if not has_parent and self._ratio is not None and random.random() >= self._ratio:  # noqa: S311
             return None
         service, _, method = path.removeprefix("/").partition("/")
-        span = self._tracer.start_span(f"{service}/{method}", context, kind=SpanKind.SERVER)
+        # One reading of the wall clock a call: it may jump, and children must stay inside their parents.
+        epoch_ns = time.time_ns() - time.monotonic_ns()
+        start_ns = _nanoseconds(epoch_ns, begin_s)
+        name = f"{service}/{method}"
+        span = self._tracer.start_span(name, context, kind=SpanKind.SERVER, start_time=start_ns)
         if not span.is_recording():
             return None
         span.set_attributes(
@@ -169,7 +168,7 @@ class Tracing:
                 "dragoman.request_id": request_id,
             }
         )
-        return CallSpans(self._tracer, span, begin_s, self._step_interval)
+        return CallSpans(self._tracer, span, epoch_ns, self._step_interval)
 
     def close(self) -> None:
         """Send the spans that wait, within `FLUSH_S`; drop those that the collector has not taken then."""
@@ -221,6 +220,10 @@ class _BoundedProcessor(BatchSpanProcessor):
 def _queue_size() -> int:
     text = os.environ.get(OTEL_BSP_MAX_QUEUE_SIZE, "")
     return int(text) if text.isdecimal() and int(text) > 0 else DEFAULT_QUEUE_SIZE
+
+
+def _nanoseconds(epoch_ns: int, moment_s: float) -> int:
+    return epoch_ns + round(moment_s * 1e9)
 
 
 def _ratio_of(settings: TracingSettings) -> float | None:

@@ -153,7 +153,7 @@ class CallRecorder:
         self._weights = weights
         self._ends = Rate()  # of calls, while there are as many as may run
         self._was_full = False
-        self._tracing = tracing
+        self.tracing = tracing
         self.last_requests = metrics.last_requests.times_s
         self._metrics = metrics
         self._series: dict[tuple[str, str, Code], tuple[Any, Any, Any]] = {}
@@ -176,11 +176,6 @@ class CallRecorder:
         """
         self.in_flight.begin()
         return CallRecord(self, method, remaining_s, request_id)
-
-    def trace(self, record: "CallRecord", path: str, metadata: Sequence[tuple[str, str | bytes]]) -> None:
-        """Begin the spans of a call for the method at `path`, if it is sampled."""
-        if self._tracing is not None:
-            record.trace = self._tracing.begin(path, metadata, record.request_id)
 
     def pass_time(self, now_s: float, *, num_ended: int = 0) -> None:
         """Learn how fast calls end while there are as many as may run."""
@@ -291,6 +286,11 @@ class CallRecord:
             self.rejection = "not_permitted"
             raise PermissionDenied(f"this call needs the scope {' or '.join(sorted(scopes))}")
         self.rejection = "no_message"
+
+    def begin_trace(self, path: str, metadata: Sequence[tuple[str, str | bytes]]) -> None:
+        """Trace the call, for the method at `path`, if it is sampled."""
+        if (tracing := self._recorder.tracing) is not None:
+            self.trace = tracing.begin(path, metadata, self.request_id, self._started_s)
 
     def admit(self, *, uses_tokens: bool = True) -> None:
         """Refuse a call that is late already, or one too many.

@@ -45,7 +45,8 @@ def calls(served: Served, mark: str) -> Iterator[Awaitable[Any]]:
     yield stub.ModelStatistics(inference.ModelStatisticsRequest(name=mark), metadata=said)
     yield stub.RepositoryModelLoad(inference.RepositoryModelLoadRequest(model_name=mark), metadata=said)
     for path in (f"/dragoman.v1.TranslationService/{mark}", f"/{mark}/Translate"):
-        yield served.channel.unary_unary(path)(mark.encode(), metadata=said)
+        method: Any = served.channel.unary_unary(path)
+        yield method(mark.encode(), metadata=said)
 
 
 async def series_after(served: Served, mark: str) -> set[tuple[str, tuple[tuple[str, str], ...]]]:

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import grpc
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -18,6 +20,8 @@ from tests.integration.test_server_open_inference import Stub, streamed
 from tests.integration.test_server_open_inference import request as infer
 
 from dragoman.client import AsyncClient, Client
+from dragoman.server.scopes import Scope
+from dragoman.server.security.tokens import make_token, token_line
 from dragoman.v1 import decoding_pb2, generation_pb2, translation_pb2
 
 TEXT = "90210"
@@ -210,3 +214,18 @@ async def test_a_collector_that_is_not_there_costs_no_call(monkeypatch: pytest.M
             assert time.monotonic() - began_s < 6, "the end of the server waits a second for spans"
             assert served.codes() == {("spell", "Translate", "OK"): 20}
             assert not served.metric("trace_spans_total", result="exported")
+
+
+async def test_a_stranger_cannot_have_a_call_traced(collector: Collector, tmp_path: Path) -> None:
+    tokens, token = tmp_path / "tokens.toml", make_token()
+    tokens.write_text(token_line(token, "app", (Scope.INFER,), None))
+    tokens.chmod(0o600)
+    sampled = ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    async with serving(BUNDLES, *tracing(collector), f"security.tokens_file={tokens}") as served:
+        error = await error_of(served.translation.Translate(request(TEXT), metadata=[sampled]))
+        assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+        known = ("authorization", f"Bearer {token}")
+        await served.translation.Translate(request(TEXT), metadata=[sampled, known])
+    [call] = collector.calls(1)
+    assert call.attributes["rpc.grpc.status_code"] == 0
+    assert token not in str([(span.name, span.attributes) for span in collector.spans()])

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="several fronts 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 NUM_CHANNELS = 12
 """Connections: the kernel gives each to one of two fronts."""
+METHOD = "dragoman.v1.TranslationService/Translate"
 LATENCIES = ("request_duration", "queue_duration", "time_to_first_token", "time_per_output_token")
 
 
@@ -96,10 +97,10 @@ def test_the_collector_of_the_documentation_prints_spans() -> None:
         settings = TracingSettings(enabled=True, endpoint=endpoint, sampling_ratio=1.0)
         tracing = start_tracing(settings, Metrics(1.0).trace_spans)
         assert tracing is not None
-        call = tracing.begin("/dragoman.v1.TranslationService/Translate", (), "id")
+        call = tracing.begin(f"/{METHOD}", (), "id", time.monotonic())
         assert call is not None
         call.end("OK", time.monotonic())
         tracing.close()
         line = printer.stdout.readline()
         printer.terminate()
-    assert re.fullmatch(rf"{call.trace_id} +\d+\.\d+ ms dragoman\.v1\.TranslationService/Translate\n", line)
+    assert re.fullmatch(rf"{call.trace_id} +\d+\.\d+ ms {METHOD}\n", line)

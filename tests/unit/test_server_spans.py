@@ -67,7 +67,7 @@ def counts(metrics: Metrics) -> dict[str, float]:
 
 
 def call(tracing: Tracing, *children: str) -> None:
-    trace = tracing.begin(PATH, (), "id")
+    trace = tracing.begin(PATH, (), "id", time.monotonic())
     assert trace is not None
     now_s = time.monotonic()
     for name in children:
@@ -114,7 +114,7 @@ def test_a_collector_that_takes_nothing_costs_no_call_and_no_end(
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 1.0])
 def test_a_part_of_the_calls_is_sampled(exporters: list[Exporter], ratio: float) -> None:
     tracing = begun(Metrics(1.0), sampling_ratio=ratio)
-    sampled = sum(tracing.begin(PATH, (), "id") is not None for _ in range(2000))
+    sampled = sum(tracing.begin(PATH, (), "id", time.monotonic()) is not None for _ in range(2000))
     assert abs(sampled - 2000 * ratio) < (150 if 0 < ratio < 1 else 1)
     tracing.close()
 
@@ -133,7 +133,7 @@ def test_the_environment_says_what_settings_leave_out(
         assert (resource["service.name"], resource["deployment.environment"]) == (name, "test")
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     tracing = begun(Metrics(1.0), sampling_ratio=1.0)
-    assert tracing.begin(PATH, (), "id") is None
+    assert tracing.begin(PATH, (), "id", time.monotonic()) is None
     tracing.close()
 
 

@@ -5,7 +5,7 @@ The chain of a method is put together once, when its service is registered. A ca
 | interceptor | job |
 |---|---|
 | `_recorded` | gives the call its outcome, to the caller and in the record |
-| `_identified` | finds its caller; refuses a call that the caller has no right to |
+| `_identified` | finds its caller; refuses a call that the caller has no right to; begins its trace |
 | `_held` | lets it wait while the server drains |
 | `_admitted` | refuses it when it is late, or one too many, of all or of its client |
 | `_received` | reads its message |
@@ -33,7 +33,7 @@ from dragoman.server.errors import AnswerTooLarge, FieldViolation, InvalidReques
 from dragoman.server.fronts.grpc.authentication import Authenticator
 from dragoman.server.fronts.grpc.draining import CallGate
 from dragoman.server.fronts.grpc.parsing import Parsing
-from dragoman.server.fronts.grpc.request_streams import RequestStreams, method_of
+from dragoman.server.fronts.grpc.request_streams import RequestStreams
 from dragoman.server.fronts.grpc.status import CallStatus, to_status
 from dragoman.server.requests.failures import Failure
 from dragoman.server.requests.record import CallRecord, CallRecorder
@@ -125,15 +125,14 @@ class Interceptors:
         answer = _parsed(self._parsing, method.input_type, handler, model_of, answer)
         answer = _arrived(answer) if handler.request_streaming else _received(answer)
         scopes = protocol.scopes_for(method.name)
-        answer = _identified(
-            self._authenticator, scopes, _held(self._gate, _admitted(answer, uses_tokens=decodes))
-        )
+        answer = _held(self._gate, _admitted(answer, uses_tokens=decodes))
+        answer = _identified(self._authenticator, path, scopes, answer)
         if handler.request_streaming:
             assert protocol.stream_failure is not None, "what is refused in a stream needs an answer"
-            stream = self._request_streams.around(path, answer, protocol.stream_failure)
+            stream = self._request_streams.around(method.name, answer, protocol.stream_failure)
             behaviour = _opened(self._recorder, path, self._authenticator, scopes, stream)
         else:
-            behaviour = _recorded(self._recorder, path, answer)
+            behaviour = _recorded(self._recorder, method.name, answer)
         # gRPC calls the handler of a method that takes a stream at once, that of any other when the message is there.
         # On the wire they are the same. So a call is judged before its message is waited for.
         if handler.response_streaming:
@@ -161,13 +160,10 @@ class InterceptedServer:
         self._server.add_registered_method_handlers(service, intercepted)
 
 
-def _recorded(recorder: CallRecorder, path: str, answer: Answer) -> Callable[[Any, Context], Any]:
-    method = method_of(path)
-
+def _recorded(recorder: CallRecorder, method: str, answer: Answer) -> Callable[[Any, Context], Any]:
     async def recorded(_: Any, context: Context) -> Any:
         metadata: Any = context.invocation_metadata() or ()
         record = recorder.begin(method, context.time_remaining(), _request_id(metadata))
-        recorder.trace(record, path, metadata)
         trailing = ((REQUEST_ID_KEY, record.request_id),)
         context.set_trailing_metadata(trailing)
         # Runs when the status has been sent, which is later than when this function returns.
@@ -192,10 +188,11 @@ def _request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
     return next((value for key, value in metadata if key == REQUEST_ID_KEY and isinstance(value, str)), None)
 
 
-def _identified(authenticator: Authenticator, scopes: frozenset[Scope], answer: Answer) -> Answer:
+def _identified(authenticator: Authenticator, path: str, scopes: frozenset[Scope], answer: Answer) -> Answer:
     async def identified(record: CallRecord, message: bytes | None, context: Context) -> Any:
         metadata: Any = context.invocation_metadata() or ()
         record.identify(lambda: authenticator.caller_of(context, metadata), scopes)
+        record.begin_trace(path, metadata)  # not for everyone: it costs more than the refusal of a stranger
         return await answer(record, message, context)
 
     return identified
@@ -209,7 +206,8 @@ def _opened(
     stream: Callable[[Any, Context], Awaitable[None]],
 ) -> Callable[[Any, Context], Any]:
     """A stream whose caller may not send any request is refused as a call is, before it is read."""
-    refused = _recorded(recorder, path, _identified(authenticator, scopes, _nothing))
+    method = path.rpartition("/")[2]
+    refused = _recorded(recorder, method, _identified(authenticator, path, scopes, _nothing))
 
     async def opened(_: Any, context: Context) -> None:
         metadata: Any = context.invocation_metadata() or ()

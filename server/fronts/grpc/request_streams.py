@@ -19,7 +19,7 @@ from dragoman.server.fronts.grpc.status import to_status
 from dragoman.server.requests.failures import Failure
 from dragoman.server.requests.record import CallRecord, CallRecorder
 
-__all__ = ["RequestStreams", "StreamedCall", "method_of"]
+__all__ = ["RequestStreams", "StreamedCall"]
 
 ARRIVED_S = 0.05
 """How long a stream is still read once the server refuses new calls: requests that have arrived are answered."""
@@ -31,11 +31,6 @@ than a call of one message does."""
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Answer: TypeAlias = Callable[[CallRecord, Any, Any], Awaitable[Any]]
 StreamFailure: TypeAlias = Callable[[str, Failure], Message]
-
-
-def method_of(path: str) -> str:
-    """Returns the method's name, which a path has after the service's."""
-    return path.rpartition("/")[2]
 
 
 class RequestStreams:
@@ -57,15 +52,15 @@ class RequestStreams:
         return named
 
     def around(
-        self, path: str, answer: Answer, failure_message: StreamFailure
+        self, method: str, answer: Answer, failure_message: StreamFailure
     ) -> Callable[[Any, Context], Awaitable[None]]:
-        """Returns a behaviour that has each message answered by `answer`, the chain of the method at `path`.
+        """Returns a behaviour that has each message answered by `answer`, the chain of `method`.
 
         `failure_message` makes the response to a request that failed, of its id.
         """
 
         async def streamed(_: Any, context: Context) -> None:
-            stream = _Stream(self, path, answer, failure_message, context)
+            stream = _Stream(self, method, answer, failure_message, context)
             async with asyncio.TaskGroup() as calls:
                 is_drained = await self._read(stream, calls)
             if is_drained:
@@ -114,19 +109,18 @@ class StreamedCall:
 
 
 class _Stream:
-    """One stream of requests for the method at `path`, each answered by `answer`."""
+    """One stream of requests for `method`, each answered by `answer`."""
 
     def __init__(
         self,
         streams: RequestStreams,
-        path: str,
+        method: str,
         answer: Answer,
         failure_message: StreamFailure,
         context: Context,
     ) -> None:
         self._recorder = streams.recorder
-        self._path, self._method = path, method_of(path)
-        self._metadata: Any = context.invocation_metadata() or ()
+        self._method = method
         self._answer = answer
         self._failure_message = failure_message
         self._context = context
@@ -156,7 +150,6 @@ class _Stream:
 
     async def _call(self, message: bytes) -> None:
         record = self._recorder.begin(self._method, self._context.time_remaining())
-        self._recorder.trace(record, self._path, self._metadata)
         call = StreamedCall(self._context, self._turn)
         num_bytes = len(message)
         try:
