@@ -251,5 +251,6 @@ class Server:
             self._fronts = Fronts(self._share, self._num_fronts - 1, self.metrics, models.connect_front)
             models.on_new_host, models.front_pids = self._fronts.use_engine, self._fronts.pids
             self._fronts.on_death = self.part_died
+            self._front.count_clients_with(self._fronts.clients_of(0))
             self._fronts.start()
         return models

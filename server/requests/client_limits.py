@@ -35,7 +35,7 @@ class Elsewhere(Protocol):
         """Return the calls that run there, and the tokens that were paid for there, ever."""
 
     def balances_of(self, client: str) -> list[tuple[float, float]]:
-        """Return the balances of the client's buckets there, each with its moment."""
+        """Return the balances of the client's buckets that are known, each with its moment."""
 
     def tell(self, client: str, num_calls: int, num_tokens: float, balance: float, now_s: float) -> None:
         """Have the others know of a change: calls and tokens that came to those that were told, and the balance now."""
@@ -65,6 +65,7 @@ class ClientLimits:
         max_calls: of a client at one time; 0: any number.
         tokens_a_second: that fill its bucket; 0: it may use any number.
         burst_tokens: that its bucket holds.
+        elsewhere: knows the server's other fronts; None: there are none.
     """
 
     def __init__(
@@ -76,12 +77,12 @@ class ClientLimits:
         max_clients: int = MAX_CLIENTS,
         elsewhere: Elsewhere | None = None,
     ) -> None:
-        """Keep something of at most `max_clients`. `elsewhere` knows the other fronts; None: there are none."""
+        """Keep something of at most `max_clients`."""
         self.max_calls = max_calls
         self.tokens_a_second = tokens_a_second
         self.burst_tokens = burst_tokens
         self._max_clients = max_clients
-        self._elsewhere = elsewhere
+        self.elsewhere = elsewhere
         self._clients: OrderedDict[str, _Client] = OrderedDict()  # the one that called least lately first
 
     def __len__(self) -> int:
@@ -101,8 +102,8 @@ class ClientLimits:
         """Count a call of a client, unless it is one too many. A call that `uses_tokens` needs some in the bucket."""
         client = self._client(name, now_s)
         num_elsewhere = 0
-        if self._elsewhere is not None:
-            num_elsewhere, num_tokens = self._elsewhere.use_of(name)
+        if self.elsewhere is not None:
+            num_elsewhere, num_tokens = self.elsewhere.use_of(name)
             client.balance -= num_tokens - client.num_tokens_elsewhere
             client.num_tokens_elsewhere = num_tokens
         if self.max_calls and client.num_calls + num_elsewhere >= self.max_calls:
@@ -134,9 +135,9 @@ class ClientLimits:
             self._fill(client, now_s)
             return client
         client = _Client(self.burst_tokens, now_s)
-        if self._elsewhere is not None:
-            _, client.num_tokens_elsewhere = self._elsewhere.use_of(name)
-            for balance, seen_s in self._elsewhere.balances_of(name):
+        if self.elsewhere is not None:
+            _, client.num_tokens_elsewhere = self.elsewhere.use_of(name)
+            for balance, seen_s in self.elsewhere.balances_of(name):
                 client.balance = min(client.balance, balance + (now_s - seen_s) * self.tokens_a_second)
         self._forget_some(now_s)
         self._clients[name] = client
@@ -159,5 +160,5 @@ class ClientLimits:
         client.seen_s = now_s
 
     def _tell(self, name: str, client: _Client, num_calls: int, num_tokens: float, now_s: float) -> None:
-        if self._elsewhere is not None:
-            self._elsewhere.tell(name, num_calls, num_tokens, client.balance, now_s)
+        if self.elsewhere is not None:
+            self.elsewhere.tell(name, num_calls, num_tokens, client.balance, now_s)

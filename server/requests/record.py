@@ -149,7 +149,7 @@ class CallRecorder:
         self.loads = {name: Load(num_slots, weights) for name, num_slots in models.items()}
         self.log: FilteringBoundLogger
         self.renew_log()
-        self.limits = limits or ClientLimits()
+        self.limits = ClientLimits() if limits is None else limits
         self._weights = weights
         self._ends = Rate()  # of calls, while there are as many as may run
         self._was_full = False

@@ -199,7 +199,7 @@ async def detail_of(call: Any, kind: type[Any]) -> tuple[grpc.aio.AioRpcError, A
     status = await rpc_status.aio.from_call(call)
     assert status is not None
     message = kind()
-    assert status.details[0].Unpack(message)
+    assert any(detail.Unpack(message) for detail in status.details)
     return error, message
 
 

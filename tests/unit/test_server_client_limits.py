@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dragoman.server.fronts.processes.clients import ClientMemory, OtherFronts
 from dragoman.server.requests.client_limits import ClientLimits, Refusal
 
 CLIENTS = ("ada", "ben", "cy")
@@ -112,3 +113,56 @@ def test_limits_that_change_hold_from_then_on() -> None:
     assert limits.begin("ada", 0.0) is not None
     limits.change(max_calls=2, tokens_a_second=0, burst_tokens=0)
     assert limits.begin("ada", 0.0) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["begin", "begin", "pay", "end", "wait", "die"]),
+            st.integers(0, 2),
+            st.sampled_from(CLIENTS),
+            st.integers(1, 40),
+        ),
+        max_size=80,
+    ),
+    st.integers(1, 20),
+    st.integers(1, 50),
+)
+def test_several_fronts_hold_a_client_to_its_limits_together(
+    history: list[tuple[str, int, str, int]], rate: int, burst: int
+) -> None:
+    memory = ClientMemory(3)
+
+    def front(place: int) -> ClientLimits:
+        return ClientLimits(
+            max_calls=3,
+            tokens_a_second=rate,
+            burst_tokens=burst,
+            elsewhere=OtherFronts(memory.fd, place, 3),
+        )
+
+    fronts = [front(place) for place in range(3)]
+    running = {(place, client): 0 for place in range(3) for client in CLIENTS}
+    paid = dict.fromkeys(CLIENTS, 0)
+    now_s = 1.0
+    for what, place, client, amount in history:
+        if what == "wait":
+            now_s += amount / 10
+        elif what == "die":
+            memory.forget_calls(place)
+            fronts[place] = front(place)
+            running |= {(place, each): 0 for each in CLIENTS}
+        elif what == "begin":
+            if fronts[place].begin(client, now_s) is None:
+                running[place, client] += 1
+                assert sum(running[each, client] for each in range(3)) <= 3
+                assert paid[client] < burst + (now_s - 1.0) * rate + 1e-6
+        elif running[place, client]:
+            if what == "pay":
+                fronts[place].pay(client, amount, now_s)
+                paid[client] += amount
+            else:
+                fronts[place].end(client, now_s)
+                running[place, client] -= 1
+    memory.close()

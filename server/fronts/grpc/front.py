@@ -36,7 +36,7 @@ from dragoman.server.models.registry import Registry
 from dragoman.server.models.served_model import ServedModel
 from dragoman.server.operations.metrics import UNKNOWN_MODEL, Metrics, RejectionReason
 from dragoman.server.operations.statistics import ModelStatistics, read_statistics
-from dragoman.server.requests.client_limits import ClientLimits
+from dragoman.server.requests.client_limits import ClientLimits, Elsewhere
 from dragoman.server.requests.record import CallRecorder
 from dragoman.server.requests.runtime import Runtime
 from dragoman.server.scopes import Scope
@@ -176,6 +176,10 @@ class GrpcFront:
             recorder.max_calls, recorder.logs_content = self._listen.max_concurrent_calls, self._logs_content
             recorder.renew_log()
         self._limit_clients(settings.admission)
+
+    def count_clients_with(self, elsewhere: Elsewhere) -> None:
+        """Count what clients do together with the other fronts, from the first call on."""
+        self._limits.elsewhere = elsewhere
 
     def _limit_clients(self, admission: AdmissionSettings) -> None:
         self._limits.change(

@@ -23,6 +23,7 @@ from dragoman.server.config import EngineSettings, ServerSettings
 from dragoman.server.engine.processes.channel import Channel
 from dragoman.server.engine.processes.logs import send_logs_to
 from dragoman.server.fronts.grpc.front import GrpcFront
+from dragoman.server.fronts.processes.clients import OtherFronts
 from dragoman.server.fronts.processes.messages import (
     Begin,
     CannotServe,
@@ -79,7 +80,7 @@ MakeModels = Callable[[EngineSettings, Metrics], Models]
 
 def run_front(make_models: MakeModels) -> NoReturn:
     """Answer calls until the server process says or ends. `make_models` is called on the event loop."""
-    control, log, values = map(int, sys.argv[3:6])
+    place, control, log, values, clients = map(int, sys.argv[2:7])
     channel: Channel[ToFront] = Channel(socket.socket(fileno=control), ToFront)
     log_socket = socket.socket(fileno=log)
     send_logs_to(log_socket)
@@ -93,8 +94,9 @@ def run_front(make_models: MakeModels) -> NoReturn:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         disable_created_metrics()  # type: ignore[no-untyped-call]
         writer = ValueWriter(values)
+        others = OtherFronts(clients, place, begin.num_fronts)
         with counting_in(writer), leaving_on_dead_threads(_leave):
-            asyncio.run(_Front(settings, begin.num_fronts, channel, writer).run(make_models))
+            asyncio.run(_Front(settings, begin.num_fronts, channel, writer, others).run(make_models))
         code = 0
     except ConnectionError:  # the server process has ended
         code = 0
@@ -108,12 +110,18 @@ def run_front(make_models: MakeModels) -> NoReturn:
 
 class _Front:
     def __init__(
-        self, settings: ServerSettings, num_fronts: int, channel: "Channel[ToFront]", writer: ValueWriter
+        self,
+        settings: ServerSettings,
+        num_fronts: int,
+        channel: "Channel[ToFront]",
+        writer: ValueWriter,
+        others: OtherFronts,
     ) -> None:
         self._settings = settings
         self._num_fronts = num_fronts
         self._channel = channel
         self._writer = writer
+        self._others = others
         self._lifecycle = Lifecycle()
         self._metrics = Metrics(cpu_limit_cores())
         self._credentials = Credentials(settings.security)
@@ -166,6 +174,7 @@ class _Front:
             tracing=self._tracing,
             read_statistics=self._statistics.read,
         )
+        front.count_clients_with(self._others)
         self._front = front
         port = await self._port
         self._lifecycle.phase = Phase.SERVING  # others serve on the port: a call may come at once

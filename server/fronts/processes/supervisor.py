@@ -17,6 +17,7 @@ from dragoman.server.engine.processes.linux import how_it_ended
 from dragoman.server.engine.processes.logs import relay
 from dragoman.server.engine.processes.spawn import start_process
 from dragoman.server.fronts.grpc.front import INFERENCE_METHODS
+from dragoman.server.fronts.processes.clients import ClientMemory, OtherFronts
 from dragoman.server.fronts.processes.messages import (
     AskStatistics,
     Begin,
@@ -65,8 +66,8 @@ class FrontProcess:
         values: what the process counts.
     """
 
-    def __init__(self, place: int, begin: Begin, module: str) -> None:
-        """Run `main` of `module`.
+    def __init__(self, place: int, begin: Begin, module: str, clients: int) -> None:
+        """Run `main` of `module`. `clients` is the descriptor of the memory of what clients do.
 
         Raises:
             OperationError: the system refuses another process.
@@ -75,7 +76,7 @@ class FrontProcess:
         ours, theirs = packet_pair()
         self.log, log_of_front = packet_pair()
         self.log.setblocking(False)
-        descriptors = (theirs.fileno(), log_of_front.fileno(), self.values.fd)
+        descriptors = (theirs.fileno(), log_of_front.fileno(), self.values.fd, clients)
         with theirs, log_of_front:
             try:
                 self._process = start_process(_PACKAGE, module, descriptors, arguments=[str(place)])
@@ -155,6 +156,7 @@ class Fronts:
         self._metrics = metrics
         self._connect_engine = connect_engine
         self._module = module
+        self._clients = ClientMemory(num_fronts + 1)
         self._places = [_Place(number) for number in range(1, num_fronts + 1)]
         self._port: int | None = None
         self._is_draining = False
@@ -212,6 +214,10 @@ class Fronts:
         for place in self._places:
             self._send(place, SetFailing(is_failing))
 
+    def clients_of(self, place: int) -> OtherFronts:
+        """What clients do in all fronts but the one at `place`, for that one."""
+        return OtherFronts(self._clients.fd, place, self._clients.num_fronts)
+
     def pids(self) -> list[int]:
         """The processes that there are."""
         return [place.process.pid for place in self._places if place.process is not None]
@@ -248,6 +254,7 @@ class Fronts:
         for place in self._places:
             if place.process is not None:
                 self._forget(place, place.process)
+        self._clients.close()
 
     async def _watch(self) -> None:
         while True:
@@ -258,7 +265,7 @@ class Fronts:
                     os.kill(place.process.pid, signal.SIGKILL)  # its channel says the rest
 
     def _start(self, place: _Place) -> None:
-        process = place.process = FrontProcess(place.number, self._begin, self._module)
+        process = place.process = FrontProcess(place.number, self._begin, self._module, self._clients.fd)
         place.num_unchanged = 0
         self._metrics.page.add(process.values)
         self._metrics.processes.watch(process.pid, f"front-{place.number}")
@@ -323,6 +330,7 @@ class Fronts:
         process.log.close()
         self._metrics.processes.forget(process.pid)
         self._metrics.page.retire(process.values)
+        self._clients.forget_calls(place.number)
         place.process = None
         place.is_serving.clear()
         if self._is_draining:
