@@ -15,8 +15,11 @@ from dragoman.server.priority import DEFAULT_WEIGHTS, Priority, Weights
 
 __all__ = ["Load", "Size"]
 
-MAX_SHARE = 0.5
-"""Share of its time that a call may be expected to wait for slots. The rest is for being computed."""
+MAX_SHARE = 0.6
+"""Share of its time after which a call may be expected to be answered. The rest is for what the expectation misses."""
+BUSY_SHARE = 0.5
+"""Share of the slots from which on the rate of answers is believed. Below it, a call is always taken: it shows the rate
+again when a stall has spoilt it."""
 
 
 class Size(NamedTuple):
@@ -53,20 +56,29 @@ class Load:
         """How long a call that is `remaining_s` before its deadline should wait before another try, or None to take it.
 
         Its wait for slots is what is served before its last sequence starts, divided by the rate of answers: by
-        sequences or by tokens, whichever takes longer.
+        sequences or by tokens, whichever takes longer. Then it is computed beside all that has a slot, which takes as
+        long as so many answers do (Little's law).
         """
         self._pass(now_s)
-        if self._num_rows + size.rows <= self.num_slots or math.isinf(remaining_s):
+        if self._num_rows + size.rows <= BUSY_SHARE * self.num_slots or math.isinf(remaining_s):
             return None
         rows, tokens = self._before(size, priority)
         # In the first turn the answers of all slots may be about to come, together: the rate is that or less.
         is_first_turn = self._num_answered_rows < self.num_slots
-        wait_s = self._row_rate.seconds_for(rows, least_done=self.num_slots if is_first_turn else 0)
+        least_done = self.num_slots if is_first_turn else 0
+        wait_s = self._row_rate.seconds_for(rows, least_done=least_done)
         if wait_s is None:
             return None
+        num_beside = min(self._num_rows + size.rows, self.num_slots)
+        computing_s = self._row_rate.seconds_for(num_beside, least_done=least_done) or 0.0
         if not is_first_turn:
             wait_s = max(wait_s, self._token_rate.seconds_for(tokens) or 0.0)
-        return None if wait_s <= MAX_SHARE * remaining_s else retry_delay_s(wait_s)
+        expected_s = wait_s + computing_s
+        return (
+            None
+            if expected_s <= MAX_SHARE * remaining_s
+            else retry_delay_s(max(wait_s, expected_s - remaining_s))
+        )
 
     def begin(
         self,
@@ -88,7 +100,7 @@ class Load:
     ) -> None:
         """Count the end of a call. Only answers say how fast the model is."""
         self._pass(now_s)
-        if answered and self._num_rows >= self.num_slots:
+        if answered and self._num_rows >= BUSY_SHARE * self.num_slots:
             self._row_rate.add(size.rows)
             self._token_rate.add(size.tokens)
             self._num_answered_rows += size.rows
@@ -122,6 +134,6 @@ class Load:
 
     def _pass(self, now_s: float) -> None:
         """Let time pass until `now_s`."""
-        is_busy = self._num_rows >= self.num_slots
+        is_busy = self._num_rows >= BUSY_SHARE * self.num_slots
         self._row_rate.pass_time(now_s, is_busy=is_busy)
         self._token_rate.pass_time(now_s, is_busy=is_busy)

@@ -50,9 +50,10 @@ def test_a_burst_after_quiet_hours_is_taken() -> None:
         load.begin(100.0)
 
 
-def test_a_call_that_would_wait_for_more_than_half_its_time_is_refused_with_a_delay() -> None:
+def test_a_call_that_would_take_more_than_its_share_of_its_time_is_refused_with_a_delay() -> None:
     load = Load(SLOTS)
-    now_s = serve_at_full_load(load, num_calls=SLOTS + 39, rate=100, seconds=3)  # a new call waits 0.4 s
+    # A new call waits 0.4 s and is computed for 0.08 s, as eight are computed at a time and a hundred a second.
+    now_s = serve_at_full_load(load, num_calls=SLOTS + 39, rate=100, seconds=3)
     assert load.delay(1.0, now_s) is None
     for _ in range(20):
         load.begin(now_s)
@@ -63,13 +64,23 @@ def test_a_call_that_would_wait_for_more_than_half_its_time_is_refused_with_a_de
     assert load.delay(math.inf, now_s) is None, "no deadline is no hurry"
 
 
-def test_a_model_that_answers_nothing_any_more_takes_calls_while_it_has_free_slots() -> None:
+def test_a_model_that_answers_nothing_any_more_takes_calls_while_half_of_its_slots_are_free() -> None:
     load = Load(SLOTS)
     now_s = 60.0 + serve_at_full_load(load, num_calls=60, rate=100, seconds=3)
     assert load.delay(1.0, now_s) == MAX_DELAY_S
-    for _ in range(60 - SLOTS + 1):
+    for _ in range(60 - SLOTS // 2 + 1):
         load.end(now_s, answered=False)
     assert load.delay(1.0, now_s) is None
+
+
+def test_a_free_slot_is_of_no_use_to_a_call_whose_time_is_too_short_to_be_computed_beside_the_others() -> (
+    None
+):
+    load = Load(SLOTS)
+    now_s = serve_at_full_load(load, num_calls=SLOTS, rate=10, seconds=3)  # each is computed for 0.8 s
+    load.end(now_s, answered=False)
+    assert load.delay(2.0, now_s) is None
+    assert load.delay(1.0, now_s) is not None
 
 
 def full(load: Load, sizes: dict[Priority, Size], *, rate: float = 100.0) -> float:
@@ -83,7 +94,7 @@ def full(load: Load, sizes: dict[Priority, Size], *, rate: float = 100.0) -> flo
 def test_a_call_counts_by_its_sequences() -> None:
     load = Load(SLOTS)
     now_s = full(load, {Priority.NORMAL: Size(40)})
-    assert load.delay(1.0, now_s) is None, "0.41 s of 1 s"
+    assert load.delay(1.0, now_s) is None, "0.41 s of 1 s, and 0.08 s"
     assert load.delay(1.0, now_s, Size(20)) is not None, "its last one starts after 0.6 s"
     load.end(now_s, answered=False, size=Size(40))
     assert load.delay(1.0, now_s, Size(20)) is None
