@@ -182,9 +182,17 @@ def make_tokenizer(content: bytes, *, cleans: bool = True) -> Tokenizer:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of a library's message, without ONNX Runtime's prefix."""
+    """The first line of a library's message, without ONNX Runtime's prefix.
+
+    A library repeats what a bundle holds. Characters that are not printed, such as a terminal's controls, are escaped.
+    """
     lines = str(error).splitlines() or [type(error).__name__]
-    return _ONNXRUNTIME_PREFIX.sub("", lines[0])
+    line = _ONNXRUNTIME_PREFIX.sub("", lines[0])
+    return (
+        line
+        if line.isprintable()
+        else "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
+    )
 
 
 class _Version(BaseModel):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dragoman.server.bundle.reader import SCHEMA_VERSION, Bundle
+from dragoman.server.bundle.reader import SCHEMA_VERSION, Bundle, one_line
 from dragoman.server.errors import BundleError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "bundles"
@@ -91,3 +91,11 @@ def test_text_that_looks_like_a_special_token_is_text(folder: Path) -> None:
     bundle = Bundle.read(folder)
     end = bundle.manifest.special_tokens.end
     assert bundle.tokenizer.encode("1</s>2").ids.count(end) == 1, "only the one at the end"
+
+
+def test_what_a_library_repeats_of_a_bundle_is_printable() -> None:
+    error = ValueError(
+        "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Token `o\x7f\x1b[2J` is\tunknown\nand more"
+    )
+    assert one_line(error) == "Token `o\\x7f\\x1b[2J` is\\tunknown"
+    assert one_line(ValueError("größer als »1«")) == "größer als »1«"
