@@ -4,7 +4,9 @@ Synchronous and free of threads, so that the server's loop (`server/engine/worke
 golden check (`server/engine/offline.py`) run the very same code.
 """
 
+import functools
 import time
+import weakref
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -62,7 +64,8 @@ class Lane:
         self.vocabulary_size = backend.bundle.manifest.dimensions.vocabulary_size
         self.prefix_cache = None if backend.bundle.manifest.facts.has_source else backend.prefix_cache
         self._choosers = Choosers(backend)
-        self.alignments = Alignments(self._align)
+        # Not by a reference in a circle: what a lane takes is free as soon as nobody has the lane.
+        self.alignments = Alignments(functools.partial(_align, weakref.ref(self)))
         special = backend.bundle.manifest.special_tokens
         self._end = special.end
         self._without_text = special.without_text
@@ -277,7 +280,8 @@ class Lane:
         else:
             sequence.complete(told)
 
-    def _align(self, source_ids: Sequence[int], outputs: Sequence[Sequence[int]]) -> list[Attention]:
+    def align(self, source_ids: Sequence[int], outputs: Sequence[Sequence[int]]) -> list[Attention]:
+        """The attention of outputs on a source, as `Rows.align` has it."""
         started = time.perf_counter()
         attentions = self.rows.align(source_ids, outputs)
         self._observe("align", started, len(outputs))
@@ -286,6 +290,14 @@ class Lane:
     def _observe(self, graph: str, started: float, num_rows: int) -> None:
         if self.observe is not None:
             self.observe(GraphRun(graph, time.perf_counter() - started, num_rows))
+
+
+def _align(
+    lane: "weakref.ref[Lane]", source_ids: Sequence[int], outputs: Sequence[Sequence[int]]
+) -> list[Attention]:
+    this = lane()
+    assert this is not None, "it runs its alignments itself"
+    return this.align(source_ids, outputs)
 
 
 def _best_but(token_ids: Sequence[int], row: NDArray[np.float32]) -> int:

@@ -5,7 +5,7 @@
 So a model waits for one step of each other model at most, however much the others have to do.
 """
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -60,9 +60,22 @@ class LanePort(Protocol[_Front]):
 class LaneLoop(Generic[_Front]):
     """Runs the workers of a lane with what comes through its port."""
 
-    def __init__(self, port: LanePort[_Front], workers: Mapping[str, Worker] | None = None) -> None:
-        """`workers` are those that are there from the beginning, by model."""
+    def __init__(
+        self,
+        port: LanePort[_Front],
+        workers: Mapping[str, Worker] | None = None,
+        *,
+        on_dropped: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        """A loop to run.
+
+        Args:
+            port: of the lane.
+            workers: those that are there from the beginning, by model.
+            on_dropped: called with a model's key when its worker has gone.
+        """
         self._port = port
+        self._on_dropped = on_dropped
         self._workers = dict(workers or {})
         self._turns: dict[str, Worker] = {}  # those that have work, by model; the next one first
         self._last = ""  # that took a turn
@@ -74,32 +87,36 @@ class LaneLoop(Generic[_Front]):
             LaneBroken: every step of a model fails.
         """
         turns = self._turns
-        while (received := self._port.receive(wait=not turns)) is not None:
-            if received:
-                self._take(received)
+        while True:
+            received = self._port.receive(wait=not turns)
+            if received is None:
+                return
+            for front, command in received:
+                self._take(front, command)
+            del received  # nothing here keeps a worker that is dropped next
             if self._last in turns:  # behind those that have come meanwhile
                 turns[self._last] = turns.pop(self._last)
             if turns:
-                self._last = next(iter(turns))
-                worker = turns[self._last]
-                worker.take_turn()
-                if not worker.has_work:
-                    del turns[self._last]
+                self._take_turn()
 
-    def _take(self, received: Iterable[tuple[ModelFront[_Front], Command | AddWorker | DropWorker]]) -> None:
-        for front, command in received:
-            model = front[0]
-            if isinstance(command, AddWorker):
-                self._workers[model] = command.worker
-                continue
-            if isinstance(command, DropWorker):
-                self._workers.pop(model, None)
-                self._turns.pop(model, None)
-                continue
-            worker = self._workers.get(model)
-            if worker is None:
-                self._refuse(front, command)
-                continue
+    def _take_turn(self) -> None:
+        model = self._last = next(iter(self._turns))
+        worker = self._turns[model]
+        worker.take_turn()
+        if not worker.has_work:
+            del self._turns[model]
+
+    def _take(self, front: ModelFront[_Front], command: Command | AddWorker | DropWorker) -> None:
+        model = front[0]
+        if isinstance(command, AddWorker):
+            self._workers[model] = command.worker
+        elif isinstance(command, DropWorker):
+            self._turns.pop(model, None)
+            if self._workers.pop(model, None) is not None:
+                self._on_dropped(model)
+        elif (worker := self._workers.get(model)) is None:
+            self._refuse(front, command)
+        else:
             worker.obey(front, command)
             if model not in self._turns:
                 self._turns[model] = worker

@@ -52,6 +52,7 @@ class LaneThreads:
         self._is_closed = False
         self._lock = threading.Lock()  # of connections and of the living
         self._threads: list[threading.Thread] = []
+        self._dropped: dict[str, threading.Semaphore] = {}  # by model, while lanes give it up
         self._on_stuck = on_stuck
         self._watch = ThreadWatch([port.signs for port in self._ports], self._patience_s, self._give_up)
 
@@ -93,6 +94,25 @@ class LaneThreads:
             load_s=load_s,
             slowest_run_s=backend.slowest_run_s,
         )
+
+    def remove_model(self, model: str, timeout_s: float = CLOSE_LIMIT_S) -> None:
+        """Have a model less; what is not over fails with `EngineUnavailable`. Returns when all lanes have given it up.
+
+        Waits at most `timeout_s`. From a thread without an event loop.
+        """
+        with self._lock:
+            gone = [each for each in self._connections if each.key[0] == model]
+            self._connections = [each for each in self._connections if each not in gone]
+            living = [self._ports[lane] for lane in self._living]
+        for connection in gone:
+            connection.client.close(f"{model} was unloaded")
+        dropped = self._dropped[model] = threading.Semaphore(0)
+        for port in living:
+            port.put((model, None), DropWorker())
+        end_s = time.monotonic() + timeout_s
+        for _ in living:
+            dropped.acquire(timeout=max(0.0, end_s - time.monotonic()))
+        del self._dropped[model], self._facts[model]
 
     def uses(self) -> list[LaneUse]:
         """For each lane what the clients of several models share of it, on one event loop."""
@@ -159,7 +179,7 @@ class LaneThreads:
 
     def _run(self, port: "_Port") -> None:
         try:
-            LaneLoop(port).run()
+            LaneLoop(port, on_dropped=lambda model: self._dropped[model].release()).run()
         except BaseException:
             self._bury(port.lane)
             raise

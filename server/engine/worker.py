@@ -5,10 +5,11 @@
 Whatever fails in a step fails the sequences that take part in it, and nothing else.
 """
 
+import functools
 import time
 import weakref
 from collections.abc import Callable, Hashable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -88,7 +89,8 @@ class LaneWorker(Generic[_Front]):
         self._lane = lane
         self._reports: Reports[_Front] = Reports(lane.prefix_cache)
         self._timelines = Timelines()
-        lane.observe = self._observe
+        # Not by a method of this worker: with references in a circle, rows would not be free once it is dropped.
+        lane.observe = functools.partial(_observe, self._reports, self._timelines)
         self._scheduler = scheduler
         self._send = send
         self._model = model
@@ -232,11 +234,6 @@ class LaneWorker(Generic[_Front]):
         if (timeline := self._timelines.take(sequence)) is not None:
             self._reports.tell_times(sequence, timeline)
 
-    def _observe(self, run: GraphRun) -> None:
-        self._reports.add_graph_run(run)
-        if self._timelines:
-            self._timelines.observe(run)
-
     def _forget(self, sequence: LaneSequence) -> None:
         self._sequences.get(sequence.front, {}).pop(sequence.id, None)
 
@@ -245,6 +242,12 @@ class LaneWorker(Generic[_Front]):
         is_full = load.num_rows + load.num_waiting_rows >= self._scheduler.num_slots
         for front, report in self._reports.take(load, is_full=is_full, now_s=time.monotonic()):
             self._send(front, report)
+
+
+def _observe(reports: Reports[Any], timelines: Timelines, run: GraphRun) -> None:
+    reports.add_graph_run(run)
+    if timelines:
+        timelines.observe(run)
 
 
 def make_lane(backend: Backend, settings: EngineSettings) -> tuple[Lane, Scheduler]:

@@ -19,8 +19,13 @@ class MemoryBudget:
     So memory that is available now may be promised already: what was granted before counts.
     """
 
-    def __init__(self) -> None:
-        self._granted_bytes = 0
+    def __init__(self, granted_bytes: int = 0) -> None:
+        """`granted_bytes` are promised already."""
+        self._granted_bytes = granted_bytes
+
+    def give_back(self, num_bytes: int) -> None:
+        """What was granted is not needed any more."""
+        self._granted_bytes -= num_bytes
 
     @contextmanager
     def granted(self, num_bytes: int, what: str, remedy: str) -> Iterator[None]:

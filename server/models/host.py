@@ -5,23 +5,36 @@ It imports nothing that only a front needs: a server's start waits for it.
 
 import contextlib
 import functools
+import hashlib
 import os
+import time
 from pathlib import Path
 
 import msgspec
 
 from dragoman.common.errors import OperationError
+from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.joining import UnknownDecoderError
 from dragoman.server.engine.lane_loop import ModelFront
 from dragoman.server.engine.layout import engine_facts, lane_layout
 from dragoman.server.engine.processes.entry import run_host
 from dragoman.server.engine.processes.host import Host
-from dragoman.server.engine.processes.messages import Begin, ModelLoaded, ModelNotLoaded
+from dragoman.server.engine.processes.host_changes import HostModel
+from dragoman.server.engine.processes.messages import Begin, Checked, ModelLoaded, ModelNotLoaded
 from dragoman.server.engine.processes.port import SocketPort
 from dragoman.server.engine.worker import LaneWorker, make_lane
+from dragoman.server.errors import BundleError
 from dragoman.server.execution.backend import Backend
-from dragoman.server.models.loader import LoadedModel, load_models
+from dragoman.server.execution.memory_budget import MemoryBudget
+from dragoman.server.models.loader import (
+    LoadedModel,
+    lanes_bytes,
+    load_backend,
+    load_checked_backend,
+    load_models,
+    version_folder,
+)
 
 __all__ = ["main"]
 
@@ -31,33 +44,80 @@ def main() -> None:
     run_host(_load)
 
 
-def _load(host: Host, begin: Begin) -> int:
-    """Load models and have the host tell fronts of them; returns the number of lanes.
+def _load(host: Host, begin: Begin) -> tuple[int, "_ModelsFolder"]:
+    """Load models and have the host tell fronts of them; returns the number of lanes, and where to load others from.
 
     Raises:
         DragomanError: as `load_models`; or what has to be loaded again cannot be.
     """
     settings = EngineSettings.model_validate_json(begin.settings)
     directory = Path(os.fsdecode(begin.directory))
-    start = functools.partial(_start, host, settings)
-    loading = load_models(directory, settings, start, wanted=begin.versions)
-    loaded = {f"{each.bundle.name}/{each.bundle.version}" for each in loading.models}
+    source = _ModelsFolder(directory, settings)
+    loading = load_models(
+        directory, settings, lambda model: host.add_model(source.take(model)), wanted=begin.versions
+    )
+    loaded = {each.key for each in loading.models}
     if missing := sorted(set(begin.versions or ()) - loaded):
         why = [
             f": {each.description}" for each in loading.not_loaded if f"{each.name}/{each.version}" in missing
         ]
         raise OperationError(f"{missing[0]} was served and cannot be loaded again{''.join(why[:1])}")
     for each in loading.not_loaded:
-        host.tell(ModelNotLoaded(each.name, each.version, each.reason, each.description))
+        host.add_not_loaded(ModelNotLoaded(each.name, each.version, each.reason, each.description))
     num_lanes, _ = lane_layout(settings)
-    return num_lanes
+    return num_lanes, source
 
 
-def _start(host: Host, settings: EngineSettings, model: LoadedModel) -> None:
-    bundle = model.bundle
+class _ModelsFolder:
+    """A `ModelSource`: versions in a models folder, and the memory that lanes need for those that are loaded."""
+
+    def __init__(self, directory: Path, settings: EngineSettings) -> None:
+        self._directory = directory
+        self._settings = settings
+        self._num_bytes: dict[str, int] = {}  # by key
+
+    def take(self, model: LoadedModel) -> HostModel:
+        """A model that was loaded and tried."""
+        self._num_bytes[model.key] = lanes_bytes(model.backend, self._settings)
+        return _host_model(model.backend, self._settings, model.load_s)
+
+    def check(self, name: str, version: str) -> Checked:
+        """As `ModelSource.check`. While lanes take the place of others, the memory of both is needed.
+
+        What those that serve have touched is not available any more, and they touch little more: so there has to be
+        memory for all that the new ones may touch.
+        """
+        started = time.perf_counter()
+        bundle = Bundle.read(version_folder(self._directory, name, version))
+        budget = MemoryBudget(sum(self._num_bytes.values()))
+        backend = load_checked_backend(bundle, self._settings, budget)
+        return Checked(_digest(bundle), time.perf_counter() - started, backend.slowest_run_s)
+
+    def load(self, name: str, version: str, checked: Checked) -> HostModel:
+        """As `ModelSource.load`."""
+        bundle = Bundle.read(version_folder(self._directory, name, version))
+        if _digest(bundle) != checked.digest:
+            raise BundleError(f"{bundle.path} was changed while it was loaded")
+        backend = load_backend(bundle, self._settings)
+        backend.slowest_run_s = checked.slowest_run_s
+        self._num_bytes[f"{name}/{version}"] = lanes_bytes(backend, self._settings)
+        return _host_model(backend, self._settings, checked.seconds)
+
+    def forget(self, key: str) -> None:
+        """As `ModelSource.forget`."""
+        self._num_bytes.pop(key, None)
+
+
+def _digest(bundle: Bundle) -> bytes:
+    """Of the manifest, which has the digests of all other files."""
+    return hashlib.sha256(bundle.manifest.model_dump_json().encode()).digest()
+
+
+def _host_model(loaded: Backend, settings: EngineSettings, load_s: float) -> HostModel:
+    bundle = loaded.bundle
     num_lanes, _ = lane_layout(settings)
     # Each lane has a cache of its own. Its memory is there once something is in it.
-    backend = model.backend.with_prefix_cache(settings.prefix_cache_bytes // num_lanes)
+    backend = loaded.with_prefix_cache(settings.prefix_cache_bytes // num_lanes)
     with contextlib.suppress(UnknownDecoderError):  # callers are told who ask for what needs it
         _ = backend.vocabulary  # laid out once, for all lanes
     facts = engine_facts(
@@ -65,14 +125,14 @@ def _start(host: Host, settings: EngineSettings, model: LoadedModel) -> None:
         settings,
         kernels=backend.kernels,
         max_prefix_blocks=backend.prefix_cache.max_blocks,
-        load_s=model.load_s,
+        load_s=load_s,
         slowest_run_s=backend.slowest_run_s,
     )
     facts = msgspec.structs.replace(facts, shares_prefix_cache=False)
     told = ModelLoaded(bundle.name, bundle.version, facts)
     manifest = bundle.manifest.model_dump_json().encode()
     start = functools.partial(_make_worker, told.key, backend, settings)
-    host.add_model(told, start, manifest, bundle.tokenizer_bytes())
+    return HostModel(told, start, (manifest, bundle.tokenizer_bytes()))
 
 
 def _make_worker(

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import itertools
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -17,12 +17,21 @@ from dragoman.server.engine.client import EngineClient
 from dragoman.server.engine.known_lane import LaneUse
 from dragoman.server.engine.processes.connection import HostConnection
 from dragoman.server.engine.processes.link import SocketLink
-from dragoman.server.engine.processes.messages import LaneAdded, LaneRemoved, ModelLoaded, ModelNotLoaded
+from dragoman.server.engine.processes.messages import (
+    LaneAdded,
+    LaneRemoved,
+    LaneRetired,
+    ModelAdded,
+    ModelLoaded,
+    ModelNotLoaded,
+    ModelRemoved,
+)
 from dragoman.server.engine.watchdog import NUM_LOOKS, patience_s
 from dragoman.server.errors import NotLoadedReason
 from dragoman.server.models.discovery import NotLoaded
 from dragoman.server.models.registry import Registry, announce_not_loaded
-from dragoman.server.models.served_model import ServedModel, announce
+from dragoman.server.models.served_model import ServedModel, announce, withdraw
+from dragoman.server.models.unloading import end_calls
 from dragoman.server.operations.metrics import Metrics
 
 __all__ = ["HostedModels"]
@@ -30,10 +39,15 @@ __all__ = ["HostedModels"]
 
 @dataclass(eq=False, slots=True)
 class _Hosted:
-    """A model, and the digests of the manifest and the tokenizer that the host sent."""
+    """A model, and the digests of the manifest and the tokenizer that the host sent.
+
+    Attributes:
+        is_announced: whether the metrics know it, as it takes calls.
+    """
 
     served: ServedModel
     digests: tuple[bytes, ...]
+    is_announced: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -45,6 +59,7 @@ class _Lane:
         models: that it has, by key.
         use: of its rows by all models.
         link: None until it is open.
+        is_retiring: whether it gets nothing more.
     """
 
     number: int
@@ -52,6 +67,7 @@ class _Lane:
     models: dict[str, EngineClient]
     use: LaneUse = field(default_factory=LaneUse)
     link: SocketLink | None = None
+    is_retiring: bool = False
 
     def receive(self, model: str, report: Report) -> None:
         """Hand a report to the client of its model."""
@@ -87,7 +103,10 @@ class HostedModels:
         metrics: Metrics,
         on_failure: Callable[[OperationError], object] = lambda _: None,
     ) -> None:
-        """`on_failure` is called when a host has other models than the one before it had. Call on the event loop."""
+        """Call on the event loop.
+
+        `on_failure` is called when a host has another model under a key than the one before it had.
+        """
         self.not_loaded: list[NotLoaded] = []
         self.loaded = asyncio.Event()
         self.pids: dict[int, int] = {}
@@ -98,24 +117,35 @@ class HostedModels:
         self._models: dict[str, _Hosted] = {}  # by key
         self._lanes: dict[int, _Lane] = {}  # those with an open link, by process
         self._opening: dict[int, asyncio.Task[None]] = {}  # what last had to do with a link, by process
+        self._retiring: set[int] = set()  # processes that end in order
         self._numbers = itertools.count()
         self._connection: HostConnection | None = None
-        self._ending: asyncio.Task[None] | None = None
+        self._told: set[str] = set()  # models that the present host has, by key
+        self._changing: asyncio.Task[None] | None = None  # the last change of what is there
+        self._registry: Registry | None = None
+        self._is_first = True
         self._is_closed = False
 
     def connect(self, sock: socket.socket) -> None:
         """Hear a host: the first one, or one that takes another's place; `sock` is of `Supervisor.connect`."""
         if self._connection is not None:
             self._connection.close()
+        self._told = set()
+        for pid in self.pids.values():  # they end with their host
+            self._metrics.processes.forget(pid)
+        self.pids.clear()
+        self._retiring.clear()
         self._connection = HostConnection(sock, self)
 
     def registry(self, *, is_first: bool = True) -> Registry:
         """The models by name, with what is not served; known to the metrics. The first front logs them."""
         if is_first:
             announce_not_loaded(self.not_loaded, self._metrics)
+        self._is_first = is_first
+        self._registry = Registry([], self.not_loaded)
         for model in self._models.values():
-            announce(model.served, self._settings, self._metrics, is_first=is_first)
-        return Registry([model.served for model in self._models.values()], self.not_loaded)
+            self._serve(model, self._registry)
+        return self._registry
 
     def close(self) -> None:
         """Give up all lanes; what is not over fails with `EngineUnavailable`."""
@@ -132,6 +162,7 @@ class HostedModels:
 
     def model_loaded(self, model: ModelLoaded, manifest: bytes, tokenizer: bytes) -> None:
         """As `connection.Listener` has it."""
+        self._told.add(model.key)
         digests = tuple(hashlib.sha256(content).digest() for content in (manifest, tokenizer))
         if (known := self._models.get(model.key)) is not None:
             if digests != known.digests:
@@ -157,9 +188,17 @@ class HostedModels:
 
     def lane_added(self, lane: LaneAdded, link: socket.socket) -> None:
         """As `connection.Listener` has it."""
+        if (before := self.pids.get(lane.lane)) is not None and before != lane.pid:
+            self._metrics.processes.retire(before)
         self._metrics.processes.watch(lane.pid, f"lane-{lane.lane}")
+        opening = self._open(lane, link, self._opening.get(lane.pid))
+        self._opening[lane.pid] = asyncio.create_task(opening)
+
+    def lane_retired(self, lane: LaneRetired) -> None:
+        """As `connection.Listener` has it."""
+        self._retiring.add(lane.pid)
         before = self._opening.get(lane.pid)
-        self._opening[lane.pid] = asyncio.create_task(self._open(lane, link, before))
+        self._opening[lane.pid] = asyncio.create_task(self._retire(lane.pid, before))
 
     def lane_removed(self, lane: LaneRemoved) -> None:
         """As `connection.Listener` has it."""
@@ -167,15 +206,69 @@ class HostedModels:
         self._opening.pop(lane.pid, None)
         if self.pids.get(lane.lane) == lane.pid:
             del self.pids[lane.lane]
-        self.on_lane_died()
+        if lane.pid in self._retiring:
+            self._retiring.discard(lane.pid)
+        else:
+            self.on_lane_died()
 
     def loading_ended(self) -> None:
         """As `connection.Listener` has it."""
-        self._ending = asyncio.create_task(self._end_loading())
+        self._change(self._end_loading())
+
+    def model_added(self, model: ModelAdded) -> None:
+        """As `connection.Listener` has it."""
+        self._change(self._add(model.model, self._connection))
+
+    def model_removed(self, model: ModelRemoved) -> None:
+        """As `connection.Listener` has it."""
+        self._told.discard(model.model)
+        self._change(self._remove(model.model, model.limit_s, self._connection))
+
+    # Changes of what is there, one after the other.
+
+    def _change(self, change: Coroutine[None, None, None]) -> None:
+        self._changing = asyncio.create_task(self._after(self._changing, change))
+
+    async def _after(self, before: "asyncio.Task[None] | None", change: Coroutine[None, None, None]) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        await change
 
     async def _end_loading(self) -> None:
         await asyncio.gather(*self._opening.values())
+        for key in self._models.keys() - self._told:  # a change was made, or not made, as the last host ended
+            await self._drop(key, 0.0)
         self.loaded.set()
+
+    def _serve(self, model: _Hosted, registry: Registry) -> None:
+        if not model.is_announced:
+            model.is_announced = True
+            announce(model.served, self._settings, self._metrics, is_first=self._is_first)
+            registry.add(model.served)
+
+    async def _add(self, key: str, connection: HostConnection | None) -> None:
+        """Let a model take calls, once there are links with lanes that have it."""
+        await asyncio.gather(*self._opening.values())
+        if self._registry is not None and key in self._told:
+            self._serve(self._models[key], self._registry)
+        if connection is not None:
+            connection.take(key)
+
+    async def _remove(self, key: str, limit_s: float, connection: HostConnection | None) -> None:
+        await self._drop(key, limit_s)
+        if connection is not None:
+            connection.take(key)
+
+    async def _drop(self, key: str, limit_s: float) -> None:
+        """Let a model take no calls; those that run have `limit_s` to end."""
+        model = self._models[key]
+        served = model.served
+        await end_calls(self._registry, served, limit_s)
+        if model.is_announced:
+            withdraw(served, self._metrics, is_first=self._is_first)
+        del self._models[key]
+        for lane in self._lanes.values():
+            lane.models.pop(key, None)
 
     # Links.
 
@@ -202,6 +295,27 @@ class HostedModels:
         for key, client in clients.items():
             client.add_lane(lane.number, _ModelLink(link, key), lane.use)
 
+    async def _retire(self, pid: int, before: asyncio.Task[None] | None) -> None:
+        """Give a lane nothing more, and close the link with it once nothing of any model is left there."""
+        if before is not None:
+            await before
+        lane = self._lanes.get(pid)
+        if lane is None or lane.link is None:
+            return
+        lane.is_retiring = True
+        link, num_left = lane.link, len(lane.models)
+
+        def end_one() -> None:
+            nonlocal num_left
+            num_left -= 1
+            if num_left <= 0:
+                link.close()
+
+        for client in list(lane.models.values()):
+            client.retire_lane(lane.number, end_one)
+        if not lane.models:
+            link.close()
+
     def _lose(self, lane: _Lane) -> None:
         """A lane is gone or was given up."""
         if self._lanes.get(lane.pid) is not lane or self._is_closed:  # it was gone before it was known
@@ -213,7 +327,7 @@ class HostedModels:
             del self._opening[lane.pid]
         if lane.link is not None and lane.link.is_silent and self._connection is not None:
             self._connection.end_lane(lane.pid)
-        else:
+        elif not lane.is_retiring:
             self._ask_again(lane.pid)
 
     def _ask_again(self, pid: int) -> None:

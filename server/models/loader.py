@@ -15,12 +15,21 @@ from dragoman.server.bundle.reader import Bundle, one_line
 from dragoman.server.config import EngineSettings
 from dragoman.server.engine.layout import lane_layout, num_reserved_rows
 from dragoman.server.engine.trial import check_answers
-from dragoman.server.errors import NotLoadedReason
+from dragoman.server.errors import BundleError, NotLoadedReason, shown
 from dragoman.server.execution.backend import Backend
 from dragoman.server.execution.memory_budget import MemoryBudget, engine_bytes
 from dragoman.server.models.discovery import NotLoaded, discover, log_not_loaded
 
-__all__ = ["LoadedModel", "Loading", "load_backend", "load_checked_backend", "load_model", "load_models"]
+__all__ = [
+    "LoadedModel",
+    "Loading",
+    "lanes_bytes",
+    "load_backend",
+    "load_checked_backend",
+    "load_model",
+    "load_models",
+    "version_folder",
+]
 
 _log = structlog.get_logger(__name__)
 
@@ -59,6 +68,7 @@ def load_models(
     start: Callable[[LoadedModel], object] = lambda _: None,
     *,
     wanted: Collection[str] | None = None,
+    budget: MemoryBudget | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Loading:
     """Load the highest sound version of every model in `directory`.
@@ -70,7 +80,8 @@ def load_models(
         directory: the models folder.
         settings: how models run.
         start: called with each model as soon as it is loaded, to start its lanes. Where it fails, so has the loading.
-        wanted: `name/version` of all that may be loaded; None: whatever is there.
+        wanted: `name/version` of all that is to be loaded, and nothing else; None: whatever is there.
+        budget: counts what the models reserve; None: it is of no matter afterwards.
         should_stop: asked between versions, so that a server told to stop while loading does not load them all.
 
     Raises:
@@ -80,7 +91,7 @@ def load_models(
     found, not_loaded = discover(directory)
     models: list[LoadedModel] = []
     failures: list[tuple[Path, Exception]] = []
-    budget = MemoryBudget()
+    budget = budget or MemoryBudget()
 
     def load(folder: Path) -> LoadedModel:
         model = load_model(folder, settings, budget)
@@ -88,11 +99,12 @@ def load_models(
         return model
 
     for versions in found:
-        if wanted is not None:
-            versions = [each for each in versions if f"{each.parent.name}/{each.name}" in wanted]  # noqa: PLW2901
-        model, failed = _load_highest(versions, load, should_stop)
-        models += [model] if model is not None else []
-        failures += failed
+        # Of the versions that are there the highest sound one is loaded; of those that are wanted each one.
+        named = [[each] for each in versions if f"{each.parent.name}/{each.name}" in (wanted or ())]
+        for candidates in [versions] if wanted is None else named:
+            model, failed = _load_highest(candidates, load, should_stop)
+            models += [model] if model is not None else []
+            failures += failed
     if not models and len(failures) == 1:
         raise failures[0][1]  # it says all that the log would say
     not_loaded += [_not_loaded(directory, folder, error) for folder, error in failures]
@@ -135,18 +147,36 @@ def load_checked_backend(
     """
     backend = load_backend(bundle, settings)
     num_lanes, _ = lane_layout(settings)
-    num_bytes = engine_bytes(
-        backend,
-        num_lanes=num_lanes,
-        rows_per_lane=settings.slots_per_lane + num_reserved_rows(settings),
-        prefix_cache_bytes=settings.prefix_cache_bytes,
-    )
+    num_bytes = lanes_bytes(backend, settings)
     what = f"{bundle.path}: engine.lanes = {num_lanes} of engine.slots_per_lane = {settings.slots_per_lane}"
     if backend.reuses_prefixes:
         what += f" with engine.prefix_cache_bytes = {settings.prefix_cache_bytes}"
     with (budget or MemoryBudget()).granted(num_bytes, what, "lower one of them"):
         check_answers(backend, num_rows=settings.slots_per_lane)
     return backend
+
+
+def lanes_bytes(backend: Backend, settings: EngineSettings) -> int:
+    """Memory that a model's rows on all lanes and its prefix cache may take."""
+    num_lanes, _ = lane_layout(settings)
+    return engine_bytes(
+        backend,
+        num_lanes=num_lanes,
+        rows_per_lane=settings.slots_per_lane + num_reserved_rows(settings),
+        prefix_cache_bytes=settings.prefix_cache_bytes,
+    )
+
+
+def version_folder(directory: Path, name: str, version: str) -> Path:
+    """The folder of a version.
+
+    Raises:
+        BundleError: the name or the version is not that of a folder in the models folder.
+    """
+    for part in (name, version):
+        if part in {"", ".", ".."} or "/" in part or "\0" in part:
+            raise BundleError(f"{shown(f'{name}/{version}')} is not in the models folder")
+    return directory / name / version
 
 
 def load_backend(bundle: Bundle, settings: EngineSettings) -> Backend:

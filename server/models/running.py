@@ -16,7 +16,8 @@ import structlog
 from dragoman.common.errors import DragomanError
 from dragoman.common.memory import proportional_bytes, readable_bytes
 from dragoman.server.config import ServerSettings
-from dragoman.server.engine.processes.supervisor import Supervisor
+from dragoman.server.engine.processes.messages import LoadVersion, UnloadVersion
+from dragoman.server.engine.processes.supervisor import HostDied, Supervisor
 from dragoman.server.models.hosted import HostedModels
 from dragoman.server.models.registry import Registry
 from dragoman.server.operations.metrics import Metrics
@@ -45,6 +46,22 @@ class RunningModels(Protocol):
             DragomanError: nothing of what is there can be served.
         """
 
+    async def load_version(self, name: str, version: str) -> None:
+        """Serve a version beside the others; returns when each front has it. One change is made at a time.
+
+        Raises:
+            DragomanError: it cannot be served. What was served before is served on.
+        """
+
+    async def unload_version(self, name: str, version: str) -> None:
+        """Serve a version no longer; returns when its calls have ended in each front and its memory is free.
+
+        Calls that outlast `server.drain_timeout_s` fail.
+
+        Raises:
+            DragomanError: it is not served.
+        """
+
     async def close(self) -> bool:
         """Stop the lanes, within seconds; returns whether they have ended."""
 
@@ -60,6 +77,7 @@ class ModelsInThreads:
         self._on_stuck = on_stuck
         self._metrics = metrics
         self._models: ThreadedModels | None = None
+        self._changing = asyncio.Lock()
         self._loading: asyncio.Task[None] | None = None
 
     async def load(self, stop: asyncio.Event) -> Registry | None:
@@ -75,6 +93,20 @@ class ModelsInThreads:
         if self._loading.done():
             self._loading.result()  # or what it raised
         return None if stop.is_set() else models.registry(self._metrics)
+
+    async def load_version(self, name: str, version: str) -> None:
+        """As `RunningModels` has it. A version is tried in this process: native code that crashes ends the server."""
+        from dragoman.server.models.loader import version_folder  # noqa: PLC0415
+
+        assert self._models is not None
+        async with self._changing:
+            await self._models.load_version(version_folder(self._settings.models.directory, name, version))
+
+    async def unload_version(self, name: str, version: str) -> None:
+        """As `RunningModels` has it."""
+        assert self._models is not None
+        async with self._changing:
+            await self._models.unload_version(f"{name}/{version}", self._settings.server.drain_timeout_s)
 
     async def close(self) -> bool:
         """As `RunningModels` has it."""
@@ -115,6 +147,8 @@ class ModelsInProcesses:
         self._numbers = itertools.count()
         self._on_failure = on_failure
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._changing = asyncio.Lock()
+        self._versions: list[str] = []
         self._metrics = metrics
         self._models = HostedModels(settings.engine, metrics, self.host_failed)
         self._models.on_lane_died = self._lane_died
@@ -130,9 +164,28 @@ class ModelsInProcesses:
         if stop.is_set():
             return None
         registry = self._models.registry()
-        self.host.reload([f"{model.name}/{model.version}" for model in registry.models])
+        self._versions = [f"{model.name}/{model.version}" for model in registry.models]
+        self.host.reload(self._versions)
         await self._log_memory()
         return registry
+
+    async def load_version(self, name: str, version: str) -> None:
+        """As `RunningModels` has it. Where the host dies meanwhile, the next one loads what was served before."""
+        async with self._changing:
+            await self.host.change(LoadVersion(name, version))
+            self._versions = [*self._versions, f"{name}/{version}"]
+            self.host.reload(self._versions)
+            await self._log_memory()
+
+    async def unload_version(self, name: str, version: str) -> None:
+        """As `RunningModels` has it. Where the host dies meanwhile, the next one does not load the version."""
+        async with self._changing:
+            key = f"{name}/{version}"
+            self._versions = [each for each in self._versions if each != key]
+            self.host.reload(self._versions)
+            with contextlib.suppress(HostDied):
+                await self.host.change(UnloadVersion(name, version))
+            await self._log_memory()
 
     async def close(self) -> bool:
         """As `RunningModels` has it. Nothing waits for the step of a lane."""

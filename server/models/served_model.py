@@ -10,7 +10,7 @@ from dragoman.server.config import EngineSettings
 from dragoman.server.engine.client import EngineClient
 from dragoman.server.operations.metrics import Metrics, ModelMetrics
 
-__all__ = ["ServedModel", "announce", "longest_token", "max_characters_per_token"]
+__all__ = ["ServedModel", "announce", "longest_token", "max_characters_per_token", "withdraw"]
 
 _MAX_SHRINKING = 4
 """How many characters a tokenizer's normaliser may make one of: a letter may have three accents beside it."""
@@ -100,6 +100,18 @@ def announce(
     )
     _warn_without_reuse(model, settings)
     _warn_of_halves_on_cpu(model)
+
+
+def withdraw(model: ServedModel, metrics: Metrics, *, is_first: bool = True) -> None:
+    """Take back what `announce` told the metrics of a version. What was counted stays."""
+    manifest, facts = model.manifest, model.engine.facts
+    metrics.unwatch(model.name, model.engine)
+    if not manifest.facts.has_source:
+        metrics.unwatch_prefix_cache(model.name, model.engine.prefix)
+    if not is_first:
+        return
+    metrics.model_info.remove(model.name, model.version, manifest.task, manifest.precision, facts.provider)
+    _log.info("model_unloaded", model=model.name, version=model.version)
 
 
 def longest_token(tokenizer: Tokenizer) -> int:

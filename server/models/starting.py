@@ -28,4 +28,9 @@ def start_host(settings: ServerSettings, spawned: SpawnedHost | None = None) -> 
             spawned.abandon()
         return None
     directory = os.fsencode(settings.models.directory)
-    return Supervisor(Begin(directory, settings.engine.model_dump_json().encode()), HOST_MODULE, spawned)
+    begin = Begin(
+        directory,
+        settings.engine.model_dump_json().encode(),
+        drain_limit_s=settings.server.drain_timeout_s,
+    )
+    return Supervisor(begin, HOST_MODULE, spawned)

@@ -1,15 +1,21 @@
 """Models of this process, whose lanes are its threads."""
 
+import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dragoman.server.config import EngineSettings
 from dragoman.server.engine.known_lane import LaneUse
+from dragoman.server.engine.processes.linux import trim_memory
 from dragoman.server.engine.threads import LaneThreads
+from dragoman.server.errors import ResourceUnavailable
+from dragoman.server.execution.memory_budget import MemoryBudget
 from dragoman.server.models.discovery import NotLoaded
-from dragoman.server.models.loader import LoadedModel, load_model, load_models
+from dragoman.server.models.loader import LoadedModel, lanes_bytes, load_model, load_models
 from dragoman.server.models.registry import Registry, announce_not_loaded
-from dragoman.server.models.served_model import ServedModel, announce
+from dragoman.server.models.served_model import ServedModel, announce, withdraw
+from dragoman.server.models.unloading import end_calls
 from dragoman.server.operations.metrics import Metrics
 
 __all__ = ["ThreadedModels"]
@@ -26,7 +32,10 @@ class ThreadedModels:
         """`on_stuck` is called, in some thread, with a lane that gives no sign of life."""
         self._settings = settings
         self._lanes = LaneThreads(settings, on_stuck)
-        self._loaded: list[LoadedModel] = []
+        self._loaded: dict[str, LoadedModel] = {}  # by key
+        self._budget = MemoryBudget()
+        # Always the same thread: glibc has memory for each that allocates, and gives little of it back.
+        self._changing = ThreadPoolExecutor(1, thread_name_prefix="models")
         self.not_loaded: tuple[NotLoaded, ...] = ()
 
     def load_all(self, directory: Path, *, should_stop: Callable[[], bool] = lambda: False) -> None:
@@ -37,7 +46,9 @@ class ThreadedModels:
             DragomanError: nothing of what is there can be loaded.
         """
         try:
-            loading = load_models(directory, self._settings, self._start, should_stop=should_stop)
+            loading = load_models(
+                directory, self._settings, self._start, budget=self._budget, should_stop=should_stop
+            )
         except BaseException:
             self.close(0.0)
             raise
@@ -51,25 +62,63 @@ class ThreadedModels:
             ProviderUnavailable: the execution provider cannot be had here.
             ResourceUnavailable: there is no memory, or no thread, for its lanes.
         """
-        self._start(load_model(folder, self._settings))
+        self._start(load_model(folder, self._settings, self._budget))
 
     def connect(self, metrics: Metrics) -> list[ServedModel]:
         """The models for the callers of one event loop, known to `metrics`."""
         uses = self._lanes.uses()
-        return [self._served(each, metrics, uses) for each in self._loaded]
+        return [self._served(each, metrics, uses) for each in self._loaded.values()]
 
     def registry(self, metrics: Metrics) -> Registry:
-        """The same by name, with what is not served."""
+        """The same by name, with what is not served. From now on it is this registry that changes are made in."""
         announce_not_loaded(self.not_loaded, metrics)
-        return Registry(self.connect(metrics), self.not_loaded)
+        self._metrics, self._uses = metrics, self._lanes.uses()
+        served = [self._served(each, metrics, self._uses) for each in self._loaded.values()]
+        self._registry = Registry(served, self.not_loaded)
+        return self._registry
+
+    async def load_version(self, folder: Path) -> None:
+        """Load the bundle in `folder` while others are served, and let it take calls.
+
+        Raises:
+            DragomanError: as `load`; or it is loaded already. What was served is served on.
+        """
+        key = f"{folder.parent.name}/{folder.name}"
+        if key in self._loaded:
+            raise ResourceUnavailable(f"{key} is loaded already")
+        await asyncio.get_running_loop().run_in_executor(self._changing, self.load, folder)
+        self._registry.add(self._served(self._loaded[key], self._metrics, self._uses))
+
+    async def unload_version(self, key: str, limit_s: float) -> None:
+        """Let a version take no calls, and free its memory once those that run have ended, within `limit_s`.
+
+        Raises:
+            ResourceUnavailable: it is not loaded.
+        """
+        if key not in self._loaded:
+            raise ResourceUnavailable(f"{key} is not loaded")
+        [served] = [each for each in self._registry.models if f"{each.name}/{each.version}" == key]
+        await end_calls(self._registry, served, limit_s)
+        withdraw(served, self._metrics)
+        await asyncio.get_running_loop().run_in_executor(self._changing, self._unload, key)
 
     def close(self, timeout_s: float) -> bool:
         """Stop all lanes, waiting at most `timeout_s`; returns whether they have ended."""
+        self._changing.shutdown(wait=False)
         return self._lanes.close(timeout_s)
 
     def _start(self, model: LoadedModel) -> None:
-        self._lanes.add_model(model.key, model.backend, load_s=model.load_s)
-        self._loaded.append(model)
+        try:
+            self._lanes.add_model(model.key, model.backend, load_s=model.load_s)
+        except BaseException:
+            self._budget.give_back(lanes_bytes(model.backend, self._settings))
+            raise
+        self._loaded[model.key] = model
+
+    def _unload(self, key: str) -> None:
+        self._lanes.remove_model(key)
+        self._budget.give_back(lanes_bytes(self._loaded.pop(key).backend, self._settings))
+        trim_memory()
 
     def _served(self, loaded: LoadedModel, metrics: Metrics, uses: Sequence[LaneUse]) -> ServedModel:
         bundle = loaded.bundle

@@ -73,7 +73,15 @@ class OccupancyCollector(Collector):
     """Slots and queues of engines by model name."""
 
     def __init__(self) -> None:
-        self.engines: dict[str, OccupiedEngine] = {}
+        self._engines: dict[str, tuple[OccupiedEngine, ...]] = {}
+
+    def watch(self, name: str, engine: OccupiedEngine) -> None:
+        """Add a version's engine to those of a model."""
+        self._engines[name] = (*self._engines.get(name, ()), engine)
+
+    def unwatch(self, name: str, engine: OccupiedEngine) -> None:
+        """A version's engine has gone; its model stays."""
+        self._engines[name] = tuple(each for each in self._engines[name] if each is not engine)
 
     def collect(self) -> Iterator[Metric]:
         """One gauge a figure, one sample a model."""
@@ -87,9 +95,14 @@ class OccupancyCollector(Collector):
             GaugeMetricFamily(f"{METRIC_PREFIX}_{name}", help_text, labels=["model"])
             for name, help_text in families.items()
         ]
-        for model, engine in list(self.engines.items()):
-            now = engine.occupancy()
-            values = (now.slots_used, now.slots_total, now.num_running, now.num_waiting)
+        for model, engines in list(self._engines.items()):
+            now = [engine.occupancy() for engine in engines]
+            values = (
+                sum(each.slots_used for each in now),
+                sum(each.slots_total for each in now),
+                sum(each.num_running for each in now),
+                sum(each.num_waiting for each in now),
+            )
             for gauge, value in zip(gauges, values, strict=True):
                 gauge.add_metric([model], value)
         yield from gauges
@@ -99,7 +112,18 @@ class PrefixCacheCollector(Collector):
     """What generation models reuse of prompts, by model name."""
 
     def __init__(self) -> None:
-        self.caches: dict[str, CountingPrefixCache] = {}
+        self._caches: dict[str, tuple[CountingPrefixCache, ...]] = {}
+        self._gone: dict[str, tuple[int, int]] = {}  # tokens computed and reused by versions that have gone
+
+    def watch(self, name: str, cache: CountingPrefixCache) -> None:
+        """Add a version's cache to those of a model."""
+        self._caches[name] = (*self._caches.get(name, ()), cache)
+
+    def unwatch(self, name: str, cache: CountingPrefixCache) -> None:
+        """A version's cache has gone; what it has counted stays."""
+        computed, reused = self._gone.get(name, (0, 0))
+        self._gone[name] = (computed + cache.num_computed_tokens, reused + cache.num_reused_tokens)
+        self._caches[name] = tuple(each for each in self._caches[name] if each is not cache)
 
     def collect(self) -> Iterator[Metric]:
         """Tokens by where their keys and values came from, and the bytes held."""
@@ -113,11 +137,13 @@ class PrefixCacheCollector(Collector):
             "Keys and values kept for prompts that begin the same.",
             labels=["model"],
         )
-        for model, cache in list(self.caches.items()):
-            counts = (cache.num_computed_tokens, cache.num_reused_tokens)
-            for source, count in zip(PROMPT_SOURCES, counts, strict=True):
+        for model, caches in list(self._caches.items()):
+            computed, reused = self._gone.get(model, (0, 0))
+            computed += sum(cache.num_computed_tokens for cache in caches)
+            reused += sum(cache.num_reused_tokens for cache in caches)
+            for source, count in zip(PROMPT_SOURCES, (computed, reused), strict=True):
                 tokens.add_metric([model, source], count)
-            held.add_metric([model], cache.num_bytes)
+            held.add_metric([model], sum(cache.num_bytes for cache in caches))
         yield tokens
         yield held
 

@@ -226,8 +226,12 @@ class Metrics:
             self.request_duration.labels(model, method)
 
     def watch(self, name: str, engine: OccupiedEngine) -> None:
-        """Read the engine's occupancy at every scrape."""
-        self._occupancy.engines[name] = engine
+        """Read the engine's occupancy at every scrape. Those of several versions of a model are added up."""
+        self._occupancy.watch(name, engine)
+
+    def unwatch(self, name: str, engine: OccupiedEngine) -> None:
+        """Read the engine's occupancy no longer."""
+        self._occupancy.unwatch(name, engine)
 
     def watch_arrivals(
         self, count_started: Callable[[], int | None], count_taken_up: Callable[[], int]
@@ -236,8 +240,12 @@ class Metrics:
         self._arrivals.count_started, self._arrivals.count_taken_up = count_started, count_taken_up
 
     def watch_prefix_cache(self, name: str, cache: CountingPrefixCache) -> None:
-        """Read a generation model's prefix cache at every scrape."""
-        self._prefix_caches.caches[name] = cache
+        """Read a generation model's prefix cache at every scrape. Those of several versions are added up."""
+        self._prefix_caches.watch(name, cache)
+
+    def unwatch_prefix_cache(self, name: str, cache: CountingPrefixCache) -> None:
+        """Read the cache no longer; what it has counted stays."""
+        self._prefix_caches.unwatch(name, cache)
 
     def _counter(self, name: str, help_text: str, labels: Iterable[str] = ()) -> Counter:
         return Counter(name, help_text, labels, namespace=METRIC_PREFIX, registry=self.registry)

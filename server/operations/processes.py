@@ -34,6 +34,13 @@ class ProcessesCollector(Collector):
         with self._lock:
             self._processes[process] = (pid, collector)
 
+    def retire(self, pid: int) -> None:
+        """Another process takes the place of this one while it still runs: `retiring-` goes before its name."""
+        with self._lock:
+            for process, watched in list(self._processes.items()):
+                if watched[0] == pid:
+                    self._processes[f"retiring-{process}"] = self._processes.pop(process)
+
     def forget(self, pid: int) -> None:
         """The process has ended. Harmless when another one has its place."""
         with self._lock:

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dragoman.server.decoding.hypothesis import FinishReason, Hypothesis
 from dragoman.server.engine.api import (
@@ -21,7 +21,8 @@ from dragoman.server.engine.api import (
 from dragoman.server.engine.lane_loop import ModelFront
 from dragoman.server.engine.processes.entry import run_host
 from dragoman.server.engine.processes.host import Host
-from dragoman.server.engine.processes.messages import Begin, ModelLoaded, ModelNotLoaded
+from dragoman.server.engine.processes.host_changes import HostModel
+from dragoman.server.engine.processes.messages import Begin, Checked, ModelLoaded, ModelNotLoaded
 from dragoman.server.engine.processes.port import SocketPort
 from dragoman.server.errors import BundleError, ResourceUnavailable
 
@@ -80,7 +81,34 @@ def report(number: int, token_ids: tuple[int, ...]) -> Report:
     return Report([*events, Finished(number, (hypothesis,))], [], LaneLoad(0, 0))
 
 
-def load(host: Host, begin: Begin) -> int:
+class Source:
+    """Versions are loaded as their names say: "crash", "raise", "lack", "other file", "dead lane" and so on."""
+
+    def __init__(self, make: Callable[[str, str], HostModel]) -> None:
+        self._make = make
+
+    def check(self, name: str, version: str) -> Checked:
+        match name:
+            case "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "raise":
+                raise KeyError("surprise")
+            case "lack":
+                raise ResourceUnavailable("no memory for it")
+            case "slow":
+                time.sleep(60)
+        return Checked(b"digest", 0.5)
+
+    def load(self, name: str, version: str, checked: Checked) -> HostModel:
+        if name == "other file":
+            raise BundleError("it was changed")
+        return self._make(name, version)
+
+    def forget(self, key: str) -> None:
+        """There is nothing to forget."""
+
+
+def load(host: Host, begin: Begin) -> tuple[int, Source]:
     wanted = json.loads(begin.settings)
     if wanted.get("load_s"):
         time.sleep(wanted["load_s"])
@@ -96,11 +124,27 @@ def load(host: Host, begin: Begin) -> int:
             os.kill(os.getpid(), signal.SIGSEGV)
         return EchoWorker(port)
 
-    for name in ("echo", "other"):
-        host.add_model(ModelLoaded(name, "1", FACTS), start, b"manifest of " + name.encode(), b"t" * 300_000)
-    host.tell(ModelNotLoaded("third", "1", "broken", "it is"))
+    def start_dead(_: SocketPort) -> EchoWorker:
+        os.kill(os.getpid(), signal.SIGSEGV)
+        raise AssertionError
+
+    def start_failing(_: SocketPort) -> EchoWorker:
+        raise ResourceUnavailable("no memory for rows")
+
+    def start_slowly(port: SocketPort) -> EchoWorker:
+        time.sleep(0.3)
+        return EchoWorker(port)
+
+    def make(name: str, version: str) -> HostModel:
+        starts = {"dead lane": start_dead, "failing lane": start_failing, "slow lane": start_slowly}
+        told = ModelLoaded(name, version, FACTS)
+        return HostModel(told, starts.get(name, start), (b"manifest of " + name.encode(), b"t" * 300_000))
+
+    for key in begin.versions or ("echo/1", "other/1"):
+        host.add_model(make(*key.split("/")))
+    host.add_not_loaded(ModelNotLoaded("third", "1", "broken", "it is"))
     num_lanes: int = wanted["num_lanes"]
-    return num_lanes
+    return num_lanes, Source(make)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """A host that loads for ever."""
 
 import time
+from typing import NoReturn
 
 import structlog
 
@@ -13,7 +14,7 @@ def main() -> None:
     run_host(load)
 
 
-def load(host: Host, begin: Begin) -> int:
+def load(host: Host, begin: Begin) -> NoReturn:
     structlog.get_logger().info("endless")
     time.sleep(600)
-    return 1
+    raise AssertionError

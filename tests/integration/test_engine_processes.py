@@ -33,8 +33,11 @@ from dragoman.server.engine.processes.messages import (
     Begin,
     LaneAdded,
     LaneRemoved,
+    LaneRetired,
+    ModelAdded,
     ModelLoaded,
     ModelNotLoaded,
+    ModelRemoved,
 )
 from dragoman.server.engine.processes.supervisor import Supervisor
 from dragoman.server.errors import BundleError, ResourceUnavailable
@@ -55,7 +58,13 @@ class Front:
         self.not_loaded: list[str] = []
         self.pids: dict[int, int] = {}
         self.links: dict[int, SocketLink] = {}
+        self.links_of: dict[int, SocketLink] = {}
         self.removed: list[LaneRemoved] = []
+        self.retired: list[int] = []
+        self.added: list[str] = []
+        self.removed_models: list[str] = []
+        self.keeps_links = self.is_deaf = False
+        self._changing: list[asyncio.Task[None]] = []
         self.answers: dict[int, tuple[int, ...]] = {}
         self.num_lost_links = 0
         self.loaded = asyncio.Event()
@@ -67,7 +76,7 @@ class Front:
         self.connection = HostConnection(sock, self)
 
     def model_loaded(self, model: ModelLoaded, manifest: bytes, tokenizer: bytes) -> None:
-        self.models[model.name] = (manifest, tokenizer)
+        self.models[model.key] = (manifest, tokenizer)
 
     def model_not_loaded(self, model: ModelNotLoaded) -> None:
         self.not_loaded.append(model.name)
@@ -84,14 +93,37 @@ class Front:
             asking_interval_s=self._asking_interval_s,
         )
         self.links[key], self.pids[key] = link, lane.pid
+        self.links_of[lane.pid] = link
 
     def _lose(self, key: int, pid: int) -> None:
         self.num_lost_links += 1
-        if self.links[key].is_silent:
+        if self.links_of[pid].is_silent:
             self.connection.end_lane(pid)
 
     def lane_removed(self, lane: LaneRemoved) -> None:
         self.removed.append(lane)
+
+    def lane_retired(self, lane: LaneRetired) -> None:
+        self.retired.append(lane.pid)
+        if not self.keeps_links:
+            self._changing.append(asyncio.create_task(self._close(lane.pid)))
+
+    async def _close(self, pid: int) -> None:
+        await asyncio.gather(*self._opening)
+        self.links_of[pid].close()
+
+    def model_added(self, model: ModelAdded) -> None:
+        self.added.append(model.model)
+        self._changing.append(asyncio.create_task(self._take(model.model)))
+
+    def model_removed(self, model: ModelRemoved) -> None:
+        self.removed_models.append(model.model)
+        self._changing.append(asyncio.create_task(self._take(model.model)))
+
+    async def _take(self, model: str) -> None:
+        await asyncio.gather(*self._opening)
+        if not self.is_deaf:
+            self.connection.take(model)
 
     def loading_ended(self) -> None:
         self.loaded.set()
@@ -180,8 +212,8 @@ async def test_fronts_hear_of_models_and_reach_every_lane() -> None:
         late = await held.front()  # as one that is started anew
         for front in (first, late):
             assert front.models == {
-                "echo": (b"manifest of echo", b"t" * 300_000),
-                "other": (b"manifest of other", b"t" * 300_000),
+                "echo/1": (b"manifest of echo", b"t" * 300_000),
+                "other/1": (b"manifest of other", b"t" * 300_000),
             }
             assert front.not_loaded == ["third"]
         assert first.pids == late.pids

@@ -1,5 +1,7 @@
 """Models that share a lane: they take turns, know nothing of each other, and come and go while others work."""
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,3 +155,31 @@ def test_answers_are_those_of_a_lane_with_one_model(num_slots: int) -> None:
         }
     for name, each in expected.items():
         assert [answers[name][place] for place in range(len(each))] == each
+
+
+@pytest.mark.parametrize("name", ["spell/2", "count/2"])
+def test_what_a_model_takes_is_free_once_its_worker_is_dropped(name: str) -> None:
+    """Without the collector: a server keeps it from looking at what was there at the start."""
+    backend = Backend.load(Bundle.read(BUNDLES / name), provider="cpu", num_threads=1).with_prefix_cache(
+        1 << 20
+    )
+    ids = backend.bundle.tokenizer.encode("12").ids
+    kept = DecodingParameters(max_tokens=20), DecodingParameters(max_tokens=9, beam_size=3)
+    requests = [Request(number, number, ids, kept[number % 2], step_interval=2) for number in range(20)]
+    lane, scheduler = make_lane(backend, EngineSettings(slots_per_lane=8))
+    held = [weakref.ref(each) for each in (lane.rows.memory, backend, *backend.sessions.values())]
+    script = Script([[((name, "front"), Submit(requests))], *[[]] * 5, [((name, ""), DropWorker())]])
+    dropped: list[str] = []
+    workers = {name: LaneWorker(lane, scheduler, script.send)}
+    loop = LaneLoop(script, workers, on_dropped=dropped.append)
+    workers.clear()
+    gc.collect()
+    gc.disable()
+    try:
+        del backend, lane
+        assert all(each() is not None for each in held)
+        loop.run()
+        assert dropped == [name]
+        assert [each() for each in held] == [None] * len(held)
+    finally:
+        gc.enable()

@@ -72,11 +72,11 @@ class Reused:
     num_bytes: int = 4096
 
 
-def filled() -> Metrics:
+def filled(*, num_waiting: int = 5) -> Metrics:
     metrics = Metrics(cpu_limit_cores=1.5)
     model = metrics.for_model("toy", "translation")
     metrics.processes.watch(os.getpid(), "front-0")
-    metrics.watch("toy", Occupied())
+    metrics.watch("toy", Occupied(num_waiting=num_waiting))
     metrics.watch_prefix_cache("toy", Reused())
     metrics.certificate_expiry.labels("server").set(1.8e9)
     metrics.requests.labels("toy", "Translate", "OK").inc()
@@ -167,6 +167,24 @@ def test_the_prefix_cache_is_read_at_the_scrape() -> None:
     assert value(metrics, "prompt_tokens_total", model="toy", source="reused") == 96
     assert value(metrics, "prompt_tokens_total", model="toy", source="computed") == 36
     assert value(metrics, "prefix_cache_bytes", model="toy") == 4096
+
+
+def test_versions_of_a_model_are_added_up_and_what_one_has_counted_stays() -> None:
+    metrics, first, second = Metrics(1.0), Occupied(), Occupied(num_waiting=2)
+    caches = Reused(), Reused(num_reused_tokens=100)
+    for engine, cache in zip((first, second), caches, strict=True):
+        metrics.watch("toy", engine)
+        metrics.watch_prefix_cache("toy", cache)
+    assert value(metrics, "requests_waiting", model="toy") == 7
+    assert value(metrics, "prompt_tokens_total", model="toy", source="reused") == 164
+    metrics.unwatch("toy", first)
+    metrics.unwatch_prefix_cache("toy", caches[0])
+    assert value(metrics, "requests_waiting", model="toy") == 2
+    assert value(metrics, "slots_total", model="toy") == 8
+    assert value(metrics, "prompt_tokens_total", model="toy", source="reused") == 164
+    assert value(metrics, "prefix_cache_bytes", model="toy") == 4096
+    metrics.unwatch("toy", second)
+    assert value(metrics, "slots_total", model="toy") == 0
 
 
 def test_calls_in_grpc_are_read_at_the_scrape_and_kept_when_the_server_has_gone() -> None:

@@ -50,9 +50,8 @@ def front() -> Iterator[Front]:
         def front(memory: ValueMemory, *, waiting: int = 5) -> tuple[Metrics, ValueWriter]:
             writer = writers.enter_context(contextlib.closing(ValueWriter(memory.fd)))
             with counting_in(writer):
-                metrics = filled()
+                metrics = filled(num_waiting=waiting)
                 metrics.requests.labels("toy", "Translate", "UNAVAILABLE").inc()
-            metrics.watch("toy", Occupied(num_waiting=waiting))
             metrics.publish(writer)
             return metrics, writer
 
@@ -194,8 +193,10 @@ def test_gauges_follow_and_prompt_tokens_are_counted_together(memory: ValueMemor
     metrics.page.add(memory)
     other, writer = front(memory, waiting=7)
     assert value(metrics, "requests_waiting", model="toy") == 12
-    other.watch("toy", Occupied(num_waiting=0))
-    other.watch_prefix_cache("toy", Reused(num_reused_tokens=100))
+    occupied, cache = other._occupancy._engines["toy"][0], other._prefix_caches._caches["toy"][0]
+    assert isinstance(occupied, Occupied)
+    assert isinstance(cache, Reused)
+    occupied.num_waiting, cache.num_reused_tokens = 0, 100
     other.publish(writer)
     assert value(metrics, "requests_waiting", model="toy") == 5
     computed, reused = (

@@ -8,13 +8,17 @@ from typing import Protocol
 
 from dragoman.server.engine.processes.channel import Channel
 from dragoman.server.engine.processes.messages import (
+    ChangeTaken,
     EndLane,
     LaneAdded,
     LaneRemoved,
+    LaneRetired,
     LinkLane,
     LoadingEnded,
+    ModelAdded,
     ModelLoaded,
     ModelNotLoaded,
+    ModelRemoved,
     ToFront,
 )
 
@@ -36,11 +40,20 @@ class Listener(Protocol):
     def lane_added(self, lane: LaneAdded, link: socket.socket) -> None:
         """A lane waits for work on `link`. A lane of the same number may not have been told as removed yet."""
 
+    def lane_retired(self, lane: LaneRetired) -> None:
+        """A lane's process gets nothing more. The link with it is closed once nothing is left there."""
+
     def lane_removed(self, lane: LaneRemoved) -> None:
         """A lane's process has ended; its link ends by itself."""
 
     def loading_ended(self) -> None:
         """All models have been told, and all lanes that there are."""
+
+    def model_added(self, model: ModelAdded) -> None:
+        """Calls may come for a model that was told as loaded; lanes that have it were told. `take` follows."""
+
+    def model_removed(self, model: ModelRemoved) -> None:
+        """No call for a model begins any more. `take` follows when none runs."""
 
 
 class HostConnection:
@@ -61,13 +74,17 @@ class HostConnection:
         """Have `lane_added` called again, with a new link, if the lane's process has not ended with its link."""
         self._loop.call_later(_RELINK_DELAY_S, self._send, LinkLane(pid))
 
+    def take(self, model: str) -> None:
+        """Say that what was told of a change of the model with this key is done."""
+        self._send(ChangeTaken(model))
+
     def close(self) -> None:
         """Hear nothing more. Links stay. Harmless when the host is gone."""
         if self._channel.fileno() >= 0:
             self._loop.remove_reader(self._channel.fileno())
             self._channel.close()
 
-    def _send(self, message: EndLane | LinkLane) -> None:
+    def _send(self, message: EndLane | LinkLane | ChangeTaken) -> None:
         with contextlib.suppress(ConnectionError):  # the host is gone, and so are its lanes
             self._channel.send(message)
 
@@ -88,8 +105,14 @@ class HostConnection:
                 self._listener.lane_added(message, socket.socket(fileno=descriptors[0]))
             else:  # this process may have no more files at the moment
                 self.link_again(message.pid)
+        elif isinstance(message, LaneRetired):
+            self._listener.lane_retired(message)
         elif isinstance(message, LaneRemoved):
             self._listener.lane_removed(message)
+        elif isinstance(message, ModelAdded):
+            self._listener.model_added(message)
+        elif isinstance(message, ModelRemoved):
+            self._listener.model_removed(message)
         else:
             assert isinstance(message, LoadingEnded)
             self._listener.loading_ended()

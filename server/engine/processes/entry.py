@@ -11,7 +11,9 @@ import structlog
 
 from dragoman.common.errors import DragomanError
 from dragoman.server.engine.processes.channel import Channel
-from dragoman.server.engine.processes.host import Host, LaneStartError
+from dragoman.server.engine.processes.host import Host
+from dragoman.server.engine.processes.host_changes import ModelSource
+from dragoman.server.engine.processes.host_lanes import LaneStartError
 from dragoman.server.engine.processes.logs import send_logs_to
 from dragoman.server.engine.processes.messages import Begin, LoadingFailed, ToHost
 
@@ -20,11 +22,11 @@ __all__ = ["run_host"]
 _log = structlog.get_logger(__name__)
 
 
-def run_host(load: Callable[[Host, Begin], int]) -> NoReturn:
+def run_host(load: Callable[[Host, Begin], tuple[int, ModelSource]]) -> NoReturn:
     """Load models, start the lanes and serve until the server ends.
 
     Args:
-        load: adds models to the host; returns how many lanes there are to be.
+        load: adds models to the host; returns how many lanes there are to be, and where further models come from.
     """
     server_descriptor, log_descriptor = map(int, sys.argv[2:4])
     send_logs_to(socket.socket(fileno=log_descriptor))
@@ -33,8 +35,8 @@ def run_host(load: Callable[[Host, Begin], int]) -> NoReturn:
     try:
         begin, _ = server.wait()
         assert isinstance(begin, Begin)
-        host = Host(server)
-        host.serve(load(host, begin))
+        host = Host(server, begin)
+        host.serve(*load(host, begin))
     except ConnectionError:  # the server has ended
         code = 0
     except LaneStartError as error:

@@ -1,81 +1,36 @@
-"""The engine's host: it has all models' weights, forks a process for each lane, and a new one for each that dies.
+"""The engine's host: it has all models' weights, and forks the processes of lanes (`host_lanes.py`).
 
 It has one thread, so that a fork takes a whole process along. It waits for its channels alone: a lane's channel ends
 with the lane. It ends when the server's does, or with it (`linux.die_with_parent`); so do its lanes.
 """
 
-import contextlib
-import gc
 import os
 import select
-import signal
-import socket
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import deque
 from typing import NoReturn
 
-import structlog
-
-from dragoman.common.errors import OperationError
-from dragoman.server.engine.processes.channel import Channel, packet_pair, stream_pair
-from dragoman.server.engine.processes.lane_process import LaneStart, run_lane
-from dragoman.server.engine.processes.linux import how_it_ended
+from dragoman.common.errors import DragomanError
+from dragoman.server.engine.processes.channel import Channel
+from dragoman.server.engine.processes.host_changes import HostChanges, HostModel, ModelSource
+from dragoman.server.engine.processes.host_fronts import HostFronts
+from dragoman.server.engine.processes.host_lanes import HostLanes, LaneProcess, LaneStartError
 from dragoman.server.engine.processes.messages import (
     AddFront,
     Alive,
+    Begin,
+    ChangeTaken,
+    EndLane,
     FromFront,
-    FromLane,
-    LaneAdded,
-    LaneFailed,
-    LaneRemoved,
     LinkLane,
     LoadingEnded,
-    ModelLoaded,
+    LoadVersion,
+    ModelNotLoaded,
     Probe,
-    ToFront,
     ToHost,
+    UnloadVersion,
 )
-from dragoman.server.errors import ResourceUnavailable
 
-__all__ = ["MAX_FAILED_STARTS", "Host", "LaneStartError", "memory_file"]
-
-MAX_FAILED_STARTS = 5
-"""Of a lane, in a row. It will not get any further then: the host ends."""
-
-_FORK_RETRY_S = 0.2
-
-_log = structlog.get_logger(__name__)
-
-
-class LaneStartError(OperationError):
-    """A lane said why it cannot work.
-
-    Attributes:
-        kind: the name of the error's class in the lane.
-    """
-
-    def __init__(self, told: LaneFailed) -> None:
-        super().__init__(told.message)
-        self.kind = told.kind
-
-
-@dataclass(eq=False, slots=True)
-class _Lane:
-    """The place of a lane, and the process that is in it.
-
-    Attributes:
-        models: keys of those that the process has.
-        is_ready: whether it waits for work: fronts know of it.
-        num_failed_starts: processes in a row that died before they were ready.
-    """
-
-    index: int
-    models: tuple[str, ...] = ()
-    pid: int = 0
-    channel: "Channel[FromLane]" = field(init=False)
-    is_ready: bool = False
-    num_failed_starts: int = 0
+__all__ = ["Host"]
 
 
 class Host:
@@ -83,238 +38,117 @@ class Host:
 
     Args:
         server: the channel with the server process.
+        begin: what that said first.
     """
 
-    def __init__(self, server: "Channel[ToHost]") -> None:
+    def __init__(self, server: "Channel[ToHost]", begin: Begin) -> None:
         self._server = server
-        self._fronts: dict[int, Channel[FromFront]] = {}
-        self._starts: dict[str, LaneStart] = {}  # of all models, by key
-        self._lanes: list[_Lane] = []
-        self._told: list[
-            tuple[ToFront, tuple[int, ...]]
-        ] = []  # a new front hears it too, before it gets lanes
-        self._is_complete = False
         self._poll = select.epoll()
         self._poll.register(server.fileno(), select.EPOLLIN)
+        self._fronts = HostFronts(self._poll)
+        self._lanes = HostLanes(self._fronts, self._poll, self._leave)
+        self._changes = HostChanges(
+            self._lanes,
+            self._fronts,
+            server,
+            self._poll,
+            self._leave,
+            drain_limit_s=begin.drain_limit_s,
+        )
+        self._asked: deque[LoadVersion | UnloadVersion] = deque()
+        self._is_complete = False
 
-    def tell(self, message: ToFront, descriptors: Sequence[int] = ()) -> None:
-        """Send `message` to all fronts, also to those that come later. The descriptors belong to the host now."""
-        self._told.append((message, tuple(descriptors)))
-        for number in list(self._fronts):
-            self._send(number, message, descriptors)
+    def add_model(self, model: HostModel) -> None:
+        """Before `serve`: have a model on all lanes, and tell fronts of it."""
+        self._lanes.starts[model.told.key] = model.start
+        self._fronts.tell(model.told.key, model.told, model.contents)
 
-    def add_model(self, model: ModelLoaded, start: LaneStart, *contents: bytes) -> None:
-        """Have a model on all lanes, and tell fronts of it, with its manifest and its tokenizer."""
-        self._starts[model.key] = start
-        self.tell(model, [memory_file(content) for content in contents])
+    def add_not_loaded(self, told: ModelNotLoaded) -> None:
+        """Before `serve`: tell fronts of a folder that is not served."""
+        self._fronts.tell(f"not loaded: {told.name}/{told.version}", told)
 
-    def serve(self, num_lanes: int) -> NoReturn:
-        """Start the lanes, tell fronts when all wait for work, and replace those that die, to the server's end.
+    def serve(self, num_lanes: int, source: ModelSource) -> NoReturn:
+        """Serve to the server's end: start lanes, replace those that die, and change the models that they have.
 
         Raises:
-            DragomanError: a lane cannot have its rows, or dies again and again before it waits for work.
+            DragomanError: at the start a lane cannot have its rows, or dies again and again before it waits for work.
         """
-        self._lanes = [_Lane(index) for index in range(num_lanes)]
-        gc.collect()
-        gc.freeze()  # a lane that collected garbage would copy every page that it looks at
-        for lane in self._lanes:
-            self._fork(lane)
+        self._changes.source = source
+        self._lanes.start(num_lanes)
         while True:
-            if not self._is_complete and all(lane.is_ready for lane in self._lanes):
+            if not self._is_complete and all(lane.is_ready for lane in self._lanes.serving):
                 self._is_complete = True
                 self._server.send(LoadingEnded())
-                for number in list(self._fronts):
-                    self._send(number, LoadingEnded())
+                self._fronts.send_all(LoadingEnded())
+            if self._is_complete and self._asked and self._changes.is_idle:
+                self._changes.begin(self._asked.popleft())
+            self._changes.advance()
             self._wait()
 
     def _wait(self) -> None:
-        """Wait for any of the channels, and act."""
-        for descriptor, event in self._poll.poll():
+        """Wait for any of the channels, or for the time of a lane that retires to be over, and act."""
+        for descriptor, event in self._poll.poll(self._lanes.end_late()):
             # Looked up anew each time: what was done for one event may have closed the descriptor of the next.
             if descriptor == self._server.fileno():
                 self._hear_server()
-            for lane in self._lanes:
-                if lane.channel.fileno() == descriptor:
-                    self._hear_lane(lane)
-                    break
-            for number, channel in self._fronts.items():
-                if channel.fileno() == descriptor:
-                    self._hear_front(number, event)
-                    break
-
-    # Fronts.
+            elif (lane := self._lanes.find(descriptor)) is not None:
+                self._hear_lane(lane)
+            elif not self._changes.hear(descriptor):
+                for number, channel in self._fronts.channels.items():
+                    if channel.fileno() == descriptor:
+                        self._fronts.receive(number, event, self._hear_front)
+                        break
 
     def _hear_server(self) -> None:
         try:
             while received := self._server.receive():
                 message, descriptors = received
-                if isinstance(message, Probe):
+                if isinstance(message, AddFront):
+                    for descriptor in descriptors:
+                        self._add_front(message.front, descriptor)
+                elif isinstance(message, Probe):
                     self._server.send(Alive())
-                for descriptor in descriptors:
-                    assert isinstance(message, AddFront)
-                    self._add_front(message.front, descriptor)
+                elif not isinstance(message, Begin):
+                    self._asked.append(message)
         except ConnectionError:
-            self.end()
+            self._end()
 
     def _add_front(self, number: int, descriptor: int) -> None:
-        self._fronts[number] = Channel(socket.socket(fileno=descriptor), FromFront)
-        self._poll.register(descriptor, select.EPOLLIN)
-        for message, descriptors in self._told:
-            self._send(number, message, descriptors)
-        for lane in self._lanes:
-            if lane.is_ready:
-                self._connect(lane, number)
+        self._fronts.add(number, descriptor)
+        self._lanes.connect(number)
         if self._is_complete:
-            self._send(number, LoadingEnded())
+            self._fronts.send(number, LoadingEnded())
 
-    def _hear_front(self, number: int, event: int) -> None:
-        if event & select.EPOLLOUT:
-            self._flush(number)
+    def _hear_front(self, number: int, message: FromFront) -> None:
+        match message:
+            case LinkLane(pid):
+                self._lanes.connect_again(pid, number)
+            case EndLane(pid):
+                self._lanes.end_process(pid)
+            case ChangeTaken(model):
+                self._changes.take(number, model)
+
+    def _hear_lane(self, lane: LaneProcess) -> None:
         try:
-            while (channel := self._fronts.get(number)) is not None and (received := channel.receive()):
-                message, _ = received
-                if isinstance(message, LinkLane):
-                    self._connect_again(message.pid, number)
-                else:
-                    self._end_lane(message.pid)
-        except ConnectionError:
-            self._drop_front(number)
-
-    def _send(self, number: int, message: ToFront, descriptors: Sequence[int] = ()) -> None:
-        """Send copies of `descriptors`, so that others can have them too. A front that is gone gets nothing."""
-        channel = self._fronts.get(number)
-        if channel is None:
-            return
-        try:
-            channel.send(message, [os.dup(descriptor) for descriptor in descriptors])
-        except ConnectionError:
-            self._drop_front(number)
-            return
-        if channel.has_unsent:
-            self._poll.modify(channel.fileno(), select.EPOLLIN | select.EPOLLOUT)
-
-    def _flush(self, number: int) -> None:
-        channel = self._fronts[number]
-        with contextlib.suppress(ConnectionError):  # read as its end, in its turn
-            channel.flush()
-        if not channel.has_unsent:
-            self._poll.modify(channel.fileno(), select.EPOLLIN)
-
-    def _drop_front(self, number: int) -> None:
-        """Forget a front that is gone. Lanes hear of it by their links."""
-        channel = self._fronts.pop(number)
-        self._poll.unregister(channel.fileno())
-        channel.close()
-
-    # Lanes.
-
-    def _fork(self, lane: _Lane) -> None:
-        ours, theirs = packet_pair()
-        host = os.getpid()
-        while True:
-            try:
-                pid = os.fork()
-                break
-            except OSError as error:  # no process or no memory left, perhaps not for long
-                self._count_failed_start(lane, str(error.strerror))
-                time.sleep(_FORK_RETRY_S)
-        if not pid:
-            ours.close()
-            run_lane(self._starts, theirs, self._leave, lane=lane.index, host=host)
-        theirs.close()
-        lane.pid, lane.is_ready, lane.models = pid, False, tuple(self._starts)
-        lane.channel = Channel(ours, FromLane)
-        self._poll.register(ours.fileno(), select.EPOLLIN)
+            self._lanes.hear(lane)
+        except DragomanError as error:
+            if lane not in self._lanes.coming:
+                raise
+            self._changes.fail_generation(error, error.kind if isinstance(error, LaneStartError) else "")
 
     def _leave(self) -> None:
-        """In a lane: close and forget what belongs to the host.
+        """In a forked process: close and forget what belongs to the host.
 
-        With a copy of a channel here its peer would not see the host's end. What a model takes is free when the lane's
-        worker has gone.
+        With a copy of a channel there its peer would not see the host's end.
         """
         self._poll.close()
         self._server.close()
-        for front in self._fronts.values():
-            front.close()
-        for lane in self._lanes:
-            if lane.pid:
-                lane.channel.close()
-        for _, descriptors in self._told:
-            for descriptor in descriptors:
-                os.close(descriptor)
-        self._starts.clear()
+        self._fronts.leave()
+        self._lanes.leave()
+        self._changes.leave()
 
-    def _hear_lane(self, lane: _Lane) -> None:
-        try:
-            while received := lane.channel.receive():
-                message, _ = received
-                if isinstance(message, LaneFailed):
-                    raise LaneStartError(message)
-                self._begin_service(lane)
-        except ConnectionError:
-            self._replace(lane)
-
-    def _begin_service(self, lane: _Lane) -> None:
-        lane.is_ready, lane.num_failed_starts = True, 0
-        for number in list(self._fronts):
-            self._connect(lane, number)
-
-    def _connect(self, lane: _Lane, number: int) -> None:
-        """Give a front and a lane the two ends of a link."""
-        of_lane, of_front = stream_pair()
-        with of_front:
-            try:
-                lane.channel.send(AddFront(number), [of_lane.detach()])
-            except ConnectionError:  # it is dead, which its channel says next
-                return
-            self._send(number, LaneAdded(lane.index, lane.pid, list(lane.models)), [of_front.fileno()])
-
-    def _connect_again(self, pid: int, number: int) -> None:
-        """Give a front another link with a lane's process, if there still is one."""
-        for lane in self._lanes:
-            if lane.pid == pid and lane.is_ready:
-                self._connect(lane, number)
-
-    def _end_lane(self, pid: int) -> None:
-        if any(lane.pid == pid for lane in self._lanes):  # else it has ended, and the number may be another's
-            _log.warning("lane_silent", pid=pid)
-            os.kill(pid, signal.SIGKILL)
-
-    def _replace(self, lane: _Lane) -> None:
-        """A lane's process has ended. Say how, and start another one."""
-        self._poll.unregister(lane.channel.fileno())
-        lane.channel.close()
-        # It has closed its channel: whatever it does, it is of no use any more.
-        os.kill(lane.pid, signal.SIGKILL)
-        how = how_it_ended(os.waitstatus_to_exitcode(os.waitpid(lane.pid, 0)[1]))
-        pid, lane.pid = lane.pid, 0
-        _log.error("lane_died", lane=lane.index, pid=pid, how=how)
-        if lane.is_ready:
-            for number in list(self._fronts):
-                self._send(number, LaneRemoved(lane.index, pid, how))
-        else:
-            self._count_failed_start(lane, how)
-        self._fork(lane)
-
-    def _count_failed_start(self, lane: _Lane, how: str) -> None:
-        lane.num_failed_starts += 1
-        if lane.num_failed_starts == MAX_FAILED_STARTS:
-            raise ResourceUnavailable(
-                f"lane {lane.index} could not start {MAX_FAILED_STARTS} times in a row: {how}; "
-                "lower engine.lanes or engine.slots_per_lane"
-            )
-
-    def end(self) -> NoReturn:
+    def _end(self) -> NoReturn:
         """End the lanes and this process."""
-        for lane in self._lanes:
-            if lane.pid:
-                os.kill(lane.pid, signal.SIGKILL)
+        self._lanes.end_all()
+        self._changes.kill()
         os._exit(0)
-
-
-def memory_file(content: bytes) -> int:
-    """A descriptor of memory that holds `content`, for others to read. It has no name in any file system."""
-    descriptor = os.memfd_create("bundle")
-    with open(descriptor, "wb", closefd=False) as file:
-        file.write(content)
-    return descriptor

@@ -1,9 +1,10 @@
 """The life of a lane's process, from the host's fork to its end."""
 
 import contextlib
+import gc
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NoReturn
 
 import structlog
@@ -11,11 +12,11 @@ import structlog
 from dragoman.common.errors import DragomanError
 from dragoman.server.engine.lane_loop import LaneLoop, Worker
 from dragoman.server.engine.processes.channel import Channel
-from dragoman.server.engine.processes.linux import die_with_parent, name_process
+from dragoman.server.engine.processes.linux import die_with_parent, name_process, trim_memory
 from dragoman.server.engine.processes.messages import LaneFailed, LaneReady, ToLane
 from dragoman.server.engine.processes.port import SocketPort
 
-__all__ = ["LaneStart", "run_lane"]
+__all__ = ["LaneStart", "prefer_to_die", "run_lane"]
 
 _log = structlog.get_logger(__name__)
 
@@ -24,7 +25,7 @@ LaneStart = Callable[[SocketPort], Worker]
 
 
 def run_lane(
-    starts: Mapping[str, LaneStart],
+    starts: dict[str, LaneStart],
     sock: socket.socket,
     leave_host: Callable[[], object],
     *,
@@ -34,7 +35,7 @@ def run_lane(
     """Be a lane. Called right after the fork; whatever happens, it does not return into the host's code.
 
     Args:
-        starts: make what works here, by model.
+        starts: make what works here, by model; it is empty afterwards.
         sock: the lane's end of its channel with the host.
         leave_host: closes and forgets what belongs to the host.
         lane: its number.
@@ -44,17 +45,20 @@ def run_lane(
         die_with_parent(host)
         name_process(f"lane-{lane}")
         structlog.contextvars.bind_contextvars(lane=lane)
-        _prefer_to_die()
-        starts = dict(starts)
+        prefer_to_die()
+        ours = dict(starts)
+        starts.clear()
         leave_host()
         channel: Channel[ToLane] = Channel(sock, ToLane)
         port = SocketPort(channel)
         try:
-            loop = LaneLoop(port, {model: start(port) for model, start in starts.items()})
+            workers = {model: start(port) for model, start in ours.items()}
         except DragomanError as error:
             channel.send(LaneFailed(type(error).__name__, str(error)))
             os._exit(1)
-        starts.clear()  # a model's worker alone keeps what the model takes
+        loop = LaneLoop(port, workers, on_dropped=_free_memory)
+        ours.clear()
+        workers.clear()  # the loop alone has what a model takes
         channel.send(LaneReady())
         loop.run()
         os._exit(0)
@@ -64,7 +68,13 @@ def run_lane(
         os._exit(1)
 
 
-def _prefer_to_die() -> None:
+def _free_memory(_model: str) -> None:
+    """A model's worker has gone: give back what it took. What the host had before the fork is not looked at."""
+    gc.collect()
+    trim_memory()
+
+
+def prefer_to_die() -> None:
     """Short of memory, the system ends a lane before the host or the server: a lane is soon replaced."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:  # noqa: PTH123
         adjusted = min(1000, int(file.read()) + 100)

@@ -5,7 +5,7 @@ import ctypes
 import os
 import signal
 
-__all__ = ["adopt_orphans", "die_with_parent", "how_it_ended", "name_process"]
+__all__ = ["adopt_orphans", "die_with_parent", "how_it_ended", "name_process", "trim_memory"]
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -48,3 +48,9 @@ def _prctl(option: int, value: int) -> None:
     if libc.prctl(ctypes.c_int(option), *(ctypes.c_ulong(each) for each in (value, 0, 0, 0))):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def trim_memory() -> None:
+    """Give memory that was freed back to the system: the C library keeps it where pieces beside it are in use."""
+    with contextlib.suppress(AttributeError):  # glibc has it
+        ctypes.CDLL(None).malloc_trim(0)

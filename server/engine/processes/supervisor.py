@@ -9,6 +9,7 @@ import subprocess
 import time
 from typing import Protocol
 
+import msgspec
 import structlog
 
 from dragoman.common import errors as common_errors
@@ -18,10 +19,20 @@ from dragoman.server.engine.processes.channel import Channel, packet_pair
 from dragoman.server.engine.processes.host_watch import HostWatch
 from dragoman.server.engine.processes.linux import adopt_orphans, how_it_ended
 from dragoman.server.engine.processes.logs import relay
-from dragoman.server.engine.processes.messages import AddFront, Alive, Begin, LoadingEnded, Probe, ToServer
+from dragoman.server.engine.processes.messages import (
+    AddFront,
+    Alive,
+    Begin,
+    ChangeEnded,
+    LoadingEnded,
+    LoadVersion,
+    Probe,
+    ToServer,
+    UnloadVersion,
+)
 from dragoman.server.engine.processes.spawn import SpawnedHost, spawn
 
-__all__ = ["MAX_FAILED_STARTS", "HostProcess", "Supervisor"]
+__all__ = ["MAX_FAILED_STARTS", "HostDied", "HostProcess", "Supervisor"]
 
 MAX_FAILED_STARTS = 3
 """Hosts that die so often in a row before one has ever served are not started again: the server ends."""
@@ -31,6 +42,10 @@ END_S = 1.0
 """Processes that were killed are gone within this time, unless the system holds them."""
 
 _log = structlog.get_logger(__name__)
+
+
+class HostDied(OperationError):
+    """The engine's host has ended before it made a change."""
 
 
 class HostProcess:
@@ -116,6 +131,7 @@ class Supervisor:
         self._failure: DragomanError | None = None  # that the host gave as its reason to end
         self._listener: Listener
         self._replacing: asyncio.Task[None] | None = None
+        self._change: asyncio.Future[None] | None = None
         self._signs = HostWatch(self._probe, self._give_up)
 
     @property
@@ -133,7 +149,25 @@ class Supervisor:
 
     def reload(self, versions: list[str]) -> None:
         """Say what was loaded (`name/version`): a host that takes the place of this one loads the same."""
-        self._begin = Begin(self._begin.directory, self._begin.settings, versions)
+        self._begin = msgspec.structs.replace(self._begin, versions=versions)
+
+    async def change(self, asked: LoadVersion | UnloadVersion) -> None:
+        """Have the host make a change, one at a time; returns when all fronts have it.
+
+        Raises:
+            HostDied: the host has ended meanwhile. The one that takes its place loads what `reload` said.
+            DragomanError: why the change is not made.
+        """
+        if self._replacing is not None and not self._replacing.done():
+            await asyncio.shield(self._replacing)
+        self._change = asyncio.get_running_loop().create_future()
+        try:
+            self._host.channel.send(asked)
+            await self._change
+        except ConnectionError as error:
+            raise HostDied("the engine's host has ended") from error
+        finally:
+            self._change = None
 
     def connect(self, number: int) -> socket.socket:
         """As `HostProcess.connect`, with the present host."""
@@ -142,6 +176,7 @@ class Supervisor:
     async def close(self) -> None:
         """End the host and its lanes, whatever they do."""
         self._is_closed = True
+        self._end_change(HostDied("the server is ending"))
         if self._replacing is not None:
             await self._replacing
         if self._host.log.fileno() >= 0:
@@ -161,12 +196,23 @@ class Supervisor:
                     continue
                 if isinstance(message, LoadingEnded):
                     self._num_failed_starts, self._has_served = 0, True
+                elif isinstance(message, ChangeEnded):
+                    self._end_change(_error(message.kind, message.message) if message.kind else None)
                 else:
                     self._failure = _error(message.kind, message.message)
         except ConnectionError:
+            self._end_change(HostDied("the engine's host has ended"))
             if not self._is_closed:
                 self._forget()
                 self._replacing = asyncio.get_running_loop().create_task(self._replace())
+
+    def _end_change(self, error: DragomanError | None) -> None:
+        if self._change is None or self._change.done():
+            return
+        if error is None:
+            self._change.set_result(None)
+        else:
+            self._change.set_exception(error)
 
     def _relay(self) -> None:
         if not relay(self._host.log):

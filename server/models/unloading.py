@@ -1,0 +1,25 @@
+"""The end of a version's calls in a front, before its memory is freed."""
+
+import asyncio
+
+from dragoman.server.models.registry import Registry
+from dragoman.server.models.served_model import ServedModel
+
+__all__ = ["end_calls"]
+
+
+async def end_calls(registry: Registry | None, model: ServedModel, limit_s: float) -> None:
+    """Let a version take no calls; those that run have `limit_s` to end, then they fail with `EngineUnavailable`.
+
+    Args:
+        registry: of the front; None: it has none yet.
+        model: the version.
+        limit_s: the time that its calls have.
+    """
+    reason = f"{model.name}/{model.version} was unloaded"
+    if registry is not None:
+        removing = asyncio.create_task(registry.remove(model.name, model.version))
+        await asyncio.wait([removing], timeout=limit_s)
+        model.engine.close(reason)
+        await removing
+    model.engine.close(reason)
