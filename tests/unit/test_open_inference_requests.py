@@ -286,3 +286,14 @@ def test_a_float64_that_no_float32_holds_is_sent_as_infinity(*, is_raw: bool) ->
     raw = response.raw_output_contents[0] if is_raw else b""
     values = struct.unpack("<2f", raw) if is_raw else response.outputs[0].contents.fp32_contents
     assert list(values) == [math.inf, 1.5]
+
+
+def test_a_message_of_many_entries_is_refused_after_a_few_of_them() -> None:
+    message = ModelInferRequest(model_name="spell")
+    for index in range(2000):
+        message.inputs.add(name=f"input{index}")
+        message.outputs.add(name=f"output{index}")
+        message.parameters[f"parameter{index}"].int64_param = index
+    with pytest.raises(InvalidRequest, match=r"and \d\d more") as caught:
+        read(message)
+    assert len(caught.value.violations) <= 20

@@ -91,7 +91,7 @@ def wanted_outputs(
         return Wanted(tuple(_default_names(options, scores=scores)), num_alternatives), []
     names: list[str] = []
     violations = []
-    for output in requested:
+    for output in requested[: len(OUTPUTS) + 1]:  # one more than there are
         if what := _fault(output, names, num_alternatives, scores=scores):
             violations.append(FieldViolation(f"outputs[{shown(output.name)}]", what))
         names.append(output.name)

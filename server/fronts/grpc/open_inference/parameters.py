@@ -1,6 +1,7 @@
 """Parameters of a request to decoding options, which have the same names in dragoman.v1."""
 
 import ctypes
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -63,7 +64,8 @@ def read_parameters(
     readers = _STREAM_READERS if is_streamed else _READERS
     values: dict[str, Any] = {}
     violations = []
-    for name, parameter in sorted(given.items()):
+    # One more than there are: of these, one at least is unknown.
+    for name, parameter in itertools.islice(sorted(given.items()), len(readers) + 1):
         reader = readers.get(name)
         if reader is None:
             violations.append(FieldViolation(parameter_path(name), _unknown(name)))

@@ -166,7 +166,8 @@ def _read_inputs(
         return {}, [FieldViolation("raw_input_contents", what)]
     texts: dict[str, list[str]] = {}
     violations = []
-    for index, tensor in enumerate(request.inputs):
+    # One more than there are: of these, one at least is unknown or comes a second time.
+    for index, tensor in enumerate(request.inputs[: len(INPUTS[task]) + 1]):
         path = _input_path(tensor.name)
         what = _fault(tensor, task, texts, max_inputs)
         if not what and raw and tensor.HasField("contents"):
