@@ -4,14 +4,19 @@ import asyncio
 import queue
 import re
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.grpc as blocking
 import tritonclient.grpc.aio as asynchronous
-from tests.integration.serving import PATIENCE_S, Served, serving
+from tests.integration.serving import BUNDLES, PATIENCE_S, Served, serving
 from tritonclient.utils import InferenceServerException
+
+from dragoman.server.models.changes import ForbiddenChanges
+from dragoman.server.scopes import Scope
+from dragoman.server.security.tokens import make_token, token_line
 
 
 @pytest.fixture
@@ -156,3 +161,31 @@ async def test_the_asyncio_client_infers_and_streams(served: Served) -> None:
             assert error is None
             texts[each.get_response().id] += each.as_numpy("text").item().decode()
         assert texts == {"12": "one two", "5": "five"}
+
+
+async def test_the_blocking_client_asks_for_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str, str]] = []
+
+    async def load(_: ForbiddenChanges, name: str, version: str = "") -> None:
+        asked.append(("load", name, version))
+
+    async def unload(_: ForbiddenChanges, name: str, version: str = "") -> None:
+        asked.append(("unload", name, version))
+
+    monkeypatch.setattr(ForbiddenChanges, "load", load)
+    monkeypatch.setattr(ForbiddenChanges, "unload", unload)
+    admin, tokens = make_token(), tmp_path / "tokens.toml"
+    tokens.write_text(token_line(admin, "operator", [Scope.ADMIN], None))
+    headers = {"authorization": f"Bearer {admin}"}
+
+    def use(client: Any) -> None:
+        client.load_model("spell", headers=headers)
+        client.unload_model("spell", headers=headers)
+        with pytest.raises(InferenceServerException, match="come from the models folder"):
+            client.load_model("spell", headers=headers, config="{}")
+        with pytest.raises(InferenceServerException, match="bearer token"):
+            client.load_model("spell")
+
+    async with serving(BUNDLES, f"security.tokens_file={tokens}") as served:
+        await with_client(served, use)
+    assert asked == [("load", "spell", ""), ("unload", "spell", "")]
