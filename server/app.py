@@ -27,7 +27,10 @@ from dragoman.server.fronts.grpc.unix_sockets import SocketFile
 from dragoman.server.fronts.processes.layout import num_fronts, share
 from dragoman.server.fronts.processes.supervisor import Fronts
 from dragoman.server.lifecycle import Lifecycle, Phase
+from dragoman.server.models.catalog import Catalog, VersionState
+from dragoman.server.models.changes import ModelChanges
 from dragoman.server.models.registry import Registry
+from dragoman.server.models.repository import Repository
 from dragoman.server.models.running import ModelsInProcesses, ModelsInThreads, RunningModels
 from dragoman.server.models.starting import start_host
 from dragoman.server.operations.endpoints import OperationsServer
@@ -118,6 +121,9 @@ class Server:
         num_lanes, _ = lane_layout(settings.engine)
         self._history = FailureHistory(num_lanes)
         self._judging: asyncio.Task[None] | None = None
+        self._repository: Repository | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._stop_watching = asyncio.Event()
         self.reloader = Reloader(settings)
         self._register_reloadable()
 
@@ -137,15 +143,17 @@ class Server:
             return
         self._registry = registry
         listen, port = self._settings.server, self._settings.server.port
+        changes = await self._begin_repository(self._models)
         if self._fronts is not None and self._port_holder is not None:
             port = self._port_holder.getsockname()[1]
             await self._fronts.listen(port, stop)
             if stop.is_set():
                 return
-        await self._front.start(self._registry, port)
+        await self._front.start(self._registry, port, changes)
         self.port = self._front.port
         self._socket_file = SocketFile.of(listen.host)
         self.lifecycle.phase = Phase.SERVING
+        self._begin_watch()
         _log.info(
             "serving",
             host=listen.host,
@@ -162,6 +170,7 @@ class Server:
     async def drain(self) -> None:
         """Readiness off, go on serving, refuse new calls, finish what runs."""
         self.lifecycle.phase = Phase.DRAINING
+        self._stop_watching.set()
         self._front.show_health()
         async with asyncio.TaskGroup() as draining:
             draining.create_task(self._front.drain())
@@ -183,12 +192,52 @@ class Server:
             await self._fronts.close()
         if self._port_holder is not None:
             self._port_holder.close()
+        await self._end_repository()
         if self._models is not None:
             is_over &= await self._models.close()
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
         await asyncio.to_thread(self._operations.close)
         return is_over
+
+    async def _begin_repository(self, models: RunningModels) -> ModelChanges | None:
+        """Show all fronts what was loaded; returns what makes the changes of it that callers ask for, if they may."""
+        settings = self._settings.models
+        self._repository = Repository(settings.directory, models, serves_all=settings.versions == "all")
+        self._repository.show = self._show
+        await self._repository.begin(self._registry)
+        if not settings.allow_changes:
+            return None
+        if self._fronts is not None:
+            self._fronts.changes = self._repository
+        return self._repository
+
+    def _show(self, catalog: Catalog) -> None:
+        self._registry.show(catalog)
+        if self._fronts is not None:
+            self._fronts.show(catalog)
+        active = [
+            each for each in catalog.versions if each.version and each.state is not VersionState.UNLOADED
+        ]
+        self.metrics.show_models(
+            ((each.name, each.version, each.state.value) for each in active),
+            (each.reason for each in catalog.versions if each.reason),
+        )
+
+    def _begin_watch(self) -> None:
+        settings = self._settings.models
+        if settings.watch and self._repository is not None:
+            from dragoman.server.models.folder_watch import FolderWatch  # noqa: PLC0415  watchfiles: 0.05 s
+
+            watch = FolderWatch(self._repository, settings.directory, serves_all=settings.versions == "all")
+            self._watching = asyncio.create_task(watch.run(self._stop_watching))
+
+    async def _end_repository(self) -> None:
+        self._stop_watching.set()
+        if self._repository is not None:
+            await self._repository.close()
+        if self._watching is not None:
+            await asyncio.wait([self._watching])
 
     def _register_reloadable(self) -> None:
         def use(settings: ServerSettings) -> None:

@@ -169,7 +169,17 @@ class ModelsSettings(Settings):
     """What to serve."""
 
     directory: Path = Path("models")
-    """Folder of models: NAME/VERSION/bundle.json. Of each name the highest version that is sound is served."""
+    """Folder of models: NAME/VERSION/bundle.json."""
+    versions: Literal["latest", "all"] = "latest"
+    """Which versions of a model are served from the start. `latest`: the highest that is sound. `all`: every sound one.
+    A call without a version goes to the highest version that is served, unless aliases have shares of such calls."""
+    watch: bool = False
+    """Whether the folder is watched. A complete bundle of a new version is then loaded and checked. With `latest` it
+    takes the place of the lower versions, except those that an alias names. A version that cannot be served changes
+    nothing: `dragoman models` says why."""
+    allow_changes: bool = False
+    """Whether callers may load and unload versions and set aliases while the server runs (`dragoman models`). Where
+    callers have to authenticate themselves, they need the scope `admin` too."""
 
 
 class EngineSettings(Settings):

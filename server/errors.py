@@ -4,6 +4,7 @@ code.
 DragomanError
 ├── UsageError
 │   ├── BundleError       a bundle is missing, corrupt, or disagrees with its golden examples
+│   │   └── IncompleteBundle  a file is missing, or is not what the manifest says: it may still be copied
 │   ├── CredentialsError  a certificate, a key or a tokens file cannot be used
 │   └── ModelsError       the models folder is missing or holds no model
 ├── OperationError
@@ -46,6 +47,7 @@ __all__ = [
     "EngineUnavailable",
     "FailedChange",
     "FieldViolation",
+    "IncompleteBundle",
     "InvalidRequest",
     "ModelNotFound",
     "ModelsError",
@@ -85,6 +87,10 @@ MAX_SHOWN_CHARACTERS = 64
 
 class BundleError(UsageError):
     """A bundle cannot be served: a file is missing or changed, or its golden examples disagree."""
+
+
+class IncompleteBundle(BundleError):
+    """A file of a bundle is missing or is not what the manifest says, as while the bundle is being copied."""
 
 
 class ModelsError(UsageError):
@@ -180,6 +186,7 @@ class ModelNotFound(RequestError):
     def __init__(self, requested: str, available: Sequence[str], why: str = "") -> None:
         self.requested = requested
         self.available = tuple(available)
+        self.why = why
         listed = ", ".join(self.available[:MAX_LISTED])
         if len(self.available) > MAX_LISTED:
             listed += f" and {len(self.available) - MAX_LISTED} more"

@@ -31,7 +31,7 @@ from dragoman.server.bundle.manifest import (
     check_provenance,
     first_problem,
 )
-from dragoman.server.errors import BundleError, shown
+from dragoman.server.errors import BundleError, IncompleteBundle, shown
 
 __all__ = [
     "MANIFEST_NAME",
@@ -134,11 +134,18 @@ class Bundle:
         """Read and check the bundle in `folder`.
 
         Raises:
-            BundleError: it is missing, has another schema version, misses a file, or a file's bytes differ
-                from what the manifest promises; the message names the file.
+            IncompleteBundle: it is missing, misses a file, or a file's bytes differ from what the manifest promises;
+                the message names the file.
+            BundleError: it has another schema version, or its manifest describes no bundle.
         """
         manifest = _read_manifest(folder)
         path = folder / MANIFEST_NAME
+        for (
+            name,
+            record,
+        ) in manifest.files.items():  # sizes first: a bundle that is being copied is looked at often
+            with _opened(folder, name) as file:
+                _check_size(folder / name, file, record)
         for name, record in manifest.files.items():
             _check_file(folder, name, record)
         needed = {TOKENIZER_NAME, *(graph.file for graph in manifest.graphs.values())}
@@ -215,7 +222,9 @@ def _read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate_json(text)
         check_provenance(manifest.provenance)
     except ValidationError as error:
-        raise BundleError(f"{path} is not a bundle manifest: {first_problem(error)}") from error
+        is_json = error.errors()[0]["type"] != "json_invalid"
+        kind = BundleError if is_json else IncompleteBundle
+        raise kind(f"{path} is not a bundle manifest: {first_problem(error)}") from error
     except ValueError as error:
         raise BundleError(f"{path} is not a bundle manifest: {error}") from error
     return manifest
@@ -238,7 +247,8 @@ def _opened(folder: Path, name: str, *, missing: str = "") -> Iterator[BinaryIO]
         with os.fdopen(descriptor, "rb") as file:
             yield file
     except OSError as error:
-        raise BundleError(f"{missing or f'cannot read {path}'}: {error.strerror}") from error
+        kind = IncompleteBundle if isinstance(error, FileNotFoundError) else BundleError
+        raise kind(f"{missing or f'cannot read {path}'}: {error.strerror}") from error
 
 
 def _check_file(folder: Path, name: str, record: FileRecord) -> None:
@@ -254,9 +264,13 @@ def _check_file(folder: Path, name: str, record: FileRecord) -> None:
 def _check_size(path: Path, file: BinaryIO, record: FileRecord) -> None:
     num_bytes = os.fstat(file.fileno()).st_size
     if num_bytes != record.num_bytes:
-        raise BundleError(f"{path} is corrupt: {num_bytes} bytes where the manifest says {record.num_bytes}")
+        raise IncompleteBundle(
+            f"{path} is corrupt: {num_bytes} bytes where the manifest says {record.num_bytes}"
+        )
 
 
 def _check_digest(path: Path, digest: str, record: FileRecord) -> None:
     if digest != record.sha256:
-        raise BundleError(f"{path} is corrupt: its SHA-256 is {digest}, the manifest says {record.sha256}")
+        raise IncompleteBundle(
+            f"{path} is corrupt: its SHA-256 is {digest}, the manifest says {record.sha256}"
+        )

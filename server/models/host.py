@@ -54,7 +54,11 @@ def _load(host: Host, begin: Begin) -> tuple[int, "_ModelsFolder"]:
     directory = Path(os.fsdecode(begin.directory))
     source = _ModelsFolder(directory, settings)
     loading = load_models(
-        directory, settings, lambda model: host.add_model(source.take(model)), wanted=begin.versions
+        directory,
+        settings,
+        lambda model: host.add_model(source.take(model)),
+        all_versions=begin.all_versions,
+        wanted=begin.versions,
     )
     loaded = {each.key for each in loading.models}
     if missing := sorted(set(begin.versions or ()) - loaded):

@@ -67,11 +67,12 @@ def load_models(
     settings: EngineSettings,
     start: Callable[[LoadedModel], object] = lambda _: None,
     *,
+    all_versions: bool = False,
     wanted: Collection[str] | None = None,
     budget: MemoryBudget | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Loading:
-    """Load the highest sound version of every model in `directory`.
+    """Load the highest sound version of every model in `directory`, or every sound version.
 
     A version that cannot be served keeps no other from being served: the next lower one of its model is loaded, and
     `not_loaded` names it.
@@ -80,6 +81,7 @@ def load_models(
         directory: the models folder.
         settings: how models run.
         start: called with each model as soon as it is loaded, to start its lanes. Where it fails, so has the loading.
+        all_versions: load every sound version of each model, not the highest alone.
         wanted: `name/version` of all that is to be loaded, and nothing else; None: whatever is there.
         budget: counts what the models reserve; None: it is of no matter afterwards.
         should_stop: asked between versions, so that a server told to stop while loading does not load them all.
@@ -99,9 +101,11 @@ def load_models(
         return model
 
     for versions in found:
-        # Of the versions that are there the highest sound one is loaded; of those that are wanted each one.
-        named = [[each] for each in versions if f"{each.parent.name}/{each.name}" in (wanted or ())]
-        for candidates in [versions] if wanted is None else named:
+        if wanted is not None:
+            versions = [each for each in versions if f"{each.parent.name}/{each.name}" in wanted]  # noqa: PLW2901
+        # Of these versions each one is loaded, or the highest sound one.
+        is_each = all_versions or wanted is not None
+        for candidates in [[each] for each in versions] if is_each else [versions]:
             model, failed = _load_highest(candidates, load, should_stop)
             models += [model] if model is not None else []
             failures += failed

@@ -80,6 +80,29 @@ class Repository:
         """What there is at this moment."""
         return self._states.catalog()
 
+    # Changes that the models folder asks for.
+
+    def is_news(self, folder: Path) -> bool:
+        """Whether a version that lies in its folder may be served without anybody asking for it."""
+        return self._states.is_news(folder.parent.name, folder.name, all_versions=self._serves_all)
+
+    def has_failed(self, folder: Path) -> bool:
+        """Whether a version could not be served."""
+        return self._states.state(folder.parent.name, folder.name) is VersionState.FAILED
+
+    async def take_up(self, folder: Path) -> None:
+        """Serve a version, and the latest alone where the settings say so.
+
+        Raises:
+            FailedChange: it cannot be served; what was served before is served on.
+        """
+        await self._in_turn(lambda: self._take_up(folder))
+
+    async def refuse(self, folder: Path, reason: NotLoadedReason, description: str) -> None:
+        """Say that a version is not served, and why, unless it is."""
+        not_loaded = NotLoaded.of(self._directory, folder, reason, description)
+        await self._in_turn(lambda: self._refuse(VersionStatus.of_not_loaded(not_loaded)))
+
     # Changes that callers ask for.
 
     async def load(self, name: str, version: str = "") -> None:
@@ -189,6 +212,17 @@ class Repository:
         self._show()
 
     # Steps of changes.
+
+    async def _take_up(self, folder: Path) -> None:
+        name = folder.parent.name
+        if self._states.state(name, folder.name) is not VersionState.SERVING:
+            await self._bring_up(folder)
+        if not self._serves_all:
+            await self._drain_superseded(name)
+
+    async def _refuse(self, status: VersionStatus) -> None:
+        if self._states.state(status.name, status.version) is not VersionState.SERVING:
+            self._change(status)
 
     async def _bring_up(self, folder: Path) -> None:
         """Serve a version beside those that are served.

@@ -87,7 +87,12 @@ class ModelsInThreads:
         models = self._models = ThreadedModels(self._settings.engine, self._on_stuck)
         directory = self._settings.models.directory
         self._loading = asyncio.create_task(
-            asyncio.to_thread(models.load_all, directory, should_stop=stop.is_set)
+            asyncio.to_thread(
+                models.load_all,
+                directory,
+                all_versions=self._settings.models.versions == "all",
+                should_stop=stop.is_set,
+            )
         )
         await _first(self._loading, asyncio.create_task(stop.wait()))
         if self._loading.done():

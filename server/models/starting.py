@@ -31,6 +31,7 @@ def start_host(settings: ServerSettings, spawned: SpawnedHost | None = None) -> 
     begin = Begin(
         directory,
         settings.engine.model_dump_json().encode(),
+        all_versions=settings.models.versions == "all",
         drain_limit_s=settings.server.drain_timeout_s,
     )
     return Supervisor(begin, HOST_MODULE, spawned)

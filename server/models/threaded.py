@@ -38,8 +38,14 @@ class ThreadedModels:
         self._changing = ThreadPoolExecutor(1, thread_name_prefix="models")
         self.not_loaded: tuple[NotLoaded, ...] = ()
 
-    def load_all(self, directory: Path, *, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Load the highest sound version of every model in `directory` and start the lanes.
+    def load_all(
+        self,
+        directory: Path,
+        *,
+        all_versions: bool = False,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Load the highest sound version of every model in `directory`, or every sound one, and start the lanes.
 
         Raises:
             ModelsError: there is nothing to load.
@@ -47,7 +53,12 @@ class ThreadedModels:
         """
         try:
             loading = load_models(
-                directory, self._settings, self._start, budget=self._budget, should_stop=should_stop
+                directory,
+                self._settings,
+                self._start,
+                all_versions=all_versions,
+                budget=self._budget,
+                should_stop=should_stop,
             )
         except BaseException:
             self.close(0.0)

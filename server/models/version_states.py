@@ -28,6 +28,10 @@ _FOLLOWS: Mapping[VersionState | None, Collection[VersionState]] = {
 }
 
 
+_OF_BUNDLES = frozenset({"broken", "unavailable", "incomplete"})
+"""Reasons of folders that are versions. A folder with another reason is never looked for as one."""
+
+
 class VersionStates:
     """What there is now."""
 
@@ -88,7 +92,7 @@ class VersionStates:
             for key, status in self._statuses.items()
             if key not in folders
             and status.version
-            and (status.state is VersionState.UNLOADED or status.reason == "incomplete")
+            and (status.state is VersionState.UNLOADED or status.reason in _OF_BUNDLES)
         ]
         new = [key for key in folders if key not in self._statuses]
         for key in gone:

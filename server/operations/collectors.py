@@ -27,6 +27,7 @@ __all__ = [
     "PrefixCacheCollector",
     "StepCollector",
     "Tally",
+    "VersionStateCollector",
 ]
 
 METRIC_PREFIX = "dragoman"
@@ -146,6 +147,28 @@ class PrefixCacheCollector(Collector):
             held.add_metric([model], sum(cache.num_bytes for cache in caches))
         yield tokens
         yield held
+
+
+class VersionStateCollector(Collector):
+    """What the server does with each version of each model, as it was said last.
+
+    Attributes:
+        states: model, version and state of each. A version has one series, in the state that it is in.
+    """
+
+    def __init__(self) -> None:
+        self.states: tuple[tuple[str, str, str], ...] = ()
+
+    def collect(self) -> Iterator[Metric]:
+        """One gauge, one sample a version."""
+        gauge = GaugeMetricFamily(
+            f"{METRIC_PREFIX}_model_version_state",
+            "What the server does with a version of a model; always 1.",
+            labels=["model", "version", "state"],
+        )
+        for values in self.states:
+            gauge.add_metric(values, 1)
+        yield gauge
 
 
 class ArrivalCollector(Collector):

@@ -1,5 +1,6 @@
 """What Prometheus is told. Labels come from closed sets: models, methods, status codes, graphs, reasons."""
 
+import collections
 from collections.abc import Callable, Iterable
 from typing import Literal, TypeAlias
 
@@ -20,6 +21,7 @@ from dragoman.server.operations.collectors import (
     OccupiedEngine,
     PrefixCacheCollector,
     StepCollector,
+    VersionStateCollector,
 )
 from dragoman.server.operations.merging import MergedRegistry
 from dragoman.server.operations.processes import ProcessesCollector
@@ -97,6 +99,11 @@ class Metrics:
         GCCollector(registry=self.registry)
 
         self.requests = self._counter("requests", "Calls that ended.", ["model", "method", "code"])
+        self.version_requests = self._counter(
+            "version_requests",
+            "Calls that a version of a model took and that ended.",
+            ["model", "version", "code"],
+        )
         self.rejected = self._counter(
             "rejected_requests",
             "Calls that were refused, or given up when their deadline passed.",
@@ -192,6 +199,8 @@ class Metrics:
         self.read_at_scrape(self._arrivals)
         self._occupancy = OccupancyCollector()
         self.read_at_scrape(self._occupancy)
+        self._version_states = VersionStateCollector()
+        self.registry.register(self._version_states)
         self.processes = ProcessesCollector(METRIC_PREFIX)
         self.registry.register(self.processes)
         self._prefix_caches = PrefixCacheCollector()
@@ -224,6 +233,13 @@ class Metrics:
             self.requests.labels(model, method, "OK")
             self.request_seconds.labels(model, method, "OK")
             self.request_duration.labels(model, method)
+
+    def show_models(self, states: Iterable[tuple[str, str, str]], not_loaded: Iterable[str]) -> None:
+        """Tell the state of each version, by model and version, and how much is not loaded, a reason for each."""
+        self._version_states.states = tuple(states)
+        counts = collections.Counter(not_loaded)
+        for reason in NOT_LOADED_REASONS:
+            self.models_not_loaded.labels(reason).set(counts[reason])
 
     def watch(self, name: str, engine: OccupiedEngine) -> None:
         """Read the engine's occupancy at every scrape. Those of several versions of a model are added up."""

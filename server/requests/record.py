@@ -65,6 +65,7 @@ __all__ = [
     "current_record",
     "current_trace",
     "is_request_id",
+    "note_version",
 ]
 
 
@@ -90,6 +91,13 @@ _LIMITED = {
 def current_record() -> "CallRecord | None":
     """Returns the record of the call that the task answers; None in a process without callers."""
     return _current.get()
+
+
+def note_version(version: str) -> None:
+    """Say which version of its model answers the call that the task answers."""
+    record = _current.get()
+    if record is not None:
+        record.version = version
 
 
 def current_client() -> str:
@@ -157,6 +165,7 @@ class CallRecorder:
         self.last_requests = metrics.last_requests.times_s
         self._metrics = metrics
         self._series: dict[tuple[str, str, Code], tuple[Any, Any, Any]] = {}
+        self._versions: dict[tuple[str, str, Code], Any] = {}
 
     def expect(self, model: str, num_slots: int) -> None:
         """Count the calls of a model, which decodes `num_slots` sequences at one time, under its name from now on.
@@ -190,6 +199,14 @@ class CallRecorder:
         self.pass_time(now_s)
         delay_s = retry_delay_s(self._ends.seconds_for(self.max_calls))
         return Overloaded(f"{self.max_calls} calls are being answered already", delay_s)
+
+    def count_version(self, model: str, version: str, code: Code) -> None:
+        """Count a call that a version took and that has its outcome."""
+        counter = self._versions.get((model, version, code))
+        if counter is None:
+            counter = self._metrics.version_requests.labels(model, version, code)
+            self._versions[model, version, code] = counter
+        counter.inc()
 
     def count(
         self,
@@ -226,6 +243,7 @@ class CallRecord:
         model: the label of the model that was asked for; "" for a method that asks for none.
         request_id: by which the caller, the log and traces name the call.
         code: how the call ended, once it has.
+        version: the version of the model that took it; "" before one did.
         failure: what the caller gets instead of an answer, or None.
         rejection: why the call is refused, should it end now. It has no message at first.
         trace: its spans; None: it is not traced.
@@ -250,6 +268,7 @@ class CallRecord:
         "rejection",
         "request_id",
         "trace",
+        "version",
     )
 
     def __init__(
@@ -263,6 +282,7 @@ class CallRecord:
         self.failure: Failure | None = None
         self.rejection: RejectionReason | None = "no_message"
         self.trace: CallSpans | None = None
+        self.version = ""
         self._recorder = recorder
         self._load: Load | None = None
         self._size, self._priority = Size(), Priority.NORMAL
@@ -401,6 +421,8 @@ class CallRecord:
             trace.set(model=self.model)
             trace.end(self.code, now_s)
         seconds = now_s - self._started_s
+        if self.version:
+            self._recorder.count_version(self.model, self.version, self.code)
         self._recorder.count(self.model, self.method, self.code, seconds, self.rejection, exemplar=exemplar)
 
     def _log_refusal(self, error: RequestError) -> None:

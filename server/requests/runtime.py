@@ -27,6 +27,7 @@ from dragoman.server.requests.record import (
     current_priority,
     current_record,
     current_trace,
+    note_version,
 )
 from dragoman.server.requests.tokenization import Tokenising
 from dragoman.server.requests.traces import current_exemplar, trace_sequences
@@ -142,7 +143,9 @@ class Runtime:
     def _leased(self, call: Call | ScoringCall) -> Lease:
         if not self._lifecycle.accepts_calls:
             raise Draining
-        return self.registry.lease(call.model, call.version, call.sticky_key)
+        lease = self.registry.lease(call.model, call.version, call.sticky_key)
+        note_version(lease.model.version)
+        return lease
 
 
 def _submit(

@@ -87,6 +87,8 @@ IN_TRANSLATION: list[tuple[str, Any, str]] = [
     ("files/decode.onnx/sha256", "0" * 64, "decode.onnx is corrupt: its SHA-256"),
     ("files/decode.onnx/num_bytes", -1, "files.decode.onnx.num_bytes = -1"),
     ("files/decode.onnx/num_bytes", 2**70, "files.decode.onnx.num_bytes"),
+    ("files", {"../x": {"sha256": "0" * 64, "num_bytes": 0}}, "'../x': it is not a plain file name|files.'../x'"),
+    ("files", {"/etc/passwd": {"sha256": "0" * 64, "num_bytes": 0}}, "files.'/etc/passwd'|it is not a plain file name"),
     ("files", {"a\nb": {"sha256": "0" * 64, "num_bytes": 0}}, "files.'a\\nb'"),
     ("quality", [{"metric": "m", "value": "x", "num_examples": 1, "data": ""}], "quality.0.value = 'x'"),
     ("quality", [{"metric": "m", "value": 1.0, "num_examples": 2**32, "data": ""}], "quality.0.num_examples"),

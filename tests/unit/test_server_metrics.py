@@ -43,6 +43,8 @@ LABELS = {
     "dragoman_calls_started": set(),
     "dragoman_calls_taken_up": set(),
     "dragoman_models_not_loaded": {"reason"},
+    "dragoman_model_version_state": {"model", "version", "state"},
+    "dragoman_version_requests": {"model", "version", "code"},
     "dragoman_process_cpu_seconds": {"process"},
     "dragoman_process_pss_bytes": {"process"},
     "dragoman_process_open_fds": {"process"},
@@ -83,6 +85,8 @@ def filled(*, num_waiting: int = 5) -> Metrics:
     metrics.request_seconds.labels("toy", "Translate", "OK").inc(0.1)
     metrics.request_duration.labels("toy", "Translate").observe(0.1)
     metrics.last_requests.times_s["toy"] = 1.7e9
+    metrics.version_requests.labels("toy", "1", "OK").inc()
+    metrics.show_models([("toy", "1", "serving"), ("toy", "2", "failed")], ["broken"])
     metrics.model_info.labels("toy", "1", "translation", "fp32", "cpu").set(1)
     metrics.model_load_duration.labels("toy").set(0.2)
     model.observe_accepted(7, num_unknown=2)

@@ -89,7 +89,12 @@ def test_counters_and_histograms_are_sums_and_gauges_of_the_server_are_not(
     front(memory)
     after = page(metrics)
     of_server = {"slots_total", "model_info", "threads", "cpu_limit_cores", "model_load_duration_seconds"}
-    of_server |= {"prefix_cache_bytes", "models_not_loaded", "certificate_expiry_timestamp_seconds"}
+    of_server |= {
+        "prefix_cache_bytes",
+        "models_not_loaded",
+        "model_version_state",
+        "certificate_expiry_timestamp_seconds",
+    }
     of_server |= {"last_request_timestamp_seconds"}  # the latest of all processes
     for (name, labels), count in before.items():
         if name.startswith("dragoman_process_"):

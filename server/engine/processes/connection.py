@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-import os
 import socket
 from typing import Protocol
 
 from dragoman.server.engine.processes.channel import Channel
+from dragoman.server.engine.processes.memory_files import read_memory_file
 from dragoman.server.engine.processes.messages import (
     ChangeTaken,
     EndLane,
@@ -97,7 +97,7 @@ class HostConnection:
 
     def _tell(self, message: ToFront, descriptors: list[int]) -> None:
         if isinstance(message, ModelLoaded):
-            self._listener.model_loaded(message, *map(_content, descriptors))
+            self._listener.model_loaded(message, *map(read_memory_file, descriptors))
         elif isinstance(message, ModelNotLoaded):
             self._listener.model_not_loaded(message)
         elif isinstance(message, LaneAdded):
@@ -116,11 +116,3 @@ class HostConnection:
         else:
             assert isinstance(message, LoadingEnded)
             self._listener.loading_ended()
-
-
-def _content(descriptor: int) -> bytes:
-    """All bytes of a file in memory, which is closed. Other processes read it too, so its position is left alone."""
-    try:
-        return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
-    finally:
-        os.close(descriptor)

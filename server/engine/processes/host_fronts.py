@@ -7,9 +7,10 @@ import socket
 from collections.abc import Callable, Sequence
 
 from dragoman.server.engine.processes.channel import Channel
+from dragoman.server.engine.processes.memory_files import memory_file
 from dragoman.server.engine.processes.messages import FromFront, ToFront
 
-__all__ = ["HostFronts", "memory_file"]
+__all__ = ["HostFronts"]
 
 
 class HostFronts:
@@ -93,11 +94,3 @@ class HostFronts:
         channel = self.channels.pop(number)
         self._poll.unregister(channel.fileno())
         channel.close()
-
-
-def memory_file(content: bytes) -> int:
-    """A descriptor of memory that holds `content`, for others to read. It has no name in any file system."""
-    descriptor = os.memfd_create("bundle")
-    with open(descriptor, "wb", closefd=False) as file:
-        file.write(content)
-    return descriptor

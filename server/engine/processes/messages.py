@@ -69,6 +69,7 @@ class Begin(msgspec.Struct, frozen=True, array_like=True, tag=True):
     settings: bytes
     versions: list[str] | None = None
     drain_limit_s: float = 30.0
+    all_versions: bool = False
 
 
 class LoadVersion(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -113,7 +113,8 @@ class GrpcFront:
         self._logs_content = settings.logging.request_content
         self._credentials = credentials
         # Nobody without credentials may change what is served, unless the settings allow changes at all.
-        self._authenticator = authenticator_of(settings.security, credentials, open_scopes={Scope.INFER})
+        open_scopes = {Scope.INFER, Scope.ADMIN} if settings.models.allow_changes else {Scope.INFER}
+        self._authenticator = authenticator_of(settings.security, credentials, open_scopes)
         self._lifecycle = lifecycle
         self._metrics = metrics
         self._on_crash = on_crash

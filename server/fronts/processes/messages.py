@@ -1,11 +1,12 @@
 """What the server process and its further fronts tell each other.
 
-    server -> front    Begin, UseEngine, Listen, Reload, SetFailing, ShowStatistics, Drain
-    front -> server    Serving, CannotServe, AskStatistics
+    server -> front    Begin, UseEngine, Listen, ShowCatalog, ChangeMade, Reload, SetFailing, ShowStatistics, Drain
+    front -> server    Serving, CannotServe, MakeChange, AskStatistics
 
 Each goes in one packet of a `Channel`. When the channel ends, the other process has ended.
 """
 
+from enum import Enum
 from typing import TypeAlias
 
 import msgspec
@@ -16,11 +17,17 @@ __all__ = [
     "AskStatistics",
     "Begin",
     "CannotServe",
+    "Change",
+    "ChangeFailed",
+    "ChangeKind",
+    "ChangeMade",
     "Drain",
     "Listen",
+    "MakeChange",
     "Reload",
     "Serving",
     "SetFailing",
+    "ShowCatalog",
     "ShowStatistics",
     "ToFront",
     "ToServer",
@@ -66,6 +73,53 @@ class SetFailing(msgspec.Struct, frozen=True, array_like=True, tag=True):
     is_failing: bool
 
 
+class ShowCatalog(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A descriptor comes along: memory with a `models.catalog.Catalog` as msgpack, of any size."""
+
+
+class ChangeKind(Enum):
+    """What a change does: a method of `models.changes.ModelChanges`."""
+
+    LOAD = "load"
+    UNLOAD = "unload"
+    SET_ALIAS = "set_alias"
+    DELETE_ALIAS = "delete_alias"
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True):
+    """A change of what is served, with the arguments of its method."""
+
+    kind: ChangeKind
+    name: str
+    version: str = ""
+    alias: str = ""
+    traffic_percent: float = 0.0
+
+
+class MakeChange(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A caller of the front asks for a change. The answer is `ChangeMade` with the same number."""
+
+    number: int
+    change: Change
+
+
+class ChangeFailed(msgspec.Struct, frozen=True, array_like=True):
+    """Why a change was not made: the name of the error's class, and what it is made of."""
+
+    kind: str
+    message: str
+    requested: str = ""
+    available: tuple[str, ...] = ()
+    violations: tuple[tuple[str, str], ...] = ()
+
+
+class ChangeMade(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A change that a front asked for has been made, or has failed."""
+
+    number: int
+    failure: ChangeFailed | None = None
+
+
 class Drain(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Let running calls end, as the settings say, and end."""
 
@@ -90,5 +144,7 @@ class ShowStatistics(msgspec.Struct, frozen=True, array_like=True, tag=True):
     models: dict[str, ModelStatistics]
 
 
-ToFront: TypeAlias = Begin | UseEngine | Listen | Reload | SetFailing | ShowStatistics | Drain
-ToServer: TypeAlias = Serving | CannotServe | AskStatistics
+ToFront: TypeAlias = (
+    Begin | UseEngine | Listen | ShowCatalog | ChangeMade | Reload | SetFailing | ShowStatistics | Drain
+)
+ToServer: TypeAlias = Serving | CannotServe | MakeChange | AskStatistics

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn, Protocol
 
+import msgspec
 import structlog
 from prometheus_client import disable_created_metrics
 
@@ -22,22 +23,27 @@ from dragoman.common.errors import DragomanError
 from dragoman.server.config import EngineSettings, ServerSettings
 from dragoman.server.engine.processes.channel import Channel
 from dragoman.server.engine.processes.logs import send_logs_to
+from dragoman.server.engine.processes.memory_files import read_memory_file
 from dragoman.server.fronts.grpc.front import GrpcFront
+from dragoman.server.fronts.processes.changes import ForwardedChanges
 from dragoman.server.fronts.processes.clients import OtherFronts
 from dragoman.server.fronts.processes.messages import (
     Begin,
     CannotServe,
+    ChangeMade,
     Drain,
     Listen,
     Reload,
     Serving,
     SetFailing,
+    ShowCatalog,
     ShowStatistics,
     ToFront,
     UseEngine,
 )
 from dragoman.server.fronts.processes.statistics import AskedStatistics
 from dragoman.server.lifecycle import Lifecycle, Phase
+from dragoman.server.models.catalog import Catalog
 from dragoman.server.models.registry import Registry
 from dragoman.server.operations.crashes import leaving_on_dead_threads, loop_error_handler
 from dragoman.server.operations.logs import forward_standard_logs, set_level
@@ -131,6 +137,9 @@ class _Front:
         self._statistics = AskedStatistics(channel.send)
         self._port: asyncio.Future[int]
         self._is_over = asyncio.Event()
+        self._changes = ForwardedChanges(channel.send)
+        self._catalog: Catalog | None = None
+        self._registry: Registry | None = None
 
     async def run(self, make_models: MakeModels) -> None:
         loop = asyncio.get_running_loop()
@@ -163,7 +172,9 @@ class _Front:
     async def _serve(self) -> None:
         """Answer calls, once there are models and a port."""
         await self._models.loaded.wait()
-        registry = self._models.registry(is_first=False)
+        self._registry = registry = self._models.registry(is_first=False)
+        if self._catalog is not None:
+            registry.show(self._catalog)
         front = GrpcFront(
             self._settings,
             self._credentials,
@@ -178,7 +189,8 @@ class _Front:
         self._front = front
         port = await self._port
         self._lifecycle.phase = Phase.SERVING  # others serve on the port: a call may come at once
-        await front.start(registry, port)
+        allows_changes = self._settings.models.allow_changes
+        await front.start(registry, port, self._changes if allows_changes else None)
         gc.freeze()
         self._metrics.publish(self._writer)
         self._channel.send(Serving())
@@ -206,13 +218,27 @@ class _Front:
         elif isinstance(message, Reload):
             self._use(ServerSettings.model_validate_json(message.settings))
         elif isinstance(message, SetFailing):
-            self._lifecycle.is_failing = message.is_failing
-            if self._front is not None:
-                self._front.show_health()
+            self._set_failing(is_failing=message.is_failing)
         elif isinstance(message, ShowStatistics):
             self._statistics.hear(message)
+        elif isinstance(message, ShowCatalog):
+            self._show(descriptors)
+        elif isinstance(message, ChangeMade):
+            self._changes.hear(message)
         elif isinstance(message, Drain):
             self._is_over.set()
+
+    def _set_failing(self, *, is_failing: bool) -> None:
+        self._lifecycle.is_failing = is_failing
+        if self._front is not None:
+            self._front.show_health()
+
+    def _show(self, descriptors: list[int]) -> None:
+        """Go by a catalog. One that this process could not take, having too many files open, is told by the next."""
+        for descriptor in descriptors:
+            self._catalog = msgspec.msgpack.decode(read_memory_file(descriptor), type=Catalog)
+            if self._registry is not None:
+                self._registry.show(self._catalog)
 
     def _use(self, settings: ServerSettings) -> None:
         """Take up what has changed; the server process has checked it, and says so in the log."""

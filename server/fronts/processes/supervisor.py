@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Callable
 
+import msgspec
 import structlog
 
 from dragoman.common.errors import OperationError
@@ -15,8 +16,10 @@ from dragoman.server.config import ServerSettings
 from dragoman.server.engine.processes.channel import Channel, packet_pair
 from dragoman.server.engine.processes.linux import how_it_ended
 from dragoman.server.engine.processes.logs import relay
+from dragoman.server.engine.processes.memory_files import memory_file
 from dragoman.server.engine.processes.spawn import start_process
 from dragoman.server.fronts.grpc.front import INFERENCE_METHODS
+from dragoman.server.fronts.processes.changes import make_change
 from dragoman.server.fronts.processes.clients import ClientMemory, OtherFronts
 from dragoman.server.fronts.processes.messages import (
     AskStatistics,
@@ -24,12 +27,16 @@ from dragoman.server.fronts.processes.messages import (
     CannotServe,
     Drain,
     Listen,
+    MakeChange,
     Reload,
     SetFailing,
+    ShowCatalog,
     ShowStatistics,
     ToServer,
     UseEngine,
 )
+from dragoman.server.models.catalog import Catalog
+from dragoman.server.models.changes import ForbiddenChanges, ModelChanges
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.operations.shared_values import HEARTBEAT, ValueMemory
 from dragoman.server.operations.statistics import read_statistics
@@ -132,6 +139,7 @@ class Fronts:
 
     Attributes:
         on_death: called when a process has died.
+        changes: makes the changes of what is served that callers of the fronts ask for.
     """
 
     def __init__(
@@ -151,6 +159,7 @@ class Fronts:
             connect_engine: returns a front's end of a new channel with the engine's host.
             module: what a process runs.
         """
+        self.changes: ModelChanges = ForbiddenChanges()
         self._begin = Begin(settings.model_dump_json().encode(), num_fronts + 1)
         self._listen = settings.server
         self._metrics = metrics
@@ -164,6 +173,8 @@ class Fronts:
         self.on_death: Callable[[], object] = lambda: None
         self._watching: asyncio.Task[None] | None = None
         self._reading: set[asyncio.Task[None]] = set()
+        self._catalog: bytes | None = None
+        self._making: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Start the processes. They come to serve once there is an engine, and `listen` was called.
@@ -194,6 +205,12 @@ class Fronts:
         for place in self._places:
             await place.is_serving.wait()
         return True
+
+    def show(self, catalog: Catalog) -> None:
+        """Have all fronts go by this catalog, also those that start later."""
+        self._catalog = msgspec.msgpack.encode(catalog)
+        for place in self._places:
+            self._show(place)
 
     def use_engine(self) -> None:
         """There is another engine's host: connect all fronts with it."""
@@ -275,6 +292,7 @@ class Fronts:
         self._connect(place)
         if self._is_failing:
             self._send(place, SetFailing(is_failing=True))
+        self._show(place)
         if self._port is not None:
             self._send(place, Listen(self._port))
 
@@ -286,6 +304,15 @@ class Fronts:
         statistics = await asyncio.to_thread(read_statistics, self._metrics, INFERENCE_METHODS)
         if place.process is process:  # else its callers are gone with it
             self._send(place, ShowStatistics(dict(statistics)))
+
+    def _show(self, place: _Place) -> None:
+        if self._catalog is not None:
+            self._send(place, ShowCatalog(), [memory_file(self._catalog)])
+
+    async def _make_change(self, place: _Place, process: FrontProcess, asked: MakeChange) -> None:
+        made = await make_change(self.changes, asked)
+        if place.process is process:  # else its callers are gone with it
+            self._send(place, made)
 
     def _send(self, place: _Place, message: object, descriptors: "tuple[int, ...] | list[int]" = ()) -> None:
         if place.process is None:
@@ -305,6 +332,11 @@ class Fronts:
                     reading = asyncio.create_task(self._show_statistics(place, process))
                     self._reading.add(reading)
                     reading.add_done_callback(self._reading.discard)
+
+                elif isinstance(message, MakeChange):
+                    making = asyncio.create_task(self._make_change(place, process, message))
+                    self._making.add(making)
+                    making.add_done_callback(self._making.discard)
                 else:
                     place.delay_s = MIN_DELAY_S
                     place.is_serving.set()
