@@ -64,6 +64,14 @@ class _Clients(Turns[_Client]):
     def __init__(self) -> None:
         super().__init__()
         self.by_key: dict[str, _Client] = {}
+        self._spare: _Client | None = None  # one that is not known any more: to make another takes time
+
+    def new(self, key: str, its_class: "_Class") -> _Client:
+        """Return a client that nothing is known of yet, which is known from now on."""
+        client, self._spare = self._spare or _Client(), None
+        client.key, client.among = key, its_class
+        self.by_key[key] = client
+        return client
 
     def _keeps(self, client: _Client) -> bool:
         return client.credit < 0
@@ -71,6 +79,7 @@ class _Clients(Turns[_Client]):
     def _forget(self, member: _Client) -> None:
         super()._forget(member)
         del self.by_key[member.key]
+        self._spare = member
 
 
 @dataclass(eq=False, slots=True)
@@ -240,7 +249,7 @@ class Queue:
         clients = its_class.clients
         client = clients.by_key.get(call.client)
         if client is None:
-            client = clients.by_key[call.client] = _Client(key=call.client, among=its_class)
+            client = clients.new(call.client, its_class)
         if not its_class.waits:
             self._classes.enter(its_class)
         if not client.waits:

@@ -9,6 +9,7 @@ import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 __all__ = ["Share", "Shares"]
@@ -22,11 +23,13 @@ class Share:
         cost: of its time that a row takes: the less, the greater its share.
         time: its own, which has passed.
         waits: whether it has anything that waits.
+        place: among the members.
     """
 
     cost: int = 1
     time: int = 0
     waits: bool = False
+    place: int = 0
 
 
 _Share = TypeVar("_Share", bound=Share)
@@ -40,33 +43,38 @@ class Shares(Generic[_Share]):
         """Give each of `members` its weight, a whole number from 1. Of equals, the first goes first."""
         assert min(weights) >= 1, "nobody starves"
         self._members = members
-        for member, weight in zip(members, weights, strict=True):
-            member.cost = math.lcm(*weights) // weight
+        self._waiting: list[_Share] = []
+        for place, (member, weight) in enumerate(zip(members, weights, strict=True)):
+            member.place, member.cost = place, math.lcm(*weights) // weight
         self._now = 0
 
     def __iter__(self) -> Iterator[_Share]:
-        return iter(sorted((member for member in self._members if member.waits), key=_next_time))
+        return iter(sorted(self._waiting, key=_turn))
 
     def enter(self, member: _Share) -> None:
         """A member has something waiting, from now on."""
         member.waits = True
+        self._waiting.append(member)
         member.time = max(member.time, self._now)
 
     def leave(self, member: _Share) -> None:
         """A member has nothing waiting any more."""
         member.waits = False
-        if not any(each.waits for each in self._members):  # nobody is there to whom anything could be owed
+        self._waiting.remove(member)
+        if not self._waiting:  # nobody is there to whom anything could be owed
             self._now = 0
             for each in self._members:
                 each.time = 0
 
     def first(self) -> _Share:
         """Return the member that is next; one must be waiting."""
-        return min((member for member in self._members if member.waits), key=_next_time)
+        waiting = self._waiting
+        return waiting[0] if len(waiting) == 1 else min(waiting, key=_turn)
 
     def pay(self, member: _Share, num_rows: int) -> None:
         """Count rows that a member starts; a negative number gives them back."""
-        self._now = max(self._now, min(each.time for each in self._members if each.waits))
+        waiting = self._waiting
+        self._now = max(self._now, waiting[0].time if len(waiting) == 1 else min(map(_time, waiting)))
         member.time += num_rows * member.cost
 
     def merged(
@@ -74,9 +82,7 @@ class Shares(Generic[_Share]):
     ) -> Iterator[_Item]:
         """Yield what waits in the order in which it is next, as of now: `of` gives a member's in their order."""
         heap = [
-            (_next_time(member), place, member.cost, of(member))
-            for place, member in enumerate(self._members)
-            if member.waits
+            (member.time + member.cost, member.place, member.cost, of(member)) for member in self._waiting
         ]
         heapq.heapify(heap)
         while heap:
@@ -86,5 +92,8 @@ class Shares(Generic[_Share]):
                 heapq.heappush(heap, (time + num_rows(item) * cost, place, cost, items))
 
 
-def _next_time(member: Share) -> int:
-    return member.time + member.cost
+def _turn(member: Share) -> tuple[int, int]:
+    return member.time + member.cost, member.place
+
+
+_time = attrgetter("time")

@@ -57,7 +57,9 @@ class Turns(Generic[_Member]):
         """A member has nothing waiting any more."""
         member.waits = False
         self._num_waiting -= 1
-        if not self._num_waiting:  # nobody is there to whom anything could be owed
+        if len(self._order) == 1:
+            self._forget(member)
+        elif not self._num_waiting:  # nobody is there to whom anything could be owed
             for each in list(self._order):
                 self._forget(each)
         elif not self._keeps(member):
