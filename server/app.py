@@ -29,6 +29,7 @@ from dragoman.server.fronts.processes.supervisor import Fronts
 from dragoman.server.lifecycle import Lifecycle, Phase
 from dragoman.server.models.catalog import Catalog, VersionState
 from dragoman.server.models.changes import ModelChanges
+from dragoman.server.models.process_memory import check_processes_fit
 from dragoman.server.models.registry import Registry
 from dragoman.server.models.repository import Repository
 from dragoman.server.models.running import ModelsInProcesses, ModelsInThreads, RunningModels
@@ -76,13 +77,17 @@ class Server:
 
         Raises:
             AddressError: one of the two ports is in use.
+            ResourceUnavailable: there is no memory for the processes that the settings ask for.
             CredentialsError: a certificate, a key or the tokens file is not right.
             MissingExtraError: calls should be traced, and OpenTelemetry is not installed.
         """
         self._started = time.perf_counter()
         self._settings = settings
         listen = settings.server
-        self._num_fronts = num_fronts(settings, lanes_are_processes=run_in_processes(settings.engine))
+        num_lanes, _ = lane_layout(settings.engine)
+        lanes_are_processes = run_in_processes(settings.engine)
+        self._num_fronts = num_fronts(settings, lanes_are_processes=lanes_are_processes)
+        check_processes_fit(self._num_fronts, num_lanes if lanes_are_processes else 0)
         self._share = share(settings, self._num_fronts)
         self.lifecycle = Lifecycle()
         self.metrics = Metrics(cpu_limit_cores())
@@ -118,7 +123,6 @@ class Server:
         self._models: RunningModels | None = None
         self._socket_file: SocketFile | None = None
         self._reloading: asyncio.Task[None] | None = None
-        num_lanes, _ = lane_layout(settings.engine)
         self._history = FailureHistory(num_lanes)
         self._judging: asyncio.Task[None] | None = None
         self._repository: Repository | None = None

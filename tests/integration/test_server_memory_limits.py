@@ -57,6 +57,25 @@ def test_what_does_not_fit_into_a_cgroup_is_refused_with_the_numbers() -> None:
         assert found["limit"].endswith("of the cgroup")
 
 
+def test_processes_that_have_no_room_are_refused_before_they_start() -> None:
+    with group() as folder:
+        keys = (
+            "engine.lanes=40",
+            "server.fronts=9",
+            "engine.lanes_run_in=processes",
+            "engine.threads_per_lane=1",
+        )
+        many = [word for key in keys for word in ("--set", key)]
+        with running(*ports(), *many, program=joining(folder)) as server:
+            assert server.wait_for_end() == 1
+        [event] = [each for each in server.events if each["event"] == "cannot_serve"]
+        assert re.fullmatch(
+            r"server\.fronts = 9 and engine\.lanes = 40 take 704\.0 MiB of memory for their processes alone; "
+            r"[\d.]+ MiB are available \(memory\.\w+ of the cgroup\): lower one of them",
+            event["error"],
+        )
+
+
 def test_what_fits_into_a_cgroup_is_served_within_it() -> None:
     with group() as folder, running(*ports(), *LANES, program=joining(folder)) as server:
         server.wait_for("serving")
