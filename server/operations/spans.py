@@ -43,6 +43,8 @@ __all__ = ["CallSpans", "Tracing"]
 
 FLUSH_S = 1.0
 """How long the end of the server waits for the collector to take the last spans."""
+MAX_SPANS = 256
+"""Of one call. They are made in one turn of the event loop: some 4 ms."""
 DEFAULT_RATIO = 0.01
 DEFAULT_QUEUE_SIZE = 2048
 """Spans, as OpenTelemetry's specification has it."""
@@ -83,6 +85,7 @@ class CallSpans:
         self._tracer = tracer
         self._span = span
         self._epoch_ns = epoch_ns
+        self._num_parts = 0
 
     def set(self, **attributes: str | float) -> None:
         """Say more of the call; never what it says itself."""
@@ -97,7 +100,13 @@ class CallSpans:
         attributes: Attributes | None = None,
         parent: Span | None = None,
     ) -> Span:
-        """Returns a span of a part of the call that is over; its own parts may be added to it."""
+        """Returns a span of a part of the call that is over; its own parts may be added to it.
+
+        Parts after the first `MAX_SPANS` are left out and counted.
+        """
+        self._num_parts += 1
+        if self._num_parts > MAX_SPANS:
+            return self._span
         span = self._tracer.start_span(
             name,
             set_span_in_context(parent or self._span, _NO_CONTEXT),
@@ -110,6 +119,8 @@ class CallSpans:
     def end(self, code: str, ended_s: float) -> None:
         """The call ends with a gRPC status code."""
         self._span.set_attribute("rpc.grpc.status_code", _CODES.index(code))
+        if self._num_parts > MAX_SPANS:
+            self.set(spans_left_out=self._num_parts - MAX_SPANS)
         if code in _SERVER_ERRORS:
             self._span.set_status(Status(StatusCode.ERROR))
         self._span.end(_nanoseconds(self._epoch_ns, ended_s))
@@ -189,8 +200,11 @@ class _CountingExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self.num_taken += len(spans)
-        result = self._exporter.export(spans)
-        (self._exported if result is SpanExportResult.SUCCESS else self._failed).inc(len(spans))
+        result = SpanExportResult.FAILURE
+        try:
+            result = self._exporter.export(spans)
+        finally:
+            (self._exported if result is SpanExportResult.SUCCESS else self._failed).inc(len(spans))
         return result
 
     def shutdown(self) -> None:

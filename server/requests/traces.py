@@ -6,10 +6,12 @@ This module knows no OpenTelemetry: that is imported where tracing is on.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from dragoman.server.engine.client import MAX_TIMELINES
 from dragoman.server.requests.record import current_trace
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def current_exemplar() -> Exemplar | None:
 
 def trace_sequences(trace: CallSpans, tickets: Iterable[Ticket]) -> None:
     """Add what happened to sequences in the queue and on a lane, by the times that their tickets have."""
-    for index, ticket in enumerate(tickets):
+    for index, ticket in enumerate(itertools.islice(tickets, MAX_TIMELINES)):
         number = {"sequence": index}
         if ticket.admitted_s is None:
             if ticket.finished_s is not None:  # it never ran

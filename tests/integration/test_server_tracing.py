@@ -120,6 +120,16 @@ async def test_each_nth_step_of_each_sequence_has_a_span(collector: Collector) -
     assert_inside(stream)
 
 
+async def test_a_call_of_many_inputs_has_a_bounded_number_of_spans(collector: Collector) -> None:
+    async with serving(BUNDLES, *tracing(collector)) as served:
+        await served.translation.Translate(request(*[TEXT] * 40))
+        [call] = await asyncio.to_thread(collector.calls, 1)
+    assert call.attributes["dragoman.sequences"] == 40
+    assert [span.attributes["dragoman.sequence"] for span in call.named("queue")] == list(range(16))
+    assert len(list(call.all())) == 1 + 256
+    assert call.attributes["dragoman.spans_left_out"] > 0
+
+
 async def test_each_request_of_a_stream_is_a_call_of_its_own(collector: Collector) -> None:
     async with serving(BUNDLES, *tracing(collector)) as served:
         await streamed(Stub(served.channel), infer("spell", "12"), infer("count", "one two", max_tokens=3))

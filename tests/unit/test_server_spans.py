@@ -30,12 +30,17 @@ class Exporter:
         self.endpoint, self.headers = endpoint, headers
         self.names: list[str] = []
         self.resources: list[dict[str, object]] = []
+        self.attributes: list[dict[str, object]] = []
+        self.error: Exception | None = None
         self.may_go_on = threading.Event()
         self.may_go_on.set()
         self.result = SpanExportResult.SUCCESS
 
     def export(self, given: Sequence[ReadableSpan]) -> SpanExportResult:
         self.may_go_on.wait(PATIENCE_S)
+        if self.error is not None:
+            raise self.error
+        self.attributes += [dict(span.attributes or {}) for span in given]
         self.names += [span.name for span in given]
         self.resources += [dict(span.resource.attributes) for span in given]
         return self.result
@@ -158,3 +163,24 @@ def test_tracing_that_is_off_imports_nothing_and_one_that_cannot_be_on_says_why(
     monkeypatch.setitem(__import__("sys").modules, "dragoman.server.operations.spans", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'dragoman\[tracing\]'"):
         start_tracing(TracingSettings(enabled=True), metrics.trace_spans)
+
+
+def test_a_call_has_a_bounded_number_of_spans(exporters: list[Exporter]) -> None:
+    metrics = Metrics(1.0)
+    tracing = begun(metrics, sampling_ratio=1.0)
+    call(tracing, *["step"] * (spans.MAX_SPANS + 50))
+    tracing.close()
+    assert exporters[0].names.count("step") == spans.MAX_SPANS
+    assert exporters[0].attributes[-1]["dragoman.spans_left_out"] == 50
+
+
+def test_an_exporter_that_raises_an_error_is_counted(
+    exporters: list[Exporter], caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = Metrics(1.0)
+    tracing = begun(metrics, sampling_ratio=1.0)
+    exporters[0].error = ValueError("the channel is closed")
+    call(tracing)
+    tracing.close()
+    assert counts(metrics) == {"failed": 1}
+    assert "the channel is closed" in caplog.text
