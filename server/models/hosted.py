@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import itertools
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -197,8 +197,8 @@ class HostedModels:
     def lane_retired(self, lane: LaneRetired) -> None:
         """As `connection.Listener` has it."""
         self._retiring.add(lane.pid)
-        before = self._opening.get(lane.pid)
-        self._opening[lane.pid] = asyncio.create_task(self._retire(lane.pid, before))
+        opening = list(self._opening.values())  # the lanes that take its place are among these
+        self._opening[lane.pid] = asyncio.create_task(self._retire(lane.pid, opening))
 
     def lane_removed(self, lane: LaneRemoved) -> None:
         """As `connection.Listener` has it."""
@@ -295,10 +295,10 @@ class HostedModels:
         for key, client in clients.items():
             client.add_lane(lane.number, _ModelLink(link, key), lane.use)
 
-    async def _retire(self, pid: int, before: asyncio.Task[None] | None) -> None:
+    async def _retire(self, pid: int, before: Collection[asyncio.Task[None]]) -> None:
         """Give a lane nothing more, and close the link with it once nothing of any model is left there."""
-        if before is not None:
-            await before
+        if before:
+            await asyncio.wait(before)
         lane = self._lanes.get(pid)
         if lane is None or lane.link is None:
             return

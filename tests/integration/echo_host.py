@@ -19,6 +19,7 @@ from dragoman.server.engine.api import (
     Started,
 )
 from dragoman.server.engine.lane_loop import ModelFront
+from dragoman.server.engine.processes import checking
 from dragoman.server.engine.processes.entry import run_host
 from dragoman.server.engine.processes.host import Host
 from dragoman.server.engine.processes.host_changes import HostModel
@@ -110,6 +111,7 @@ class Source:
 
 def load(host: Host, begin: Begin) -> tuple[int, Source]:
     wanted = json.loads(begin.settings)
+    checking.MAX_CHECK_S = wanted.get("max_check_s", checking.MAX_CHECK_S)
     if wanted.get("load_s"):
         time.sleep(wanted["load_s"])
     if wanted.get("dies_loading"):

@@ -140,6 +140,14 @@ async def test_a_checking_child_that_is_killed_changes_nothing() -> None:
         await check_serving(held, front)
 
 
+async def test_a_check_that_never_ends_is_ended() -> None:
+    async with engine(begin(max_check_s=0.3)) as held:
+        front = await held.front()
+        with pytest.raises(BundleError, match="slow/1 ended the process that checked it: killed by SIGKILL"):
+            await load(held, "slow", "1")
+        await check_serving(held, front)
+
+
 async def test_a_new_lane_that_is_killed_while_it_starts_is_started_again() -> None:
     async with engine(begin()) as held:
         front = await held.front()

@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -20,7 +21,10 @@ from dragoman.server.engine.processes.lane_process import prefer_to_die
 from dragoman.server.engine.processes.linux import die_with_parent, how_it_ended, name_process
 from dragoman.server.engine.processes.messages import Checked, CheckFailed, FromCheck
 
-__all__ = ["Check", "CheckingProcess"]
+__all__ = ["MAX_CHECK_S", "Check", "CheckingProcess"]
+
+MAX_CHECK_S = 600.0
+"""A version that has not been tried by then never will: a run of a graph is ended much sooner (`engine/trial.py`)."""
 
 _log = structlog.get_logger(__name__)
 
@@ -61,6 +65,7 @@ class CheckingProcess:
             ours.close()
             _run(key, check, theirs, leave_host, host)
         theirs.close()
+        self._ends_at_s = time.monotonic() + MAX_CHECK_S
         self.channel: Channel[FromCheck] = Channel(ours, FromCheck)
         self._poll = poll
         poll.register(self.channel.fileno(), select.EPOLLIN)
@@ -72,8 +77,15 @@ class CheckingProcess:
         os.kill(self._pid, signal.SIGKILL)
         return how_it_ended(os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1]))
 
+    def end_late(self) -> float:
+        """Kill the child when its time is over: its channel says the rest. Returns the seconds that it has left."""
+        left_s = self._ends_at_s - time.monotonic()
+        if left_s <= 0:
+            self.kill()
+        return max(1.0, left_s)  # what is killed may take a moment to end
+
     def kill(self) -> None:
-        """Kill the child where nobody will reap it."""
+        """Kill the child; `end` follows, or the host ends too."""
         os.kill(self._pid, signal.SIGKILL)
 
     def leave(self) -> None:

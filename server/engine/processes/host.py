@@ -86,8 +86,9 @@ class Host:
             self._wait()
 
     def _wait(self) -> None:
-        """Wait for any of the channels, or for the time of a lane that retires to be over, and act."""
-        for descriptor, event in self._poll.poll(self._lanes.end_late()):
+        """Wait for any of the channels, or for the time of what is to end to be over, and act."""
+        left_s = [each for each in (self._lanes.end_late(), self._changes.end_late()) if each is not None]
+        for descriptor, event in self._poll.poll(min(left_s, default=None)):
             # Looked up anew each time: what was done for one event may have closed the descriptor of the next.
             if descriptor == self._server.fileno():
                 self._hear_server()

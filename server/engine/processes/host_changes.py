@@ -191,6 +191,11 @@ class HostChanges:
             else:
                 self._end(ChangeEnded())
 
+    def end_late(self) -> float | None:
+        """End a checking child whose time is over; returns the seconds until it is."""
+        checking = None if self._change is None else self._change.checking
+        return None if checking is None else checking.end_late()
+
     def kill(self) -> None:
         """The host ends: so does the checking child."""
         if self._change is not None and self._change.checking is not None:
