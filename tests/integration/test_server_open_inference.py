@@ -326,7 +326,9 @@ async def test_models_are_described_as_they_are_served(served: Served) -> None:
     assert [each.name for each in config.input if not each.optional] == ["text"]
     index = await stub.RepositoryIndex(pb.RepositoryIndexRequest())
     assert [(each.name, each.version, each.state) for each in index.models] == [
+        ("count", "1", "UNAVAILABLE"),  # it lies in the models folder and is not loaded
         ("count", "2", "READY"),
+        ("spell", "1", "UNAVAILABLE"),
         ("spell", "2", "READY"),
     ]
     error = await error_of(stub.ModelMetadata(pb.ModelMetadataRequest(name="nothing")))
