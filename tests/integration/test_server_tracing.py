@@ -89,10 +89,10 @@ async def test_the_spans_of_a_call_are_its_parts(collector: Collector) -> None:
     assert decode.attributes["dragoman.steps"] == len(steps)
     assert [step.attributes["dragoman.step"] for step in steps] == list(range(len(steps)))
     assert all(a.end_ns <= b.start_ns for a, b in itertools.pairwise(steps))
-    parts = sum(
-        span.seconds for span in (queue, encode, *steps, *call.named("tokenise"), *call.named("detokenise"))
-    )
-    assert 0.3 * call.seconds < parts <= call.seconds, "the parts are about the whole"
+    # Whatever the machine does meanwhile: nothing of the call's time on the lane is left out.
+    assert (decode.start_ns, decode.end_ns) == (encode.end_ns, steps[-1].end_ns)
+    parts = sum(span.seconds for span in call.children)
+    assert sum(step.seconds for step in steps) <= decode.seconds < parts <= call.seconds
     assert TEXT not in str([(span.name, span.attributes) for span in call.all()])
 
 
@@ -126,8 +126,8 @@ async def test_a_call_of_many_inputs_has_a_bounded_number_of_spans(collector: Co
         [call] = await asyncio.to_thread(collector.calls, 1)
     assert call.attributes["dragoman.sequences"] == 40
     assert [span.attributes["dragoman.sequence"] for span in call.named("queue")] == list(range(16))
-    assert len(list(call.all())) == 1 + 256
-    assert call.attributes["dragoman.spans_left_out"] > 0
+    assert len(list(call.all())) <= 1 + 256
+    assert len(call.named("decode")) == 16
 
 
 async def test_each_request_of_a_stream_is_a_call_of_its_own(collector: Collector) -> None:
