@@ -103,8 +103,10 @@ def skip_without_libraries(program: Path, environment: dict[str, str]) -> None:
         pytest.skip(version.stderr)
 
 
-@pytest.mark.parametrize(("model", "text"), [("spell", "71"), ("count", "one two")])
-async def test_perf_analyzer_measures_streams(served: Served, tmp_path: Path, model: str, text: str) -> None:
+@pytest.mark.parametrize(("served_model", "text"), [("spell", "71"), ("count", "one two")])
+async def test_perf_analyzer_measures_streams(
+    served: Served, tmp_path: Path, served_model: str, text: str
+) -> None:
     folder = client("perf_analyzer")
     libraries = f"{folder}/nvidia/cuda_runtime/lib:{os.environ.get('LD_LIBRARY_PATH', '')}"
     environment = os.environ | {"LD_LIBRARY_PATH": libraries}
@@ -114,7 +116,18 @@ async def test_perf_analyzer_measures_streams(served: Served, tmp_path: Path, mo
     data = tmp_path / "data.json"
     data.write_text(json.dumps({"data": [{"text": [text]}]}))
     address = f"127.0.0.1:{served.server.port}"
-    asked = ["-m", model, "-u", address, "-i", "grpc", "--async", "--streaming", "--input-data", str(data)]
+    asked = [
+        "-u",
+        address,
+        "-m",
+        served_model,
+        "-i",
+        "grpc",
+        "--async",
+        "--streaming",
+        "--input-data",
+        str(data),
+    ]
     window = [
         "--measurement-mode",
         "count_windows",

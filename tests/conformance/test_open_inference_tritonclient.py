@@ -14,7 +14,6 @@ import tritonclient.grpc.aio as asynchronous
 from tests.integration.serving import BUNDLES, PATIENCE_S, Served, serving
 from tritonclient.utils import InferenceServerException
 
-from dragoman.server.models.changes import ForbiddenChanges
 from dragoman.server.scopes import Scope
 from dragoman.server.security.tokens import make_token, token_line
 
@@ -55,7 +54,7 @@ async def test_the_blocking_client_asks_for_all_there_is(served: Served) -> None
         config = client.get_model_config("count", as_json=True)["config"]
         assert config["input"][0] == {"name": "text", "data_type": "TYPE_STRING", "dims": ["1"]}
         index = client.get_model_repository_index(as_json=True)["models"]
-        assert [each["state"] for each in index] == ["READY", "READY"]
+        assert [each["name"] for each in index if each["state"] == "READY"] == ["count", "spell"]
 
     await with_client(served, use)
 
@@ -163,29 +162,27 @@ async def test_the_asyncio_client_infers_and_streams(served: Served) -> None:
         assert texts == {"12": "one two", "5": "five"}
 
 
-async def test_the_blocking_client_asks_for_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str, str]] = []
-
-    async def load(_: ForbiddenChanges, name: str, version: str = "") -> None:
-        asked.append(("load", name, version))
-
-    async def unload(_: ForbiddenChanges, name: str, version: str = "") -> None:
-        asked.append(("unload", name, version))
-
-    monkeypatch.setattr(ForbiddenChanges, "load", load)
-    monkeypatch.setattr(ForbiddenChanges, "unload", unload)
+async def test_the_blocking_client_loads_and_unloads(tmp_path: Path) -> None:
     admin, tokens = make_token(), tmp_path / "tokens.toml"
     tokens.write_text(token_line(admin, "operator", [Scope.ADMIN], None))
     headers = {"authorization": f"Bearer {admin}"}
 
+    def states(client: Any) -> dict[str, str]:
+        index = client.get_model_repository_index(headers=headers).models
+        return {each.version: each.state for each in index if each.name == "spell"}
+
     def use(client: Any) -> None:
-        client.load_model("spell", headers=headers)
+        assert states(client)["2"] == "READY"
         client.unload_model("spell", headers=headers)
+        assert states(client)["2"] == "UNAVAILABLE"
+        assert not client.is_model_ready("spell", headers=headers)
+        client.load_model("spell", headers=headers)
+        assert states(client)["2"] == "READY"
+        assert client.is_model_ready("spell", headers=headers)
         with pytest.raises(InferenceServerException, match="come from the models folder"):
             client.load_model("spell", headers=headers, config="{}")
         with pytest.raises(InferenceServerException, match="bearer token"):
             client.load_model("spell")
 
-    async with serving(BUNDLES, f"security.tokens_file={tokens}") as served:
+    async with serving(BUNDLES, f"security.tokens_file={tokens}", "models.allow_changes=true") as served:
         await with_client(served, use)
-    assert asked == [("load", "spell", ""), ("unload", "spell", "")]
