@@ -8,6 +8,7 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -21,7 +22,7 @@ from tests.load.mutation import mutated
 
 from dragoman.v1 import translation_pb2
 
-__all__ = ["ATTACKS", "PRECISE", "Attack"]
+__all__ = ["ATTACKS", "DRAGOMAN", "PRECISE", "Aim", "Attack"]
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"
@@ -30,7 +31,20 @@ MESSAGE = translation_pb2.TranslateRequest(model="spell", inputs=["12"]).Seriali
 PRECISE = frozenset({"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED"})
 """What calls may end with that are not cancelled and have no deadline."""
 READ_S = 0.05
-Attack = Callable[[int, random.Random, int], tuple[int, Counter[str]]]
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What is attacked: a server on this machine, and a call that it would answer."""
+
+    port: int
+    path: str
+    message: bytes
+
+
+DRAGOMAN = Aim(0, TRANSLATE, MESSAGE)
+"""Without a port."""
+Attack = Callable[[Aim, random.Random, int], tuple[int, Counter[str]]]
 
 
 @contextlib.contextmanager
@@ -48,9 +62,9 @@ def _read(connection: socket.socket) -> None:
         connection.recv(1 << 16)
 
 
-def random_bytes(port: int, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
+def random_bytes(aim: Aim, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
     for _ in range(num_cases):
-        with _connection(port) as connection:
+        with _connection(aim.port) as connection:
             if rng.random() < 0.5:
                 connection.sendall(PREFACE + SETTINGS)
             connection.sendall(rng.randbytes(rng.randrange(1, 2000)))
@@ -59,7 +73,7 @@ def random_bytes(port: int, rng: random.Random, num_cases: int) -> tuple[int, Co
     return num_cases, Counter()
 
 
-def tls_hellos(port: int, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
+def tls_hellos(aim: Aim, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
     """A handshake's beginning, where the server speaks no TLS, or with damage."""
     context = ssl.create_default_context()
     out = ssl.MemoryBIO()
@@ -67,16 +81,16 @@ def tls_hellos(port: int, rng: random.Random, num_cases: int) -> tuple[int, Coun
         context.wrap_bio(ssl.MemoryBIO(), out, server_hostname="localhost").do_handshake()
     hello = out.read()
     for _ in range(num_cases):
-        with _connection(port) as connection:
+        with _connection(aim.port) as connection:
             connection.sendall(hello if rng.random() < 0.5 else mutated(hello, rng))
             if rng.random() < 0.1:
                 _read(connection)
     return num_cases, Counter()
 
 
-def http1(port: int, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
+def http1(aim: Aim, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
     for _ in range(num_cases):
-        with _connection(port) as connection:
+        with _connection(aim.port) as connection:
             line = rng.choice((b"GET / HTTP/1.1\r\n", b"POST /x HTTP/1.0\r\n", b"CONNECT a:1 HTTP/1.1\r\n"))
             connection.sendall(line + b"Host: a\r\n" + b"X: " + b"y" * rng.randrange(10_000) + b"\r\n\r\n")
             if rng.random() < 0.1:
@@ -84,10 +98,10 @@ def http1(port: int, rng: random.Random, num_cases: int) -> tuple[int, Counter[s
     return num_cases, Counter()
 
 
-def random_frames(port: int, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
+def random_frames(aim: Aim, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
     """Frames of HTTP/2 of all types, in any order, with any flags, on any stream."""
     for _ in range(num_cases):
-        with _connection(port) as connection:
+        with _connection(aim.port) as connection:
             frames = PREFACE + SETTINGS
             for _ in range(rng.randrange(1, 12)):
                 body = rng.randbytes(rng.choice((0, 1, 4, 5, 6, 8, 40, 300)))
@@ -101,24 +115,24 @@ def random_frames(port: int, rng: random.Random, num_cases: int) -> tuple[int, C
     return num_cases, Counter()
 
 
-def stream_flood(port: int, _: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
+def stream_flood(aim: Aim, _: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
     """Open streams without a look at the server's limit."""
-    return num_cases, _open_streams(port, num_cases, reset=False)
+    return num_cases, _open_streams(aim, num_cases, reset=False)
 
 
-def rapid_reset(port: int, _: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
+def rapid_reset(aim: Aim, _: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
     """Open streams and reset each at once (CVE-2023-44487)."""
-    return num_cases, _open_streams(port, num_cases, reset=True)
+    return num_cases, _open_streams(aim, num_cases, reset=True)
 
 
-def _open_streams(port: int, num_streams: int, *, reset: bool) -> Counter[str]:
+def _open_streams(aim: Aim, num_streams: int, *, reset: bool) -> Counter[str]:
     ends: Counter[str] = Counter()
-    with RawClient(port, window=65_535) as client, contextlib.suppress(OSError):
+    with RawClient(aim.port, window=65_535) as client, contextlib.suppress(OSError):
         client.read_until_event(h2.events.RemoteSettingsChanged)
         client.http2.remote_settings[h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS] = 2**20
         client.http2.remote_settings.acknowledge()
         for _ in range(num_streams):
-            client.call(TRANSLATE, MESSAGE, reset=reset)
+            client.call(aim.path, aim.message, reset=reset)
         end_s = time.monotonic() + 20
         while not reset and ends.total() < num_streams and time.monotonic() < end_s:
             for event in client.http2.receive_data(client.socket.recv(1 << 16)):
@@ -135,31 +149,31 @@ def _status(event: Any) -> str:
     return next(each.name for each in grpc.StatusCode if each.value[0] == code)
 
 
-def pings(port: int, _: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
-    with _connection(port) as connection:
+def pings(aim: Aim, _: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
+    with _connection(aim.port) as connection:
         connection.sendall(PREFACE + SETTINGS)
         for _sent in range(num_cases // 100):
             connection.sendall(PING * 100)
     return num_cases, Counter()
 
 
-def settings_flood(port: int, _: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
-    with _connection(port) as connection:
+def settings_flood(aim: Aim, _: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
+    with _connection(aim.port) as connection:
         connection.sendall(PREFACE)
         for _sent in range(num_cases // 100):
             connection.sendall(SETTINGS * 100)
     return num_cases, Counter()
 
 
-def continuations(port: int, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
+def continuations(aim: Aim, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
     """Headers that never end (CVE-2024-27316), and lists of headers that unpack to a thousand times their size."""
-    with _connection(port) as connection:
+    with _connection(aim.port) as connection:
         connection.sendall(PREFACE + SETTINGS + b"\0\0\1\1\0\0\0\0\1\x83")  # HEADERS without END_HEADERS
         part = b"\x00\x03abc\x7f\x81\x0a" + b"d" * 264
         frame = len(part).to_bytes(3, "big") + b"\x09\0\0\0\0\1" + part
         for _ in range(num_cases // 2):
             connection.sendall(frame)
-    with _connection(port) as connection:
+    with _connection(aim.port) as connection:
         connection.sendall(PREFACE + SETTINGS)
         value = b"e" * 3000
         entry = b"\x40\x03bom\x7f" + _hpack_length(len(value)) + value
@@ -179,26 +193,26 @@ def _hpack_length(length: int) -> bytes:
     return bytes([*out, rest])
 
 
-def zero_windows(port: int, _: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
+def zero_windows(aim: Aim, _: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
     """Calls whose answers may never be sent; their clients hold on to them for a moment."""
     with contextlib.ExitStack() as stack:
         for _client in range(num_cases // 20 or 1):
-            client = stack.enter_context(RawClient(port, window=0))
+            client = stack.enter_context(RawClient(aim.port, window=0))
             with contextlib.suppress(OSError):
                 for _call in range(20):
-                    client.call(TRANSLATE, MESSAGE)
+                    client.call(aim.path, aim.message)
         time.sleep(0.2)
     return num_cases, Counter()
 
 
-def bombs(port: int, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
+def bombs(aim: Aim, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
     """Small messages that unpack to large ones: beyond the limit of a message, or two million empty entries."""
-    entries = gzip.compress(MESSAGE + b"\x1a\x00" * 2_000_000)
+    entries = gzip.compress(aim.message + b"\x1a\x00" * 2_000_000)
     zeros = gzip.compress(bytes(12 << 20))
     statuses: Counter[str] = Counter()
     for _ in range(num_cases):
-        with RawClient(port, window=65_535) as client, contextlib.suppress(OSError, AssertionError):
-            client.call(TRANSLATE, rng.choice((entries, zeros)), encoding="gzip")
+        with RawClient(aim.port, window=65_535) as client, contextlib.suppress(OSError, AssertionError):
+            client.call(aim.path, rng.choice((entries, zeros)), encoding="gzip")
             statuses[_end_of(client)] += 1
     return num_cases, statuses
 
@@ -218,35 +232,38 @@ def _end_of(client: RawClient) -> str:
     return "closed"
 
 
-def odd_headers(port: int, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
+def odd_headers(aim: Aim, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
     """Paths, timeouts and encodings that no library sends."""
     paths: tuple[bytes, ...] = (
         b"/",
         b"/a",
         b"/" + b"x" * 5000,
         b"/\xff\xfe/\xff",
-        TRANSLATE.encode() + b"/",
+        aim.path.encode() + b"/",
         b"//",
     )
     for _ in range(num_cases):
-        with RawClient(port, window=65_535) as client, contextlib.suppress(OSError, h2.exceptions.H2Error):
+        with (
+            RawClient(aim.port, window=65_535) as client,
+            contextlib.suppress(OSError, h2.exceptions.H2Error),
+        ):
             timeout = rng.choice((None, "0n", "99999999H", "-1S", "x", "1" * 30 + "S"))
             encoding = rng.choice((None, "gzip", "deflate", "br", "identity"))
-            path = rng.choice((*paths, TRANSLATE.encode()))
-            client.call(path, mutated(MESSAGE, rng), timeout=timeout, encoding=encoding)
+            path = rng.choice((*paths, aim.path.encode()))
+            client.call(path, mutated(aim.message, rng), timeout=timeout, encoding=encoding)
             if rng.random() < 0.1:
                 _read(client.socket)
     return num_cases, Counter()
 
 
-def mutated_messages(port: int, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
+def mutated_messages(aim: Aim, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
     """Damaged requests over a sound connection: each must get a precise status."""
     statuses: Counter[str] = Counter()
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        method: Any = channel.unary_unary(TRANSLATE)
+    with grpc.insecure_channel(f"127.0.0.1:{aim.port}") as channel:
+        method: Any = channel.unary_unary(aim.path)
         running = []
         for _ in range(num_cases):
-            running.append(method.future(mutated(MESSAGE, rng), timeout=20))
+            running.append(method.future(mutated(aim.message, rng), timeout=20))
             if len(running) == 32:
                 statuses.update(each.code().name for each in running)
                 running = []

@@ -7,6 +7,7 @@ and must get it. Its latency is that of each attack. Memory is the PSS of all of
 """
 
 import argparse
+import dataclasses
 import random
 import sys
 import threading
@@ -14,12 +15,13 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 from benchmarks.report import add_json_option, argument_parser, positive
 from benchmarks.serving.load import nearest_rank
 from tests.integration.serving import BUNDLES
-from tests.load.attacks import ATTACKS, PRECISE
+from tests.load.attacks import ATTACKS, DRAGOMAN, PRECISE, Aim
 from tests.load.crowd import crowd
 from tests.load.metrics_page import calls_by_code, total
 from tests.load.report import Report, Table, at_most, equals
@@ -27,7 +29,6 @@ from tests.load.tree import Tree
 
 from dragoman.cli.server_process import ServerProcess, running_server
 from dragoman.common.memory import readable_bytes
-from dragoman.v1 import translation_pb2, translation_pb2_grpc
 
 NEIGHBOUR_S = 0.25
 PAUSE_S = 0.01
@@ -37,43 +38,47 @@ MAX_GROWTH = 0.05
 
 @dataclass
 class Neighbour:
-    """A caller that does nothing wrong."""
+    """A caller that does nothing wrong, and that was answered before the attacks began.
 
-    target: str
+    Attributes:
+        attack: what happens meanwhile.
+        seconds: of each call, by attack.
+    """
+
+    aim: Aim
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     failures: Counter[str] = field(default_factory=Counter)
     attack: str = ""
     is_over: bool = False
 
     def call_again_and_again(self) -> None:
-        request = translation_pb2.TranslateRequest(model="spell", inputs=["12"])
-        with grpc.insecure_channel(self.target) as channel:
-            stub = translation_pb2_grpc.TranslationServiceStub(channel)
+        with grpc.insecure_channel(f"127.0.0.1:{self.aim.port}") as channel:
+            method: Any = channel.unary_unary(self.aim.path)
+            answer = method(self.aim.message, timeout=20)
             while not self.is_over:
                 attack, began_s = self.attack, time.perf_counter()
                 try:
-                    [answer] = stub.Translate(request, timeout=20).translations
+                    if method(self.aim.message, timeout=20) != answer:
+                        self.failures[f"{attack}: wrong"] += 1
                 except grpc.RpcError as error:
                     self.failures[f"{attack}: {error.code().name}"] += 1
                 else:
-                    if answer.text != "one two":
-                        self.failures[f"{attack}: wrong"] += 1
                     self.seconds[attack].append(time.perf_counter() - began_s)
                 time.sleep(PAUSE_S)
 
 
 def attack_in_turn(
-    port: int, seed: int, share: float, names: Sequence[str]
+    aim: Aim, seed: int, share: float, names: Sequence[str]
 ) -> dict[str, tuple[int, Counter[str]]]:
     """One round, in a process of its own."""
     return {
-        name: ATTACKS[name][0](port, random.Random(f"{seed} {name}"), max(1, round(ATTACKS[name][1] * share)))
+        name: ATTACKS[name][0](aim, random.Random(f"{seed} {name}"), max(1, round(ATTACKS[name][1] * share)))
         for name in names
     }
 
 
 def _made(
-    arguments: tuple[int, int, float, list[str]], title: str, options: argparse.Namespace
+    arguments: tuple[Aim, int, float, list[str]], title: str, options: argparse.Namespace
 ) -> dict[str, tuple[int, Counter[str]]]:
     """One attack, from a process of its own, as attackers do not share a processor's lock with the neighbour."""
     if options.in_process:
@@ -83,7 +88,8 @@ def _made(
 
 
 def run(server: ServerProcess, options: argparse.Namespace, report: Report) -> None:
-    neighbour = Neighbour(server.target)
+    aim = dataclasses.replace(DRAGOMAN, port=server.port)
+    neighbour = Neighbour(aim)
     thread = threading.Thread(target=neighbour.call_again_and_again)
     thread.start()
     tree = Tree(server.process.pid)
@@ -94,7 +100,7 @@ def run(server: ServerProcess, options: argparse.Namespace, report: Report) -> N
         for number in range(options.rounds):
             for name in ATTACKS:
                 neighbour.attack = name
-                arguments = (server.port, options.seed + number, options.share, [name])
+                arguments = (aim, options.seed + number, options.share, [name])
                 made = _made(arguments, f"round {number + 1}: {name}", options)
                 count, ends = made[name]
                 num_cases[name] += count

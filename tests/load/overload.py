@@ -113,8 +113,15 @@ def recovery(ends: Sequence[End], after_s: float, limit_s: float) -> float:
     return float("inf")
 
 
-def measure(service: Service, options: argparse.Namespace, limits: Limits, report: Report) -> None:
-    """Peak, busy, overload, recovery; `service` runs."""
+def measure(
+    service: Service,
+    options: argparse.Namespace,
+    limits: Limits,
+    report: Report,
+    *,
+    factor: float = OVERLOAD,
+) -> None:
+    """Peak, busy, overload of `factor` times the peak, recovery; `service` runs."""
     [peak] = crowd(closed_loop, [(service, options.callers, options.duration)], title="the peak")
     rate = BUSY * peak.throughput
     busy, _ = flood(service, rate, options, duration_s=options.duration, timeout_s=20.0, title="80 %")
@@ -122,11 +129,11 @@ def measure(service: Service, options: argparse.Namespace, limits: Limits, repor
     deadline_s = limits.slowdown * busy_p99_s
     ends, beside = flood(
         service,
-        OVERLOAD * peak.throughput,
+        factor * peak.throughput,
         options,
         duration_s=options.duration,
         timeout_s=deadline_s,
-        title="ten times the peak",
+        title=f"{factor:g} times the peak",
         busy_rate=rate,
         busy_extra_s=options.after,
     )

@@ -6,7 +6,7 @@
 Processes of callers ask two models for answers with beams, seeded samples, rules, alternatives, scores and streams, and
 know what each must get: an engine in this process has answered every distinct call alone beforehand. Some calls are
 malformed; some callers cancel, have too little time, break their connections off or send half a call. Memory is the PSS
-of all processes of the server. It is compared from the end of the first tenth to the end of the run.
+of all processes of the server while no call runs, after the first tenth and at the end.
 """
 
 import argparse
@@ -38,6 +38,8 @@ MAX_GROWTH = 0.02
 CALLS_FOR_MEMORY = 50_000
 """With fewer calls the first tenth has not yet touched all memory that a server touches."""
 SETTLE_S = 20.0
+LOOK_S = 2.0
+REST_LOOKS, REST_S = 5, 0.4
 CALLS_PER_MINUTE = 40_000
 """More than any machine of ours makes: the minutes end the run, not the calls."""
 PROGRAM = ("-m", "tests.load.observed_server")
@@ -48,17 +50,28 @@ class Curve:
     """Memory of the server while calls come."""
 
     tree: Tree
-    points: list[tuple[float, int]] = field(default_factory=list)
+    by_kind: list[dict[str, int]] = field(default_factory=list)
+    next_s: float = 0.0
 
-    def watch(self, num_done: float) -> None:
-        """Look once."""
-        self.points.append((num_done, self.tree.memory_bytes()))
+    def watch(self, _: float) -> None:
+        """Look now and then."""
+        now_s = time.monotonic()
+        if now_s >= self.next_s:
+            self.next_s = now_s + LOOK_S
+            self.by_kind.append(self.tree.memory_by_kind())
 
-    def between(self, begin: float, end: float) -> float:
-        """The median over this part of the calls."""
-        last = self.points[-1][0]
-        within = [size for done, size in self.points if begin * last <= done <= end * last]
-        return statistics.median(within or [self.points[-1][1]])
+    def of(self, kind: str) -> str:
+        """How the processes of a kind grew: eleven points, from the begin to the end."""
+        last = len(self.by_kind) - 1
+        return ", ".join(f"{self.by_kind[last * part // 10][kind] / 2**20:.1f}" for part in range(11))
+
+    def at_rest(self) -> int:
+        """Memory once no call runs: a large message that is being parsed is no leak."""
+        sizes = []
+        for _ in range(REST_LOOKS):
+            time.sleep(REST_S)
+            sizes.append(self.tree.memory_bytes())
+        return round(statistics.median(sizes))
 
 
 @dataclass(frozen=True)
@@ -131,38 +144,53 @@ def _run(
     # What is made at the first call of its kind is no leak.
     warm = call_all(Plan(server.target, cases, max(200, options.calls // 50), options.seed + 1000))
     held, curve = settle(server, tree, observed), Curve(tree)
-    share = options.calls // options.processes
-    end_s = time.monotonic() + options.minutes * 60 if options.minutes else None
-    plans = [
-        Plan(server.target, cases, share, options.seed + number, end_s=end_s)
-        for number in range(options.processes)
-    ]
     began_s = time.monotonic()
-    whole = Tally()
-    for tally in crowd(
-        call_all,
-        [(plan,) for plan in plans],
-        title="calling",
-        total=share * len(plans),
-        watch=curve.watch,
-    ):
-        whole.add(tally)
+    whole = _call(server, cases, options, 0.1, curve)
+    after_tenth = curve.at_rest()
+    whole.add(_call(server, cases, options, 0.9, curve))
     seconds = time.monotonic() - began_s
+    at_end = curve.at_rest()
     held_after = settle(server, tree, observed, held)
     _describe(report, whole, cases, seconds, curve)
+    report.facts["memory at rest after a tenth, at the end"] = (
+        f"{readable_bytes(after_tenth)}, {readable_bytes(at_end)}"
+    )
     report.bounds += _right(whole, warm)
+    if whole.outcomes.total() >= CALLS_FOR_MEMORY:
+        growth = 100 * (at_end / after_tenth - 1)
+        report.bounds.append(
+            at_most("growth of memory after the first tenth", growth, 100 * MAX_GROWTH, " %")
+        )
     whole.add(warm)
     report.bounds += _counted(whole, calls_by_code(server.metrics_port))
-    report.bounds += _kept(held, held_after, curve)
+    report.bounds += _kept(held, held_after)
+
+
+def _call(
+    server: ServerProcess, cases: Sequence[Case], options: argparse.Namespace, part: float, curve: Curve
+) -> Tally:
+    """Make this part of all calls."""
+    share = max(1, round(part * options.calls) // options.processes)
+    end_s = time.monotonic() + part * options.minutes * 60 if options.minutes else None
+    plans = [
+        Plan(server.target, cases, share, options.seed + 10 * number + round(part), end_s=end_s)
+        for number in range(options.processes)
+    ]
+    whole = Tally()
+    total_calls = share * len(plans)
+    arguments = [(plan,) for plan in plans]
+    for tally in crowd(call_all, arguments, title="calling", total=total_calls, watch=curve.watch):
+        whole.add(tally)
+    return whole
 
 
 def _describe(report: Report, whole: Tally, cases: Sequence[Case], seconds: float, curve: Curve) -> None:
     num_calls = whole.outcomes.total()
     report.facts["calls"] = f"{num_calls:,} in {seconds:,.0f} s, {num_calls / seconds:,.0f} a second"
     report.facts["distinct calls with known answers"] = f"{len({case.message for case in cases}):,}"
-    if curve.points:
-        report.facts["memory after the first tenth"] = readable_bytes(int(curve.between(0.1, 0.15)))
-        report.facts["memory at the end"] = readable_bytes(int(curve.between(0.95, 1.0)))
+    if curve.by_kind:
+        for kind in ("server", "host", "lane"):
+            report.facts[f"memory in MiB, {kind}, from the begin to the end"] = curve.of(kind)
     rows = [
         [behaviour, outcome, f"{count:,}"] for (behaviour, outcome), count in sorted(whole.outcomes.items())
     ]
@@ -204,13 +232,8 @@ def _counted(whole: Tally, counts: dict[str, float]) -> list[Bound]:
     return bounds
 
 
-def _kept(before: Held, after: Held, curve: Curve) -> list[Bound]:
-    bounds = []
-    if curve.points and curve.points[-1][0] >= CALLS_FOR_MEMORY:
-        growth = curve.between(0.95, 1.0) / curve.between(0.1, 0.15) - 1
-        bounds = [at_most("growth of memory after the first tenth", 100 * growth, 100 * MAX_GROWTH, " %")]
+def _kept(before: Held, after: Held) -> list[Bound]:
     return [
-        *bounds,
         equals("processes that came or went", len(before.processes ^ after.processes), 0),
         at_most("open files, before the run and after", after.num_files, before.num_files),
         at_most("threads, before the run and after", after.num_threads, before.num_threads),

@@ -61,6 +61,13 @@ class Tree:
         """Memory of all processes together (PSS)."""
         return sum(proportional_bytes(each.pid) for each in self.all())
 
+    def memory_by_kind(self) -> dict[str, int]:
+        """The same by kind of process."""
+        return {
+            kind: sum(proportional_bytes(each.pid) for each in processes)
+            for kind, processes in self.by_kind().items()
+        }
+
     def num_files(self) -> int:
         """Open file descriptors of all processes together."""
         return sum(each.num_fds() for each in self.all())
@@ -71,5 +78,5 @@ class Tree:
 
 
 def shared_memory() -> set[str]:
-    """Names of what lies in the machine's shared memory."""
-    return {path.name for path in Path("/dev/shm").glob("*")}
+    """Names of what lies in the machine's shared memory, without libfaketime's, which `faults` uses."""
+    return {path.name for path in Path("/dev/shm").glob("*") if "faketime" not in path.name}
