@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Iterator
 from typing import Any
 
 import grpc
+import pytest
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
-from tests.integration.serving import Served, serving
+from tests.integration.serving import BUNDLES, Served, serving
 from tests.integration.test_server_open_inference import Stub, request
 
 from dragoman.inference import grpc_service_pb2 as inference
@@ -62,8 +63,9 @@ async def series_after(served: Served, mark: str) -> set[tuple[str, tuple[tuple[
     }
 
 
-async def test_callers_make_no_series() -> None:
-    async with serving() as served:
+@pytest.mark.parametrize("allow_changes", ["false", "true"])
+async def test_callers_make_no_series(allow_changes: str) -> None:
+    async with serving(BUNDLES, f"models.allow_changes={allow_changes}") as served:
         first = await series_after(served, "zqfirst")
         assert any(dict(labels).get("code") == "NOT_FOUND" for _, labels in first), "calls were counted"
         assert await series_after(served, "zqsecond") == first
