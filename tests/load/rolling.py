@@ -5,7 +5,8 @@
 
 Two servers stand behind our client's balancer (round robin over both addresses, retries as they come). Callers ask for
 translations, streams of them and generated text without a pause, and compare each answer. Meanwhile, round after round,
-each server gets a new version of the model, is told to stop (SIGTERM), ends its calls, and starts again with it.
+each server loads a new version of both models, switches to it and unloads the old one. Then it gets another version, is
+told to stop (SIGTERM), ends its calls, and starts again with it.
 """
 
 import argparse
@@ -111,6 +112,16 @@ async def roll(
     problems = []
     for _ in range(rounds):
         for place, scene in zip("AB", scenes, strict=True):
+            crowd.step = f"{place} loads new versions and unloads the old ones"
+            progress(crowd.step)
+            version = new_version(scene.models)
+            async with AsyncClient(scene.target) as client:
+                for model in ("spell", "count"):
+                    await client.load_model(model)
+                    versions = [each.version for each in await client.models() if each.name == model]
+                    if versions != [version]:
+                        problems.append(f"server {place} serves {model} in {versions} in place of {version}")
+            await asyncio.sleep(SETTLE_S)
             crowd.step = f"drain and restart {place} with a new version"
             progress(crowd.step)
             version = new_version(scene.models)
@@ -130,7 +141,7 @@ async def run(scenes: Sequence[Scene], options: argparse.Namespace, report: Repo
     for scene in scenes:
         await asyncio.to_thread(scene.start)
     target = "ipv4:" + ",".join(scene.target for scene in scenes)
-    num_steps = 2 * options.rounds
+    num_steps = 4 * options.rounds
     with progress_bar() as bars:
         bar = bars.add_task("", total=num_steps)
         async with AsyncClient(target) as client:
@@ -178,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             models = Path(name) / place
             for model in ("spell", "count"):
                 shutil.copytree(BUNDLES / model / "2", models / model / "2")
-            scenes.append(Scene(models, options.set))
+            scenes.append(Scene(models, ("models.allow_changes=true", *options.set)))
         try:
             asyncio.run(run(scenes, options, report))
         finally:
