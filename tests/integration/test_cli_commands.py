@@ -144,7 +144,10 @@ def test_models_are_listed(server: ServerProcess, dragoman: Run) -> None:
     assert [line.split()[:2] for line in table.splitlines() if "/2" in line] == [
         ["count/2", "generation"],
         ["spell/2", "translation"],
+        ["count/2", "serving"],
+        ["spell/2", "serving"],
     ]
+    assert [line.split() for line in table.splitlines() if "spell/1" in line] == [["spell/1", "unloaded"]]
     listed = json.loads(dragoman("models", "--target", server.target, "--json"))
     assert [model["name"] for model in listed] == ["count", "spell"]
     assert listed[0]["provenance"]["training_step"] == 300
