@@ -17,7 +17,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 	then export PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX); fi;
 
 .DEFAULT_GOAL := help
-.PHONY: audit bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test conformance lint format types imports stubs stubs-check settings fixtures plots unit lock clean
+.PHONY: audit bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test conformance lint format types imports stubs stubs-check configuration fixtures plots unit lock clean
 .PHONY: soak kills overload faults rolling fuzz hostile reliability
 .PHONY: proto model export server client deploy benchmarks tests docs
 
@@ -77,8 +77,8 @@ stubs: $(VENV)/.dev ## regenerate proto/dragoman from the .proto files
 stubs-check: $(VENV)/.dev ## fail when the committed stubs are not what the .proto files give
 	$(BIN)/python tools/generate_stubs.py --check proto
 
-settings: $(VENV)/.dev ## regenerate docs/settings.md from the settings classes
-	$(BIN)/python tools/generate_settings_page.py docs/settings.md
+configuration: $(VENV)/.dev ## regenerate docs/configuration.md from the settings classes
+	$(BIN)/python tools/generate_configuration_page.py docs/configuration.md
 
 fixtures: $(VENV)/.dev ## train and export anew the small bundles that tests serve
 	$(BIN)/python tools/make_fixtures.py

@@ -64,7 +64,7 @@ def config(
 ) -> None:
     """Print every key of a configuration with its default and its meaning, as a TOML file of comments.
 
-    docs/settings.md holds the same.
+    docs/configuration.md holds the same.
     """
     from dragoman.common.settings_reference import as_toml, sections_of
     from dragoman.server.config import ServerSettings

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import Field
-from tools.generate_settings_page import settings_page
+from tools.generate_configuration_page import configuration_page
 
 from dragoman.cli.main import main
 from dragoman.common.settings import Settings
@@ -76,8 +76,8 @@ def test_bounds_choices_and_defaults_are_said() -> None:
 
 
 def test_the_page_is_current() -> None:
-    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-    assert page == settings_page(), "run `make settings`"
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert page == configuration_page(), "run `make settings`"
 
 
 def test_the_command_prints_a_section(capsys: pytest.CaptureFixture[str]) -> None:
