@@ -18,7 +18,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 
 .DEFAULT_GOAL := help
 .PHONY: audit bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test conformance lint format types imports stubs stubs-check configuration fixtures plots unit lock clean
-.PHONY: soak kills overload faults rolling fuzz hostile reliability
+.PHONY: soak kills overload faults rolling fuzz hostile side-by-side reliability
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -140,6 +140,9 @@ faults: $(VENV)/.dev ## kills, stops, a full disk, a torn bundle, a jump of the 
 
 rolling: $(VENV)/.dev ## two servers behind our client's balancer are changed under load: no call may fail; FIGURES=DIR
 	@$(BIN)/python -m tests.load.rolling $(call figures,rolling)
+
+side-by-side: $(VENV)/.dev ## floods, overload and SIGTERM for dragoman serve and for Triton; RUN=DIR of a translation model, FIGURES=DIR
+	@$(PEERS_TORCH) $(BIN)/python -m tests.load.side_by_side $(RUN) $(call figures,side-by-side)
 
 reliability: $(VENV)/.dev ## write docs/reliability.md from docs/figures/reliability
 	@$(BIN)/python tools/reliability_page.py docs/figures/reliability docs/reliability.md

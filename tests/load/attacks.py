@@ -52,13 +52,13 @@ def _connection(port: int) -> Any:
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
         connection.settimeout(READ_S)
         # The server may have closed the connection: that is an answer.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, h2.exceptions.H2Error):
             yield connection
 
 
 def _read(connection: socket.socket) -> None:
     """Take what comes within a moment."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, h2.exceptions.H2Error):
         connection.recv(1 << 16)
 
 
@@ -127,7 +127,7 @@ def rapid_reset(aim: Aim, _: random.Random, num_cases: int) -> tuple[int, Counte
 
 def _open_streams(aim: Aim, num_streams: int, *, reset: bool) -> Counter[str]:
     ends: Counter[str] = Counter()
-    with RawClient(aim.port, window=65_535) as client, contextlib.suppress(OSError):
+    with RawClient(aim.port, window=65_535) as client, contextlib.suppress(OSError, h2.exceptions.H2Error):
         client.read_until_event(h2.events.RemoteSettingsChanged)
         client.http2.remote_settings[h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS] = 2**20
         client.http2.remote_settings.acknowledge()
@@ -198,7 +198,7 @@ def zero_windows(aim: Aim, _: random.Random, num_cases: int) -> tuple[int, Count
     with contextlib.ExitStack() as stack:
         for _client in range(num_cases // 20 or 1):
             client = stack.enter_context(RawClient(aim.port, window=0))
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, h2.exceptions.H2Error):
                 for _call in range(20):
                     client.call(aim.path, aim.message)
         time.sleep(0.2)
@@ -211,7 +211,10 @@ def bombs(aim: Aim, rng: random.Random, num_cases: int) -> tuple[int, Counter[st
     zeros = gzip.compress(bytes(12 << 20))
     statuses: Counter[str] = Counter()
     for _ in range(num_cases):
-        with RawClient(aim.port, window=65_535) as client, contextlib.suppress(OSError, AssertionError):
+        with (
+            RawClient(aim.port, window=65_535) as client,
+            contextlib.suppress(OSError, AssertionError, h2.exceptions.H2Error),
+        ):
             client.call(aim.path, rng.choice((entries, zeros)), encoding="gzip")
             statuses[_end_of(client)] += 1
     return num_cases, statuses
