@@ -104,7 +104,10 @@ def _end(expires: str | None) -> dt.datetime | None:
     found = _DURATION.fullmatch(expires)
     if found is None:
         raise UsageError(f"--expires {expires!r}: a number and one of d, h, m, such as 90d")
-    return dt.datetime.now(dt.UTC) + dt.timedelta(**{_UNITS[found[2]]: int(found[1])})
+    try:
+        return dt.datetime.now(dt.UTC) + dt.timedelta(**{_UNITS[found[2]]: int(found[1])})
+    except (OverflowError, ValueError) as error:
+        raise UsageError(f"--expires {expires!r}: no calendar goes so far") from error
 
 
 def _add(path: Path, name: str, line: str) -> None:

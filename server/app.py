@@ -238,6 +238,8 @@ class Server:
 
     async def _end_repository(self) -> None:
         self._stop_watching.set()
+        if self._watching is not None:
+            self._watching.cancel()  # first: it could begin a change after the repository's end
         if self._repository is not None:
             await self._repository.close()
         if self._watching is not None:

@@ -67,7 +67,10 @@ class Hypothesis(msgspec.Struct, frozen=True, array_like=True, gc=False):
     @property
     def perplexity(self) -> float:
         """exp of the mean negative log-probability of a token."""
-        return math.exp(-self.log_probability / self.num_output_tokens)
+        try:
+            return math.exp(-self.log_probability / self.num_output_tokens)
+        except OverflowError:
+            return math.inf
 
 
 class Decoded(msgspec.Struct, frozen=True, array_like=True):

@@ -24,10 +24,6 @@ __all__ = ["Reports"]
 _MAX_GRAPH_RUNS = 256
 """Kept until there is an event to report, in steps that nobody hears anything of."""
 
-MAX_HELD_S = 0.02
-"""How long a report waits that says of starts alone, which nobody waits for. A short answer saves a report so: 20 us on
-the lane, and what its front takes to be woken."""
-
 _Front = TypeVar("_Front", bound=Hashable)
 
 
@@ -39,7 +35,6 @@ class Reports(Generic[_Front]):
         self._prefix_cache = prefix_cache
         self._fronts: dict[_Front, None] = {}
         self._events: dict[_Front, list[Event]] = {}
-        self._urgent: set[_Front] = set()  # fronts whose report does not wait
         self._told_full: set[_Front] = set()  # fronts that know the lane as full
         self._told_rows: dict[_Front, int] = {}  # that were used and waited for, as each front knows
         self._graph_runs: list[GraphRun] = []
@@ -53,7 +48,6 @@ class Reports(Generic[_Front]):
         """A front has gone: it is told nothing more."""
         self._fronts.pop(front, None)
         self._events.pop(front, None)
-        self._urgent.discard(front)
         self._told_full.discard(front)
         self._told_rows.pop(front, None)
 
@@ -95,34 +89,28 @@ class Reports(Generic[_Front]):
         """A step raised an error."""
         self._num_failed_steps += 1
 
-    def take(self, load: LaneLoad, *, is_full: bool, now_s: float) -> list[tuple[_Front, Report]]:
+    def take(self, load: LaneLoad, *, is_full: bool) -> list[tuple[_Front, Report]]:
         """A report to each front that has events, or takes the lane for much fuller than it is. Forgets what they say.
 
-        Starts alone wait for `MAX_HELD_S`, or for the next event. A front without events is told when the lane is full
-        no more, and whenever its load has fallen by half. Else the front would spare a lane for ever that other fronts
-        have left.
+        A front without events is told when the lane is full no more, and whenever its load has fallen by half. Else
+        the front would spare a lane for ever that other fronts have left.
 
         Args:
             load: of the lane now.
             is_full: whether it has room for nothing more.
-            now_s: on `time.monotonic()`.
         """
         num_rows = load.num_rows + load.num_waiting_rows
         for front, told in self._told_rows.items():
             if 2 * num_rows <= told or (not is_full and front in self._told_full):
-                self._urgent.add(front)
+                self._events.setdefault(front, [])
         if len(self._graph_runs) >= _MAX_GRAPH_RUNS and self._fronts:
-            self._urgent.add(next(iter(self._fronts)))
-        for front, events in self._events.items():
-            if isinstance(first := events[0], Started) and now_s - first.first_token_s >= MAX_HELD_S:
-                self._urgent.add(front)
-        if not self._urgent:
+            self._events.setdefault(next(iter(self._fronts)), [])
+        if not self._events:
             return []
         told_once = self._graph_runs, self._prefix_use(), self._num_failed_steps
         self._graph_runs, self._num_failed_steps = [], 0
         reports: list[tuple[_Front, Report]] = []
-        for front in self._urgent:
-            events = self._events.pop(front, [])
+        for front, events in self._events.items():
             graph_runs, prefix, num_failed_steps = told_once
             reports.append((front, Report(events, graph_runs, load, prefix, num_failed_steps)))
             told_once = [], None, 0
@@ -131,14 +119,12 @@ class Reports(Generic[_Front]):
                 self._told_rows[front] = num_rows
             else:
                 self._told_rows.pop(front, None)
-        self._urgent.clear()
+        self._events = {}
         return reports
 
     def _add(self, sequence: LaneSequence, event: Event) -> None:
         if sequence.front in self._fronts:
             self._events.setdefault(sequence.front, []).append(event)
-            if not isinstance(event, Started):
-                self._urgent.add(sequence.front)
 
     def _prefix_use(self) -> PrefixUse | None:
         cache = self._prefix_cache

@@ -179,12 +179,17 @@ class LaneThreads:
 
     def _run(self, port: "_Port") -> None:
         try:
-            LaneLoop(port, on_dropped=lambda model: self._dropped[model].release()).run()
+            LaneLoop(port, on_dropped=self._note_dropped).run()
         except BaseException:
             self._bury(port.lane)
             raise
         finally:
             port.signs.is_idle = True
+
+    def _note_dropped(self, model: str) -> None:
+        """From a lane's thread, which may be later than `remove_model` waits."""
+        if (dropped := self._dropped.get(model)) is not None:
+            dropped.release()
 
     def _patience_s(self) -> float:
         return patience_s(

@@ -240,7 +240,7 @@ class LaneWorker(Generic[_Front]):
     def _report(self) -> None:
         load = LaneLoad(self._scheduler.num_used_rows, self._scheduler.num_waiting_rows)
         is_full = load.num_rows + load.num_waiting_rows >= self._scheduler.num_slots
-        for front, report in self._reports.take(load, is_full=is_full, now_s=time.monotonic()):
+        for front, report in self._reports.take(load, is_full=is_full):
             self._send(front, report)
 
 

@@ -104,8 +104,9 @@ class _ModelsFolder:
             raise BundleError(f"{bundle.path} was changed while it was loaded")
         backend = load_backend(bundle, self._settings)
         backend.slowest_run_s = checked.slowest_run_s
+        model = _host_model(backend, self._settings, checked.seconds)
         self._num_bytes[f"{name}/{version}"] = lanes_bytes(backend, self._settings)
-        return _host_model(backend, self._settings, checked.seconds)
+        return model
 
     def forget(self, key: str) -> None:
         """As `ModelSource.forget`."""

@@ -248,27 +248,33 @@ class HostedModels:
 
     async def _add(self, key: str, connection: HostConnection | None) -> None:
         """Let a model take calls, once there are links with lanes that have it."""
-        await asyncio.gather(*self._opening.values())
-        if self._registry is not None and key in self._told:
-            self._serve(self._models[key], self._registry)
-        if connection is not None:
-            connection.take(key)
+        try:
+            await asyncio.gather(*self._opening.values())
+            if self._registry is not None and key in self._told:
+                self._serve(self._models[key], self._registry)
+        finally:  # the host waits for it, and every later change with it
+            if connection is not None:
+                connection.take(key)
 
     async def _remove(self, key: str, limit_s: float, connection: HostConnection | None) -> None:
-        await self._drop(key, limit_s)
-        if connection is not None:
-            connection.take(key)
+        try:
+            await self._drop(key, limit_s)
+        finally:
+            if connection is not None:
+                connection.take(key)
 
     async def _drop(self, key: str, limit_s: float) -> None:
         """Let a model take no calls; those that run have `limit_s` to end."""
-        model = self._models[key]
+        model = self._models.pop(
+            key
+        )  # at once: a later host may have the version anew before its calls have ended
         served = model.served
         await end_calls(self._registry, served, limit_s)
         if model.is_announced:
             withdraw(served, self._metrics, is_first=self._is_first)
-        del self._models[key]
         for lane in self._lanes.values():
-            lane.models.pop(key, None)
+            if lane.models.get(key) is served.engine:
+                del lane.models[key]
 
     # Links.
 

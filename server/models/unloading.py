@@ -7,6 +7,9 @@ from dragoman.server.models.served_model import ServedModel
 
 __all__ = ["end_calls"]
 
+_removing: set[asyncio.Task[None]] = set()
+"""The event loop itself keeps no task alive."""
+
 
 async def end_calls(registry: Registry | None, model: ServedModel, limit_s: float) -> None:
     """Let a version take no calls; those that run have `limit_s` to end, then they fail with `EngineUnavailable`.
@@ -19,7 +22,8 @@ async def end_calls(registry: Registry | None, model: ServedModel, limit_s: floa
     reason = f"{model.name}/{model.version} was unloaded"
     if registry is not None:
         removing = asyncio.create_task(registry.remove(model.name, model.version))
+        _removing.add(removing)
+        removing.add_done_callback(_removing.discard)
         await asyncio.wait([removing], timeout=limit_s)
-        model.engine.close(reason)
-        await removing
+    # A call whose client does not read its answer may hold its lease for minutes: nothing waits for that.
     model.engine.close(reason)

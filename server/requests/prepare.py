@@ -182,10 +182,13 @@ def _check_room(
     num_rows = len(inputs) * rows_per_input
     num_tokens = rows_per_input * sum(most_input_tokens(model, text) for text in inputs)
     client, priority = "", current_priority(call.priority)
+    can_run = num_rows <= model.engine.max_rows
     if (record := current_record()) is not None:
-        record.begin_answer(Size(num_rows, num_tokens), priority)
+        # What can never run is no load: a caller could claim any number of rows, and all others would be refused.
+        size = Size(num_rows, num_tokens) if can_run else Size(0, 0)
+        record.begin_answer(size, priority, deadline_s=call.deadline_s)
         client = record.caller.identity
-    if num_rows <= model.engine.max_rows:
+    if can_run:
         model.engine.check_room(num_rows, num_tokens, client=client, priority=priority)
 
 

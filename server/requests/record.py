@@ -327,14 +327,14 @@ class CallRecord:
         if recorder.in_flight.count > recorder.max_calls:
             self.rejection = "too_many_calls"
             raise recorder.too_many(now_s)
-        self._has_begun = True
         if not recorder.limits.are_on:
+            self._has_begun = True
             return
         refusal = recorder.limits.begin(self.caller.identity, now_s, uses_tokens=uses_tokens)
         if refusal is not None:
             self.rejection = refusal.reason
             raise RateLimited(_LIMITED[refusal.reason], retry_delay_s(refusal.delay_s))
-        self._is_counted = True
+        self._has_begun = self._is_counted = True
 
     @property
     def pays_tokens(self) -> bool:
@@ -354,8 +354,16 @@ class CallRecord:
         """Say which model is asked for; None: the method asks for none."""
         self.model = "" if name is None else name if name in self._recorder.loads else UNKNOWN_MODEL
 
-    def begin_answer(self, size: Size = Size(), priority: Priority = Priority.NORMAL) -> None:  # noqa: B008
+    def begin_answer(
+        self,
+        size: Size = Size(),  # noqa: B008
+        priority: Priority = Priority.NORMAL,
+        *,
+        deadline_s: float | None = None,
+    ) -> None:
         """Count the call as one of its model's, unless it would wait too long for slots.
+
+        `deadline_s`, on `time.monotonic()`, is that of the message; the call's own one holds too.
 
         Raises:
             Overloaded: it would.
@@ -364,7 +372,8 @@ class CallRecord:
         if load is None:
             return
         now_s = time.monotonic()
-        delay_s = load.delay(self._deadline_s - now_s, now_s, size, priority)
+        end_s = self._deadline_s if deadline_s is None else min(self._deadline_s, deadline_s)
+        delay_s = load.delay(end_s - now_s, now_s, size, priority)
         if delay_s is not None:
             self.rejection = "no_time"
             raise Overloaded("more calls wait than can be answered before this call's deadline", delay_s)
@@ -426,8 +435,8 @@ class CallRecord:
         self._recorder.count(self.model, self.method, self.code, seconds, self.rejection, exemplar=exemplar)
 
     def _log_refusal(self, error: RequestError) -> None:
-        if isinstance(error, (Unauthenticated, PermissionDenied)):
-            # Counted. Whoever tries to get in may not fill the log with it.
+        if isinstance(error, (Unauthenticated, PermissionDenied, RateLimited)):
+            # Counted. Whoever tries to get in, or more than is allowed, may not fill the log with it.
             self._recorder.log.debug("request", **self._fields(), reason=self.rejection)
             return
         # Most messages repeat values of the caller.

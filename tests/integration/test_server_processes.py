@@ -165,7 +165,7 @@ def test_ctrl_c_in_a_terminal_finishes_what_runs() -> None:
         assert server.wait_for_end() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_host_loads(number: signal.Signals) -> None:
     program = """
 import dragoman.server.models.spawning as spawning

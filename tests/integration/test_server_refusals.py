@@ -22,7 +22,6 @@ from tests.integration.serving import (
     violations_of,
 )
 
-from dragoman.server.engine.reports import MAX_HELD_S
 from dragoman.server.execution.rows import Rows
 from dragoman.server.lifecycle import Phase
 from dragoman.server.requests.tokenization import Tokenising
@@ -156,7 +155,6 @@ async def run_first_step(served: Served, gate: Gate) -> None:
     """Let the one call of the model have its first step, after which it is known to run."""
     await gate.wait_for_lane()
     gate.allow(1)
-    await asyncio.sleep(2 * MAX_HELD_S)  # a start alone is told late, and then after the next step
     gate.allow(1)
     await eventually(lambda: served.metric("requests_running", model="spell") == 1)
 

@@ -56,6 +56,7 @@ class Tally:
         outcomes: of calls, by behaviour and outcome.
         kinds: calls that were answered as they must be, by what they asked for.
         statuses: of all calls that got a status from the server, by its name.
+        num_begun: calls, whatever came of them.
         num_unknown: calls that were given up: the server may have answered them or not.
         wrong: some calls that got something else than they must.
     """
@@ -63,6 +64,7 @@ class Tally:
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
+    num_begun: int = 0
     num_unknown: int = 0
     wrong: list[str] = field(default_factory=list)
 
@@ -71,6 +73,7 @@ class Tally:
         self.outcomes += other.outcomes
         self.kinds += other.kinds
         self.statuses += other.statuses
+        self.num_begun += other.num_begun
         self.num_unknown += other.num_unknown
         self.wrong += other.wrong
 
@@ -106,6 +109,7 @@ class _Callers:
         behaviours, weights = list(BEHAVIOURS), list(BEHAVIOURS.values())
         while self._num_left > 0 and time.monotonic() < (self._plan.end_s or math.inf):
             self._num_left -= 1
+            self._tally.num_begun += 1
             [behaviour] = self._rng.choices(behaviours, weights)
             case = self._rng.choice(self._plan.cases)
             match behaviour:

@@ -1,15 +1,15 @@
 """What a front is told of a lane that others use too."""
 
 from dragoman.server.decoding.parameters import DecodingParameters
-from dragoman.server.engine.api import Failed, FailureReason, LaneLoad, Started
-from dragoman.server.engine.reports import MAX_HELD_S, Reports
+from dragoman.server.engine.api import FailureReason, LaneLoad
+from dragoman.server.engine.reports import Reports
 from dragoman.server.engine.sequence import LaneSequence
 
 
 def told(reports: Reports[str], num_rows: int) -> list[str]:
     """The fronts that hear of a load of so many rows, some of them waited for."""
     waiting = num_rows // 3
-    taken = reports.take(LaneLoad(num_rows - waiting, waiting), is_full=False, now_s=0.0)
+    taken = reports.take(LaneLoad(num_rows - waiting, waiting), is_full=False)
     assert all(report.load.num_rows + report.load.num_waiting_rows == num_rows for _, report in taken)
     return [front for front, _ in taken]
 
@@ -29,25 +29,3 @@ def test_a_front_hears_that_others_leave_a_lane_each_time_that_it_is_half_as_ful
     assert told(reports, 40) == ["ours"]
     reports.forget_front("ours")
     assert told(reports, 0) == []
-
-
-def test_a_start_alone_is_told_a_little_later_and_before_all_that_follows() -> None:
-    reports: Reports[str] = Reports(None)
-    reports.add_front("ours")
-    first, second = (
-        LaneSequence.create((1,), DecodingParameters(max_tokens=1)),
-        LaneSequence.create((1,), DecodingParameters(max_tokens=1)),
-    )
-    for id_, sequence in enumerate((first, second)):
-        sequence.id, sequence.front = id_, "ours"
-        sequence.started_s = sequence.first_token_s = 1.0
-        reports.start(sequence)
-    load = LaneLoad(2, 0)
-    assert reports.take(load, is_full=False, now_s=1.0 + MAX_HELD_S / 2) == []
-    reports.fail(first, FailureReason.CANCELLED, "")
-    [(_, report)] = reports.take(load, is_full=False, now_s=1.0 + MAX_HELD_S / 2)
-    assert [(type(event), event.id) for event in report.events] == [(Started, 0), (Started, 1), (Failed, 0)]
-    reports.start(second)
-    [(_, report)] = reports.take(load, is_full=False, now_s=1.0 + MAX_HELD_S)
-    assert [type(event) for event in report.events] == [Started]
-    assert reports.take(load, is_full=False, now_s=3.0) == []

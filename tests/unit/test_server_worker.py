@@ -139,8 +139,7 @@ def test_each_front_hears_of_its_own_and_of_each_run_once() -> None:
 
 def test_steps_of_which_nobody_hears_send_no_report() -> None:
     script = run(submit(request(1, "90210", LONG)))
-    assert len(script.reports) <= 2, "its end, and before that its start where it runs for long"
-    assert [type(event) for event in script.events()] == [Started, Finished]
+    assert len(script.reports) == 2, "its start and its end"
 
 
 def test_a_failed_step_keeps_the_answers_that_were_complete(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,6 +221,10 @@ class HostChanges:
             self._lanes.begin_generation({**self._lanes.starts, change.key: change.candidate.start})
         except DragomanError as error:
             failed = ChangeEnded(type(error).__name__, str(error))
+        except Exception as error:  # noqa: BLE001  what is served is served on, whatever a library raises
+            _log.error("load_failed", model=change.key, exc_info=error)
+            what = f"{change.key} cannot be loaded: unexpected {type(error).__name__}"
+            failed = ChangeEnded("OperationError", what)
         if failed is not None:  # the error is gone, and with it what its traceback kept
             self._lanes.give_up()
             self._end(failed)

@@ -127,6 +127,7 @@ class Supervisor:
         self._host = HostProcess(spawned or _spawn(module), begin)
         self._num_failed_starts = 0
         self._has_served = False
+        self._is_loaded = False
         self._is_closed = False
         self._failure: DragomanError | None = None  # that the host gave as its reason to end
         self._listener: Listener
@@ -195,7 +196,7 @@ class Supervisor:
                 if isinstance(message, Alive):
                     continue
                 if isinstance(message, LoadingEnded):
-                    self._num_failed_starts, self._has_served = 0, True
+                    self._num_failed_starts, self._has_served, self._is_loaded = 0, True, True
                 elif isinstance(message, ChangeEnded):
                     self._end_change(_error(message.kind, message.message) if message.kind else None)
                 else:
@@ -246,9 +247,12 @@ class Supervisor:
         how = await self._end_host()
         if self._is_closed:
             return
-        if self._failure is not None:
+        if self._failure is not None and not self._is_loaded:  # the next one would fail as this one did
             self._listener.host_failed(self._failure)
             return
+        if self._failure is not None:  # while it served: the next one may have what this one could not have
+            how = f"{how}: {self._failure}"
+        self._failure, self._is_loaded = None, False
         _log.error("engine_host_died", pid=pid, how=how)
         self._num_failed_starts += 1
         if self._num_failed_starts == (MAX_FAILED_RESTARTS if self._has_served else MAX_FAILED_STARTS):

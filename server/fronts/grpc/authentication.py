@@ -3,6 +3,7 @@
 Where authentication is on, a call without the right credentials is refused before its message is read.
 """
 
+import functools
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
@@ -151,6 +152,7 @@ class GuardedServer:
         )
 
 
+@functools.lru_cache(4096)  # a peer is a connection, which has many calls
 def address_of(peer: str) -> str:
     """The address of a peer without its port. gRPC writes `ipv4:127.0.0.1:4071`, `ipv6:%5B::1%5D:4071`, `unix:PATH`."""
     scheme, _, address = peer.partition(":")

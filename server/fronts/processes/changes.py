@@ -7,19 +7,30 @@ import asyncio
 import itertools
 from collections.abc import Callable
 
+import structlog
+
 from dragoman.server.errors import (
     MAX_LISTED,
+    Draining,
+    EngineError,
     EngineUnavailable,
     FailedChange,
     FieldViolation,
     InvalidRequest,
     ModelNotFound,
+    PermissionDenied,
     RequestError,
 )
 from dragoman.server.fronts.processes.messages import Change, ChangeFailed, ChangeKind, ChangeMade, MakeChange
 from dragoman.server.models.changes import ModelChanges
 
 __all__ = ["ForwardedChanges", "make_change"]
+
+_OTHERS: dict[str, Callable[[str], RequestError]] = {
+    error.__name__: error for error in (EngineUnavailable, PermissionDenied)
+}
+
+_log = structlog.get_logger(__name__)
 
 
 class ForwardedChanges:
@@ -82,6 +93,9 @@ async def make_change(changes: ModelChanges, asked: MakeChange) -> ChangeMade:
                 await changes.delete_alias(change.name, change.alias)
     except RequestError as error:
         return ChangeMade(asked.number, _failure(error))
+    except Exception:  # noqa: BLE001  a fault of ours: the front that waits for the answer must not wait for ever
+        _log.exception("change_failed", model=change.name, version=change.version)
+        return ChangeMade(asked.number, ChangeFailed(EngineError.__name__, "a change failed"))
     return ChangeMade(asked.number)
 
 
@@ -105,5 +119,7 @@ def _error(failure: ChangeFailed) -> RequestError:
             return InvalidRequest([FieldViolation(*each) for each in failure.violations])
         case "FailedChange":
             return FailedChange(failure.message)
-        case _:
-            return EngineUnavailable(failure.message)
+        case "Draining":
+            return Draining()
+        case kind:
+            return _OTHERS.get(kind, EngineError)(failure.message)

@@ -1,5 +1,6 @@
 """What the protocol says of the server and its models."""
 
+import functools
 from importlib import metadata
 
 from dragoman.inference import grpc_service_pb2 as pb
@@ -31,9 +32,12 @@ _KINDS = {
 
 def server_metadata() -> pb.ServerMetadataResponse:
     """Name, version and extensions of the server."""
-    return pb.ServerMetadataResponse(
-        name="dragoman", version=metadata.version("dragoman"), extensions=EXTENSIONS
-    )
+    return pb.ServerMetadataResponse(name="dragoman", version=_version(), extensions=EXTENSIONS)
+
+
+@functools.cache
+def _version() -> str:
+    return metadata.version("dragoman")  # looks through folders
 
 
 def is_served(registry: Registry, name: str, version: str) -> bool:

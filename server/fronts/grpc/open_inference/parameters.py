@@ -21,6 +21,8 @@ PRIORITY_LEVELS = {0: Priority.NORMAL, 1: Priority.HIGH, 2: Priority.NORMAL, 3: 
 """As Triton counts them: 1 is the highest, 0 the default."""
 
 _MAX_UINT32, _MAX_UINT64 = 2**32 - 1, 2**64 - 1
+_MAX_NUMBER_CHARACTERS = 64
+"""No float needs more. JSON takes a third of a second for megabytes, and makes integers that no float holds."""
 _MICROSECONDS = 1e-6
 
 Reader = Callable[[InferParameter], Any]
@@ -111,6 +113,8 @@ def _number(parameter: InferParameter) -> float:
     kind = parameter.WhichOneof("parameter_choice")
     value = getattr(parameter, kind) if kind else None
     if kind == "string_param":  # the protocol without Triton's extensions has no floating point
+        if len(parameter.string_param) > _MAX_NUMBER_CHARACTERS:
+            raise _UnfitError(f"{_described(parameter)} has more than {_MAX_NUMBER_CHARACTERS} characters")
         value = _parsed(parameter.string_param)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _UnfitError(
