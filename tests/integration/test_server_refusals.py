@@ -155,7 +155,6 @@ async def run_first_step(served: Served, gate: Gate) -> None:
     """Let the one call of the model have its first step, after which it is known to run."""
     await gate.wait_for_lane()
     gate.allow(1)
-    gate.allow(1)
     await eventually(lambda: served.metric("requests_running", model="spell") == 1)
 
 

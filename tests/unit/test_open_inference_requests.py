@@ -104,6 +104,8 @@ def test_parameters_become_options_with_the_numbers_of_float32() -> None:
         ("seed", whole(-1), "-1 is not between 0 and 18446744073709551615"),
         ("temperature", text("warm"), "string_param 'warm' is not a number"),
         ("temperature", text("true"), "string_param 'true' is not a number"),
+        ("temperature", text("1" + 400 * "0"), "has more than 64 characters"),
+        ("temperature", text("[" + 100_000 * "[]," + "0]"), "has more than 64 characters"),
         ("temperature", InferParameter(bool_param=False), "bool_param False is not a number"),
         ("alignment", whole(1), "int64_param 1 is not true or false"),
         ("stop", text("END"), "'END' is not a JSON array of strings"),

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -163,6 +164,18 @@ def test_a_model_that_is_not_served_is_no_label(recorder: CallRecorder, metrics:
     with begun(recorder, model="x" * 1000) as record:
         record.begin_answer()
     assert counted(metrics, "unknown", "OK") == 1
+
+
+def test_the_deadline_in_a_message_counts_as_the_calls_own(recorder: CallRecorder) -> None:
+    load = recorder.loads["dates"]
+    asked: list[float] = []
+    load.delay = lambda remaining_s, *_: asked.append(remaining_s)  # type: ignore[method-assign]
+    with begun(recorder, 10.0) as record:
+        record.begin_answer(deadline_s=time.monotonic() + 1.0)
+    with begun(recorder, 10.0) as record:
+        record.begin_answer(deadline_s=time.monotonic() + 100.0)
+    assert asked[0] <= 1.0
+    assert 9.0 < asked[1] <= 10.0
 
 
 async def test_the_calls_in_flight_are_waited_for(recorder: CallRecorder) -> None:

@@ -5,9 +5,12 @@ from typing import Any
 
 import msgspec
 import pytest
+import structlog
 
 from dragoman.server.engine.processes.memory_files import memory_file, read_memory_file
 from dragoman.server.errors import (
+    Draining,
+    EngineError,
     EngineUnavailable,
     FailedChange,
     FieldViolation,
@@ -25,7 +28,7 @@ from dragoman.server.models.routes import Alias
 class Changes:
     """Of the server process: notes each, and fails with `error`."""
 
-    def __init__(self, error: RequestError | None = None) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
         self.made: list[tuple[Any, ...]] = []
         self._error = error
 
@@ -94,6 +97,8 @@ async def test_each_change_arrives_whole() -> None:
         FailedChange("dates/2 cannot be served: golden example 'x' now gives 'y'"),
         InvalidRequest([FieldViolation("alias", "'2': no"), FieldViolation("traffic_percent", "101")]),
         EngineUnavailable("what loads it has ended"),
+        PermissionDenied("not yours"),
+        Draining(),
     ],
 )
 async def test_a_failure_is_the_same_in_the_front(error: RequestError) -> None:
@@ -105,9 +110,14 @@ async def test_a_failure_is_the_same_in_the_front(error: RequestError) -> None:
         assert raised.value.violations == error.violations
 
 
-async def test_a_failure_of_another_kind_may_be_tried_again() -> None:
-    with pytest.raises(EngineUnavailable, match="not yours"):
-        await forwarded(Changes(PermissionDenied("not yours"))).unload("dates")
+async def test_a_fault_of_ours_is_answered_too_and_keeps_its_details() -> None:
+    with (
+        structlog.testing.capture_logs() as log,
+        pytest.raises(EngineError, match="a change failed") as raised,
+    ):
+        await asyncio.wait_for(forwarded(Changes(OSError("/secret"))).unload("dates"), 5.0)
+    assert "/secret" not in str(raised.value)
+    assert [each["event"] for each in log] == ["change_failed"]
 
 
 async def test_an_answer_whose_caller_has_left_is_for_nobody() -> None:
