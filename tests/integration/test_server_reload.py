@@ -48,6 +48,9 @@ def traffic(port: int) -> Iterator[list[grpc.RpcError]]:
                         stub.Translate(REQUEST, timeout=PATIENCE_S)
                     except grpc.RpcError as error:
                         failed.append(error)
+                    is_over.wait(
+                        0.01
+                    )  # a server with the level `debug` may have more lines than its log can take
 
     threads = [threading.Thread(target=call) for _ in range(3)]
     for thread in threads:
