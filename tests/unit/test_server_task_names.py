@@ -8,8 +8,10 @@ import dragoman.server
 from dragoman.server.bundle import graph_names
 from dragoman.server.bundle.tasks import FACTS, Task
 from dragoman.server.fronts.grpc.dragoman_v1.protocol import DECODING_METHODS
+from dragoman.server.fronts.grpc.open_inference.requests import INPUTS
 
 SERVER = Path(dragoman.server.__file__).parent
+PROTOCOLS = ("fronts/grpc/dragoman_v1", "fronts/grpc/open_inference")
 MAY_NAME_TASKS = {"bundle/tasks.py", "bundle/graph_names.py"}
 
 
@@ -22,7 +24,7 @@ def test_only_tables_and_protocols_name_tasks() -> None:
     named = {
         str(path.relative_to(SERVER))
         for path in SERVER.rglob("*.py")
-        if names_a_task(path) and not path.is_relative_to(SERVER / "fronts/grpc/dragoman_v1")
+        if names_a_task(path) and not any(path.is_relative_to(SERVER / protocol) for protocol in PROTOCOLS)
     }
     assert named == MAY_NAME_TASKS
 
@@ -35,6 +37,7 @@ def test_every_table_has_every_task() -> None:
         graph_names.FIRST_GRAPHS,
         graph_names.MEASURED_GRAPHS,
         DECODING_METHODS,
+        INPUTS,
     ):
         assert set(table) == tasks
 
