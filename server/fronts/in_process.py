@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -206,10 +206,6 @@ class _Context:
     def time_remaining(self) -> float | None:
         """Seconds until the deadline, or None."""
         return None if self._end_s is None else max(0.0, self._end_s - time.monotonic())
-
-    def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]:
-        """None: there are no headers here."""
-        return ()
 
     async def write(self, message: Any) -> None:
         """Send a message of a stream."""

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeGuard
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CallRecord",
     "CallRecorder",
+    "Metadata",
     "current_client",
     "current_priority",
     "current_record",
@@ -68,6 +69,8 @@ __all__ = [
     "note_version",
 ]
 
+
+Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
 
 ROUNDING = 0.01
 """gRPC rounds the timeout that it sends up, by a hundredth at most: a client gives up before the server expects it."""
@@ -178,13 +181,19 @@ class CallRecorder:
         """Log as the logs are set up now: they settle on a logger once, not for every line."""
         self.log = _log.bind()
 
-    def begin(self, method: str, remaining_s: float | None, request_id: str | None = None) -> "CallRecord":
+    def begin(
+        self,
+        method: str,
+        remaining_s: float | None,
+        request_id: str | None = None,
+        metadata: Metadata = (),
+    ) -> "CallRecord":
         """Begin the record of a call that has `remaining_s` until its deadline; None: it has no deadline.
 
         The call keeps `request_id` if that is a sane one, and else gets one.
         """
         self.in_flight.begin()
-        return CallRecord(self, method, remaining_s, request_id)
+        return CallRecord(self, method, remaining_s, request_id, metadata)
 
     def pass_time(self, now_s: float, *, num_ended: int = 0) -> None:
         """Learn how fast calls end while there are as many as may run."""
@@ -239,6 +248,7 @@ class CallRecord:
 
     Attributes:
         method: its name.
+        metadata: what the caller sent beside the message: pairs of a key and a value.
         caller: whom it comes from; nobody until a front has found out.
         model: the label of the model that was asked for; "" for a method that asks for none.
         request_id: by which the caller, the log and traces name the call.
@@ -263,6 +273,7 @@ class CallRecord:
         "caller",
         "code",
         "failure",
+        "metadata",
         "method",
         "model",
         "rejection",
@@ -272,10 +283,16 @@ class CallRecord:
     )
 
     def __init__(
-        self, recorder: CallRecorder, method: str, remaining_s: float | None, request_id: str | None = None
+        self,
+        recorder: CallRecorder,
+        method: str,
+        remaining_s: float | None,
+        request_id: str | None = None,
+        metadata: Metadata = (),
     ) -> None:
         self.method = method
         self.request_id = request_id if is_request_id(request_id) else secrets.token_hex(8)
+        self.metadata = metadata
         self.caller: Caller = NOBODY
         self.model = UNKNOWN_MODEL
         self.code: Code = "OK"
@@ -307,10 +324,10 @@ class CallRecord:
             raise PermissionDenied(f"this call needs the scope {' or '.join(sorted(scopes))}")
         self.rejection = "no_message"
 
-    def begin_trace(self, path: str, metadata: Sequence[tuple[str, str | bytes]]) -> None:
+    def begin_trace(self, path: str) -> None:
         """Trace the call, for the method at `path`, if it is sampled."""
         if (tracing := self._recorder.tracing) is not None:
-            self.trace = tracing.begin(path, metadata, self.request_id, self._started_s)
+            self.trace = tracing.begin(path, self.metadata, self.request_id, self._started_s)
 
     def admit(self, *, uses_tokens: bool = True) -> None:
         """Refuse a call that is late already, or one too many.

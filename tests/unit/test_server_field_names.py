@@ -30,9 +30,6 @@ class Context:
     def time_remaining(self) -> None:
         return None
 
-    def invocation_metadata(self) -> None:
-        return None
-
 
 @pytest.mark.parametrize(
     ("servicer", "method", "request_", "fields", "named"),

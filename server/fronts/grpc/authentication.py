@@ -15,6 +15,7 @@ import grpc.aio
 from dragoman.server.errors import PermissionDenied, Unauthenticated
 from dragoman.server.operations.metrics import RejectionReason
 from dragoman.server.requests.caller import Caller
+from dragoman.server.requests.record import Metadata
 from dragoman.server.scopes import Scope
 from dragoman.server.security.credentials import Credentials
 from dragoman.server.security.tokens import TokenTable
@@ -25,7 +26,6 @@ __all__ = ["Authenticator", "GuardedServer", "address_of", "authenticator_of"]
 # Strings: generic in the stubs only.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 ANY_CERTIFICATE = "*"
 _BEARER = "bearer "
@@ -127,7 +127,8 @@ class GuardedServer:
         self._server.add_registered_method_handlers(service, guarded)
 
     def _check(self, context: Context) -> None:
-        caller = self._authenticator.caller_of(context, context.invocation_metadata() or ())
+        metadata: Any = context.invocation_metadata() or ()
+        caller = self._authenticator.caller_of(context, metadata)
         if self._scopes.isdisjoint(caller.scopes):
             raise PermissionDenied(f"this call needs the scope {' or '.join(sorted(self._scopes))}")
 

@@ -163,7 +163,7 @@ class InterceptedServer:
 def _recorded(recorder: CallRecorder, method: str, answer: Answer) -> Callable[[Any, Context], Any]:
     async def recorded(_: Any, context: Context) -> Any:
         metadata: Any = context.invocation_metadata() or ()
-        record = recorder.begin(method, context.time_remaining(), _request_id(metadata))
+        record = recorder.begin(method, context.time_remaining(), _request_id(metadata), metadata)
         trailing = ((REQUEST_ID_KEY, record.request_id),)
         context.set_trailing_metadata(trailing)
         # Runs when the status has been sent, which is later than when this function returns.
@@ -190,9 +190,8 @@ def _request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
 
 def _identified(authenticator: Authenticator, path: str, scopes: frozenset[Scope], answer: Answer) -> Answer:
     async def identified(record: CallRecord, message: bytes | None, context: Context) -> Any:
-        metadata: Any = context.invocation_metadata() or ()
-        record.identify(lambda: authenticator.caller_of(context, metadata), scopes)
-        record.begin_trace(path, metadata)  # not for everyone: it costs more than the refusal of a stranger
+        record.identify(lambda: authenticator.caller_of(context, record.metadata), scopes)
+        record.begin_trace(path)  # not for everyone: it costs more than the refusal of a stranger
         return await answer(record, message, context)
 
     return identified

@@ -124,6 +124,7 @@ class _Stream:
         self._answer = answer
         self._failure_message = failure_message
         self._context = context
+        self._metadata: Any = context.invocation_metadata() or ()
         self._turn = asyncio.Lock()
         self._max_calls = streams.max_calls
         self._num_calls = 0
@@ -149,7 +150,7 @@ class _Stream:
         self._context.add_done_callback(lambda _: self._recorder.in_flight.end())  # type: ignore[arg-type]
 
     async def _call(self, message: bytes) -> None:
-        record = self._recorder.begin(self._method, self._context.time_remaining())
+        record = self._recorder.begin(self._method, self._context.time_remaining(), metadata=self._metadata)
         call = StreamedCall(self._context, self._turn)
         num_bytes = len(message)
         try:

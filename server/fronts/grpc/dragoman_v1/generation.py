@@ -46,7 +46,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             options=messages.options(request.options),
             priority=messages.priority(request.priority),
             deadline_s=messages.deadline_s(context.time_remaining()),
-            sticky_key=sticky_key(context),
+            sticky_key=sticky_key(),
         )
         await self._runtime.stream(call, send)
 
@@ -65,7 +65,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 num_alternatives=request.num_alternatives,
                 priority=messages.priority(request.priority),
                 deadline_s=messages.deadline_s(context.time_remaining()),
-                sticky_key=sticky_key(context),
+                sticky_key=sticky_key(),
             )
         )
         response = generation_pb2.ScoreTextsResponse(version=scores[0].version)

@@ -69,7 +69,7 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
                 num_alternatives=request.num_alternatives,
                 priority=messages.priority(request.priority),
                 deadline_s=messages.deadline_s(context.time_remaining()),
-                sticky_key=sticky_key(context),
+                sticky_key=sticky_key(),
             )
         )
         response = translation_pb2.ScoreTranslationsResponse(version=scores[0].version)
@@ -90,5 +90,5 @@ def _call(request: Request, context: Context | StreamContext) -> Call:
         options=messages.options(request.options),
         priority=messages.priority(request.priority),
         deadline_s=messages.deadline_s(context.time_remaining()),
-        sticky_key=sticky_key(context),
+        sticky_key=sticky_key(),
     )

@@ -139,7 +139,7 @@ class InferenceServicer:
 
     def _read(self, request: pb.ModelInferRequest, context: Any, *, is_streamed: bool) -> Inference:
         # The version is chosen here alone: nothing is awaited before the runtime takes its lease on it.
-        lease = self._runtime.registry.lease(request.model_name, request.model_version, sticky_key(context))
+        lease = self._runtime.registry.lease(request.model_name, request.model_version, sticky_key())
         return read_request(
             request,
             lease.model.version,
