@@ -14,6 +14,8 @@ from pathlib import Path
 
 import structlog
 
+from dragoman.common.errors import DragomanError, OperationError
+from dragoman.server.bundle.reader import one_line
 from dragoman.server.errors import ModelsError, NotLoadedReason
 
 __all__ = ["MAX_VERSION_DIGITS", "NotLoaded", "discover", "log_not_loaded"]
@@ -49,6 +51,16 @@ class NotLoaded:
         # A caller need not know where on the machine models lie.
         shown = description.replace(f"{directory}{os.sep}", "")[:_MAX_DESCRIPTION_CHARACTERS]
         return cls(_escaped(name), version, reason, shown.encode("utf-8", "backslashreplace").decode())
+
+    @classmethod
+    def of_error(cls, directory: Path, folder: Path, error: Exception) -> "NotLoaded":
+        """`folder` is a version's, whose loading ended in `error`. The log has what is a fault of ours."""
+        if isinstance(error, DragomanError):
+            reason: NotLoadedReason = "unavailable" if isinstance(error, OperationError) else "broken"
+            return cls.of(directory, folder, reason, str(error))
+        _log.error("load_failed", path=str(folder), exc_info=error)
+        description = f"unexpected {type(error).__name__}: {one_line(error)}"
+        return cls.of(directory, folder, "broken", description)
 
 
 def log_not_loaded(not_loaded: Iterable[NotLoaded]) -> None:

@@ -8,14 +8,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
-from dragoman.common.errors import DragomanError, OperationError
-from dragoman.server.bundle.reader import Bundle, one_line
+from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
 from dragoman.server.engine.layout import lane_layout, num_reserved_rows
 from dragoman.server.engine.trial import check_answers
-from dragoman.server.errors import BundleError, NotLoadedReason, shown
+from dragoman.server.errors import BundleError, shown
 from dragoman.server.execution.backend import Backend
 from dragoman.server.execution.memory_budget import MemoryBudget, engine_bytes
 from dragoman.server.models.discovery import NotLoaded, discover, log_not_loaded
@@ -30,8 +27,6 @@ __all__ = [
     "load_models",
     "version_folder",
 ]
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +106,7 @@ def load_models(
             failures += failed
     if not models and len(failures) == 1:
         raise failures[0][1]  # it says all that the log would say
-    not_loaded += [_not_loaded(directory, folder, error) for folder, error in failures]
+    not_loaded += [NotLoaded.of_error(directory, folder, error) for folder, error in failures]
     if failures and not models:
         log_not_loaded(not_loaded)
         error = failures[0][1]
@@ -207,13 +202,3 @@ def _load_highest(
         except Exception as error:  # noqa: BLE001 a fault of ours keeps no other model from being served either
             failures.append((folder, error))
     return None, failures
-
-
-def _not_loaded(directory: Path, folder: Path, error: Exception) -> NotLoaded:
-    if not isinstance(error, DragomanError):
-        _log.error("load_failed", path=str(folder), exc_info=error)
-        return NotLoaded.of(
-            directory, folder, "broken", f"unexpected {type(error).__name__}: {one_line(error)}"
-        )
-    reason: NotLoadedReason = "unavailable" if isinstance(error, OperationError) else "broken"
-    return NotLoaded.of(directory, folder, reason, str(error))

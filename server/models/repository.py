@@ -13,8 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from dragoman.common.errors import DragomanError, OperationError
-from dragoman.server.bundle.reader import one_line
+from dragoman.common.errors import DragomanError
 from dragoman.server.errors import (
     FailedChange,
     FieldViolation,
@@ -236,7 +235,7 @@ class Repository:
             _check_inside(self._directory, folder)
             await self._engine.load_version(name, version)
         except Exception as error:
-            status = self._failed(folder, error)
+            status = VersionStatus.of_not_loaded(NotLoaded.of_error(self._directory, folder, error))
             self._change(status)
             raise FailedChange(f"{name}/{version} cannot be served: {status.description}") from error
         self._change(VersionStatus(name, version, VersionState.SERVING))
@@ -264,15 +263,6 @@ class Repository:
         if self._states.note_folders({(each.parent.name, each.name) for each in folders}):
             self._show()
         return folders
-
-    def _failed(self, folder: Path, error: Exception) -> VersionStatus:
-        if isinstance(error, DragomanError):
-            reason: NotLoadedReason = "unavailable" if isinstance(error, OperationError) else "broken"
-            description = str(error)
-        else:
-            _log.error("load_failed", path=str(folder), exc_info=error)
-            reason, description = "broken", f"unexpected {type(error).__name__}: {one_line(error)}"
-        return VersionStatus.of_not_loaded(NotLoaded.of(self._directory, folder, reason, description))
 
     def _change(self, status: VersionStatus) -> None:
         if self._states.change(status):
