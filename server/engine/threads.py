@@ -10,16 +10,15 @@ from typing import Self, TypeAlias
 import structlog
 
 from dragoman.server.config import EngineSettings
-from dragoman.server.decoding.joining import UnknownDecoderError
 from dragoman.server.engine.api import Command, EngineFacts, Leave, Report
 from dragoman.server.engine.client import EngineClient
 from dragoman.server.engine.known_lane import LaneUse
 from dragoman.server.engine.lane_loop import AddWorker, DropWorker, LaneLoop, ModelFront
-from dragoman.server.engine.layout import engine_facts, lane_layout
+from dragoman.server.engine.layout import lane_layout
 from dragoman.server.engine.observation import EngineObserver
 from dragoman.server.engine.thread_watch import Signs, ThreadWatch
 from dragoman.server.engine.watchdog import patience_s
-from dragoman.server.engine.worker import LaneWorker, make_lane
+from dragoman.server.engine.worker import LaneWorker, facts_of, make_lane, prepared
 from dragoman.server.errors import ResourceUnavailable
 from dragoman.server.execution.backend import Backend
 
@@ -75,10 +74,7 @@ class LaneThreads:
         """
         if self._is_closed:
             raise ResourceUnavailable(_CLOSED)
-        backend = backend.with_prefix_cache(self._settings.prefix_cache_bytes)
-        with contextlib.suppress(UnknownDecoderError):  # callers are told who ask for what needs it
-            # 2 us a token, now rather than in a step. It takes less than the trial of the graphs.
-            _ = backend.vocabulary
+        backend = prepared(backend, self._settings.prefix_cache_bytes)
         workers = [
             LaneWorker(*make_lane(backend, self._settings), port.send, model=model) for port in self._ports
         ]
@@ -86,14 +82,7 @@ class LaneThreads:
             self._start()
         for port, worker in zip(self._ports, workers, strict=True):
             port.put((model, None), AddWorker(worker))
-        self._facts[model] = engine_facts(
-            backend.bundle.manifest,
-            self._settings,
-            kernels=backend.kernels,
-            max_prefix_blocks=backend.prefix_cache.max_blocks,
-            load_s=load_s,
-            slowest_run_s=backend.slowest_run_s,
-        )
+        self._facts[model] = facts_of(backend, self._settings, load_s=load_s)
 
     def remove_model(self, model: str, timeout_s: float = CLOSE_LIMIT_S) -> None:
         """Have a model less; what is not over fails with `EngineUnavailable`. Returns when all lanes have given it up.

@@ -5,6 +5,7 @@
 Whatever fails in a step fails the sequences that take part in it, and nothing else.
 """
 
+import contextlib
 import functools
 import time
 import weakref
@@ -16,9 +17,11 @@ import structlog
 from dragoman.common.errors import DragomanError
 from dragoman.server.config import EngineSettings
 from dragoman.server.decoding.cost import step_cost
+from dragoman.server.decoding.joining import UnknownDecoderError
 from dragoman.server.engine.api import (
     Cancel,
     Command,
+    EngineFacts,
     FailureReason,
     GraphRun,
     LaneLoad,
@@ -44,7 +47,7 @@ from dragoman.server.engine.sequence import LaneSequence
 from dragoman.server.engine.timelines import Timelines
 from dragoman.server.execution.backend import Backend
 
-__all__ = ["LaneBroken", "LaneWorker", "make_lane"]
+__all__ = ["LaneBroken", "LaneWorker", "facts_of", "make_lane", "prepared"]
 
 MAX_FAILED_STEPS = 16
 """One after the other, after which a lane is taken to be broken."""
@@ -250,18 +253,34 @@ def _observe(reports: Reports[Any], timelines: Timelines, run: GraphRun) -> None
         timelines.observe(run)
 
 
+def prepared(backend: Backend, prefix_cache_bytes: int) -> Backend:
+    """A backend for lanes: with a prefix cache, and with its vocabulary laid out once for all of them."""
+    backend = backend.with_prefix_cache(prefix_cache_bytes)
+    with contextlib.suppress(UnknownDecoderError):  # callers are told who ask for what needs it
+        # 2 us a token, now rather than in a step. It takes less than the trial of the graphs.
+        _ = backend.vocabulary
+    return backend
+
+
+def facts_of(backend: Backend, settings: EngineSettings, *, load_s: float = 0.0) -> EngineFacts:
+    """What a front is told of the lanes that such settings give a backend, which took `load_s` to load."""
+    return engine_facts(
+        backend.bundle.manifest,
+        settings,
+        kernels=backend.kernels,
+        max_prefix_blocks=backend.prefix_cache.max_blocks,
+        load_s=load_s,
+        slowest_run_s=backend.slowest_run_s,
+    )
+
+
 def make_lane(backend: Backend, settings: EngineSettings) -> tuple[Lane, Scheduler]:
     """A lane with its rows, and what plans its steps.
 
     Raises:
         ResourceUnavailable: there is no memory for the rows.
     """
-    facts = engine_facts(
-        backend.bundle.manifest,
-        settings,
-        kernels=backend.kernels,
-        max_prefix_blocks=backend.prefix_cache.max_blocks,
-    )
+    facts = facts_of(backend, settings)
     num_rows = facts.slots_per_lane + facts.reserved_rows
     lane = Lane(backend, num_rows)
     # Prompts are read one by one, so nothing is gained by starting several at once.

@@ -3,7 +3,6 @@
 It imports nothing that only a front needs: a server's start waits for it.
 """
 
-import contextlib
 import functools
 import hashlib
 import os
@@ -15,15 +14,14 @@ import msgspec
 from dragoman.common.errors import OperationError
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
-from dragoman.server.decoding.joining import UnknownDecoderError
 from dragoman.server.engine.lane_loop import ModelFront
-from dragoman.server.engine.layout import engine_facts, lane_layout
+from dragoman.server.engine.layout import lane_layout
 from dragoman.server.engine.processes.entry import run_host
 from dragoman.server.engine.processes.host import Host
 from dragoman.server.engine.processes.host_changes import HostModel
 from dragoman.server.engine.processes.messages import Begin, Checked, ModelLoaded, ModelNotLoaded
 from dragoman.server.engine.processes.port import SocketPort
-from dragoman.server.engine.worker import LaneWorker, make_lane
+from dragoman.server.engine.worker import LaneWorker, facts_of, make_lane, prepared
 from dragoman.server.errors import BundleError
 from dragoman.server.execution.backend import Backend
 from dragoman.server.execution.memory_budget import MemoryBudget
@@ -122,17 +120,8 @@ def _host_model(loaded: Backend, settings: EngineSettings, load_s: float) -> Hos
     bundle = loaded.bundle
     num_lanes, _ = lane_layout(settings)
     # Each lane has a cache of its own. Its memory is there once something is in it.
-    backend = loaded.with_prefix_cache(settings.prefix_cache_bytes // num_lanes)
-    with contextlib.suppress(UnknownDecoderError):  # callers are told who ask for what needs it
-        _ = backend.vocabulary  # laid out once, for all lanes
-    facts = engine_facts(
-        bundle.manifest,
-        settings,
-        kernels=backend.kernels,
-        max_prefix_blocks=backend.prefix_cache.max_blocks,
-        load_s=load_s,
-        slowest_run_s=backend.slowest_run_s,
-    )
+    backend = prepared(loaded, settings.prefix_cache_bytes // num_lanes)
+    facts = facts_of(backend, settings, load_s=load_s)
     facts = msgspec.structs.replace(facts, shares_prefix_cache=False)
     told = ModelLoaded(bundle.name, bundle.version, facts)
     manifest = bundle.manifest.model_dump_json().encode()
