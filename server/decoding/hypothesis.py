@@ -5,7 +5,15 @@ from enum import Enum, auto
 
 import msgspec
 
-__all__ = ["Decoded", "FinishReason", "Hypothesis", "TokenScore"]
+__all__ = ["Decoded", "FinishReason", "Hypothesis", "TokenScore", "perplexity"]
+
+
+def perplexity(log_probability: float, num_tokens: int) -> float:
+    """exp of the mean negative log-probability of a text's tokens."""
+    try:
+        return math.exp(-log_probability / num_tokens)
+    except OverflowError:
+        return math.inf
 
 
 class FinishReason(Enum):
@@ -63,14 +71,6 @@ class Hypothesis(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def is_cut_off(self) -> bool:
         """Whether the limit of tokens ended it."""
         return self.finish_reason is FinishReason.LENGTH
-
-    @property
-    def perplexity(self) -> float:
-        """exp of the mean negative log-probability of a token."""
-        try:
-            return math.exp(-self.log_probability / self.num_output_tokens)
-        except OverflowError:
-            return math.inf
 
 
 class Decoded(msgspec.Struct, frozen=True, array_like=True):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from dragoman.server.decoding.hypothesis import Decoded, FinishReason, Hypothesis, TokenScore
+from dragoman.server.decoding.hypothesis import Decoded, FinishReason, Hypothesis, TokenScore, perplexity
 from dragoman.server.decoding.text import OutputText, decode_text
 from dragoman.server.engine.ticket import Ticket
 from dragoman.server.models.served_model import ServedModel
@@ -90,7 +90,7 @@ async def score_of(submitted: SubmittedInput, decoded: Sequence[Decoded], pace: 
     return Scored(
         version=submitted.model.version,
         log_probability=hypothesis.log_probability,
-        perplexity=hypothesis.perplexity,
+        perplexity=perplexity(hypothesis.log_probability, hypothesis.num_output_tokens),
         tokens=_OutputTokens(submitted.model, hypothesis),
     )
 
@@ -155,10 +155,14 @@ class _OutputTokens:
     def ids(self) -> Sequence[int]:
         return self._hypothesis.with_end(self._model.manifest.special_tokens.end)
 
-    def __iter__(self) -> Iterator[OutputToken]:
+    @property
+    def scores(self) -> Iterator[tuple[TokenScore, int | None]]:
         tokens, alignment = self._hypothesis.tokens, self._hypothesis.alignment
         # The end of sequence is not in the alignment.
-        for token, source_index in itertools.zip_longest(tokens, alignment[: len(tokens)]):
+        return itertools.zip_longest(tokens, alignment[: len(tokens)])
+
+    def __iter__(self) -> Iterator[OutputToken]:
+        for token, source_index in self.scores:
             yield _output_token(self._model.tokenizer, token, source_index)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dragoman.server.decoding.hypothesis import FinishReason
+from dragoman.server.decoding.hypothesis import FinishReason, TokenScore
 from dragoman.server.priority import Priority
 from dragoman.server.requests.options import DEFAULT_OPTIONS, Options
 
@@ -80,8 +80,12 @@ class OutputTokens(Protocol):
     def ids(self) -> Sequence[int]:
         """Of all tokens, the end of sequence included."""
 
+    @property
+    def scores(self) -> Iterator[tuple[TokenScore, int | None]]:
+        """The figures of all tokens, each with its `source_index`, where these were asked for; else none."""
+
     def __iter__(self) -> Iterator[OutputToken]:
-        """All tokens with their figures, where these were asked for; else none."""
+        """The same, spelled."""
 
 
 @dataclass(frozen=True, slots=True)

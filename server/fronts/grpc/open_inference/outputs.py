@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from dragoman.inference.grpc_service_pb2 import ModelInferRequest
-from dragoman.server.decoding.hypothesis import FinishReason
+from dragoman.server.decoding.hypothesis import FinishReason, TokenScore, perplexity
 from dragoman.server.errors import AnswerTooLarge, FieldViolation, shown
 from dragoman.server.fronts.grpc.open_inference.tensors import Datatype, Tensor
-from dragoman.server.requests.calls import Answer, OutputToken, Scored, TextAnswer
+from dragoman.server.requests.calls import Answer, OutputTokens, Scored, TextAnswer
 from dragoman.server.requests.options import Options
 from dragoman.server.requests.pace import Pace
 
@@ -151,7 +151,9 @@ async def answer_tensors(
         "finish_reason": lambda: [_FINISH_REASONS[row.finish_reason] if row else "" for row in rows],
         "score": lambda: [row.score if row else math.nan for row in rows],
         "log_probability": lambda: [row.log_probability if row else math.nan for row in rows],
-        "perplexity": lambda: [_perplexity(row) for row in rows],
+        "perplexity": lambda: [
+            perplexity(row.log_probability, row.num_output_tokens) if row else math.nan for row in rows
+        ],
         "num_input_tokens": lambda: [answer.num_input_tokens for answer in inputs],
         "num_output_tokens": lambda: [row.num_output_tokens if row else -1 for row in rows],
     }
@@ -218,27 +220,18 @@ class _Tokens:
         return (longest,), values
 
 
-def _of_tokens(name: str, tokens: Any, width: int) -> list[Any]:
+def _of_tokens(name: str, tokens: OutputTokens, width: int) -> list[Any]:
     if name == "tokens":
         return list(tokens.ids)
     if name == "token_log_probabilities":
-        return [token.log_probability for token in tokens]
+        return [token.log_probability for token, _ in tokens.scores]
     if name == "alignment":
-        return [-1 if token.source_index is None else token.source_index for token in tokens]
-    place = 0 if name == "alternative_tokens" else 2
-    return [value for token in tokens for value in _alternatives(token, place, width)]
+        return [-1 if source_index is None else source_index for _, source_index in tokens.scores]
+    place = 0 if name == "alternative_tokens" else 1
+    return [value for token, _ in tokens.scores for value in _alternatives(token, place, width)]
 
 
-def _alternatives(token: OutputToken, place: int, width: int) -> list[Any]:
+def _alternatives(token: TokenScore, place: int, width: int) -> list[Any]:
     fill = -1 if place == 0 else math.nan
     values = [alternative[place] for alternative in token.alternatives]
     return values + [fill] * (width - len(values))
-
-
-def _perplexity(row: TextAnswer | None) -> float:
-    if row is None:
-        return math.nan
-    try:
-        return math.exp(-row.log_probability / row.num_output_tokens)
-    except OverflowError:
-        return math.inf
