@@ -18,7 +18,7 @@ from dragoman.server.lifecycle import Lifecycle
 from dragoman.server.operations.http_server import HttpServer
 from dragoman.server.scopes import Scope
 from dragoman.server.security.credentials import Credentials
-from dragoman.server.security.tokens import TokenTable
+from dragoman.server.security.tokens import TokenTable, bearer_text
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -90,8 +90,8 @@ def _refusal(tokens: TokenTable, header: str) -> "Callable[[StartResponse], Iter
 
     https://www.rfc-editor.org/rfc/rfc6750 has the header of the answer.
     """
-    scheme, _, text = header.partition(" ")
-    token = tokens.find(text.strip()) if scheme.lower() == "bearer" else None
+    text = bearer_text(header)
+    token = None if text is None else tokens.find(text)
     if token is None or not token.is_valid(time.time()):
         error = ', error="invalid_token"' if header else ""
         status, line = HTTPStatus.UNAUTHORIZED, "metrics need a bearer token"

@@ -1,7 +1,9 @@
 """Whom a call comes from. Knows no transport."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from dragoman.server.errors import PermissionDenied
 from dragoman.server.priority import Priority
 from dragoman.server.scopes import Scope
 
@@ -23,6 +25,15 @@ class Caller:
     scopes: frozenset[Scope]
     is_authenticated: bool = False
     best_priority: Priority = Priority.HIGH
+
+    def check(self, scopes: Collection[Scope]) -> None:
+        """Refuse a call that needs one of `scopes`.
+
+        Raises:
+            PermissionDenied: the caller has none of them.
+        """
+        if self.scopes.isdisjoint(scopes):
+            raise PermissionDenied(f"this call needs the scope {' or '.join(sorted(scopes))}")
 
 
 NOBODY = Caller("", frozenset())

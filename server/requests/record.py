@@ -319,9 +319,8 @@ class CallRecord:
         """
         self.rejection = "unauthenticated"
         self.caller = find()
-        if self.caller.scopes.isdisjoint(scopes):
-            self.rejection = "not_permitted"
-            raise PermissionDenied(f"this call needs the scope {' or '.join(sorted(scopes))}")
+        self.rejection = "not_permitted"
+        self.caller.check(scopes)
         self.rejection = "no_message"
 
     def begin_trace(self, path: str) -> None:

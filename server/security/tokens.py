@@ -27,7 +27,7 @@ from dragoman.server.priority import Priority
 from dragoman.server.scopes import Scope
 from dragoman.server.security.files import read_file
 
-__all__ = ["Token", "TokenTable", "check_token_name", "make_token", "token_line"]
+__all__ = ["Token", "TokenTable", "bearer_text", "check_token_name", "make_token", "token_line"]
 
 PREFIX = "dragoman_"
 """Every token begins so: programs that look for leaked secrets find it."""
@@ -98,6 +98,12 @@ class TokenTable:
 
     def _mac(self, digest: bytes) -> bytes:
         return hashlib.blake2b(digest, key=self._key, digest_size=32).digest()
+
+
+def bearer_text(header: str) -> str | None:
+    """Returns the token's text in a header `Authorization: Bearer TOKEN` (RFC 6750); None where it is another one."""
+    scheme, space, text = header.partition(" ")
+    return text.strip() if space and scheme.lower() == "bearer" else None
 
 
 def make_token() -> str:

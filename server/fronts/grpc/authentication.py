@@ -18,7 +18,7 @@ from dragoman.server.requests.caller import Caller
 from dragoman.server.requests.record import Metadata
 from dragoman.server.scopes import Scope
 from dragoman.server.security.credentials import Credentials
-from dragoman.server.security.tokens import TokenTable
+from dragoman.server.security.tokens import TokenTable, bearer_text
 from dragoman.server.settings.security import SecuritySettings
 
 __all__ = ["Authenticator", "GuardedServer", "address_of", "authenticator_of"]
@@ -28,7 +28,6 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 ANY_CERTIFICATE = "*"
-_BEARER = "bearer "
 
 
 class Authenticator:
@@ -128,9 +127,7 @@ class GuardedServer:
 
     def _check(self, context: Context) -> None:
         metadata: Any = context.invocation_metadata() or ()
-        caller = self._authenticator.caller_of(context, metadata)
-        if self._scopes.isdisjoint(caller.scopes):
-            raise PermissionDenied(f"this call needs the scope {' or '.join(sorted(self._scopes))}")
+        self._authenticator.caller_of(context, metadata).check(self._scopes)
 
     def _guarded(self, handler: Handler) -> Handler:
         behaviour: Any = handler.stream_stream
@@ -164,9 +161,10 @@ def address_of(peer: str) -> str:
 
 
 def _bearer(tokens: TokenTable, header: str | bytes) -> Caller:
-    if not isinstance(header, str) or header[: len(_BEARER)].lower() != _BEARER:
+    text = bearer_text(header) if isinstance(header, str) else None
+    if text is None:
         raise Unauthenticated("the metadata `authorization` is not of the form `Bearer TOKEN`")
-    token = tokens.find(header[len(_BEARER) :].strip())
+    token = tokens.find(text)
     if token is None:
         raise Unauthenticated("the bearer token is not known to this server")
     if not token.is_valid(time.time()):
