@@ -305,9 +305,7 @@ class Client:
             InvalidRequestError: it cannot be served; what was served before is served on.
             ServerError: the server does not allow changes.
         """
-        request = model_pb2.LoadModelRequest(
-            model=messages.checked_text(model, "model"), version=messages.checked_text(version, "version")
-        )
+        request = messages.load_model_request(model, version)
         self._unary(self._models.LoadModel, request, timeout_s)
 
     def unload_model(self, model: str, version: str = "", *, timeout_s: float | None = None) -> None:
@@ -318,9 +316,7 @@ class Client:
             InvalidRequestError: an alias names it.
             ServerError: the server does not allow changes.
         """
-        request = model_pb2.UnloadModelRequest(
-            model=messages.checked_text(model, "model"), version=messages.checked_text(version, "version")
-        )
+        request = messages.unload_model_request(model, version)
         self._unary(self._models.UnloadModel, request, timeout_s)
 
     def set_alias(
@@ -349,9 +345,7 @@ class Client:
             NotFoundError: there is no such alias.
             ServerError: the server does not allow changes.
         """
-        request = model_pb2.DeleteAliasRequest(
-            model=messages.checked_text(model, "model"), alias=messages.checked_text(alias, "alias")
-        )
+        request = messages.delete_alias_request(model, alias)
         self._unary(self._models.DeleteAlias, request, timeout_s)
 
     def wait_until_serving(self, *, timeout_s: float | None = None, service: str = "") -> None:

@@ -15,8 +15,10 @@ __all__ = [
     "checked_seconds",
     "checked_text",
     "checked_texts",
+    "delete_alias_request",
     "generate_request",
     "get_model_request",
+    "load_model_request",
     "names_answer_size",
     "names_list",
     "refused_inputs",
@@ -24,6 +26,7 @@ __all__ = [
     "score_translations_request",
     "set_alias_request",
     "translate_request",
+    "unload_model_request",
     "with_places_from",
 ]
 
@@ -143,6 +146,39 @@ def get_model_request(model: str, version: str) -> model_pb2.GetModelRequest:
     """
     return model_pb2.GetModelRequest(
         model=checked_text(model, "name"), version=checked_text(version, "version")
+    )
+
+
+def load_model_request(model: str, version: str) -> model_pb2.LoadModelRequest:
+    """The message that has a version served.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+    """
+    return model_pb2.LoadModelRequest(
+        model=checked_text(model, "model"), version=checked_text(version, "version")
+    )
+
+
+def unload_model_request(model: str, version: str) -> model_pb2.UnloadModelRequest:
+    """The message that has a version unloaded.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+    """
+    return model_pb2.UnloadModelRequest(
+        model=checked_text(model, "model"), version=checked_text(version, "version")
+    )
+
+
+def delete_alias_request(model: str, alias: str) -> model_pb2.DeleteAliasRequest:
+    """The message that lets an alias name nothing any more.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+    """
+    return model_pb2.DeleteAliasRequest(
+        model=checked_text(model, "model"), alias=checked_text(alias, "alias")
     )
 
 
