@@ -85,7 +85,12 @@ class Front:
         self.recorder = CallRecorder(self.metrics, {"spell": 10}, max_calls=max_calls, limits=self.limits)
         runtime = Runtime(Registry([self.model]), lifecycle, max_inputs=128)
         interceptors = Interceptors(
-            self.recorder, CallGate(), Authenticator(), max_inputs=128, max_message_bytes=10**6
+            self.recorder,
+            CallGate(),
+            Authenticator(),
+            max_inputs=128,
+            max_message_bytes=10**6,
+            max_streams=100,
         )
         inner = grpc.unary_unary_rpc_method_handler(
             TranslationServicer(runtime).Translate,

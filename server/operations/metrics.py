@@ -44,7 +44,6 @@ RejectionReason = Literal[
     "invalid", "draining", "no_time", "queue_full", "deadline",
 ]  # fmt: skip
 Stage = Literal["arrival", "admission", "queue", "running"]
-STAGES: tuple[Stage, ...] = ("arrival", "admission", "queue", "running")
 """Where a call is refused or given up: before its message is read, before it is queued, while it waits for a slot, or
 between two steps."""
 ARRIVAL_REASONS: tuple[RejectionReason, ...] = (

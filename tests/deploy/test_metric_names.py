@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import grpc
 import pytest
@@ -18,8 +18,8 @@ from dragoman.server.operations.metrics import (
     ADMISSION_REASONS,
     ARRIVAL_REASONS,
     METRIC_PREFIX,
-    STAGES,
     Metrics,
+    Stage,
 )
 from dragoman.v1 import generation_pb2, model_pb2, translation_pb2
 
@@ -43,7 +43,7 @@ METHODS = {
 CLOSED_SETS: dict[str, set[str]] = {
     "code": {code.name for code in grpc.StatusCode},
     "reason": {*ADMISSION_REASONS, *ARRIVAL_REASONS, *NOT_LOADED_REASONS},
-    "stage": set(STAGES),
+    "stage": set(get_args(Stage)),
     "method": METHODS,
     "source": set(PROMPT_SOURCES),
     "graph": {graph for graphs in MEASURED_GRAPHS.values() for graph in graphs},

@@ -5,6 +5,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from tests.unit.played_context import PlayedContext
 
 from dragoman.server.errors import PermissionDenied
 from dragoman.server.fronts.grpc.authentication import Authenticator, address_of
@@ -56,32 +57,6 @@ def test_nobody_may_do_anything() -> None:
             recorder.begin("Translate", None).identify(lambda: NOBODY, {scope})
 
 
-class Context:
-    """gRPC's side of a call from another machine."""
-
-    def __init__(self) -> None:
-        self.status: grpc.Status | None = None
-
-    def peer(self) -> str:
-        return "ipv4:192.0.2.7:4071"
-
-    def set_trailing_metadata(self, _: Any) -> None: ...
-
-    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return ()
-
-    def time_remaining(self) -> None:
-        return None
-
-    def add_done_callback(self, _: Any) -> None: ...
-
-    async def read(self) -> bytes:
-        return HealthCheckRequest().SerializeToString()
-
-    async def abort_with_status(self, status: grpc.Status) -> None:
-        self.status = status
-
-
 @pytest.mark.parametrize(
     ("admin_methods", "scopes", "code"),
     [
@@ -98,14 +73,14 @@ async def test_a_method_that_changes_what_is_served_needs_admin(
 
     recorder = CallRecorder(Metrics(1.0), {}, max_calls=2)
     interceptors = Interceptors(
-        recorder, CallGate(), Authenticator(scopes), max_inputs=8, max_message_bytes=1000
+        recorder, CallGate(), Authenticator(scopes), max_inputs=8, max_message_bytes=1000, max_streams=100
     )
     protocol = Protocol(("service",), frozenset(), frozenset(admin_methods))
     handler = grpc.unary_unary_rpc_method_handler(
         serve, HealthCheckRequest.FromString, HealthCheckResponse.SerializeToString
     )
     around: Any = interceptors.around("/grpc.health.v1.Health/Check", handler, protocol)
-    context = Context()
+    context = PlayedContext(HealthCheckRequest().SerializeToString())
     await around.stream_unary(None, context)
     assert (context.status and context.status.code) == code
 

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from tests.unit.played_context import PlayedContext
 
 from dragoman.server.fronts.grpc.authentication import Authenticator
 from dragoman.server.fronts.grpc.draining import CallGate
@@ -24,21 +25,12 @@ class Server:
         self.handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
 
 
-class Context:
-    """gRPC's side of a call whose message is `request`."""
+class Context(PlayedContext):
+    """Of a call that has 10 s, and whose end is looked at."""
 
     def __init__(self, request: HealthCheckRequest) -> None:
-        self.request = request
+        super().__init__(request.SerializeToString())
         self.when_done: list[Any] = []
-        self.status: grpc.Status | None = None
-
-    def peer(self) -> str:
-        return "ipv4:192.0.2.7:4071"
-
-    def set_trailing_metadata(self, _: Any) -> None: ...
-
-    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return ()
 
     def time_remaining(self) -> float:
         return 10.0
@@ -46,17 +38,16 @@ class Context:
     def add_done_callback(self, callback: Any) -> None:
         self.when_done.append(callback)
 
-    async def read(self) -> bytes:
-        return self.request.SerializeToString()
-
-    async def abort_with_status(self, status: grpc.Status) -> None:
-        self.status = status
-
 
 def intercepted(recorder: CallRecorder, behaviour: Any, max_message_bytes: int = 1000) -> Any:
     server: Any = Server()
     interceptors = Interceptors(
-        recorder, CallGate(), Authenticator(), max_inputs=8, max_message_bytes=max_message_bytes
+        recorder,
+        CallGate(),
+        Authenticator(),
+        max_inputs=8,
+        max_message_bytes=max_message_bytes,
+        max_streams=100,
     )
     handler = grpc.unary_unary_rpc_method_handler(
         behaviour, HealthCheckRequest.FromString, HealthCheckResponse.SerializeToString

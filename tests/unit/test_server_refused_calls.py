@@ -8,6 +8,7 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.message import DecodeError
+from tests.unit.played_context import PlayedContext
 
 from dragoman.server.errors import FieldViolation, InvalidRequest
 from dragoman.server.fronts.grpc.authentication import Authenticator
@@ -46,30 +47,14 @@ class Request(Watched):
     model = "m"
 
 
-class Context:
-    """gRPC's side of a call."""
+class Context(PlayedContext):
+    """Notes what had been freed when the call was aborted."""
 
     def __init__(self, message: bytes, freed: list[str]) -> None:
-        self.messages, self.freed = [message], freed
+        super().__init__(message)
+        self.freed = freed
         self.freed_before_status: list[str] | None = None
         self.code: grpc.StatusCode | None = None
-
-    def time_remaining(self) -> None:
-        return None
-
-    def add_done_callback(self, _: object) -> None:
-        pass
-
-    def peer(self) -> str:
-        return "ipv4:192.0.2.7:4071"
-
-    def set_trailing_metadata(self, _: Any) -> None: ...
-
-    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return ()
-
-    async def read(self) -> bytes:
-        return self.messages.pop()
 
     async def abort_with_status(self, status: grpc.Status) -> None:
         self.freed_before_status, self.code = list(self.freed), status.code
@@ -80,7 +65,9 @@ async def refused(content: bytes, parse: Callable[[bytes], Any], behaviour: Any)
     freed: list[str] = []
     Watched.freed = freed
     recorder = CallRecorder(Metrics(1.0), {"m": 4}, max_calls=10)
-    interceptors = Interceptors(recorder, CallGate(), Authenticator(), max_inputs=128, max_message_bytes=1000)
+    interceptors = Interceptors(
+        recorder, CallGate(), Authenticator(), max_inputs=128, max_message_bytes=1000, max_streams=100
+    )
     inner = grpc.unary_unary_rpc_method_handler(behaviour, parse, TranslateRequest.SerializeToString)
     handler: Any = interceptors.around(PATH, inner, PROTOCOL)
     context = Context(Message(content), freed)

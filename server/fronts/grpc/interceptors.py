@@ -47,9 +47,6 @@ NO_MESSAGE_S = 1.0
 REQUEST_ID_KEY = "x-request-id"
 """Metadata with the id of a call: the caller's own, or the one that the server gave it, in the answer."""
 
-MAX_STREAMS = 100
-"""Calls of a connection at one time, where nothing else is said."""
-
 # Strings: generic in the stubs only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -101,7 +98,7 @@ class Interceptors:
         *,
         max_inputs: int,
         max_message_bytes: int,
-        max_streams: int = MAX_STREAMS,
+        max_streams: int,
     ) -> None:
         """Let a call have up to `max_inputs` inputs and answers in messages of up to `max_message_bytes`.
 

@@ -126,7 +126,7 @@ class _Place:
         self.beat = 0.0
         self.num_unchanged = 0
 
-    def has_died(self) -> bool:
+    def note_beat(self) -> bool:
         """Look for a sign of life; returns whether there has been none for too long."""
         beat = 0.0 if self.process is None else self.process.values.read().get(HEARTBEAT, 0.0)
         self.num_unchanged = self.num_unchanged + 1 if beat == self.beat else 0
@@ -277,7 +277,7 @@ class Fronts:
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
             for place in self._places:
-                if place.has_died() and place.process is not None:
+                if place.note_beat() and place.process is not None:
                     _log.warning("front_silent", front=place.number, pid=place.process.pid)
                     os.kill(place.process.pid, signal.SIGKILL)  # its channel says the rest
 
