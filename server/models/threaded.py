@@ -7,7 +7,6 @@ from pathlib import Path
 
 from dragoman.server.config import EngineSettings
 from dragoman.server.engine.known_lane import LaneUse
-from dragoman.server.engine.processes.linux import trim_memory
 from dragoman.server.engine.threads import LaneThreads
 from dragoman.server.errors import ResourceUnavailable
 from dragoman.server.execution.memory_budget import MemoryBudget
@@ -17,6 +16,7 @@ from dragoman.server.models.registry import Registry, announce_not_loaded
 from dragoman.server.models.served_model import ServedModel, announce, withdraw
 from dragoman.server.models.unloading import end_calls
 from dragoman.server.operations.metrics import Metrics
+from dragoman.server.processes.linux import trim_memory
 
 __all__ = ["ThreadedModels"]
 

@@ -25,7 +25,6 @@ from dragoman.common.errors import DragomanError
 from dragoman.server.decoding.parameters import DecodingParameters
 from dragoman.server.engine.api import Cancel, Finished, Report, Request, Submit
 from dragoman.server.engine.processes import link as link_module
-from dragoman.server.engine.processes import spawn
 from dragoman.server.engine.processes import supervisor as supervisor_module
 from dragoman.server.engine.processes.connection import HostConnection
 from dragoman.server.engine.processes.link import SocketLink
@@ -41,6 +40,7 @@ from dragoman.server.engine.processes.messages import (
 )
 from dragoman.server.engine.processes.supervisor import Supervisor
 from dragoman.server.errors import BundleError, ResourceUnavailable
+from dragoman.server.processes import start
 
 MODULE = "tests.integration.echo_host"
 PARAMETERS = DecodingParameters(max_tokens=8)
@@ -471,7 +471,7 @@ async def test_the_host_is_one_thread_of_the_servers_python() -> None:
         host = psutil.Process(held.supervisor.pid)
         assert host.num_threads() == 1
         assert host.cmdline()[-5:-3] == ["dragoman.server.engine.processes", MODULE]
-        assert spawn._environment()["PYTHONPATH"].split(os.pathsep) == sys.path
+        assert start._environment()["PYTHONPATH"].split(os.pathsep) == sys.path
 
 
 async def test_an_ended_engine_leaves_orphans_of_others_alone() -> None:

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from dragoman.server.engine.processes.channel import Channel, packet_pair
 from dragoman.server.engine.processes.messages import AddFront, LaneReady
+from dragoman.server.processes.channel import Channel, packet_pair
 
 
 @pytest.mark.parametrize("is_closed", [True, False])

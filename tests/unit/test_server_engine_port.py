@@ -8,10 +8,10 @@ import pytest
 
 from dragoman.server.engine.api import Cancel, Command, Leave, ModelCommand
 from dragoman.server.engine.lane_loop import DropWorker, ModelFront
-from dragoman.server.engine.processes.channel import Channel, packet_pair, stream_pair
 from dragoman.server.engine.processes.frames import framed
 from dragoman.server.engine.processes.messages import AddFront, FromLane, ToLane
 from dragoman.server.engine.processes.port import SocketPort
+from dragoman.server.processes.channel import Channel, packet_pair, stream_pair
 
 NUMBER = 7
 FRONT = ("spell/1", NUMBER)

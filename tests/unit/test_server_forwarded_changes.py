@@ -7,7 +7,6 @@ import msgspec
 import pytest
 import structlog
 
-from dragoman.server.engine.processes.memory_files import memory_file, read_memory_file
 from dragoman.server.errors import (
     Draining,
     EngineError,
@@ -23,6 +22,7 @@ from dragoman.server.fronts.processes.changes import ForwardedChanges, make_chan
 from dragoman.server.fronts.processes.messages import ChangeMade, MakeChange, ToFront, ToServer
 from dragoman.server.models.catalog import Catalog, VersionState, VersionStatus
 from dragoman.server.models.routes import Alias
+from dragoman.server.processes.memory_files import memory_file, read_memory_file
 
 
 class Changes:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dragoman.server.engine.processes.linux import how_it_ended
+from dragoman.server.processes.linux import how_it_ended
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import importlib
 import signal
 import sys
 
-from dragoman.server.engine.processes.linux import die_with_parent, name_process
+from dragoman.server.processes.linux import die_with_parent, name_process
 
 
 def main() -> None:

@@ -16,10 +16,10 @@ from typing import NoReturn
 import structlog
 
 from dragoman.common.errors import DragomanError
-from dragoman.server.engine.processes.channel import Channel, packet_pair
 from dragoman.server.engine.processes.lane_process import prefer_to_die
-from dragoman.server.engine.processes.linux import die_with_parent, how_it_ended, name_process
 from dragoman.server.engine.processes.messages import Checked, CheckFailed, FromCheck
+from dragoman.server.processes.channel import Channel, packet_pair
+from dragoman.server.processes.linux import die_with_parent, how_it_ended, name_process
 
 __all__ = ["MAX_CHECK_S", "Check", "CheckingProcess"]
 

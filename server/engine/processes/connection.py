@@ -5,8 +5,6 @@ import contextlib
 import socket
 from typing import Protocol
 
-from dragoman.server.engine.processes.channel import Channel
-from dragoman.server.engine.processes.memory_files import read_memory_file
 from dragoman.server.engine.processes.messages import (
     ChangeTaken,
     EndLane,
@@ -21,6 +19,8 @@ from dragoman.server.engine.processes.messages import (
     ModelRemoved,
     ToFront,
 )
+from dragoman.server.processes.channel import Channel
+from dragoman.server.processes.memory_files import read_memory_file
 
 __all__ = ["HostConnection", "Listener"]
 

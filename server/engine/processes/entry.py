@@ -10,12 +10,12 @@ from typing import NoReturn
 import structlog
 
 from dragoman.common.errors import DragomanError
-from dragoman.server.engine.processes.channel import Channel
 from dragoman.server.engine.processes.host import Host
 from dragoman.server.engine.processes.host_changes import ModelSource
 from dragoman.server.engine.processes.host_lanes import LaneStartError
-from dragoman.server.engine.processes.logs import send_logs_to
 from dragoman.server.engine.processes.messages import Begin, LoadingFailed, ToHost
+from dragoman.server.processes.channel import Channel
+from dragoman.server.processes.logs import send_logs_to
 
 __all__ = ["run_host"]
 

@@ -10,7 +10,6 @@ from collections import deque
 from typing import NoReturn
 
 from dragoman.common.errors import DragomanError
-from dragoman.server.engine.processes.channel import Channel
 from dragoman.server.engine.processes.host_changes import HostChanges, HostModel, ModelSource
 from dragoman.server.engine.processes.host_fronts import HostFronts
 from dragoman.server.engine.processes.host_lanes import HostLanes, LaneProcess, LaneStartError
@@ -29,6 +28,7 @@ from dragoman.server.engine.processes.messages import (
     ToHost,
     UnloadVersion,
 )
+from dragoman.server.processes.channel import Channel
 
 __all__ = ["Host"]
 

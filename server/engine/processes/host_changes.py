@@ -15,7 +15,6 @@ from typing import Protocol
 import structlog
 
 from dragoman.common.errors import DragomanError
-from dragoman.server.engine.processes.channel import Channel
 from dragoman.server.engine.processes.checking import CheckingProcess
 from dragoman.server.engine.processes.host_fronts import HostFronts
 from dragoman.server.engine.processes.host_lanes import HostLanes, collect_garbage
@@ -32,6 +31,7 @@ from dragoman.server.engine.processes.messages import (
     UnloadVersion,
 )
 from dragoman.server.errors import BundleError, ResourceUnavailable
+from dragoman.server.processes.channel import Channel
 
 __all__ = ["HostChanges", "HostModel", "ModelSource"]
 

@@ -6,9 +6,9 @@ import select
 import socket
 from collections.abc import Callable, Sequence
 
-from dragoman.server.engine.processes.channel import Channel
-from dragoman.server.engine.processes.memory_files import memory_file
 from dragoman.server.engine.processes.messages import FromFront, ToFront
+from dragoman.server.processes.channel import Channel
+from dragoman.server.processes.memory_files import memory_file
 
 __all__ = ["HostFronts"]
 

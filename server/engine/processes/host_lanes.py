@@ -16,10 +16,8 @@ from dataclasses import dataclass, field
 import structlog
 
 from dragoman.common.errors import OperationError
-from dragoman.server.engine.processes.channel import Channel, packet_pair, stream_pair
 from dragoman.server.engine.processes.host_fronts import HostFronts
 from dragoman.server.engine.processes.lane_process import LaneStart, run_lane
-from dragoman.server.engine.processes.linux import how_it_ended, trim_memory
 from dragoman.server.engine.processes.messages import (
     AddFront,
     DropModel,
@@ -31,6 +29,8 @@ from dragoman.server.engine.processes.messages import (
     RetireLane,
 )
 from dragoman.server.errors import ResourceUnavailable
+from dragoman.server.processes.channel import Channel, packet_pair, stream_pair
+from dragoman.server.processes.linux import how_it_ended, trim_memory
 
 __all__ = ["MAX_FAILED_STARTS", "HostLanes", "LaneProcess", "LaneStartError", "collect_garbage"]
 

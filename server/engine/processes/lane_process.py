@@ -11,10 +11,10 @@ import structlog
 
 from dragoman.common.errors import DragomanError
 from dragoman.server.engine.lane_loop import LaneLoop, Worker
-from dragoman.server.engine.processes.channel import Channel
-from dragoman.server.engine.processes.linux import die_with_parent, name_process, trim_memory
 from dragoman.server.engine.processes.messages import LaneFailed, LaneReady, ToLane
 from dragoman.server.engine.processes.port import SocketPort
+from dragoman.server.processes.channel import Channel
+from dragoman.server.processes.linux import die_with_parent, name_process, trim_memory
 
 __all__ = ["LaneStart", "prefer_to_die", "run_lane"]
 

@@ -8,7 +8,6 @@ import msgspec
 
 from dragoman.server.engine.api import Command, Leave, ModelCommand, ModelReport, Report
 from dragoman.server.engine.lane_loop import DropWorker, ModelFront
-from dragoman.server.engine.processes.channel import Channel
 from dragoman.server.engine.processes.frames import (
     MAX_QUEUED_BYTES,
     READ_BYTES,
@@ -17,6 +16,7 @@ from dragoman.server.engine.processes.frames import (
     framed,
 )
 from dragoman.server.engine.processes.messages import AddFront, DropModel, ToLane
+from dragoman.server.processes.channel import Channel
 
 __all__ = ["SocketPort"]
 

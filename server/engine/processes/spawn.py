@@ -1,19 +1,15 @@
-"""Start a host process, or another one of the server's own.
-
-Nothing here takes long to import: a server does it before anything else.
-"""
+"""Start a host process. Nothing here takes long to import: a server does it before anything else."""
 
 import os
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dragoman.server.engine.processes.linux import adopt_orphans
+from dragoman.server.processes.linux import adopt_orphans
+from dragoman.server.processes.start import start_process
 
-__all__ = ["SpawnedHost", "spawn", "start_process"]
+__all__ = ["SpawnedHost", "spawn"]
 
 _PACKAGE = __name__.rpartition(".")[0]
 _ONE_THREAD = {
@@ -68,34 +64,3 @@ def spawn(module: str) -> SpawnedHost:
             raise
     log.setblocking(False)
     return SpawnedHost(process, control, log)
-
-
-def start_process(
-    package: str,
-    module: str,
-    descriptors: Sequence[int],
-    environment: dict[str, str] | None = None,
-    *,
-    arguments: Sequence[str] = (),
-) -> "subprocess.Popen[bytes]":
-    """Run `python -m package module arguments descriptors PID`, where PID is this process, and hand on the descriptors.
-
-    The process imports what this one would import, wherever that lies, and nothing else (-P). It has a process group
-    of its own: Ctrl-C in a terminal goes to the server alone.
-
-    Raises:
-        OSError: the system refuses another process.
-    """
-    numbers = map(str, (*descriptors, os.getpid()))
-    return subprocess.Popen(  # noqa: S603  our own program
-        [sys.executable, "-P", "-m", package, module, *arguments, *numbers],
-        stdin=subprocess.DEVNULL,
-        stdout=2,
-        pass_fds=tuple(descriptors),
-        env=_environment() | (environment or {}),
-        process_group=0,
-    )
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -15,10 +15,7 @@ import structlog
 from dragoman.common import errors as common_errors
 from dragoman.common.errors import DragomanError, OperationError
 from dragoman.server import errors as server_errors
-from dragoman.server.engine.processes.channel import Channel, packet_pair
 from dragoman.server.engine.processes.host_watch import HostWatch
-from dragoman.server.engine.processes.linux import adopt_orphans, how_it_ended
-from dragoman.server.engine.processes.logs import relay
 from dragoman.server.engine.processes.messages import (
     AddFront,
     Alive,
@@ -31,6 +28,9 @@ from dragoman.server.engine.processes.messages import (
     UnloadVersion,
 )
 from dragoman.server.engine.processes.spawn import SpawnedHost, spawn
+from dragoman.server.processes.channel import Channel, packet_pair
+from dragoman.server.processes.linux import adopt_orphans, how_it_ended
+from dragoman.server.processes.logs import relay
 
 __all__ = ["MAX_FAILED_STARTS", "HostDied", "HostProcess", "Supervisor"]
 

@@ -4,8 +4,8 @@ import importlib
 import signal
 import sys
 
-from dragoman.server.engine.processes.linux import die_with_parent, name_process
 from dragoman.server.operations.grpc_core import set_up_grpc_core
+from dragoman.server.processes.linux import die_with_parent, name_process
 
 
 def main() -> None:

@@ -21,9 +21,6 @@ from prometheus_client import disable_created_metrics
 from dragoman.common.cpu import cpu_limit_cores
 from dragoman.common.errors import DragomanError
 from dragoman.server.config import EngineSettings, ServerSettings
-from dragoman.server.engine.processes.channel import Channel
-from dragoman.server.engine.processes.logs import send_logs_to
-from dragoman.server.engine.processes.memory_files import read_memory_file
 from dragoman.server.fronts.grpc.front import GrpcFront
 from dragoman.server.fronts.processes.changes import ForwardedChanges
 from dragoman.server.fronts.processes.clients import OtherFronts
@@ -52,6 +49,9 @@ from dragoman.server.operations.reloading import CredentialReloader
 from dragoman.server.operations.shared_values import ValueWriter, counting_in
 from dragoman.server.operations.stop_signals import EXIT_BROKEN
 from dragoman.server.operations.tracing import start_tracing
+from dragoman.server.processes.channel import Channel
+from dragoman.server.processes.logs import send_logs_to
+from dragoman.server.processes.memory_files import read_memory_file
 from dragoman.server.security.credentials import Credentials
 
 __all__ = ["PUBLISH_INTERVAL_S", "Models", "run_front"]

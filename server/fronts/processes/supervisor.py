@@ -13,11 +13,6 @@ import structlog
 
 from dragoman.common.errors import OperationError
 from dragoman.server.config import ServerSettings
-from dragoman.server.engine.processes.channel import Channel, packet_pair
-from dragoman.server.engine.processes.linux import how_it_ended
-from dragoman.server.engine.processes.logs import relay
-from dragoman.server.engine.processes.memory_files import memory_file
-from dragoman.server.engine.processes.spawn import start_process
 from dragoman.server.fronts.grpc.front import INFERENCE_METHODS
 from dragoman.server.fronts.processes.changes import make_change
 from dragoman.server.fronts.processes.clients import ClientMemory, OtherFronts
@@ -40,6 +35,11 @@ from dragoman.server.models.changes import ForbiddenChanges, ModelChanges
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.operations.shared_values import HEARTBEAT, ValueMemory
 from dragoman.server.operations.statistics import read_statistics
+from dragoman.server.processes.channel import Channel, packet_pair
+from dragoman.server.processes.linux import how_it_ended
+from dragoman.server.processes.logs import relay
+from dragoman.server.processes.memory_files import memory_file
+from dragoman.server.processes.start import start_process
 
 __all__ = ["END_S", "FrontProcess", "Fronts"]
 

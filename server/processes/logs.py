@@ -1,7 +1,7 @@
-"""Log events of the host and its lanes, on their way to the server's log.
+"""Log events of the host, the lanes and the further fronts, on their way to the server's log.
 
 All write to one socket, an event a packet. The server reads it. An event that the socket has no room for is counted,
-and the next one says how many were lost: no lane ever waits for a log.
+and the next one says how many were lost: no lane and no front ever waits for a log.
 """
 
 import logging

@@ -41,7 +41,7 @@ class Channel(Generic[Received]):
     """
 
     def __init__(self, sock: socket.socket, received: Any) -> None:
-        """`received` is the type of what the peer sends: a struct of `messages.py`, or a union of them."""
+        """`received` is the type of what the peer sends: a struct, or a union of structs."""
         sock.setblocking(False)
         self._socket = sock
         self._decoder: msgspec.msgpack.Decoder[Received] = msgspec.msgpack.Decoder(received)
