@@ -13,13 +13,16 @@ from typing import NamedTuple
 from dragoman.server.engine.rate import Rate, retry_delay_s
 from dragoman.server.priority import DEFAULT_WEIGHTS, Priority, Weights
 
-__all__ = ["Load", "Size"]
+__all__ = ["STALE_S", "Load", "Size"]
 
 MAX_SHARE = 0.6
 """Share of its time after which a call may be expected to be answered. The rest is for what the expectation misses."""
 BUSY_SHARE = 0.5
 """Share of the slots from which on the rate of answers is believed. Below it, a call is always taken: it shows the rate
 again when a stall has spoilt it."""
+STALE_S = 1.0
+"""After so long without a call that shows the rate, a call of any number of sequences is taken where those before it
+leave that share of the slots free: otherwise a stall would have calls of many sequences refused for ever."""
 
 
 class Size(NamedTuple):
@@ -45,6 +48,7 @@ class Load:
         self._num_rows = 0
         self._row_rate, self._token_rate = Rate(), Rate()
         self._num_answered_rows = 0
+        self._last_busy_s = -math.inf
 
     def delay(
         self,
@@ -60,7 +64,7 @@ class Load:
         long as so many answers do (Little's law).
         """
         self._pass(now_s)
-        if self._num_rows + size.rows <= BUSY_SHARE * self.num_slots or math.isinf(remaining_s):
+        if math.isinf(remaining_s) or self._shows_rate(size, now_s):
             return None
         rows, tokens = self._before(size, priority)
         # In the first turn the answers of all slots may be about to come, together: the rate is that or less.
@@ -127,6 +131,11 @@ class Load:
             tokens += self._tokens[other] * share * served / theirs
         return rows, tokens
 
+    def _shows_rate(self, size: Size, now_s: float) -> bool:
+        """Whether such a call is taken for what its answer says about the rate, whatever the rate seems to be."""
+        num_free = BUSY_SHARE * self.num_slots - self._num_rows
+        return size.rows <= num_free or (num_free > 0 and now_s - self._last_busy_s >= STALE_S)
+
     def _add(self, size: Size, priority: Priority, sign: int) -> None:
         self._num_rows += sign * size.rows
         self._rows[priority] += sign * size.rows
@@ -135,5 +144,7 @@ class Load:
     def _pass(self, now_s: float) -> None:
         """Let time pass until `now_s`."""
         is_busy = self._num_rows >= BUSY_SHARE * self.num_slots
+        if is_busy:
+            self._last_busy_s = now_s
         self._row_rate.pass_time(now_s, is_busy=is_busy)
         self._token_rate.pass_time(now_s, is_busy=is_busy)

@@ -4,7 +4,7 @@ import math
 
 from dragoman.server.engine.rate import MAX_DELAY_S
 from dragoman.server.priority import Priority
-from dragoman.server.requests.admission import Load, Size
+from dragoman.server.requests.admission import STALE_S, Load, Size
 
 SLOTS = 8
 
@@ -71,6 +71,21 @@ def test_a_model_that_answers_nothing_any_more_takes_calls_while_half_of_its_slo
     for _ in range(60 - SLOTS // 2 + 1):
         load.end(now_s, answered=False)
     assert load.delay(1.0, now_s) is None
+
+
+def test_a_call_of_many_rows_shows_the_rate_again_when_a_stall_has_spoilt_it() -> None:
+    load = Load(SLOTS)
+    now_s = serve_at_full_load(load, num_calls=SLOTS, rate=100, seconds=3)
+    for _ in range(SLOTS):
+        load.end(now_s + 6.0, answered=False)  # the lanes died, and nothing was answered for long
+    many = Size(SLOTS)
+    assert load.delay(30.0, now_s + 6.1, many) is not None, "nothing says yet that the stall is over"
+    now_s += 6.0 + STALE_S
+    assert load.delay(30.0, now_s, many) is None, "a call of fewer rows may never come"
+    load.begin(now_s, many)
+    assert load.delay(30.0, now_s, many) is not None, "one is enough to show the rate"
+    load.end(now_s + 0.1, answered=True, size=many)
+    assert load.delay(30.0, now_s + 0.1, many) is None
 
 
 def test_a_free_slot_is_of_no_use_to_a_call_whose_time_is_too_short_to_be_computed_beside_the_others() -> (
