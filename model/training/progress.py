@@ -75,8 +75,8 @@ class Reporter:
             speed_estimate_period=_SPEED_PERIOD_S,
             disable=silent or not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=1.0, figures="")
-        self._phase = ""
+        self._phase = "starting"
+        self._task = self._bar.add_task(self._phase, total=1.0, figures="")
         self._phase_s = self._said_s = time.monotonic()
         self._done = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="progress", daemon=True)
