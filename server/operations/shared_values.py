@@ -44,8 +44,10 @@ class ValueMemory:
         return {key: value for key, value, _, _ in entries}
 
     def close(self) -> None:
-        """Give the memory back, once no process writes into it."""
-        os.close(self.fd)
+        """Give the memory back, once no process writes into it. Harmless when it is closed."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 class ValueWriter:

@@ -1,23 +1,12 @@
 import os
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.conftest import Pipe
 
 from dragoman.cli.lines import BadLine, Block, blocks_of, read_blocks, read_text
 from dragoman.common.errors import UsageError
-
-
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    ends = os.pipe()
-    yield ends
-    for end in ends:
-        try:
-            os.close(end)
-        except OSError:
-            continue  # the test closed it
 
 
 async def lines_of(content: bytes, tmp_path: Path, max_lines: int = 3) -> list[Block]:
@@ -55,14 +44,13 @@ async def test_lines_across_reads_stay_whole_and_counted(tmp_path: Path) -> None
     assert sum(block.num_bytes for block in blocks) == len("\n".join(lines).encode()) + 1
 
 
-async def test_what_is_there_is_not_held_back(pipe: tuple[int, int]) -> None:
-    reader, writer = pipe
-    blocks = read_blocks(reader, max_lines=32)
-    os.write(writer, b"first\nsec")
+async def test_what_is_there_is_not_held_back(pipe: Pipe) -> None:
+    blocks = read_blocks(pipe.reader.fileno(), max_lines=32)
+    pipe.writer.write(b"first\nsec")
     assert await anext(blocks) == Block(0, ("first",), 6)
-    os.write(writer, b"ond\n")
+    pipe.writer.write(b"ond\n")
     assert await anext(blocks) == Block(1, ("second",), 7)
-    os.close(writer)
+    pipe.writer.close()
     assert [block async for block in blocks] == []
 
 
@@ -115,16 +103,16 @@ async def test_a_long_file_is_read_no_faster_than_it_is_used(tmp_path: Path) -> 
         tracemalloc.stop()
 
 
-async def test_a_reader_that_is_left_reads_no_other_file(tmp_path: Path, pipe: tuple[int, int]) -> None:
-    reader, writer = pipe
+async def test_a_reader_that_is_left_reads_no_other_file(tmp_path: Path, pipe: Pipe) -> None:
+    reader = pipe.reader.fileno()
     blocks = read_blocks(reader, max_lines=32)
-    os.write(writer, b"first\n")
+    pipe.writer.write(b"first\n")
     await anext(blocks)
     await blocks.aclose()  # type: ignore[attr-defined]
     (tmp_path / "other").write_text("whole")
     with (tmp_path / "other").open("rb") as other:
         os.dup2(other.fileno(), reader)  # the pipe is closed, and its number is the other file's
-        os.close(writer)
+        pipe.writer.close()
         assert [block.lines async for block in read_blocks(reader, max_lines=32)] == [("whole",)]
 
 

@@ -1,11 +1,9 @@
 """Log lines: a standard error that is not read, is full or is gone costs lines, never the one that logs."""
 
-import contextlib
 import os
 import threading
-from collections.abc import Iterator
 
-import pytest
+from tests.conftest import Pipe
 
 from dragoman.server.operations.log_limits import BURST, LINES_PER_SECOND, MAX_KINDS, LogLimiter, Suppressed
 from dragoman.server.operations.log_writer import (
@@ -18,15 +16,6 @@ from dragoman.server.operations.log_writer import (
 PATIENCE_S = 20.0
 
 
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    ends = os.pipe()
-    yield ends
-    for end in ends:
-        with contextlib.suppress(OSError):  # the test has closed it
-            os.close(end)
-
-
 def dropped(writer: LogWriter) -> float:
     [family] = DroppedLinesCollector(writer).collect()
     [sample] = family.samples
@@ -34,18 +23,18 @@ def dropped(writer: LogWriter) -> float:
     return sample.value
 
 
-def test_lines_arrive_in_their_order(pipe: tuple[int, int]) -> None:
-    writer = LogWriter(descriptor_writer(pipe[1]))
+def test_lines_arrive_in_their_order(pipe: Pipe) -> None:
+    writer = LogWriter(descriptor_writer(pipe.writer.fileno()))
     lines = [f"line {number} \udce9\n" for number in range(1000)]  # a byte that is not UTF-8 costs no line
     for line in lines:
         writer.put(line)
     assert writer.flush(PATIENCE_S)
-    assert os.read(pipe[0], 1 << 16).decode() == "".join(lines).replace("\udce9", "\\udce9")
+    assert os.read(pipe.reader.fileno(), 1 << 16).decode() == "".join(lines).replace("\udce9", "\\udce9")
     assert dropped(writer) == 0
 
 
-def test_a_pipe_that_nobody_reads_holds_up_nobody(pipe: tuple[int, int]) -> None:
-    writer = LogWriter(descriptor_writer(pipe[1]), max_characters=10_000)
+def test_a_pipe_that_nobody_reads_holds_up_nobody(pipe: Pipe) -> None:
+    writer = LogWriter(descriptor_writer(pipe.writer.fileno()), max_characters=10_000)
     num_lines = 0
     while writer.num_dropped < 100:
         writer.put("x" * 99 + "\n")
@@ -56,27 +45,27 @@ def test_a_pipe_that_nobody_reads_holds_up_nobody(pipe: tuple[int, int]) -> None
     num_dropped = dropped(writer)
     received = 0
     while received < (num_lines - num_dropped) * 100:  # somebody reads after all
-        received += len(os.read(pipe[0], 1 << 16))
+        received += len(os.read(pipe.reader.fileno(), 1 << 16))
     assert writer.flush(PATIENCE_S)
     assert dropped(writer) == num_dropped
 
 
-def test_a_pipe_that_another_process_made_non_blocking_loses_nothing(pipe: tuple[int, int]) -> None:
-    os.set_blocking(pipe[1], False)
-    writer = LogWriter(descriptor_writer(pipe[1]))
+def test_a_pipe_that_another_process_made_non_blocking_loses_nothing(pipe: Pipe) -> None:
+    os.set_blocking(pipe.writer.fileno(), False)
+    writer = LogWriter(descriptor_writer(pipe.writer.fileno()))
     for _ in range(3000):
         writer.put("x" * 99 + "\n")
     received = 0
     while received < 300_000:
-        received += len(os.read(pipe[0], 1 << 16))
+        received += len(os.read(pipe.reader.fileno(), 1 << 16))
     assert writer.flush(PATIENCE_S)
     assert dropped(writer) == 0
 
 
-def test_a_reader_that_has_gone_and_a_full_disk_are_counted(pipe: tuple[int, int]) -> None:
-    os.close(pipe[0])
+def test_a_reader_that_has_gone_and_a_full_disk_are_counted(pipe: Pipe) -> None:
+    pipe.reader.close()
     full = os.open("/dev/full", os.O_WRONLY)
-    for descriptor in (pipe[1], full):
+    for descriptor in (pipe.writer.fileno(), full):
         writer = LogWriter(descriptor_writer(descriptor))
         for _ in range(10):
             writer.put("x\n")
