@@ -31,7 +31,7 @@ from dragoman.server.models.registry import Registry
 from dragoman.server.models.threaded import ThreadedModels
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.requests.client_limits import ClientLimits
-from dragoman.server.requests.record import CallRecorder
+from dragoman.server.requests.recorder import CallRecorder
 from dragoman.server.requests.runtime import Runtime
 from dragoman.v1.translation_pb2 import TranslateRequest, TranslateResponse
 

@@ -1,6 +1,9 @@
-"""How many calls a front answers at this moment, so that a drain knows when it is done. Knows no transport."""
+"""The calls that a front answers at this moment: how many may run, and when a drain is done. Knows no transport."""
 
 import asyncio
+
+from dragoman.server.engine.rate import Rate, retry_delay_s
+from dragoman.server.errors import Overloaded
 
 __all__ = ["CallsInFlight"]
 
@@ -16,10 +19,14 @@ class CallsInFlight:
 
     Attributes:
         count: calls of this moment.
+        max_calls: that may run at one time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_calls: int) -> None:
         self.count = 0
+        self.max_calls = max_calls
+        self._ends = Rate()  # of calls, while there are as many as may run
+        self._was_full = False
         self._num_begun = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -35,6 +42,25 @@ class CallsInFlight:
         self.count -= 1
         if self.count == 0:
             self._idle.set()
+
+    def check(self, now_s: float) -> None:
+        """Refuse the call that began last when it is one too many.
+
+        Raises:
+            Overloaded: `max_calls` others run. The client tries again when about as many have ended.
+        """
+        if self.count > self.max_calls:
+            self.pass_time(now_s)
+            delay_s = retry_delay_s(self._ends.seconds_for(self.max_calls))
+            raise Overloaded(f"{self.max_calls} calls are being answered already", delay_s)
+
+    def pass_time(self, now_s: float, *, num_ended: int = 0) -> None:
+        """Learn how fast calls end while there are as many as may run."""
+        is_full = self.count >= self.max_calls
+        if is_full or self._was_full:
+            self._ends.pass_time(now_s, is_busy=self._was_full)
+            self._ends.add(num_ended)
+            self._was_full = is_full
 
     async def wait_until_none_begins(self) -> None:
         """Return when no call has begun for a while: those that had arrived have been taken up.

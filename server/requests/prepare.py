@@ -12,6 +12,7 @@ from dragoman.server.models.served_model import ServedModel
 from dragoman.server.requests.admission import Size
 from dragoman.server.requests.answer_room import least_bytes
 from dragoman.server.requests.calls import Call, ScoringCall
+from dragoman.server.requests.current_call import current_priority, current_record
 from dragoman.server.requests.option_texts import (
     check_option_texts,
     check_prefixes,
@@ -20,7 +21,6 @@ from dragoman.server.requests.option_texts import (
 )
 from dragoman.server.requests.options import DEFAULT_OPTIONS, Options, Room, check_options
 from dragoman.server.requests.parameters import decoding_parameters, most_tokens
-from dragoman.server.requests.record import current_priority, current_record
 from dragoman.server.requests.text_rules import (
     abilities_of,
     check_inputs,

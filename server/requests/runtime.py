@@ -20,15 +20,15 @@ from dragoman.server.models.served_model import ServedModel
 from dragoman.server.requests.answer_room import AnswerRoom
 from dragoman.server.requests.answers import SubmittedInput, answer_to, score_of
 from dragoman.server.requests.calls import Answer, Call, Delta, Scored, ScoringCall
-from dragoman.server.requests.pace import Pace
-from dragoman.server.requests.prepare import CallLimits, PreparedInput, prepare, prepare_scoring
-from dragoman.server.requests.record import (
+from dragoman.server.requests.current_call import (
     current_client,
     current_priority,
     current_record,
     current_trace,
     note_version,
 )
+from dragoman.server.requests.pace import Pace
+from dragoman.server.requests.prepare import CallLimits, PreparedInput, prepare, prepare_scoring
 from dragoman.server.requests.tokenization import Tokenising
 from dragoman.server.requests.traces import current_exemplar, trace_sequences
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from dragoman.server.engine.client import MAX_TIMELINES
-from dragoman.server.requests.record import current_trace
+from dragoman.server.requests.current_call import current_trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -20,7 +20,8 @@ from dragoman.server.errors import (
 )
 from dragoman.server.operations.logs import configure_logs
 from dragoman.server.operations.metrics import Metrics
-from dragoman.server.requests.record import CallRecord, CallRecorder
+from dragoman.server.requests.record import CallRecord
+from dragoman.server.requests.recorder import CallRecorder
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from dragoman.server.fronts.grpc.interceptors import Interceptors, Protocol
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.priority import Priority
 from dragoman.server.requests.caller import NOBODY, Caller
-from dragoman.server.requests.record import CallRecorder, current_priority
+from dragoman.server.requests.current_call import current_priority
+from dragoman.server.requests.recorder import CallRecorder
 from dragoman.server.scopes import Scope
 
 

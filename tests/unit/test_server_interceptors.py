@@ -12,7 +12,7 @@ from dragoman.server.fronts.grpc.authentication import Authenticator
 from dragoman.server.fronts.grpc.draining import CallGate
 from dragoman.server.fronts.grpc.interceptors import InterceptedServer, Interceptors, Protocol
 from dragoman.server.operations.metrics import Metrics
-from dragoman.server.requests.record import CallRecorder
+from dragoman.server.requests.recorder import CallRecorder
 
 OTHER = Protocol(model_fields=("service",), decoding_methods=frozenset({"Check"}))
 

@@ -16,7 +16,7 @@ from dragoman.server.fronts.grpc.dragoman_v1.protocol import PROTOCOL
 from dragoman.server.fronts.grpc.draining import CallGate
 from dragoman.server.fronts.grpc.interceptors import Interceptors
 from dragoman.server.operations.metrics import Metrics
-from dragoman.server.requests.record import CallRecorder
+from dragoman.server.requests.recorder import CallRecorder
 from dragoman.v1.translation_pb2 import TranslateRequest
 
 PATH = "/dragoman.v1.TranslationService/Translate"

@@ -37,7 +37,7 @@ from dragoman.server.models.served_model import ServedModel
 from dragoman.server.operations.metrics import UNKNOWN_MODEL, Metrics, RejectionReason
 from dragoman.server.operations.statistics import ModelStatistics, read_statistics
 from dragoman.server.requests.client_limits import ClientLimits, Elsewhere
-from dragoman.server.requests.record import CallRecorder
+from dragoman.server.requests.recorder import CallRecorder
 from dragoman.server.requests.runtime import Runtime
 from dragoman.server.scopes import Scope
 from dragoman.server.security.credentials import Credentials
@@ -174,8 +174,9 @@ class GrpcFront:
         """Go by `settings` from now on, which differ from those before in `RELOADABLE_KEYS` alone."""
         self._listen, self._logs_content = settings.server, settings.logging.request_content
         if (recorder := self._recorder) is not None:
-            recorder.max_calls, recorder.logs_content = self._listen.max_concurrent_calls, self._logs_content
-            recorder.renew_log()
+            recorder.in_flight.max_calls = self._listen.max_concurrent_calls
+            recorder.log.shows_content = self._logs_content
+            recorder.log.renew()
         self._limit_clients(settings.admission)
 
     def count_clients_with(self, elsewhere: Elsewhere) -> None:

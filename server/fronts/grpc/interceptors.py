@@ -36,7 +36,8 @@ from dragoman.server.fronts.grpc.parsing import Parsing
 from dragoman.server.fronts.grpc.request_streams import RequestStreams
 from dragoman.server.fronts.grpc.status import CallStatus, to_status
 from dragoman.server.requests.failures import Failure
-from dragoman.server.requests.record import CallRecord, CallRecorder
+from dragoman.server.requests.record import CallRecord
+from dragoman.server.requests.recorder import CallRecorder
 from dragoman.server.scopes import Scope
 
 __all__ = ["Handler", "InterceptedServer", "Interceptors", "Protocol"]

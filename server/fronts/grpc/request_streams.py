@@ -17,7 +17,8 @@ from dragoman.server.errors import Draining
 from dragoman.server.fronts.grpc.draining import CallGate
 from dragoman.server.fronts.grpc.status import to_status
 from dragoman.server.requests.failures import Failure
-from dragoman.server.requests.record import CallRecord, CallRecorder
+from dragoman.server.requests.record import CallRecord
+from dragoman.server.requests.recorder import CallRecorder
 
 __all__ = ["RequestStreams", "StreamedCall"]
 

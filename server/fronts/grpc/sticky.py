@@ -1,6 +1,6 @@
 """The metadata key by which calls without a version stay with one version of a model."""
 
-from dragoman.server.requests.record import current_record
+from dragoman.server.requests.current_call import current_record
 
 __all__ = ["STICKY_KEY", "sticky_key"]
 
