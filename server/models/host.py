@@ -33,6 +33,7 @@ from dragoman.server.models.loader import (
     load_models,
     version_folder,
 )
+from dragoman.server.models.process_memory import LANE_BYTES
 
 __all__ = ["main"]
 
@@ -57,6 +58,7 @@ def _load(host: Host, begin: Begin) -> tuple[int, "_ModelsFolder"]:
         lambda model: host.add_model(source.take(model)),
         all_versions=begin.all_versions,
         wanted=begin.versions,
+        budget=MemoryBudget(_lane_processes_bytes(settings)),
     )
     loaded = {each.key for each in loading.models}
     if missing := sorted(set(begin.versions or ()) - loaded):
@@ -91,7 +93,7 @@ class _ModelsFolder:
         """
         started = time.perf_counter()
         bundle = Bundle.read(version_folder(self._directory, name, version))
-        budget = MemoryBudget(sum(self._num_bytes.values()))
+        budget = MemoryBudget(_lane_processes_bytes(self._settings) + sum(self._num_bytes.values()))
         backend = load_checked_backend(bundle, self._settings, budget)
         return Checked(_digest(bundle), time.perf_counter() - started, backend.slowest_run_s)
 
@@ -109,6 +111,12 @@ class _ModelsFolder:
     def forget(self, key: str) -> None:
         """As `ModelSource.forget`."""
         self._num_bytes.pop(key, None)
+
+
+def _lane_processes_bytes(settings: EngineSettings) -> int:
+    """What lanes take that are still to be started, beside their rows."""
+    num_lanes, _ = lane_layout(settings)
+    return num_lanes * LANE_BYTES
 
 
 def _digest(bundle: Bundle) -> bytes:

@@ -1,7 +1,11 @@
 """Memory and threads that cannot be had: one line with the numbers and what to lower, before anything is reserved."""
 
+import os
 import re
+import shutil
 import threading
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from tests.unit.damaged_bundles import FIXTURES, GENERATION, TRANSLATION
@@ -9,13 +13,16 @@ from tests.unit.damaged_bundles import FIXTURES, GENERATION, TRANSLATION
 from dragoman.common.memory import AvailableMemory
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import EngineSettings
+from dragoman.server.engine.processes.messages import Begin
 from dragoman.server.engine.threads import LaneThreads
 from dragoman.server.errors import ResourceUnavailable
 from dragoman.server.execution.backend import Backend
 from dragoman.server.execution.cache_memory import row_bytes
 from dragoman.server.execution.host_memory import HostMemory
 from dragoman.server.execution.memory_budget import MemoryBudget, engine_bytes
-from dragoman.server.models.loader import load_checked_backend
+from dragoman.server.models.host import _load as load_in_host
+from dragoman.server.models.loader import lanes_bytes, load_checked_backend
+from dragoman.server.models.process_memory import LANE_BYTES
 
 MIB = 2**20
 
@@ -88,6 +95,21 @@ def test_too_many_rows_are_one_line_with_the_numbers(monkeypatch: pytest.MonkeyP
         r"\(MemAvailable\): lower one of them",
         str(caught.value),
     )
+
+
+def test_rows_and_the_processes_of_lanes_have_to_fit_together(
+    tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = backend.bundle
+    shutil.copytree(bundle.path, tmp_path / bundle.name / str(bundle.version))
+    settings = EngineSettings(lanes=2, slots_per_lane=4, prefix_cache_bytes=0)
+    begin = Begin(os.fsencode(tmp_path), settings.model_dump_json().encode())
+    num_bytes = lanes_bytes(backend, settings) + 2 * LANE_BYTES
+    available(monkeypatch, num_bytes)
+    assert load_in_host(Mock(), begin)[0] == 2
+    available(monkeypatch, num_bytes - 1)
+    with pytest.raises(ResourceUnavailable, match=r"engine\.lanes = 2 .*, 16\.0 MiB of it granted: lower"):
+        load_in_host(Mock(), begin)
 
 
 def test_memory_that_the_system_refuses_is_one_line(
