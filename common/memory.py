@@ -11,10 +11,28 @@ from typing import NamedTuple
 
 from dragoman.common.cgroups import group_and_ancestors, memberships, read_text
 
-__all__ = ["AvailableMemory", "available_memory", "proportional_bytes", "readable_bytes"]
+__all__ = [
+    "AvailableMemory",
+    "available_memory",
+    "memory_limit_bytes",
+    "proportional_bytes",
+    "readable_bytes",
+]
 
 _FILE_CACHE = ("inactive_file", "active_file")
 """Counted as used by a group; the kernel drops them when the group needs memory."""
+
+
+class _Names(NamedTuple):
+    """Files of a cgroup, and what its lines of sums over its children begin with."""
+
+    limit: str
+    usage: str
+    prefix: str
+
+
+_V1 = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+_V2 = _Names("memory.max", "memory.current", "")
 
 
 class AvailableMemory(NamedTuple):
@@ -31,6 +49,17 @@ def available_memory(root: Path = Path("/")) -> AvailableMemory | None:
         root: where /proc and /sys are looked for; tests hand in a folder of their own.
     """
     return min(_limits(root), default=None)
+
+
+def memory_limit_bytes(root: Path = Path("/")) -> int | None:
+    """What this process and those beside it in its cgroup may take at most; None where the system names no limit.
+
+    The tightest of the cgroup's limits, or else the machine's memory.
+    """
+    limits = [_table(root / "proc/meminfo").get("MemTotal", 0) * 1024]
+    texts = [read_text(folder / names.limit).strip() for folder, names in _groups(root)]
+    limits += [int(text) for text in texts if text.isdecimal()]  # v2 says "max" where there is no limit
+    return min(filter(None, limits), default=None)
 
 
 def proportional_bytes(pid: int, root: Path = Path("/")) -> int:
@@ -50,18 +79,24 @@ def _limits(root: Path) -> Iterator[AvailableMemory]:
     available = _table(root / "proc/meminfo").get("MemAvailable")
     if available is not None:
         yield AvailableMemory(available * 1024, "MemAvailable")
-    mounts = root / "sys/fs/cgroup"
-    for controllers, group in memberships(root / "proc/self/cgroup"):
-        if controllers == "":  # the one hierarchy of v2
-            for folder in group_and_ancestors(mounts, group):
-                yield from _limit_of(folder, "memory.max", "memory.current", "")
-        elif "memory" in controllers.split(","):
-            for folder in group_and_ancestors(mounts / "memory", group):
-                yield from _limit_of(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+    for folder, names in _groups(root):
+        yield from _limit_of(folder, *names)
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     pages = read_text(root / "proc/self/statm").split()
     if most != resource.RLIM_INFINITY and pages:
         yield AvailableMemory(max(0, most - int(pages[0]) * resource.getpagesize()), "RLIMIT_AS")
+
+
+def _groups(root: Path) -> Iterator[tuple[Path, _Names]]:
+    """The folder of each cgroup that limits this process's memory, and what its files are called there."""
+    mounts = root / "sys/fs/cgroup"
+    for controllers, group in memberships(root / "proc/self/cgroup"):
+        if controllers == "":  # the one hierarchy of v2
+            for folder in group_and_ancestors(mounts, group):
+                yield folder, _V2
+        elif "memory" in controllers.split(","):
+            for folder in group_and_ancestors(mounts / "memory", group):
+                yield folder, _V1
 
 
 def _limit_of(folder: Path, limit: str, usage: str, prefix: str) -> Iterator[AvailableMemory]:

@@ -92,6 +92,7 @@ class Server:
         self.lifecycle = Lifecycle()
         self.metrics = Metrics(cpu_limit_cores())
         self.metrics.processes.watch(os.getpid(), "front-0")
+        self.metrics.watch_phase(lambda: self.lifecycle.condition)
         self.port = 0
         self._credentials = Credentials(settings.security)
         self._credential_files = CredentialReloader(self._credentials, self.metrics)

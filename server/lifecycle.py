@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-__all__ = ["Lifecycle", "Phase"]
+__all__ = ["CONDITIONS", "Lifecycle", "Phase"]
 
 
 class Phase(StrEnum):
@@ -15,6 +15,10 @@ class Phase(StrEnum):
     SERVING = "serving"
     DRAINING = "draining"
     STOPPING = "stopping"
+
+
+CONDITIONS = (*(phase.value for phase in Phase), "failing", "stuck")
+"""What `Lifecycle.condition` may be."""
 
 
 class Lifecycle:

@@ -40,5 +40,8 @@ class ThreadedEngine:
     def occupancy(self) -> Occupancy:
         return self.client.occupancy()
 
+    def oldest_waiting_s(self) -> float:
+        return self.client.oldest_waiting_s()
+
     def close(self, timeout_s: float = CLOSE_LIMIT_S) -> bool:
         return self.lanes.close(timeout_s)

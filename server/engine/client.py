@@ -241,6 +241,13 @@ class EngineClient:
         plans = self._dispatcher
         return Occupancy(plans.num_used_slots, self.facts.num_slots, plans.num_running, plans.num_waiting)
 
+    def oldest_waiting_s(self) -> float:
+        """How long the sequence has waited that waits longest; 0: none waits. May be asked from any thread."""
+        for pending in list(self._pending.values()):  # in the order in which they came
+            if pending.ticket.admitted_s is None and not pending.cancelled:
+                return time.monotonic() - pending.ticket.submitted_s
+        return 0.0
+
     def close(self, reason: str = "the engine was closed") -> None:
         """Take nothing more; what is not over fails with `EngineUnavailable`. May be called from any thread."""
         self._closed_because = self._closed_because or reason

@@ -15,15 +15,19 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from dragoman.server.lifecycle import CONDITIONS, Phase
+
 __all__ = [
     "LAST_REQUEST",
     "METRIC_PREFIX",
+    "OLDEST_WAITING",
     "PROMPT_SOURCES",
     "ArrivalCollector",
     "CountingPrefixCache",
     "LastRequestCollector",
     "OccupancyCollector",
     "OccupiedEngine",
+    "PhaseCollector",
     "PrefixCacheCollector",
     "StepCollector",
     "Tally",
@@ -31,6 +35,7 @@ __all__ = [
 ]
 
 METRIC_PREFIX = "dragoman"
+OLDEST_WAITING = f"{METRIC_PREFIX}_oldest_waiting_seconds"
 LAST_REQUEST = f"{METRIC_PREFIX}_last_request_timestamp_seconds"
 
 PROMPT_SOURCES: tuple[Literal["computed", "reused"], ...] = ("computed", "reused")
@@ -52,6 +57,9 @@ class OccupiedEngine(Protocol):
 
     def occupancy(self) -> _Occupancy:
         """How full it is at this moment."""
+
+    def oldest_waiting_s(self) -> float:
+        """How long the input has waited for a slot that waits longest; 0: none waits."""
 
 
 class CountingPrefixCache(Protocol):
@@ -96,6 +104,11 @@ class OccupancyCollector(Collector):
             GaugeMetricFamily(f"{METRIC_PREFIX}_{name}", help_text, labels=["model"])
             for name, help_text in families.items()
         ]
+        oldest = GaugeMetricFamily(
+            OLDEST_WAITING,
+            "How long the input has waited for a slot that waits longest; 0 where none waits.",
+            labels=["model"],
+        )
         for model, engines in list(self._engines.items()):
             now = [engine.occupancy() for engine in engines]
             values = (
@@ -106,7 +119,8 @@ class OccupancyCollector(Collector):
             )
             for gauge, value in zip(gauges, values, strict=True):
                 gauge.add_metric([model], value)
-        yield from gauges
+            oldest.add_metric([model], max((engine.oldest_waiting_s() for engine in engines), default=0.0))
+        yield from (*gauges, oldest)
 
 
 class PrefixCacheCollector(Collector):
@@ -168,6 +182,27 @@ class VersionStateCollector(Collector):
         )
         for values in self.states:
             gauge.add_metric(values, 1)
+        yield gauge
+
+
+class PhaseCollector(Collector):
+    """What the server does with calls, in the words of `/readyz`.
+
+    Attributes:
+        read: returns the one of `CONDITIONS` that is true now.
+    """
+
+    def __init__(self) -> None:
+        self.read: Callable[[], str] = lambda: Phase.LOADING.value
+
+    def collect(self) -> Iterator[Metric]:
+        """One gauge, one sample a phase: 1 for the present one, 0 for the others."""
+        gauge = GaugeMetricFamily(
+            f"{METRIC_PREFIX}_phase", "Whether the server is in this phase: 0 or 1.", labels=["phase"]
+        )
+        now = self.read()
+        for phase in CONDITIONS:
+            gauge.add_metric([phase], float(phase == now))
         yield gauge
 
 

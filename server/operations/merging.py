@@ -4,7 +4,7 @@ The process that is asked has its own series. Of the others it reads the memory 
 
     counters, histograms    the sums over all processes, those that have ended included: no count goes back
     gauges of `SUMMED`      the sums over the processes that live and have lately written
-    gauges of `LATEST`      the highest of them
+    gauges of `HIGHEST`     the highest of them
     other gauges            this process's own: they are of the server as a whole (what is loaded, what there is)
     exemplars               this process's own: an example of each bucket is enough, and any front's calls are alike
 """
@@ -24,15 +24,15 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
-from dragoman.server.operations.collectors import LAST_REQUEST
+from dragoman.server.operations.collectors import LAST_REQUEST, OLDEST_WAITING
 from dragoman.server.operations.shared_values import HEARTBEAT, ValueMemory, own_counts
 
 __all__ = ["STALE_S", "SUMMED", "MergedRegistry"]
 
 SUMMED = frozenset({"dragoman_requests_running", "dragoman_requests_waiting", "dragoman_slots_used"})
 """Gauges of what a process holds itself."""
-LATEST = frozenset({LAST_REQUEST})
-"""Gauges that are moments."""
+HIGHEST = frozenset({LAST_REQUEST, OLDEST_WAITING})
+"""Gauges that are of the call that came last, or of the one that waits longest."""
 COUNTED = frozenset({"counter", "histogram"})
 STALE_S = 5.0
 """A process that has written nothing for this long hangs: its gauges say nothing of now."""
@@ -78,10 +78,10 @@ class MergedRegistry(Collector):
 
     def merged(self, own: Iterable[Metric]) -> Iterator[Metric]:
         """Families of this process, with what other processes have of them."""
-        gauges, latest, counts = self._others()
+        gauges, highest, counts = self._others()
         for family in own:
-            if family.name in LATEST:
-                yield _merged(family, latest.get(family.name, {}), max)
+            if family.name in HIGHEST:
+                yield _merged(family, highest.get(family.name, {}), max)
                 continue
             others = counts if family.type in COUNTED else gauges if family.name in SUMMED else {}
             values = others.get(family.name)

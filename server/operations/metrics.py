@@ -1,8 +1,9 @@
 """What Prometheus is told. Labels come from closed sets: models, methods, status codes, graphs, reasons."""
 
 import collections
+import time
 from collections.abc import Callable, Iterable
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
@@ -19,10 +20,12 @@ from dragoman.server.operations.collectors import (
     LastRequestCollector,
     OccupancyCollector,
     OccupiedEngine,
+    PhaseCollector,
     PrefixCacheCollector,
     StepCollector,
     VersionStateCollector,
 )
+from dragoman.server.operations.limits import LimitsCollector, build_info
 from dragoman.server.operations.merging import MergedRegistry
 from dragoman.server.operations.processes import ProcessesCollector
 from dragoman.server.operations.shared_values import ValueWriter
@@ -66,15 +69,18 @@ SPAN_RESULTS = ("exported", "failed", "dropped")
 UNKNOWN_MODEL = "unknown"
 """Label of calls for a model that is not served, and of calls whose message was not read."""
 
+_Collector = TypeVar("_Collector", bound=Collector)
+
 Exemplar: TypeAlias = dict[str, str]
 """Names the trace of a call that a histogram's bucket counts."""
 
 # fmt: off
-_LATENCY_BUCKETS = (
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+_LATENCY_BUCKETS = (  # a call takes 4 ms to seconds: there a bucket's bounds are a factor of two apart at most
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0, 3.0,
+    5.0, 10.0, 30.0, 60.0,
 )
-_TOKEN_BUCKETS = (
-    5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 7.5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0,
+_TOKEN_BUCKETS = (  # a step takes 0.1 to 100 ms
+    5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 7.5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 7.5e-3, 1e-2, 2e-2, 3e-2, 5e-2, 0.1, 0.2, 0.5, 1.0,
 )
 _ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 # fmt: on
@@ -187,7 +193,14 @@ class Metrics:
         )
         for result in SPAN_RESULTS:
             self.trace_spans.labels(result)
-        self._gauge("cpu_limit_cores", "Cores this process may use.").set(cpu_limit_cores)
+        self._show_machine(cpu_limit_cores)
+        self.drain_cancelled_calls = self._counter(
+            "drain_cancelled_calls", "Calls that a stop cut off: they outlasted drain_timeout_s."
+        )
+        self._drain_deadline = self._gauge(
+            "drain_deadline_timestamp_seconds",
+            "When the last calls of a server that drains are cut off; 0 before it drains.",
+        )
 
         self._rejections: dict[tuple[str, RejectionReason], Counter] = {}
         for reason in ARRIVAL_REASONS:
@@ -198,10 +211,9 @@ class Metrics:
         self.read_at_scrape(self._arrivals)
         self._occupancy = OccupancyCollector()
         self.read_at_scrape(self._occupancy)
-        self._version_states = VersionStateCollector()
-        self.registry.register(self._version_states)
-        self.processes = ProcessesCollector(METRIC_PREFIX)
-        self.registry.register(self.processes)
+        self._phase = self._of_server(PhaseCollector())
+        self._version_states = self._of_server(VersionStateCollector())
+        self.processes = self._of_server(ProcessesCollector(METRIC_PREFIX))
         self._prefix_caches = PrefixCacheCollector()
         self.read_at_scrape(self._prefix_caches)
 
@@ -248,6 +260,14 @@ class Metrics:
         """Read the engine's occupancy no longer."""
         self._occupancy.unwatch(name, engine)
 
+    def watch_phase(self, read: Callable[[], str]) -> None:
+        """Read at every scrape what the server does with calls."""
+        self._phase.read = read
+
+    def show_drain(self, seconds: float) -> None:
+        """The server begins to drain, and cuts off in so many seconds what still runs."""
+        self._drain_deadline.set(time.time() + seconds)
+
     def watch_arrivals(
         self, count_started: Callable[[], int | None], count_taken_up: Callable[[], int]
     ) -> None:
@@ -261,6 +281,20 @@ class Metrics:
     def unwatch_prefix_cache(self, name: str, cache: CountingPrefixCache) -> None:
         """Read the cache no longer; what it has counted stays."""
         self._prefix_caches.unwatch(name, cache)
+
+    def _show_machine(self, cpu_limit_cores: float) -> None:
+        """What does not change while the server runs, and what its limits cost."""
+        self._gauge("cpu_limit_cores", "Cores this process may use.").set(cpu_limit_cores)
+        self._of_server(LimitsCollector(METRIC_PREFIX))
+        built_of = build_info()
+        self._gauge("build_info", "What this server is made of; always 1.", built_of).labels(**built_of).set(
+            1
+        )
+
+    def _of_server(self, collector: _Collector) -> _Collector:
+        """Have a collector asked at every scrape in the process that is scraped, and not in other fronts."""
+        self.registry.register(collector)
+        return collector
 
     def _counter(self, name: str, help_text: str, labels: Iterable[str] = ()) -> Counter:
         return Counter(name, help_text, labels, namespace=METRIC_PREFIX, registry=self.registry)

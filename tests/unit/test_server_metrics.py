@@ -30,6 +30,13 @@ LABELS = {
     "dragoman_slots_total": {"model"},
     "dragoman_requests_running": {"model"},
     "dragoman_requests_waiting": {"model"},
+    "dragoman_oldest_waiting_seconds": {"model"},
+    "dragoman_phase": {"phase"},
+    "dragoman_build_info": {"version", "onnxruntime"},
+    "dragoman_memory_limit_bytes": set(),
+    "dragoman_cpu_throttled_seconds": set(),
+    "dragoman_drain_cancelled_calls": set(),
+    "dragoman_drain_deadline_timestamp_seconds": set(),
     "dragoman_input_tokens": {"model"},
     "dragoman_unknown_input_tokens": {"model"},
     "dragoman_output_tokens": {"model"},
@@ -63,8 +70,13 @@ class Occupied:
     num_running: int = 3
     num_waiting: int = 5
 
+    oldest_s: float = 1.5
+
     def occupancy(self) -> "Occupied":
         return self
+
+    def oldest_waiting_s(self) -> float:
+        return self.oldest_s
 
 
 @dataclass

@@ -94,8 +94,12 @@ def test_counters_and_histograms_are_sums_and_gauges_of_the_server_are_not(
         "models_not_loaded",
         "model_version_state",
         "certificate_expiry_timestamp_seconds",
+        "phase",
+        "build_info",
+        "memory_limit_bytes",
+        "cpu_throttled_seconds_total",
     }
-    of_server |= {"last_request_timestamp_seconds"}  # the latest of all processes
+    of_server |= {"last_request_timestamp_seconds", "oldest_waiting_seconds"}  # the highest of all processes
     for (name, labels), count in before.items():
         if name.startswith("dragoman_process_"):
             assert (name, labels) in after, "the other process's are not added"

@@ -199,9 +199,11 @@ class GrpcFront:
         if self._stop is None:
             return
         listen = self._listen
+        self._metrics.show_drain(listen.drain_delay_s + listen.drain_timeout_s)
         _log.info("draining", running=self._stop.num_running, delay_s=listen.drain_delay_s)
         await asyncio.sleep(listen.drain_delay_s)
         if num_running := await self._stop.drain(listen.drain_timeout_s):
+            self._metrics.drain_cancelled_calls.inc(num_running)
             _log.warning("drain_timeout", cancelled=num_running, timeout_s=listen.drain_timeout_s)
 
     async def end(self) -> bool:
