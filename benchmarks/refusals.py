@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import grpc.aio
 import structlog
+from benchmarks.played_context import PlayedContext
 
 from dragoman.server.config import EngineSettings
 from dragoman.server.engine.client import EngineClient
@@ -38,33 +38,6 @@ from dragoman.v1.translation_pb2 import TranslateRequest, TranslateResponse
 PATH = "/dragoman.v1.TranslationService/Translate"
 NUM_CALLS = 2_000
 NUM_ROUNDS = 7
-
-
-class Context:
-    """gRPC's side of a call."""
-
-    def __init__(self, message: bytes, remaining_s: float | None) -> None:
-        self.message, self.remaining_s = message, remaining_s
-        self.code: grpc.StatusCode | None = None
-
-    def time_remaining(self) -> float | None:
-        return self.remaining_s
-
-    def add_done_callback(self, _: object) -> None: ...
-
-    def peer(self) -> str:
-        return "ipv4:192.0.2.7:4071"
-
-    def set_trailing_metadata(self, _: Any) -> None: ...
-
-    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return ()
-
-    async def read(self) -> bytes:
-        return self.message
-
-    async def abort_with_status(self, status: grpc.Status) -> None:
-        self.code = status.code
 
 
 class Front:
@@ -103,10 +76,10 @@ class Front:
         self, request: TranslateRequest, remaining_s: float | None = None
     ) -> grpc.StatusCode | None:
         """Make a call; returns how it was refused."""
-        context = Context(request.SerializeToString(), remaining_s)
+        context = PlayedContext(request.SerializeToString(), remaining_s=remaining_s)
         await self.handler.stream_unary(None, context)
-        self.recorder.in_flight.end()
-        return context.code
+        context.end()
+        return None if context.status is None else context.status.code
 
 
 ONE = TranslateRequest(model="spell", inputs=["12"])

@@ -62,6 +62,8 @@ _SERVER_ERRORS = frozenset(
 )
 """Codes that are a server's errors, by OpenTelemetry's conventions for gRPC. The others are the caller's."""
 _NO_CONTEXT = Context()
+_LOGGERS_OF_CONTEXTS = ("opentelemetry.trace", "opentelemetry.baggage")
+"""They would warn of what is wrong with a caller's trace context, and repeat it."""
 _HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
 
 Attributes = Mapping[str, str | int | float | bool]
@@ -137,6 +139,8 @@ class Tracing:
         """
         # It would warn of each of six tries for each batch. The last try's failure is an error, once in 20 s.
         logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").setLevel(logging.ERROR)
+        for name in _LOGGERS_OF_CONTEXTS:
+            logging.getLogger(name).setLevel(logging.ERROR)
         headers = None if settings.headers_file is None else _headers_of(settings.headers_file)
         self._exporter = _CountingExporter(OTLPSpanExporter(settings.endpoint, headers=headers), spans)
         self._ratio = _ratio_of(settings)

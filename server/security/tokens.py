@@ -32,7 +32,6 @@ __all__ = ["Token", "TokenTable", "bearer_text", "check_token_name", "make_token
 PREFIX = "dragoman_"
 """Every token begins so: programs that look for leaked secrets find it."""
 TOKEN_BYTES = 32
-_HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -134,7 +133,7 @@ def token_line(
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    hash: Annotated[str, Field(pattern=_HASH.pattern + "$")]
+    hash: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
     scopes: Annotated[tuple[Literal["infer", "admin", "metrics"], ...], Field(min_length=1)]
     expires: AwareDatetime | None = None
     priority: Literal["high", "normal", "low"] = "high"

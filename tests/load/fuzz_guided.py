@@ -11,7 +11,7 @@ from pathlib import Path
 
 import atheris
 
-INSTRUMENTED = ["dragoman.server", "dragoman.v1"]
+INSTRUMENTED = ["dragoman.server", "dragoman.v1", "dragoman.inference", "dragoman.common"]
 
 
 def main() -> None:
@@ -24,7 +24,8 @@ def main() -> None:
     parser.add_argument("--findings", type=Path, required=True, help="folder for inputs that break something")
     options = parser.parse_args()
     with atheris.instrument_imports(include=INSTRUMENTED):
-        from tests.load.fuzz_targets import TARGETS, seeds_of
+        from tests.load.fuzz_seeds import seeds_of
+        from tests.load.fuzz_targets import TARGETS
 
     corpus = Path(tempfile.mkdtemp(prefix="dragoman-corpus-"))
     for number, seed in enumerate(seeds_of(options.target)):

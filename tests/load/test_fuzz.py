@@ -10,10 +10,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.load import hostile
 from tests.load.attacks import ATTACKS
-from tests.load.fuzz_targets import TARGETS, Target, seeds_of
+from tests.load.fuzz_seeds import seeds_of
+from tests.load.fuzz_targets import TARGETS, Target
 from tests.load.mutation import mutated
 
-NUM_CASES = {"entries": 400, "calls": 60, "manifests": 60, "tokenizers": 20}
+NUM_CASES = {
+    "entries": 400,
+    "calls": 60,
+    "inference": 120,
+    "metadata": 60,
+    "files": 60,
+    "manifests": 60,
+    "tokenizers": 20,
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +38,9 @@ def test_damaged_input_is_answered_or_refused_as_it_should(targets: Mapping[str,
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=st.binary(max_size=300), name=st.sampled_from(["entries", "calls", "manifests"]))
+@given(
+    content=st.binary(max_size=300), name=st.sampled_from([name for name in TARGETS if name != "tokenizers"])
+)
 def test_any_bytes_are_refused_as_they_should(
     targets: Mapping[str, Target], name: str, content: bytes
 ) -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 import grpc
 import pytest
+from benchmarks.played_context import PlayedContext
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from tests.unit.played_context import PlayedContext
 
 from dragoman.server.errors import PermissionDenied
 from dragoman.server.fronts.grpc.authentication import Authenticator, address_of

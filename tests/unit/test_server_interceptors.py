@@ -5,8 +5,8 @@ from typing import Any
 
 import grpc
 import pytest
+from benchmarks.played_context import PlayedContext
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from tests.unit.played_context import PlayedContext
 
 from dragoman.server.fronts.grpc.authentication import Authenticator
 from dragoman.server.fronts.grpc.draining import CallGate

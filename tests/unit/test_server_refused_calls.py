@@ -7,8 +7,8 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from benchmarks.played_context import PlayedContext
 from google.protobuf.message import DecodeError
-from tests.unit.played_context import PlayedContext
 
 from dragoman.server.errors import FieldViolation, InvalidRequest
 from dragoman.server.fronts.grpc.authentication import Authenticator

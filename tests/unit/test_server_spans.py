@@ -124,6 +124,22 @@ def test_a_part_of_the_calls_is_sampled(exporters: list[Exporter], ratio: float)
     tracing.close()
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "MARKER,MARKER=,a=1,a=2"},
+        {"traceparent": "MARKER"},
+        {"baggage": "MARKER,=MARKER,a=%MARKER;" + "MARKER" * 2000},
+        {"baggage": ",".join(["MARKER"] * 300)},
+    ],
+)
+def test_no_trace_context_of_a_caller_enters_the_log(
+    exporters: list[Exporter], caplog: pytest.LogCaptureFixture, metadata: dict[str, str]
+) -> None:
+    begun(Metrics(1.0), sampling_ratio=1.0).begin(PATH, tuple(metadata.items()), "id", time.monotonic())
+    assert not caplog.records
+
+
 def test_the_environment_says_what_settings_leave_out(
     exporters: list[Exporter], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,6 +81,8 @@ def test_what_cannot_be_made(
         ("a = MARKER", "is not valid TOML (at line 1, column 5)"),
         ('a = "dragoman_MARKER"', "token a: hash: Field required"),
         ('a = { hash = "dragoman_MARKER", scopes = ["infer"] }', "token a: hash: String should match"),
+        (f'a = {{ hash = "MARKERsha256:{HASH}", scopes = ["infer"] }}', "token a: hash: String should match"),
+        (f'a = {{ hash = "sha256:{HASH}\\n", scopes = ["infer"] }}', "token a: hash: String should match"),
         (f'a = {{ hash = "sha256:{HASH}", scopes = [] }}', "token a: scopes: "),
         (f'a = {{ hash = "sha256:{HASH}", scopes = ["MARKER"] }}', "token a: scopes: "),
         (f'a = {{ hash = "sha256:{HASH}" }}', "token a: scopes: Field required"),
