@@ -10,6 +10,7 @@ after they were read, so nothing can change a file between the check and its use
 bundle's folder: a link out of the folder, a pipe or a device is refused before a byte of it is read.
 """
 
+import errno
 import functools
 import hashlib
 import os
@@ -23,6 +24,7 @@ from typing import BinaryIO, Self
 from pydantic import BaseModel, ValidationError
 from tokenizers import Tokenizer
 
+from dragoman.common.errors import DragomanError
 from dragoman.common.normalization import prepare_tokenizer
 from dragoman.server.bundle import graph_names
 from dragoman.server.bundle.manifest import (
@@ -31,7 +33,7 @@ from dragoman.server.bundle.manifest import (
     check_provenance,
     first_problem,
 )
-from dragoman.server.errors import BundleError, IncompleteBundle, shown
+from dragoman.server.errors import BundleError, IncompleteBundle, ResourceUnavailable, shown
 
 __all__ = [
     "MANIFEST_NAME",
@@ -51,6 +53,25 @@ TOKENIZER_NAME = "tokenizer.json"
 MAX_MANIFEST_BYTES = 1 << 20
 """A manifest takes some 10 kB. `ListModels` sends the provenance of all models in one message of 4 MiB at most."""
 _CHUNK_BYTES = 1 << 20
+_PASSING = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.EHOSTDOWN,
+        errno.EINTR,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENETUNREACH,
+        errno.ENFILE,
+        errno.ENOBUFS,
+        errno.ENOMEM,
+        errno.ENOTCONN,
+        errno.EREMOTEIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+"""Errors of the machine or of a file system in a network, not of the bundle: another try may read it."""
 _ONNXRUNTIME_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 
 
@@ -137,6 +158,7 @@ class Bundle:
             IncompleteBundle: it is missing, misses a file, or a file's bytes differ from what the manifest promises;
                 the message names the file.
             BundleError: it has another schema version, or its manifest describes no bundle.
+            ResourceUnavailable: the system cannot read it now: too many open files, an error of the device.
         """
         manifest = _read_manifest(folder)
         path = folder / MANIFEST_NAME
@@ -232,7 +254,10 @@ def _read_manifest(folder: Path) -> Manifest:
 
 @contextmanager
 def _opened(folder: Path, name: str, *, missing: str = "") -> Iterator[BinaryIO]:
-    """A regular file of the folder, open for reading; a BundleError for anything else and for what reading raises."""
+    """A regular file of the folder, open for reading; a BundleError for anything else and for what reading raises.
+
+    What ails the machine is a ResourceUnavailable.
+    """
     path = folder / name
     try:
         # Links within the folder are how Kubernetes mounts a volume of configuration.
@@ -247,7 +272,11 @@ def _opened(folder: Path, name: str, *, missing: str = "") -> Iterator[BinaryIO]
         with os.fdopen(descriptor, "rb") as file:
             yield file
     except OSError as error:
-        kind = IncompleteBundle if isinstance(error, FileNotFoundError) else BundleError
+        kind: type[DragomanError] = BundleError
+        if isinstance(error, FileNotFoundError):
+            kind = IncompleteBundle
+        elif error.errno in _PASSING:
+            kind = ResourceUnavailable
         raise kind(f"{missing or f'cannot read {path}'}: {error.strerror}") from error
 
 

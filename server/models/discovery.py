@@ -18,10 +18,13 @@ from dragoman.common.errors import DragomanError, OperationError
 from dragoman.server.bundle.reader import one_line
 from dragoman.server.errors import ModelsError, NotLoadedReason
 
-__all__ = ["MAX_VERSION_DIGITS", "NotLoaded", "discover", "log_not_loaded"]
+__all__ = ["MAX_VERSION_DIGITS", "UNAVAILABLE", "NotLoaded", "discover", "log_not_loaded"]
 
 MAX_VERSION_DIGITS = 18
 """Such a number fits into 64 bits with a sign, in whatever program reads it."""
+
+UNAVAILABLE: NotLoadedReason = "unavailable"
+"""The reason where the bundle may be sound and this server cannot run it: memory, files or a device are missing."""
 
 _MAX_DESCRIPTION_CHARACTERS = 500
 
@@ -35,7 +38,7 @@ class NotLoaded:
     Attributes:
         name: the model's folder; what is not UTF-8 in it is escaped.
         version: the version's folder, or "" where the whole model is meant.
-        reason: of a closed set; "unavailable": the bundle may be sound, this server cannot run it.
+        reason: of a closed set.
         description: one line for people.
     """
 
@@ -56,11 +59,12 @@ class NotLoaded:
     def of_error(cls, directory: Path, folder: Path, error: Exception) -> "NotLoaded":
         """`folder` is a version's, whose loading ended in `error`. The log has what is a fault of ours."""
         if isinstance(error, DragomanError):
-            reason: NotLoadedReason = "unavailable" if isinstance(error, OperationError) else "broken"
+            reason: NotLoadedReason = UNAVAILABLE if isinstance(error, OperationError) else "broken"
             return cls.of(directory, folder, reason, str(error))
         _log.error("load_failed", path=str(folder), exc_info=error)
         description = f"unexpected {type(error).__name__}: {one_line(error)}"
-        return cls.of(directory, folder, "broken", description)
+        is_shortage = isinstance(error, (MemoryError, OSError))
+        return cls.of(directory, folder, UNAVAILABLE if is_shortage else "broken", description)
 
 
 def log_not_loaded(not_loaded: Iterable[NotLoaded]) -> None:

@@ -5,15 +5,19 @@ An event only wakes the watch. What it does depends on what lies in the folder t
 
 import asyncio
 import contextlib
+import math
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 import watchfiles
 
 from dragoman.server.bundle.reader import Bundle
-from dragoman.server.errors import BundleError, FailedChange, IncompleteBundle
+from dragoman.server.errors import BundleError, FailedChange, IncompleteBundle, ResourceUnavailable
+from dragoman.server.models.discovery import UNAVAILABLE
 from dragoman.server.models.repository import Repository
 
 __all__ = ["Fingerprint", "FolderWatch", "changes_in", "fingerprint_of"]
@@ -23,30 +27,56 @@ RESCAN_MS = 5_000
 QUIET_MS = 200
 """Events that follow each other within this time are one."""
 
+MIN_DELAY_S, MAX_DELAY_S = 5.0, 300.0
+"""Before a version is tried again for which memory, files or a device were missing; doubled with each try in vain."""
+
 _log = structlog.get_logger(__name__)
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """A version that could not be served.
+
+    Attributes:
+        fingerprint: of its folder, as it was tried.
+        delay_s: until it is tried again.
+        again_at_s: when it is tried again though its folder is the same; infinite: the bundle itself is wrong.
+    """
+
+    fingerprint: Fingerprint
+    delay_s: float = 0.0
+    again_at_s: float = math.inf
+
+
 class FolderWatch:
     """Serves what comes into the models folder.
 
-    A version that could not be served is tried again when a file of it has changed.
+    A version that could not be served is tried again when a file of it has changed, and after a while where this
+    server could not have it at the moment.
     """
 
-    def __init__(self, repository: Repository, directory: Path, *, serves_all: bool) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        directory: Path,
+        *,
+        serves_all: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`serves_all`: each new version is served, not the highest alone."""
         self._repository = repository
         self._directory = directory
         self._serves_all = serves_all
-        self._tried: dict[Path, Fingerprint] = {}  # versions that could not be served, as they lay there
+        self._clock = clock
+        self._tried: dict[Path, _Tried] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Watch until `stop` is set."""
-        failed = [
-            each for each in await self._repository.look_at_folders() if self._repository.has_failed(each)
-        ]
-        self._tried = {folder: await asyncio.to_thread(fingerprint_of, folder) for folder in failed}
+        for folder in await self._repository.look_at_folders():
+            if self._repository.why_failed(folder) not in {"", UNAVAILABLE}:
+                self._tried[folder] = _Tried(await asyncio.to_thread(fingerprint_of, folder))
         async for _ in changes_in(self._directory, stop):
             try:
                 await self.look()
@@ -64,17 +94,22 @@ class FolderWatch:
                 taken_up |= set() if self._serves_all else {name}
 
     async def _try(self, folder: Path) -> bool:
-        """Serve a version whose files have changed since it was tried last; returns whether it is served now."""
+        """Serve a version whose files have changed, or whose time has come; returns whether it is served now."""
         fingerprint = await asyncio.to_thread(fingerprint_of, folder)
-        if self._tried.get(folder) == fingerprint:
-            return False
-        self._tried[folder] = fingerprint
+        delay_s, tried = MIN_DELAY_S, self._tried.get(folder)
+        if tried is not None and tried.fingerprint == fingerprint:
+            if self._clock() < tried.again_at_s:
+                return False
+            delay_s = min(2 * tried.delay_s, MAX_DELAY_S)
+        self._tried[folder] = _Tried(fingerprint)
         if problem := await asyncio.to_thread(_incompleteness, folder):
             await self._repository.refuse(folder, "incomplete", problem)
             return False
         try:
-            await self._repository.take_up(folder)
+            await self._repository.take_up(folder, again_s=delay_s)
         except FailedChange:  # it is in the log and in the catalog
+            if self._repository.why_failed(folder) == UNAVAILABLE:
+                self._tried[folder] = _Tried(fingerprint, delay_s, self._clock() + delay_s)
             return False
         return True
 
@@ -85,7 +120,7 @@ def _incompleteness(folder: Path) -> str | None:
         Bundle.read(folder)
     except IncompleteBundle as error:
         return str(error)
-    except BundleError:
+    except (BundleError, ResourceUnavailable):
         return None
     return None
 

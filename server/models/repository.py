@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import structlog
 
 from dragoman.common.errors import DragomanError
@@ -23,7 +24,7 @@ from dragoman.server.errors import (
     NotLoadedReason,
 )
 from dragoman.server.models.catalog import Catalog, VersionState, VersionStatus
-from dragoman.server.models.discovery import NotLoaded, discover
+from dragoman.server.models.discovery import UNAVAILABLE, NotLoaded, discover
 from dragoman.server.models.registry import Registry
 from dragoman.server.models.routes import Alias, alias_problem
 from dragoman.server.models.version_states import VersionStates
@@ -85,17 +86,19 @@ class Repository:
         """Whether a version that lies in its folder may be served without anybody asking for it."""
         return self._states.is_news(folder.parent.name, folder.name, all_versions=self._serves_all)
 
-    def has_failed(self, folder: Path) -> bool:
-        """Whether a version could not be served."""
-        return self._states.state(folder.parent.name, folder.name) is VersionState.FAILED
+    def why_failed(self, folder: Path) -> str:
+        """The reason for which a version could not be served; "" where it could, or was not tried."""
+        return self._states.reason(folder.parent.name, folder.name)
 
-    async def take_up(self, folder: Path) -> None:
+    async def take_up(self, folder: Path, *, again_s: float) -> None:
         """Serve a version, and the latest alone where the settings say so.
+
+        Where this server cannot have the version now, the state says that it is tried again after `again_s`.
 
         Raises:
             FailedChange: it cannot be served; what was served before is served on.
         """
-        await self._in_turn(lambda: self._take_up(folder))
+        await self._in_turn(lambda: self._take_up(folder, again_s))
 
     async def refuse(self, folder: Path, reason: NotLoadedReason, description: str) -> None:
         """Say that a version is not served, and why, unless it is."""
@@ -212,10 +215,10 @@ class Repository:
 
     # Steps of changes.
 
-    async def _take_up(self, folder: Path) -> None:
+    async def _take_up(self, folder: Path, again_s: float) -> None:
         name = folder.parent.name
         if self._states.state(name, folder.name) is not VersionState.SERVING:
-            await self._bring_up(folder)
+            await self._bring_up(folder, again_s)
         if not self._serves_all:
             await self._drain_superseded(name)
 
@@ -223,8 +226,8 @@ class Repository:
         if self._states.state(status.name, status.version) is not VersionState.SERVING:
             self._change(status)
 
-    async def _bring_up(self, folder: Path) -> None:
-        """Serve a version beside those that are served.
+    async def _bring_up(self, folder: Path, again_s: float | None = None) -> None:
+        """Serve a version beside those that are served; `again_s` as `take_up` has it, None: nobody tries again.
 
         Raises:
             FailedChange: it cannot be served.
@@ -236,6 +239,9 @@ class Repository:
             await self._engine.load_version(name, version)
         except Exception as error:
             status = VersionStatus.of_not_loaded(NotLoaded.of_error(self._directory, folder, error))
+            if status.reason == UNAVAILABLE and again_s is not None:
+                again = f"{status.description}; it is tried again in {again_s:g} s"
+                status = msgspec.structs.replace(status, description=again)
             self._change(status)
             raise FailedChange(f"{name}/{version} cannot be served: {status.description}") from error
         self._change(VersionStatus(name, version, VersionState.SERVING))

@@ -46,6 +46,11 @@ class VersionStates:
         status = self._statuses.get((name, version))
         return None if status is None else status.state
 
+    def reason(self, name: str, version: str) -> str:
+        """Why a version is FAILED; "" in any other state."""
+        status = self._statuses.get((name, version))
+        return "" if status is None else status.reason
+
     def change(self, status: VersionStatus) -> bool:
         """Put a version into another state; returns whether more than the description is new."""
         key = status.name, status.version

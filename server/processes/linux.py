@@ -5,7 +5,7 @@ import ctypes
 import os
 import signal
 
-__all__ = ["adopt_orphans", "die_with_parent", "how_it_ended", "name_process", "trim_memory"]
+__all__ = ["KILLED", "adopt_orphans", "die_with_parent", "how_it_ended", "name_process", "trim_memory"]
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -32,6 +32,10 @@ def name_process(name: str) -> None:
     """Give this process a name for `ps` and `top`, cut to what the kernel keeps."""
     kept = ctypes.create_string_buffer(name.encode()[:_MAX_NAME_BYTES])
     _prctl(_PR_SET_NAME, ctypes.addressof(kept))
+
+
+KILLED = "killed by SIGKILL"
+"""How a process has ended that somebody killed, perhaps the system as it was short of memory."""
 
 
 def how_it_ended(code: int) -> str:

@@ -1,12 +1,19 @@
 """What comes into a models folder is served once it is complete; nothing else is, and the catalog says why."""
 
 import asyncio
+import errno
+import os
 import shutil
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import pytest
 from tests.unit.test_server_repository import FakeEngine, begun, folder, states, taken
 
-from dragoman.server.errors import BundleError
+from dragoman.server.bundle.reader import Bundle
+from dragoman.server.errors import BundleError, ResourceUnavailable
+from dragoman.server.models.catalog import Catalog, VersionState, VersionStatus
 from dragoman.server.models.folder_watch import FolderWatch, changes_in, fingerprint_of
 from dragoman.server.models.repository import Repository
 
@@ -78,6 +85,108 @@ async def test_a_wrong_version_is_tried_again_only_when_it_has_changed(tmp_path:
     await watch.look()
     assert loads == ["2", "2"]
     assert taken(engine) == {"2"}
+
+
+class Clock:
+    """Shows the time that a test sets."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def test_what_this_server_could_not_have_is_tried_again_ever_later(tmp_path: Path) -> None:
+    engine = FakeEngine("1")
+    repository, _, dates = await watched(tmp_path, engine)
+    clock = Clock()
+    watch = FolderWatch(repository, dates.parent, serves_all=False, clock=clock)
+    shutil.copytree(SPELL, dates / "2")
+    engine.failures["2"] = ResourceUnavailable("no memory for 64 rows")
+    tried_at_s: list[float] = []
+    load_version = engine.load_version
+
+    async def counted(name: str, version: str) -> None:
+        tried_at_s.append(clock.now_s)
+        await load_version(name, version)
+
+    engine.load_version = counted  # type: ignore[method-assign]
+    said = []
+    for _ in range(250):
+        await watch.look()
+        said.append(why(repository, "2"))
+        clock.now_s += 5.0
+    delays = [after - before for before, after in pairwise(tried_at_s)]
+    assert delays == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+    assert said[0] == ("unavailable", "no memory for 64 rows; it is tried again in 5 s")
+    assert said[-1] == ("unavailable", "no memory for 64 rows; it is tried again in 300 s")
+    assert states(repository) == {"1": "serving", "2": "failed"}
+    (dates / "2" / "tokenizer.json").touch()
+    await watch.look()
+    assert why(repository, "2")[1].endswith("; it is tried again in 5 s")
+    engine.failures.clear()
+    await watch.look()
+    assert states(repository) == {"1": "serving", "2": "failed"}
+    clock.now_s += 5.0
+    await watch.look()
+    assert states(repository) == {"1": "unloaded", "2": "serving"}
+    assert taken(engine) == {"2"}
+
+
+async def test_what_could_not_be_had_at_the_start_is_tried_again_and_what_was_wrong_is_not(
+    tmp_path: Path,
+) -> None:
+    engine = FakeEngine("1")
+    models = folder(tmp_path, "1")
+    for version in ("2", "3"):
+        shutil.copytree(SPELL, models / "dates" / version)
+    engine.fronts[0].show(
+        Catalog(
+            (
+                VersionStatus("dates", "2", VersionState.FAILED, "unavailable", "no memory"),
+                VersionStatus(
+                    "dates", "3", VersionState.FAILED, "broken", "golden example 'x' now gives 'y'"
+                ),
+            )
+        )
+    )
+    repository, _ = await begun(models, engine)
+    stop = asyncio.Event()
+    watching = asyncio.create_task(FolderWatch(repository, models, serves_all=False).run(stop))
+    async with asyncio.timeout(PATIENCE_S):
+        while states(repository)["2"] != "serving":
+            await asyncio.sleep(0.01)
+    stop.set()
+    async with asyncio.timeout(PATIENCE_S):
+        await watching
+    assert states(repository) == {"1": "unloaded", "2": "serving", "3": "failed"}
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(errno.EMFILE, "unavailable"), (errno.EIO, "unavailable"), (errno.ELOOP, "broken")],
+)
+async def test_a_file_that_the_system_cannot_read_now_is_no_fault_of_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, reason: str
+) -> None:
+    engine = FakeEngine("1")
+    repository, watch, dates = await watched(tmp_path, engine)
+    shutil.copytree(SPELL, dates / "2")
+
+    async def load_version(_: str, version: str) -> None:
+        Bundle.read(dates / version)
+
+    engine.load_version = load_version  # type: ignore[method-assign]
+
+    def refuse(*_: Any) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dragoman.server.bundle.reader.os.open", refuse)
+        await watch.look()
+    assert why(repository, "2")[0] == reason
+    assert os.strerror(number) in why(repository, "2")[1]
 
 
 async def test_only_a_higher_version_is_news(tmp_path: Path) -> None:

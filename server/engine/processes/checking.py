@@ -18,6 +18,7 @@ import structlog
 from dragoman.common.errors import DragomanError
 from dragoman.server.engine.processes.lane_process import prefer_to_die
 from dragoman.server.engine.processes.messages import Checked, CheckFailed, FromCheck
+from dragoman.server.errors import BundleError, ResourceUnavailable
 from dragoman.server.processes.channel import Channel, packet_pair
 from dragoman.server.processes.linux import die_with_parent, how_it_ended, name_process
 
@@ -37,6 +38,7 @@ class CheckingProcess:
 
     Attributes:
         channel: what the child says; it ends with the child.
+        was_late: whether it was killed as its time was over.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class CheckingProcess:
         theirs.close()
         self._ends_at_s = time.monotonic() + MAX_CHECK_S
         self.channel: Channel[FromCheck] = Channel(ours, FromCheck)
+        self.was_late = False
         self._poll = poll
         poll.register(self.channel.fileno(), select.EPOLLIN)
 
@@ -81,6 +84,7 @@ class CheckingProcess:
         """Kill the child when its time is over: its channel says the rest. Returns the seconds that it has left."""
         left_s = self._ends_at_s - time.monotonic()
         if left_s <= 0:
+            self.was_late = True
             self.kill()
         return max(1.0, left_s)  # what is killed may take a moment to end
 
@@ -109,9 +113,9 @@ def _run(
             told = CheckFailed(type(error).__name__, str(error))
         except Exception as error:  # noqa: BLE001  as where a server starts
             _log.exception("check_failed")
-            told = CheckFailed(
-                "BundleError", f"{key}: unexpected {type(error).__name__} while it was checked"
-            )
+            kind = ResourceUnavailable if isinstance(error, (MemoryError, OSError)) else BundleError
+            what = f"{key}: unexpected {type(error).__name__} while it was checked"
+            told = CheckFailed(kind.__name__, what)
         with contextlib.suppress(ConnectionError):
             channel.send(told)
         os._exit(0)

@@ -32,6 +32,7 @@ from dragoman.server.engine.processes.messages import (
 )
 from dragoman.server.errors import BundleError, ResourceUnavailable
 from dragoman.server.processes.channel import Channel
+from dragoman.server.processes.linux import KILLED
 
 __all__ = ["HostChanges", "HostModel", "ModelSource"]
 
@@ -153,9 +154,12 @@ class HostChanges:
         try:
             received = change.checking.channel.receive()
         except ConnectionError:
-            how = change.checking.end()
+            how, was_late = change.checking.end(), change.checking.was_late
             change.checking = None
-            self._fail(BundleError(f"{change.key} ended the process that checked it: {how}"))
+            what = f"{change.key} ended the process that checked it: {how}"
+            # Short of memory, the system kills it: that is no fault of the bundle.
+            is_killed = how == KILLED and not was_late
+            self._fail(ResourceUnavailable(what) if is_killed else BundleError(what))
             return True
         if received is not None:
             message, _ = received
