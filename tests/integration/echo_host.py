@@ -19,7 +19,7 @@ from dragoman.server.engine.api import (
     Started,
 )
 from dragoman.server.engine.lane_loop import ModelFront
-from dragoman.server.engine.processes import checking
+from dragoman.server.engine.processes import checking, host_lanes
 from dragoman.server.engine.processes.entry import run_host
 from dragoman.server.engine.processes.host import Host
 from dragoman.server.engine.processes.host_changes import HostModel
@@ -83,7 +83,7 @@ def report(number: int, token_ids: tuple[int, ...]) -> Report:
 
 
 class Source:
-    """Versions are loaded as their names say: "crash", "raise", "lack", "other file", "dead lane" and so on."""
+    """Versions are loaded as their names say: "crash", "raise", "lack", "other file", "odd", "dead lane" and so on."""
 
     def __init__(self, make: Callable[[str, str], HostModel]) -> None:
         self._make = make
@@ -103,6 +103,10 @@ class Source:
     def load(self, name: str, version: str, checked: Checked) -> HostModel:
         if name == "other file":
             raise BundleError("it was changed")
+        if name == "odd":
+            raise KeyError("surprise")
+        if name == "stopped lane":
+            host_lanes.MAX_START_S = 0.1
         return self._make(name, version)
 
     def forget(self, key: str) -> None:
@@ -133,12 +137,21 @@ def load(host: Host, begin: Begin) -> tuple[int, Source]:
     def start_failing(_: SocketPort) -> EchoWorker:
         raise ResourceUnavailable("no memory for rows")
 
+    def start_never(_: SocketPort) -> EchoWorker:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        raise AssertionError
+
     def start_slowly(port: SocketPort) -> EchoWorker:
         time.sleep(0.3)
         return EchoWorker(port)
 
     def make(name: str, version: str) -> HostModel:
-        starts = {"dead lane": start_dead, "failing lane": start_failing, "slow lane": start_slowly}
+        starts = {
+            "dead lane": start_dead,
+            "failing lane": start_failing,
+            "slow lane": start_slowly,
+            "stopped lane": start_never,
+        }
         told = ModelLoaded(name, version, FACTS)
         return HostModel(told, starts.get(name, start), (b"manifest of " + name.encode(), b"t" * 300_000))
 

@@ -11,7 +11,8 @@ import structlog
 from tests.integration.serving import eventually
 from tests.integration.test_engine_processes import Engine, Front, begin, engine, members, open_files
 
-from dragoman.common.errors import DragomanError
+from dragoman.common.errors import DragomanError, OperationError
+from dragoman.server.engine.processes import supervisor as supervisor_module
 from dragoman.server.engine.processes.messages import LoadVersion, UnloadVersion
 from dragoman.server.engine.processes.supervisor import HostDied
 from dragoman.server.errors import BundleError, ResourceUnavailable
@@ -105,6 +106,7 @@ async def test_a_lane_that_does_not_come_to_its_end_is_ended() -> None:
         ("raise", BundleError, "raise/7: unexpected KeyError while it was checked"),
         ("lack", ResourceUnavailable, "no memory for it"),
         ("other file", BundleError, "it was changed"),
+        ("odd", OperationError, "odd/7 cannot be loaded: unexpected KeyError"),
         ("dead lane", ResourceUnavailable, "could not start 5 times in a row: killed by SIGSEGV"),
         ("failing lane", ResourceUnavailable, "no memory for rows"),
         ("echo", ResourceUnavailable, "echo/7 is loaded already"),
@@ -135,7 +137,9 @@ async def test_a_checking_child_that_is_killed_changes_nothing() -> None:
         await eventually(lambda: len(children(held, "model-check")) == 1)
         assert await front.answer(1, 9) == (9,), "the host and its lanes go on meanwhile"
         children(held, "model-check")[0].kill()
-        with pytest.raises(BundleError, match="slow/1 ended the process that checked it: killed by SIGKILL"):
+        with pytest.raises(
+            ResourceUnavailable, match="slow/1 ended the process that checked it: killed by SIGKILL"
+        ):
             await changing
         await check_serving(held, front)
 
@@ -146,6 +150,33 @@ async def test_a_check_that_never_ends_is_ended() -> None:
         with pytest.raises(BundleError, match="slow/1 ended the process that checked it: killed by SIGKILL"):
             await load(held, "slow", "1")
         await check_serving(held, front)
+
+
+async def test_new_lanes_that_never_come_to_work_are_ended() -> None:
+    async with engine(begin()) as held:
+        front = await held.front()
+        with pytest.raises(ResourceUnavailable, match="could not start 5 times in a row: killed by SIGKILL"):
+            await load(held, "stopped lane")
+        await check_serving(held, front)
+
+
+async def test_a_host_that_cannot_be_replaced_for_an_odd_reason_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with engine(begin()) as held:
+        await held.front()
+
+        def fail(_: str) -> None:
+            raise KeyError("surprise")
+
+        monkeypatch.setattr(supervisor_module, "spawn", fail)
+        os.kill(held.supervisor.pid, signal.SIGKILL)
+        await eventually(lambda: bool(held.failures))
+        assert [str(each) for each in held.failures] == [
+            "the engine's host cannot be replaced: unexpected KeyError"
+        ]
+        with pytest.raises(HostDied):
+            await load(held)
 
 
 async def test_a_new_lane_that_is_killed_while_it_starts_is_started_again() -> None:

@@ -20,7 +20,6 @@ async def test_a_host_that_is_stopped_is_replaced_and_its_lanes_answer_until_the
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(host_watch, "PROBE_INTERVAL_S", 0.05)
-    monkeypatch.setattr(host_watch, "_LOADINGS", 0)  # however long that took here
     with structlog.testing.capture_logs() as log:
         async with engine(begin()) as held:
             front = await held.front()
@@ -74,4 +73,60 @@ async def test_loading_first_takes_its_time_and_the_next_loading_ten_times_that(
     watch.begin()  # another host
     await asyncio.wait_for(given_up.wait(), PATIENCE_S)
     assert asked == first + 10 * first
+    watch.end()
+
+
+@pytest.mark.parametrize("num_hosts", [1, 2])
+async def test_once_a_host_serves_its_silence_is_short(
+    monkeypatch: pytest.MonkeyPatch, num_hosts: int
+) -> None:
+    """However long its loading took, or that of a host before it."""
+    monkeypatch.setattr(host_watch, "PROBE_INTERVAL_S", 0.001)
+    asked, given_up = 0, asyncio.Event()
+
+    def ask() -> None:
+        nonlocal asked
+        asked += 1
+
+    watch = HostWatch(ask, given_up.set)
+    for _ in range(num_hosts):
+        watch.begin()
+        before = asked
+        await eventually(lambda before=before: asked >= before + 2 * MAX_UNANSWERED)
+        watch.heard()
+    before = asked
+    await asyncio.wait_for(given_up.wait(), PATIENCE_S)
+    assert asked - before == MAX_UNANSWERED
+    watch.end()
+
+
+async def test_a_host_that_loads_one_more_version_may_be_silent_as_long_as_that_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host_watch, "PROBE_INTERVAL_S", 0.001)
+    asked, given_up, answers = 0, asyncio.Event(), True
+
+    def ask() -> None:
+        nonlocal asked
+        asked += 1
+        if answers:
+            watch.heard()
+
+    watch = HostWatch(ask, given_up.set)
+    watch.begin()
+    watch.heard()
+    watch.begin_change()
+    await eventually(lambda: asked >= 2 * MAX_UNANSWERED)  # a child tries it
+    answers, tried = False, asked
+    await asyncio.wait_for(given_up.wait(), PATIENCE_S)
+    assert asked - tried == 10 * tried
+    watch.begin()
+    answers = True
+    watch.heard()
+    watch.begin_change()
+    watch.end_change()
+    given_up.clear()
+    answers, before = False, asked
+    await asyncio.wait_for(given_up.wait(), PATIENCE_S)
+    assert asked - before == MAX_UNANSWERED
     watch.end()

@@ -37,6 +37,9 @@ __all__ = ["MAX_FAILED_STARTS", "HostLanes", "LaneProcess", "LaneStartError", "c
 MAX_FAILED_STARTS = 5
 """Of a lane, in a row. It will not get any further then."""
 
+MAX_START_S = 120.0
+"""A lane's process that does not wait for work by then never will. A change of what is served waits for it."""
+
 _FORK_RETRY_S = 0.2
 
 _log = structlog.get_logger(__name__)
@@ -64,7 +67,7 @@ class LaneProcess:
         models: keys of those that the present process had at its start.
         is_ready: whether it waits for work.
         num_failed_starts: processes in a row that died before they were ready.
-        ends_at_s: when it is ended as the time for it to retire is over; None: it does not retire.
+        ends_at_s: when it is ended as the time for it to start, or to retire, is over; None: it serves.
     """
 
     index: int
@@ -169,7 +172,7 @@ class HostLanes:
                 message, _ = received
                 if isinstance(message, LaneFailed):
                     raise LaneStartError(message)
-                lane.is_ready, lane.num_failed_starts = True, 0
+                lane.is_ready, lane.num_failed_starts, lane.ends_at_s = True, 0, None
                 if lane in self.serving:
                     self._connect_all(lane)
         except ConnectionError:
@@ -194,16 +197,17 @@ class HostLanes:
             os.kill(pid, signal.SIGKILL)
 
     def end_late(self) -> float | None:
-        """Kill retiring lanes whose time is over; returns the seconds until the next one's is."""
+        """Kill lanes whose time to start or to retire is over; returns the seconds until the next one's is."""
         now_s = time.monotonic()
-        for lane in self.retiring:
+        for lane in self._all():
             if lane.ends_at_s is not None and lane.ends_at_s <= now_s:
+                what = "retire" if lane in self.retiring else "start"
                 _log.warning(
-                    "lane_killed", lane=lane.index, pid=lane.pid, reason="its time to retire is over"
+                    "lane_killed", lane=lane.index, pid=lane.pid, reason=f"its time to {what} is over"
                 )
                 lane.ends_at_s = None
                 os.kill(lane.pid, signal.SIGKILL)  # its channel says the rest
-        ends = [lane.ends_at_s for lane in self.retiring if lane.ends_at_s is not None]
+        ends = [lane.ends_at_s for lane in self._all() if lane.ends_at_s is not None]
         return max(0.0, min(ends) - now_s) if ends else None
 
     def end_all(self) -> None:
@@ -238,6 +242,7 @@ class HostLanes:
             run_lane(lane.starts, theirs, self._leave_host, lane=lane.index, host=host)
         theirs.close()
         lane.pid, lane.is_ready, lane.models = pid, False, tuple(lane.starts)
+        lane.ends_at_s = time.monotonic() + MAX_START_S
         lane.channel = Channel(ours, FromLane)
         self._poll.register(ours.fileno(), select.EPOLLIN)
 

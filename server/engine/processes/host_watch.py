@@ -9,9 +9,11 @@ __all__ = ["MAX_UNANSWERED", "PROBE_INTERVAL_S", "HostWatch"]
 PROBE_INTERVAL_S = 5.0
 MAX_UNANSWERED = 12
 """A host that leaves so many questions unanswered in a row, for 60 s, is replaced, which costs what its lanes compute.
-It may take ten times as many as it did while the models were loaded first, as it answers nothing while it loads. What
-is counted is the questions, not the time: this process may have been stopped itself."""
+What is counted is the questions, not the time: this process may have been stopped itself."""
 _LOADINGS = 10
+"""A host answers nothing while it loads. A later host may leave ten times as many questions unanswered as the first one
+did until its models were loaded. A host that loads one more version may leave ten times as many unanswered as it
+answered while a child tried the version: trying is reading and loading, and more."""
 
 
 class HostWatch:
@@ -22,25 +24,45 @@ class HostWatch:
         self._ask = ask
         self._give_up = give_up
         self._num_unanswered = 0
-        self._limit: float = math.inf  # the first loading takes as long as it does
+        self._num_answered = 0  # in the change that is being made
+        self._loading_limit: float = math.inf  # the first loading takes as long as it does
+        self._is_loading = True
+        self._is_changing = False
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
-        """There is another host."""
+        """There is another host, which loads."""
         self.end()
-        self._num_unanswered = 0
+        self._num_unanswered, self._is_loading, self._is_changing = 0, True, False
         self._timer = asyncio.get_running_loop().call_later(PROBE_INTERVAL_S, self._look)
 
     def heard(self) -> None:
         """The host has said something, for the first time that its models are loaded."""
-        if self._limit == math.inf:
-            self._limit = max(MAX_UNANSWERED, _LOADINGS * self._num_unanswered)
-        self._num_unanswered = 0
+        if self._loading_limit == math.inf:
+            self._loading_limit = max(MAX_UNANSWERED, _LOADINGS * self._num_unanswered)
+        self._num_answered += self._num_unanswered
+        self._num_unanswered, self._is_loading = 0, False
+
+    def begin_change(self) -> None:
+        """The host was asked for a change, for which it may load a version."""
+        self._num_answered, self._is_changing = 0, True
+
+    def end_change(self) -> None:
+        """The change is made, or has failed."""
+        self._is_changing = False
 
     def end(self) -> None:
         """Ask no more."""
         if self._timer is not None:
             self._timer.cancel()
+
+    @property
+    def _limit(self) -> float:
+        if self._is_loading:
+            return self._loading_limit
+        if self._is_changing:
+            return max(self._loading_limit, _LOADINGS * self._num_answered)
+        return MAX_UNANSWERED
 
     def _look(self) -> None:
         if self._num_unanswered >= self._limit:

@@ -162,12 +162,14 @@ class Supervisor:
         if self._replacing is not None and not self._replacing.done():
             await asyncio.shield(self._replacing)
         self._change = asyncio.get_running_loop().create_future()
+        self._signs.begin_change()
         try:
             self._host.channel.send(asked)
             await self._change
         except ConnectionError as error:
             raise HostDied("the engine's host has ended") from error
         finally:
+            self._signs.end_change()
             self._change = None
 
     def connect(self, number: int) -> socket.socket:
@@ -205,7 +207,7 @@ class Supervisor:
             self._end_change(HostDied("the engine's host has ended"))
             if not self._is_closed:
                 self._forget()
-                self._replacing = asyncio.get_running_loop().create_task(self._replace())
+                self._replacing = asyncio.get_running_loop().create_task(self._replace_or_fail())
 
     def _end_change(self, error: DragomanError | None) -> None:
         if self._change is None or self._change.done():
@@ -240,6 +242,14 @@ class Supervisor:
         relay(self._host.log)
         self._host.log.close()
         return how
+
+    async def _replace_or_fail(self) -> None:
+        try:
+            await self._replace()
+        except Exception as error:  # noqa: BLE001  a fault of ours: without a host the server would wait for ever
+            _log.exception("engine_host_not_replaced")
+            what = f"the engine's host cannot be replaced: unexpected {type(error).__name__}"
+            self._listener.host_failed(OperationError(what))
 
     async def _replace(self) -> None:
         """The host has ended: lanes end with it. Start another one."""

@@ -139,9 +139,9 @@ class AskStatistics(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class ShowStatistics(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """What has become of the calls for each model, in all fronts."""
+    """What has become of the calls for each model, in all fronts; None: that cannot be read."""
 
-    models: dict[str, ModelStatistics]
+    models: dict[str, ModelStatistics] | None
 
 
 ToFront: TypeAlias = (

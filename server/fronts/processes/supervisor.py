@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import structlog
@@ -26,10 +27,10 @@ from dragoman.server.fronts.processes.messages import (
     Reload,
     SetFailing,
     ShowCatalog,
-    ShowStatistics,
     ToServer,
     UseEngine,
 )
+from dragoman.server.fronts.processes.statistics import answer_statistics
 from dragoman.server.models.catalog import Catalog
 from dragoman.server.models.changes import ForbiddenChanges, ModelChanges
 from dragoman.server.operations.metrics import Metrics
@@ -301,9 +302,9 @@ class Fronts:
             self._send(place, UseEngine(), [self._connect_engine().detach()])
 
     async def _show_statistics(self, place: _Place, process: FrontProcess) -> None:
-        statistics = await asyncio.to_thread(read_statistics, self._metrics, INFERENCE_METHODS)
+        told = await answer_statistics(partial(read_statistics, self._metrics, INFERENCE_METHODS))
         if place.process is process:  # else its callers are gone with it
-            self._send(place, ShowStatistics(dict(statistics)))
+            self._send(place, told)
 
     def _show(self, place: _Place) -> None:
         if self._catalog is not None:
