@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from dragoman.server.errors import EngineError, EngineUnavailable
-from dragoman.server.fronts.processes.messages import AskStatistics, ShowStatistics, ToFront
+from dragoman.server.fronts.processes.messages import AskStatistics, ShowStatistics
 from dragoman.server.fronts.processes.statistics import AskedStatistics, answer_statistics
 from dragoman.server.operations.statistics import ModelStatistics
 
@@ -23,9 +23,8 @@ def num_runs(statistics: Mapping[str, ModelStatistics]) -> float:
     return statistics["dates"].num_runs
 
 
-async def told(message: ShowStatistics) -> ShowStatistics:
-    through_bytes: ShowStatistics = msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=ToFront)
-    return through_bytes
+def told(message: ShowStatistics) -> ShowStatistics:
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=ShowStatistics)
 
 
 async def test_what_cannot_be_read_is_an_answer_too_and_the_next_question_is_asked_anew() -> None:
@@ -37,7 +36,7 @@ async def test_what_cannot_be_read_is_an_answer_too_and_the_next_question_is_ask
     reading = asyncio.ensure_future(statistics.read())
     await asyncio.sleep(0)
     with structlog.testing.capture_logs() as log:
-        statistics.hear(await told(await answer_statistics(fail)))
+        statistics.hear(told(await answer_statistics(fail)))
     with pytest.raises(EngineError, match="cannot read its statistics"):
         await asyncio.wait_for(reading, PATIENCE_S)
     assert [each["event"] for each in log] == ["statistics_failed"]
@@ -45,7 +44,7 @@ async def test_what_cannot_be_read_is_an_answer_too_and_the_next_question_is_ask
     await asyncio.sleep(0)
     assert len(asked) == 2
     read = {"dates": ModelStatistics(num_runs=7)}
-    statistics.hear(await told(await answer_statistics(lambda: read)))
+    statistics.hear(told(await answer_statistics(lambda: read)))
     assert num_runs(await asyncio.wait_for(reading, PATIENCE_S)) == 7
 
 

@@ -174,7 +174,7 @@ async def test_a_file_that_the_system_cannot_read_now_is_no_fault_of_the_bundle(
     repository, watch, dates = await watched(tmp_path, engine)
     shutil.copytree(SPELL, dates / "2")
 
-    async def load_version(_: str, version: str) -> None:
+    async def load_version(name: str, version: str) -> None:
         Bundle.read(dates / version)
 
     engine.load_version = load_version  # type: ignore[method-assign]
