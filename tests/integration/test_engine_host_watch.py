@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from functools import partial
 
 import pytest
 import structlog.testing
@@ -88,11 +89,13 @@ async def test_once_a_host_serves_its_silence_is_short(
         nonlocal asked
         asked += 1
 
+    def has_asked(least: int) -> bool:
+        return asked >= least
+
     watch = HostWatch(ask, given_up.set)
     for _ in range(num_hosts):
         watch.begin()
-        before = asked
-        await eventually(lambda before=before: asked >= before + 2 * MAX_UNANSWERED)
+        await eventually(partial(has_asked, asked + 2 * MAX_UNANSWERED))
         watch.heard()
     before = asked
     await asyncio.wait_for(given_up.wait(), PATIENCE_S)
