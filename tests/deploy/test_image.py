@@ -122,7 +122,7 @@ def test_the_arguments_of_the_deployment_are_options_of_serve(deploy: Path, serv
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert "command" not in container  # the image's entry point stays
     options = {name for parameter in serve_command.params for name in parameter.opts}
-    assert {argument for argument in container["args"] if argument.startswith("-")} <= options
+    assert {argument.partition("=")[0] for argument in container["args"]} <= options
 
 
 def test_what_is_copied_exists_and_is_let_through_by_dockerignore(stages: dict[str, Stage]) -> None:

@@ -93,16 +93,14 @@ def test_the_dashboard_shows_every_metric_of_the_server(deploy: Path, exposed: s
     assert not {family for family in families if family not in dashboard}
 
 
-def test_autoscalers_scale_by_metrics_that_exist(deploy: Path, exposed: set[str]) -> None:
-    named = []
-    for path in sorted(deploy.glob("**/autoscaler.yaml")):
-        for metric in yaml.safe_load(path.read_text())["spec"].get("metrics", []):
-            if metric["type"] == "Pods":
-                named.append(metric["pods"]["metric"]["name"])
-            else:
-                assert metric["resource"]["name"] == "cpu"
+def test_autoscalers_scale_by_metrics_that_exist(
+    deploy: Path, rules: list[dict[str, Any]], exposed: set[str]
+) -> None:
+    scaled = yaml.safe_load((deploy / "components" / "autoscaling-keda" / "scaled_object.yaml").read_text())
+    queries = [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]]
+    named = {name for query in queries for name in names_in(query)}
     assert named
-    assert set(named) <= exposed
+    assert named <= exposed | {rule["record"] for rule in rules if "record" in rule}
 
 
 @pytest.mark.parametrize("label", CLOSED_SETS)

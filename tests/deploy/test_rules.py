@@ -10,7 +10,7 @@ import yaml
 
 RULES = Path("prometheus/rules/dragoman.yaml")
 RULE_TESTS = Path("prometheus/tests/dragoman.yaml")
-RULE_OBJECT = Path("components/prometheus-operator/prometheus_rule.yaml")
+RULE_OBJECT = Path("components/monitoring/prometheus_rule.yaml")
 
 
 @pytest.fixture(scope="module")
