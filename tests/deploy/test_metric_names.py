@@ -96,11 +96,34 @@ def test_the_dashboard_shows_every_metric_of_the_server(deploy: Path, exposed: s
 def test_autoscalers_scale_by_metrics_that_exist(
     deploy: Path, rules: list[dict[str, Any]], exposed: set[str]
 ) -> None:
-    scaled = yaml.safe_load((deploy / "components" / "autoscaling-keda" / "scaled_object.yaml").read_text())
+    components = deploy / "components"
+    scaled = yaml.safe_load((components / "autoscaling-keda" / "scaled_object.yaml").read_text())
     queries = [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]]
+    adapter = components / "autoscaling-adapter"
+    served = {}
+    for rule in yaml.safe_load((adapter / "adapter-values.yaml").read_text())["rules"]["custom"]:
+        series = rule["seriesQuery"].partition("{")[0]
+        served[rule.get("name", {}).get("as", series)] = rule["metricsQuery"].replace("<<.Series>>", series)
+        queries.append(rule["seriesQuery"])
+    queries += [re.sub(r"<<[^>]*>>", "", query) for query in served.values()]
+    scaler = yaml.safe_load((adapter / "autoscaler.yaml").read_text())
+    assert {metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]} == served.keys()
     named = {name for query in queries for name in names_in(query)}
     assert named
     assert named <= exposed | {rule["record"] for rule in rules if "record" in rule}
+
+
+def test_both_autoscalers_want_the_same(deploy: Path) -> None:
+    components = deploy / "components"
+    scaled = yaml.safe_load((components / "autoscaling-keda" / "scaled_object.yaml").read_text())["spec"]
+    scaler = yaml.safe_load((components / "autoscaling-adapter" / "autoscaler.yaml").read_text())["spec"]
+    assert scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == scaler["behavior"]
+    assert scaled["minReplicaCount"] == scaler["minReplicas"]
+    assert scaled["maxReplicaCount"] == scaler["maxReplicas"]
+    thresholds = [float(trigger["metadata"]["threshold"]) for trigger in scaled["triggers"]]
+    values = [metric["pods"]["target"]["averageValue"] for metric in scaler["metrics"]]
+    assert thresholds == [float(v.removesuffix("m")) / (1000 if v.endswith("m") else 1) for v in values]
+    assert 0.7 <= thresholds[0] <= 0.8
 
 
 @pytest.mark.parametrize("label", CLOSED_SETS)
