@@ -38,6 +38,7 @@ from dragoman.cli.command import Command
 from dragoman.cli.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE
 from dragoman.cli.options import examples
 from dragoman.cli.output import note
+from dragoman.cli.top import command as top
 from dragoman.common.errors import DragomanError, UsageError
 
 __all__ = ["app", "run"]
@@ -74,6 +75,7 @@ _add(rich_help_panel="Call it", epilog=generate.EPILOG)(generate.generate)
 _add(rich_help_panel="Call it", epilog=score.EPILOG)(score.score)
 app.add_typer(models.app, name="models", rich_help_panel="Call it", epilog=models.EPILOG)
 _add(rich_help_panel="Call it", epilog=bench.EPILOG)(bench.bench)
+_add(rich_help_panel="Watch it", epilog=top.EPILOG)(top.top)
 
 
 def _print_version(wanted: bool) -> None:

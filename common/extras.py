@@ -10,7 +10,7 @@ __all__ = ["EXTRAS", "require_extra"]
 
 _SERVE = (
     *("onnxruntime", "grpc_channelz", "grpc_reflection", "grpc_status", "msgspec", "numpy", "structlog"),
-    *("prometheus_client", "tokenizers", "waitress", "watchfiles"),
+    *("tokenizers", "waitress", "watchfiles"),
 )
 _TRAIN = (
     *("torch", "babel", "jinja2", "matplotlib", "onnx", "onnxscript", "platformdirs", "pyarrow", "sacrebleu"),

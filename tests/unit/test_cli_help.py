@@ -31,6 +31,7 @@ COMMANDS = (
     "score",
     "models",
     "bench",
+    "top",
     "demo",
 )
 

@@ -1,0 +1,1 @@
+"""`dragoman top`: what servers do, live in a terminal."""
