@@ -22,6 +22,7 @@ from dragoman.server.operations.log_writer import DroppedLinesCollector
 from dragoman.server.operations.logs import ServerLog, queued_logs
 from dragoman.server.operations.loop_watch import LoopWatch
 from dragoman.server.operations.stop_signals import EXIT_BROKEN, StopSignals
+from dragoman.server.processes.linux import FRONT_ARENAS, limit_arenas
 
 __all__ = ["END_S", "serve"]
 
@@ -58,6 +59,8 @@ def serve(
         UsageError: there is no model to serve, or a bundle cannot be believed.
         OperationError: a port is in use.
     """
+    if settings.engine.lanes_run_in != "threads":  # lanes allocate beside the front then
+        limit_arenas(FRONT_ARENAS)
     # Texts are tokenised in one thread: a pool of `tokenizers` would take the cores from the lanes.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of all series, of use to nobody here

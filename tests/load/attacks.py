@@ -7,8 +7,9 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -22,7 +23,16 @@ from tests.load.mutation import mutated
 
 from dragoman.v1 import translation_pb2
 
-__all__ = ["ATTACKS", "DRAGOMAN", "PRECISE", "Aim", "Attack"]
+__all__ = [
+    "ATTACKS",
+    "DRAGOMAN",
+    "PRECISE",
+    "Aim",
+    "Attack",
+    "connected",
+    "read_some",
+    "tls_hello",
+]
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"
@@ -35,11 +45,16 @@ READ_S = 0.05
 
 @dataclass(frozen=True)
 class Aim:
-    """What is attacked: a server on this machine, and a call that it would answer."""
+    """What is attacked: a server on this machine, and a call that it would answer.
+
+    Attributes:
+        certificates: folder of the authority and of a client's certificate; None: the port is in plain text.
+    """
 
     port: int
     path: str
     message: bytes
+    certificates: Path | None = None
 
 
 DRAGOMAN = Aim(0, TRANSLATE, MESSAGE)
@@ -48,7 +63,8 @@ Attack = Callable[[Aim, random.Random, int], tuple[int, Counter[str]]]
 
 
 @contextlib.contextmanager
-def _connection(port: int) -> Any:
+def connected(port: int) -> Iterator[socket.socket]:
+    """A connection. What the server does to it is no error."""
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
         connection.settimeout(READ_S)
         # The server may have closed the connection: that is an answer.
@@ -56,7 +72,7 @@ def _connection(port: int) -> Any:
             yield connection
 
 
-def _read(connection: socket.socket) -> None:
+def read_some(connection: socket.socket) -> None:
     """Take what comes within a moment."""
     with contextlib.suppress(OSError, h2.exceptions.H2Error):
         connection.recv(1 << 16)
@@ -64,44 +80,50 @@ def _read(connection: socket.socket) -> None:
 
 def random_bytes(aim: Aim, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
     for _ in range(num_cases):
-        with _connection(aim.port) as connection:
+        with connected(aim.port) as connection:
             if rng.random() < 0.5:
                 connection.sendall(PREFACE + SETTINGS)
             connection.sendall(rng.randbytes(rng.randrange(1, 2000)))
             if rng.random() < 0.1:
-                _read(connection)
+                read_some(connection)
     return num_cases, Counter()
 
 
 def tls_hellos(aim: Aim, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
     """A handshake's beginning, where the server speaks no TLS, or with damage."""
+    hello = tls_hello()
+    for _ in range(num_cases):
+        with connected(aim.port) as connection:
+            connection.sendall(hello if rng.random() < 0.5 else mutated(hello, rng))
+            if rng.random() < 0.1:
+                read_some(connection)
+    return num_cases, Counter()
+
+
+def tls_hello() -> bytes:
+    """What a client's handshake begins with."""
     context = ssl.create_default_context()
+    context.set_alpn_protocols(["h2"])
     out = ssl.MemoryBIO()
     with contextlib.suppress(ssl.SSLWantReadError):
         context.wrap_bio(ssl.MemoryBIO(), out, server_hostname="localhost").do_handshake()
-    hello = out.read()
-    for _ in range(num_cases):
-        with _connection(aim.port) as connection:
-            connection.sendall(hello if rng.random() < 0.5 else mutated(hello, rng))
-            if rng.random() < 0.1:
-                _read(connection)
-    return num_cases, Counter()
+    return out.read()
 
 
 def http1(aim: Aim, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
     for _ in range(num_cases):
-        with _connection(aim.port) as connection:
+        with connected(aim.port) as connection:
             line = rng.choice((b"GET / HTTP/1.1\r\n", b"POST /x HTTP/1.0\r\n", b"CONNECT a:1 HTTP/1.1\r\n"))
             connection.sendall(line + b"Host: a\r\n" + b"X: " + b"y" * rng.randrange(10_000) + b"\r\n\r\n")
             if rng.random() < 0.1:
-                _read(connection)
+                read_some(connection)
     return num_cases, Counter()
 
 
 def random_frames(aim: Aim, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
     """Frames of HTTP/2 of all types, in any order, with any flags, on any stream."""
     for _ in range(num_cases):
-        with _connection(aim.port) as connection:
+        with connected(aim.port) as connection:
             frames = PREFACE + SETTINGS
             for _ in range(rng.randrange(1, 12)):
                 body = rng.randbytes(rng.choice((0, 1, 4, 5, 6, 8, 40, 300)))
@@ -111,7 +133,7 @@ def random_frames(aim: Aim, rng: random.Random, num_cases: int) -> tuple[int, Co
                 frames += head + stream.to_bytes(4, "big") + body
             connection.sendall(frames)
             if rng.random() < 0.1:
-                _read(connection)
+                read_some(connection)
     return num_cases, Counter()
 
 
@@ -150,7 +172,7 @@ def _status(event: Any) -> str:
 
 
 def pings(aim: Aim, _: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
-    with _connection(aim.port) as connection:
+    with connected(aim.port) as connection:
         connection.sendall(PREFACE + SETTINGS)
         for _sent in range(num_cases // 100):
             connection.sendall(PING * 100)
@@ -158,7 +180,7 @@ def pings(aim: Aim, _: random.Random, num_cases: int) -> tuple[int, Counter[str]
 
 
 def settings_flood(aim: Aim, _: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
-    with _connection(aim.port) as connection:
+    with connected(aim.port) as connection:
         connection.sendall(PREFACE)
         for _sent in range(num_cases // 100):
             connection.sendall(SETTINGS * 100)
@@ -167,13 +189,13 @@ def settings_flood(aim: Aim, _: random.Random, num_cases: int) -> tuple[int, Cou
 
 def continuations(aim: Aim, rng: random.Random, num_cases: int) -> tuple[int, Counter[str]]:
     """Headers that never end (CVE-2024-27316), and lists of headers that unpack to a thousand times their size."""
-    with _connection(aim.port) as connection:
+    with connected(aim.port) as connection:
         connection.sendall(PREFACE + SETTINGS + b"\0\0\1\1\0\0\0\0\1\x83")  # HEADERS without END_HEADERS
         part = b"\x00\x03abc\x7f\x81\x0a" + b"d" * 264
         frame = len(part).to_bytes(3, "big") + b"\x09\0\0\0\0\1" + part
         for _ in range(num_cases // 2):
             connection.sendall(frame)
-    with _connection(aim.port) as connection:
+    with connected(aim.port) as connection:
         connection.sendall(PREFACE + SETTINGS)
         value = b"e" * 3000
         entry = b"\x40\x03bom\x7f" + _hpack_length(len(value)) + value
@@ -255,7 +277,7 @@ def odd_headers(aim: Aim, rng: random.Random, num_cases: int) -> tuple[int, Coun
             path = rng.choice((*paths, aim.path.encode()))
             client.call(path, mutated(aim.message, rng), timeout=timeout, encoding=encoding)
             if rng.random() < 0.1:
-                _read(client.socket)
+                read_some(client.socket)
     return num_cases, Counter()
 
 

@@ -5,8 +5,8 @@
 
 Processes of callers ask two models for answers with beams, seeded samples, rules, alternatives, scores and streams, and
 know what each must get: an engine in this process has answered every distinct call alone beforehand. Some calls are
-malformed; some callers cancel, have too little time, break their connections off or send half a call. Memory is the PSS
-of all processes of the server while no call runs, after the first tenth and at the end.
+malformed; some callers cancel, have too little time, break their connections off or send half a call. Memory is that of
+all processes of the server, without pages of files, while no call runs: after the first tenth and at the end.
 """
 
 import argparse
@@ -65,13 +65,13 @@ class Curve:
         last = len(self.by_kind) - 1
         return ", ".join(f"{self.by_kind[last * part // 10][kind] / 2**20:.1f}" for part in range(11))
 
-    def at_rest(self) -> int:
-        """Memory once no call runs: a large message that is being parsed is no leak."""
-        sizes = []
+    def at_rest(self) -> dict[str, int]:
+        """Memory by kind of process once no call runs: a large message that is being parsed is no leak."""
+        looks = []
         for _ in range(REST_LOOKS):
             time.sleep(REST_S)
-            sizes.append(self.tree.memory_bytes())
-        return round(statistics.median(sizes))
+            looks.append(self.tree.memory_by_kind())
+        return {kind: round(statistics.median(look[kind] for look in looks)) for kind in looks[0]}
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,14 @@ def _run(
     at_end = curve.at_rest()
     held_after = settle(server, tree, observed, held)
     _describe(report, whole, cases, seconds, curve)
-    report.facts["memory at rest after a tenth, at the end"] = (
-        f"{readable_bytes(after_tenth)}, {readable_bytes(at_end)}"
-    )
+    for kind, size in after_tenth.items():
+        if size:
+            report.facts[f"memory at rest after a tenth, at the end: {kind}"] = (
+                f"{readable_bytes(size)}, {readable_bytes(at_end[kind])}"
+            )
     report.bounds += _right(whole, warm)
     if whole.outcomes.total() >= CALLS_FOR_MEMORY:
-        growth = 100 * (at_end / after_tenth - 1)
+        growth = 100 * (sum(at_end.values()) / sum(after_tenth.values()) - 1)
         report.bounds.append(
             at_most("growth of memory after the first tenth", growth, 100 * MAX_GROWTH, " %")
         )

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import psutil
 
-from dragoman.common.memory import proportional_bytes
-
 __all__ = ["KINDS", "Tree", "shared_memory"]
 
 KINDS = ("server", "front", "host", "lane")
@@ -58,14 +56,13 @@ class Tree:
         return sum(each.status() == psutil.STATUS_ZOMBIE for each in self.all())
 
     def memory_bytes(self) -> int:
-        """Memory of all processes together (PSS)."""
-        return sum(proportional_bytes(each.pid) for each in self.all())
+        """Memory of all processes together, as `own_bytes` counts it."""
+        return sum(own_bytes(each.pid) for each in self.all())
 
     def memory_by_kind(self) -> dict[str, int]:
         """The same by kind of process."""
         return {
-            kind: sum(proportional_bytes(each.pid) for each in processes)
-            for kind, processes in self.by_kind().items()
+            kind: sum(own_bytes(each.pid) for each in processes) for kind, processes in self.by_kind().items()
         }
 
     def num_files(self) -> int:
@@ -75,6 +72,19 @@ class Tree:
     def num_threads(self) -> int:
         """Threads of all processes together."""
         return sum(each.num_threads() for each in self.all())
+
+
+def own_bytes(pid: int) -> int:
+    """A process's share of memory that belongs to no file, proc(5); 0 where the process has gone.
+
+    Pages of libraries are left out: the share of each process in them changes with other programs that map them.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    sizes = {name: int(size) * 1024 for name, size, *_ in map(str.split, lines[1:])}
+    return sizes["Pss_Anon:"] + sizes["Pss_Shmem:"]
 
 
 def shared_memory() -> set[str]:

@@ -50,6 +50,7 @@ from dragoman.server.operations.shared_values import ValueWriter, counting_in
 from dragoman.server.operations.stop_signals import EXIT_BROKEN
 from dragoman.server.operations.tracing import start_tracing
 from dragoman.server.processes.channel import Channel
+from dragoman.server.processes.linux import FRONT_ARENAS, limit_arenas
 from dragoman.server.processes.logs import send_logs_to
 from dragoman.server.processes.memory_files import read_memory_file
 from dragoman.server.security.credentials import Credentials
@@ -86,6 +87,7 @@ MakeModels = Callable[[EngineSettings, Metrics], Models]
 
 def run_front(make_models: MakeModels) -> NoReturn:
     """Answer calls until the server process says or ends. `make_models` is called on the event loop."""
+    limit_arenas(FRONT_ARENAS)
     place, control, log, values, clients = map(int, sys.argv[2:7])
     channel: Channel[ToFront] = Channel(socket.socket(fileno=control), ToFront)
     log_socket = socket.socket(fileno=log)
