@@ -18,7 +18,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 
 .DEFAULT_GOAL := help
 .PHONY: audit bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test conformance lint format types imports stubs stubs-check configuration fixtures plots unit lock clean
-.PHONY: soak kills overload faults rolling fuzz hostile side-by-side reliability
+.PHONY: watch soak kills overload faults rolling fuzz hostile side-by-side reliability
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -124,6 +124,9 @@ bench-gpu: $(VENV)/.dev ## decoding speed on a GPU against PyTorch there (instal
 bench-training: $(VENV)/.dev ## training speed against torch.nn.Transformer; DATA=DIR of Multi30k, or made-up lengths
 	$(BIN)/python -m benchmarks.training_speed --size multi30k $(if $(DATA),--data $(DATA))
 	$(BIN)/python -m benchmarks.training_speed --size tiny $(if $(DATA),--data $(DATA))
+
+watch: $(VENV)/.dev ## a server under load with Prometheus beside it, to look at; MODELS=DIR, RATE=N calls a second for each model
+	@$(BIN)/python tools/watch.py $(or $(MODELS),models) $(if $(RATE),--rate $(RATE))
 
 # Evidence that the service holds: each ends with bounds, and with exit code 1 where one is broken.
 soak: $(VENV)/.dev ## mixed calls for long: right answers, nothing lost, nothing leaks; CALLS=N or MINUTES=N, FIGURES=DIR
