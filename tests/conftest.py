@@ -1,14 +1,43 @@
 """What holds for every test."""
 
 import errno
+import gc
 import io
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import hypothesis
 import pytest
 import structlog
+
+# Tests start hundreds of processes. Each would compile all of the project anew, which takes longer than the rest of
+# its imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# How long an example takes says how busy the machine is, and nothing else.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before workers start: all processes of a run share a folder, and what is costly to make is made there once."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="dragoman-tests-")
+        os.environ["TESTS_SHARED_FOLDER"] = folder.name
+        config.add_cleanup(folder.cleanup)
+
+
+def pytest_collection_finish() -> None:
+    """Modules and collected tests stay to the end: each full collection of garbage would look at them all."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)  # the exporter makes objects by the million: 700 cost it a tenth of its time
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,10 @@
 """Small models with random weights, exported and loaded as they are served."""
 
-import functools
+import fcntl
+import os
 import random
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,6 @@ import onnx
 import torch
 
 from dragoman.common.files import sha256_of
-from dragoman.export.graph import Graph
 from dragoman.export.graphs import generation_graphs, translation_graphs
 from dragoman.export.halves import halved
 from dragoman.export.onnx_graphs import to_onnx
@@ -48,27 +50,35 @@ MODELS = {
 }  # fmt: skip
 
 
-@functools.cache  # tracing takes seconds a graph
-def traced(
-    name: str, precision: str
-) -> tuple[TranslationModel | LanguageModel, tuple[Graph, ...], dict[str, onnx.ModelProto]]:
+def traced(name: str, precision: str) -> Path:
+    """A folder with the model's graphs. Tracing takes seconds a graph: one process of a run of tests does it for all."""
+    folder = Path(os.environ["TESTS_SHARED_FOLDER"]) / f"{list(MODELS).index(name)}-{precision}"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            unfinished = folder.with_suffix(".unfinished")
+            unfinished.mkdir()
+            for stem, graph in _graphs(build(name), precision):
+                onnx.save(graph, unfinished / f"{stem}.onnx")
+            unfinished.rename(folder)
+    return folder
+
+
+def build(name: str) -> TranslationModel | LanguageModel:
     torch.manual_seed(0)
-    model = build_model(MODELS[name]).eval()
-    exported = model
+    return build_model(MODELS[name]).eval()
+
+
+def _graphs(model: TranslationModel | LanguageModel, precision: str) -> Iterator[tuple[str, onnx.ModelProto]]:
     if precision == "int8":
         rng = random.Random(0)
-        exported = quantized(model, [random_ids(rng, 30) for _ in range(50)])
+        model = quantized(model, [random_ids(rng, 30) for _ in range(50)])
     elif precision == "fp16":
-        exported = halved(model)
-    graphs = (
-        translation_graphs(exported)
-        if isinstance(exported, TranslationModel)
-        else generation_graphs(exported)
-    )
-    models = {graph.name: to_onnx(graph) for graph in graphs}
+        model = halved(model)
+    graphs = translation_graphs(model) if isinstance(model, TranslationModel) else generation_graphs(model)
+    yield from ((graph.name, to_onnx(graph)) for graph in graphs)
     if precision == "fp16":
-        models |= row_graphs(next(graph for graph in graphs if graph.name == "decode"))
-    return model, graphs, models
+        yield from row_graphs(next(graph for graph in graphs if graph.name == "decode")).items()
 
 
 def random_ids(rng: random.Random, longest: int) -> list[int]:
@@ -78,10 +88,12 @@ def random_ids(rng: random.Random, longest: int) -> list[int]:
 def export(
     name: str, folder: Path, precision: str = "fp32", kernels: str = "auto"
 ) -> tuple[TranslationModel | LanguageModel, Backend]:
-    model, _, exported = traced(name, precision)
+    model = build(name)
     dims = model.dims
-    for stem, graph in exported.items():
-        onnx.save(graph, folder / f"{stem}.onnx")
+    graphs = sorted(traced(name, precision).iterdir())
+    for path in graphs:
+        shutil.copy(path, folder)
+    exported = {path.stem: onnx.load(path) for path in graphs}
     translates = dims.task == "translation"
     manifest = Manifest.model_validate(
         {
