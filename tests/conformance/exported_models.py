@@ -51,7 +51,7 @@ MODELS = {
 
 
 def traced(name: str, precision: str) -> Path:
-    """A folder with the model's graphs. Tracing takes seconds a graph: one process of a run of tests does it for all."""
+    """A folder with the model's graphs. Tracing takes seconds: one process of a run of tests does it for all."""
     folder = Path(os.environ["TESTS_SHARED_FOLDER"]) / f"{list(MODELS).index(name)}-{precision}"
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -78,7 +78,7 @@ def _graphs(model: TranslationModel | LanguageModel, precision: str) -> Iterator
     graphs = translation_graphs(model) if isinstance(model, TranslationModel) else generation_graphs(model)
     yield from ((graph.name, to_onnx(graph)) for graph in graphs)
     if precision == "fp16":
-        yield from row_graphs(next(graph for graph in graphs if graph.name == "decode")).items()
+        yield from row_graphs(next(graph for graph in graphs if graph.name == "decode"))
 
 
 def random_ids(rng: random.Random, longest: int) -> list[int]:

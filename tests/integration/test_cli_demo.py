@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.trees import tree
+from tests.trees import Tree, tree
 
 SMALL = (
     "corpus.num_train=300",
@@ -39,18 +40,63 @@ def dragoman(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@dataclass(frozen=True)
+class Demonstrated:
+    """The folder that a demonstration was made in, what it printed, and what was there before it."""
+
+    folder: Path
+    shown: str
+    before: Tree
+
+
 @pytest.fixture(scope="module")
-def demonstrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder a demonstration was made in, and what it printed."""
+def broken_off(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
+    """A folder in which a demonstration got Ctrl-C while it trained, its exit code and its standard error."""
     folder = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, "-m", "dragoman", "demo", "--set", "training.max_steps=1000000"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(part) for part in sys.path)}  # noqa: PTH100
+    settings = ["--set", "corpus.num_train=2000", "--set", "training.state_interval_s=0"]
+    with subprocess.Popen(
+        [*command, *settings],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        cwd=folder,
+        env=environment,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "to learn from" in line:
+                break
+        metrics = folder / "runs/dates/metrics.jsonl"
+        while '"loss"' not in metrics.read_text():  # the first ten steps
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate(timeout=60)[1]
+    return folder, process.returncode, errors
+
+
+@pytest.fixture(scope="module")
+def demonstrated(broken_off: tuple[Path, int, str]) -> Demonstrated:
+    folder, _, _ = broken_off
+    (folder / "models/dates/1").mkdir(parents=True)
+    (folder / "models/dates/1/thesis").write_text("years of work")
+    before = tree(folder)
     done = dragoman(folder, "demo", *(word for setting in SMALL for word in ("--set", setting)))
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    return folder, done.stdout
+    return Demonstrated(folder, done.stdout, before)
 
 
-def test_a_demonstration_shows_each_step_and_ends_by_itself(demonstrated: tuple[Path, str]) -> None:
-    _, shown = demonstrated
+def test_ctrl_c_while_it_trains_is_exit_code_130(broken_off: tuple[Path, int, str]) -> None:
+    folder, code, errors = broken_off
+    assert code == 130, errors
+    assert "Traceback" not in errors
+    assert list((folder / "runs/dates/state").iterdir())
+
+
+def test_a_demonstration_shows_each_step_and_ends_by_itself(demonstrated: Demonstrated) -> None:
+    shown = demonstrated.shown
     headings = re.findall(r"^\d\. .*$|^Done in .*$", shown, flags=re.MULTILINE)
     assert [heading[:4] for heading in headings] == ["1. T", "2. E", "3. S", "4. S", "Done"]
     assert "same answer as PyTorch: 40 of 40" in shown
@@ -61,44 +107,17 @@ def test_a_demonstration_shows_each_step_and_ends_by_itself(demonstrated: tuple[
     assert "left with exit code 0" in shown
 
 
-def test_a_demonstration_leaves_a_run_and_a_bundle_that_agree(demonstrated: tuple[Path, str]) -> None:
-    folder, _ = demonstrated
-    done = dragoman(folder, "verify", "models/dates/1", "--run", "runs/dates")
+def test_a_demonstration_leaves_a_run_and_a_bundle_that_agree(demonstrated: Demonstrated) -> None:
+    done = dragoman(demonstrated.folder, "verify", "models/dates/2", "--run", "runs/dates-2")
     assert (done.returncode, done.stderr) == (0, "")
     assert "files: unchanged" in done.stdout
     assert "same answer as PyTorch: 40 of 40" in done.stdout
 
 
-def test_a_demonstration_that_is_broken_off_can_be_begun_again(tmp_path: Path) -> None:
-    """Ctrl-C while it trains is exit code 130, and what it leaves is in nobody's way."""
-    command = [sys.executable, "-m", "dragoman", "demo", "--set", "training.max_steps=1000000"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(part) for part in sys.path)}  # noqa: PTH100
-    settings = ["--set", "corpus.num_train=2000", "--set", "training.state_interval_s=0"]
-    with subprocess.Popen(
-        [*command, *settings],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        cwd=tmp_path,
-        env=environment,
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "to learn from" in line:
-                break
-        metrics = tmp_path / "runs/dates/metrics.jsonl"
-        while '"loss"' not in metrics.read_text():  # the first ten steps
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
-    assert list((tmp_path / "runs/dates/state").iterdir())
-    (tmp_path / "models/dates/1").mkdir(parents=True)
-    (tmp_path / "models/dates/1/thesis").write_text("years of work")
-    before = tree(tmp_path)
-    small = (word for setting in SMALL for word in ("--set", setting))
-    assert dragoman(tmp_path, "demo", *small).returncode == 0
-    assert tree(tmp_path).items() >= before.items(), "what was there is as it was"
-    assert (tmp_path / "runs/dates-2/run.json").is_file()
-    assert (tmp_path / "models/dates/2/bundle.json").is_file()
+def test_after_one_that_was_broken_off_nothing_that_is_there_is_in_the_way(
+    demonstrated: Demonstrated,
+) -> None:
+    folder = demonstrated.folder
+    assert tree(folder).items() >= demonstrated.before.items(), "what was there is as it was"
+    assert (folder / "runs/dates-2/run.json").is_file()
+    assert (folder / "models/dates/2/bundle.json").is_file()

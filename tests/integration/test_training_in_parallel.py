@@ -1,5 +1,6 @@
 """Two processes under torchrun train as one does with the same batches."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,6 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from dragoman.common.errors import UsageError
+from dragoman.model.recipe import load_recipe
+from dragoman.model.training import train as training
+from dragoman.model.training.distributed import World
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """
@@ -34,6 +40,7 @@ batch_tokens = 96
 optimizer = "adamw"
 max_learning_rate = 5e-3
 warmup_steps = 2
+schedule = "constant"
 accumulation_steps = 2
 evaluation_interval_steps = 10
 average_checkpoints = 2
@@ -85,9 +92,9 @@ def close(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def alone(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In the process of the tests: another one would take seconds to import what is here already."""
     out = tmp_path_factory.mktemp("runs") / "alone"
-    done = train(corpus, out, 1)
-    assert done.returncode == 0, done.stderr
+    training.train(load_recipe(str(corpus / "recipe.toml")), out, show_progress=False)
     return out
 
 
@@ -109,19 +116,21 @@ def test_two_processes_reach_what_one_reaches(corpus: Path, alone: Path, tmp_pat
 
 def test_two_processes_resume(corpus: Path, alone: Path, tmp_path: Path) -> None:
     """Half the way in two processes, the rest after --resume; with --accept-changes, for the end is another."""
-    constant = ("--set", "training.schedule=constant")
-    whole, out = tmp_path / "whole", tmp_path / "run"
-    assert train(corpus, whole, 1, *constant).returncode == 0
-    half = train(corpus, out, 2, *constant, "--set", "training.max_steps=14")
+    half = train(corpus, tmp_path / "run", 2, "--set", "training.max_steps=14")
     assert half.returncode == 0, half.stderr
-    rest = train(corpus, out, 2, *constant, "--resume", "--accept-changes")
+    rest = train(corpus, tmp_path / "run", 2, "--resume", "--accept-changes")
     assert rest.returncode == 0, rest.stderr
     assert "resumed at step 14" in rest.stderr
-    close(out, whole)
+    close(tmp_path / "run", alone)
 
 
-def test_standard_input_is_for_one_process(corpus: Path, tmp_path: Path) -> None:
-    done = train(corpus, tmp_path / "run", 2, "--set", "corpus.train=-")
-    assert done.returncode != 0
-    assert "error: 2 processes cannot share the standard input" in done.stderr
+def test_standard_input_is_for_one_process(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        training, "joined_world", lambda _: contextlib.nullcontext(World(rank=0, size=2, num_local=2))
+    )
+    piped = load_recipe(str(corpus / "recipe.toml"), ["corpus.train=-"])
+    with pytest.raises(UsageError, match="2 processes cannot share the standard input"):
+        training.train(piped, tmp_path / "run", show_progress=False)
     assert not (tmp_path / "run").exists()

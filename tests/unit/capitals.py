@@ -1,6 +1,8 @@
 """A training with all that is random in one, small enough to be run many times."""
 
+import functools
 import random
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ def capitals(tmp_path: Path) -> dict[str, Any]:
             "attention_dropout": 0.1,
         },
         "training": {
-            "max_steps": 60,
+            "max_steps": 40,
             "batch_tokens": 128,
             "max_learning_rate": 5e-3,
             "warmup_steps": 2,
@@ -56,6 +58,15 @@ def recipe(settings: dict[str, Any], **training: object) -> Recipe:
 
 def weights(run: Path) -> bytes:
     return (run / "model.safetensors").read_bytes()
+
+
+@functools.cache
+def undisturbed(optimizer: str = "muon") -> bytes:
+    """The weights of the training that nothing stops: one that is stopped and goes on has to end with these."""
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = recipe(capitals(Path(folder)), optimizer=optimizer)
+        train(chosen, Path(folder) / "run", show_progress=False)
+        return weights(Path(folder) / "run")
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, chosen: Recipe, out: Path, num_steps: int) -> None:

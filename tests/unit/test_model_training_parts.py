@@ -177,7 +177,7 @@ def resident_mib():
 keep_freed_memory()
 random.seed(0)
 before, kept = resident_mib(), []
-for _ in range(100):
+for _ in range(20):
     large = [torch.ones(random.randint(10_000, 3_000_000)) for _ in range(20)]
     kept.append(torch.ones(2_000))
 del large

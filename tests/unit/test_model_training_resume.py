@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.unit.capitals import RESUME, KilledError, capitals, recipe, stop_after, weights
+from tests.unit.capitals import RESUME, KilledError, capitals, recipe, stop_after, undisturbed, weights
 
 from dragoman.common.errors import OperationError
 from dragoman.common.files import atomic_write
@@ -24,7 +24,7 @@ from dragoman.model.training.state import Progress, State, StateStore
 from dragoman.model.training.step import TrainingStep
 from dragoman.model.training.train import Beginning, train
 
-pytestmark = pytest.mark.usefixtures("one_core")
+pytestmark = pytest.mark.usefixtures("one_core", "no_charts")
 
 
 @pytest.fixture
@@ -57,8 +57,6 @@ def test_killed_at_any_step_the_weights_are_the_same_to_the_bit(
 ) -> None:
     """Random places of death, between any two writes of the loop, until the training has come to its end."""
     chosen = recipe(settings, optimizer=optimizer)
-    train(chosen, tmp_path / "whole", show_progress=False)
-
     rng = random.Random(optimizer)
     places = [
         (loop, "learning_rate"),
@@ -90,7 +88,7 @@ def test_killed_at_any_step_the_weights_are_the_same_to_the_bit(
             except KilledError:
                 num_deaths += 1
     assert num_deaths >= 5
-    assert weights(out) == weights(tmp_path / "whole")
+    assert weights(out) == undisturbed(optimizer)
     figures = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in figures if "loss" in line]
     assert steps == sorted(set(steps)), "each step is recorded once"
@@ -98,8 +96,9 @@ def test_killed_at_any_step_the_weights_are_the_same_to_the_bit(
 
 def test_a_process_killed_at_random_moments_loses_nothing(settings: dict[str, Any], tmp_path: Path) -> None:
     """The real thing: SIGKILL to the command, while it reads, learns, validates or writes."""
-    chosen = toml({**settings, "training": {**settings["training"], "max_steps": 400}}, tmp_path / "r.toml")
-    subprocess.run(command(chosen, tmp_path / "whole"), env=environment(), check=True, capture_output=True)
+    longer = {**settings, "training": {**settings["training"], "max_steps": 150}}
+    train(recipe(longer), tmp_path / "whole", show_progress=False)
+    chosen = toml(longer, tmp_path / "r.toml")
     rng = random.Random(7)
     out, num_killed = tmp_path / "killed", 0
     for _ in range(3):
@@ -146,7 +145,6 @@ def test_a_stopped_training_resumes_to_the_same_weights(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     chosen = recipe(settings, state_interval_s=1e6)
-    train(chosen, tmp_path / "whole", show_progress=False)
     original, num_steps = TrainingStep.run, 0
 
     def signalled(*arguments: Any, **named: Any) -> Any:
@@ -163,14 +161,13 @@ def test_a_stopped_training_resumes_to_the_same_weights(
     assert stopped.value.step == 25
     assert stopped.value.interrupted == (number == signal.SIGINT)
     train(chosen, tmp_path / "run", beginning=RESUME, show_progress=False)
-    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    assert weights(tmp_path / "run") == undisturbed()
 
 
 def test_a_signal_while_validating_ends_that_at_once(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = recipe(settings, state_interval_s=1e6)
-    train(chosen, tmp_path / "whole", show_progress=False)
 
     def signalled(*_: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)
@@ -181,7 +178,7 @@ def test_a_signal_while_validating_ends_that_at_once(
         train(chosen, tmp_path / "run", show_progress=False)
     assert stopped.value.step == 7
     train(chosen, tmp_path / "run", beginning=RESUME, show_progress=False)
-    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    assert weights(tmp_path / "run") == undisturbed()
 
 
 def test_a_torn_state_is_passed_over(
@@ -191,7 +188,6 @@ def test_a_torn_state_is_passed_over(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     chosen, out = recipe(settings), tmp_path / "run"
-    train(chosen, tmp_path / "whole", show_progress=False)
     stop_after(monkeypatch, chosen, out, num_steps=15)
     _older, newer = sorted((out / "state").iterdir())
     newer.write_bytes(newer.read_bytes()[:-1000])
@@ -199,7 +195,7 @@ def test_a_torn_state_is_passed_over(
     said = capsys.readouterr().err
     assert f"passed over {newer.name}: it is damaged" in said
     assert "resumed at step 14" in said
-    assert weights(out) == weights(tmp_path / "whole")
+    assert weights(out) == undisturbed()
 
     stop_after(monkeypatch, chosen, tmp_path / "other", num_steps=15)
     for path in (tmp_path / "other/state").iterdir():
@@ -212,7 +208,6 @@ def test_a_full_disk_leaves_the_last_state(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen, out = recipe(settings), tmp_path / "run"
-    train(chosen, tmp_path / "whole", show_progress=False)
 
     def fills_up(path: Path, content: bytes | str) -> None:
         if "step-000000020" in path.name:  # the first half of it fits
@@ -228,7 +223,7 @@ def test_a_full_disk_leaves_the_last_state(
     assert found is not None
     assert found[0].progress.step == 19
     train(chosen, out, beginning=RESUME, show_progress=False)
-    assert weights(out) == weights(tmp_path / "whole")
+    assert weights(out) == undisturbed()
 
 
 def test_after_a_loss_that_is_not_finite_training_goes_on_from_the_last_good_state(
@@ -257,7 +252,7 @@ def test_after_a_loss_that_is_not_finite_training_goes_on_from_the_last_good_sta
     assert all(torch.isfinite(tensor.float()).all() for tensor in found[0].tensors.values())
     slower = recipe(settings, evaluation_interval_steps=10, max_learning_rate=1e-3)
     summary = train(slower, out, beginning=Beginning(resume=True, accept_changes=True), show_progress=False)
-    assert summary.outcome.num_steps == 60
+    assert summary.outcome.num_steps == 40
 
 
 def test_states_are_kept_two_at_a_time(tmp_path: Path) -> None:
