@@ -7,6 +7,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # (on Linux that is the CUDA build, gigabytes of it).
 TORCH ?= cpu
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+# It has more dependencies than images do, and an environment of its own.
+CYCLONEDX := cyclonedx-bom==7.5.0
 KERNELS := server/execution/libdragoman_kernels.so
 
 # FIGURES=DIR keeps what a benchmark measured, and its plot.
@@ -18,6 +20,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 
 .DEFAULT_GOAL := help
 .PHONY: audit bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test conformance lint format types imports stubs stubs-check configuration fixtures plots unit lock clean
+.PHONY: image image-check image-requirements sbom
 .PHONY: watch soak kills overload faults rolling fuzz hostile side-by-side reliability
 .PHONY: proto model export server client deploy benchmarks tests docs
 
@@ -160,8 +163,32 @@ fuzz: $(VENV)/.dev ## damaged and random input for decoders and the bundle reade
 audit: $(VENV)/.dev ## look the packages of constraints.txt up among known vulnerabilities
 	@$(BIN)/python tools/audit.py constraints.txt
 
-lock: $(VENV)/.dev ## write what is installed now to constraints.txt
+lock: $(VENV)/.dev ## write what is installed now to constraints.txt, and what images install of it
 	$(BIN)/python tools/lock.py constraints.txt
+	@$(MAKE) --no-print-directory image-requirements
+
+image-requirements: $(VENV)/.dev ## pin and hash what images install: deploy/requirements, from constraints.txt
+	$(BIN)/python tools/image_requirements.py deploy/requirements
+
+image: $(VENV)/pyvenv.cfg ## build the container image; TARGET=serve-cuda or train, ENGINE=docker, podman or buildah, BASE=debian without a registry
+	@$(BIN)/python tools/build_image.py $(if $(TARGET),--target $(TARGET)) $(if $(ENGINE),--engine $(ENGINE)) $(if $(BASE),--base $(BASE))
+
+# test_image.py and test_image_requirements.py need nothing: pytest always has tests to run.
+image-check: $(VENV)/.dev ## build the serving image, run it read-only as user 10001, ask it (root; Debian: buildah mmdebstrap)
+	IMAGE_CHECK=1 $(BIN)/pytest tests/deploy/test_image*.py
+
+$(VENV)/sbom/bin/cyclonedx-py: | $(VENV)/pyvenv.cfg
+	@$(BIN)/python -m venv $(VENV)/sbom
+	@$(VENV)/sbom/bin/python -m pip --disable-pip-version-check --quiet install $(CYCLONEDX)
+
+# Python warns that the list has no graph of dependencies: requirements have none.
+sbom: $(VENV)/sbom/bin/cyclonedx-py ## what each image installs as CycloneDX, with hashes: build/sbom-*.json
+	@mkdir -p build
+	@for image in serve serve-cuda train; do \
+		PYTHONWARNINGS=ignore $< requirements deploy/requirements/$$image.txt --pyproject pyproject.toml \
+			--mc-type application --output-reproducible --output-file build/sbom-$$image.json \
+		&& echo build/sbom-$$image.json || exit 1; \
+	done
 
 clean: ## remove the environment and caches; runs/ and models/ stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

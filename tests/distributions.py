@@ -27,13 +27,16 @@ def requirements_of(*extras: str) -> list[Requirement]:
 
 
 @functools.cache
-def distributions_of(*extras: str) -> frozenset[str]:
-    """All distributions that an installation with these extras brings, by normalised name."""
+def distributions_of(*extras: str, without: tuple[str, ...] = ()) -> frozenset[str]:
+    """All distributions that an installation with these extras brings, by normalised name.
+
+    `without`: distributions that are left out, with all that only they need.
+    """
     waiting = [(each.name, frozenset(each.extras)) for each in requirements_of(*extras)]
     seen: set[tuple[str, frozenset[str]]] = set()
     while waiting:
         current = waiting.pop()
-        if current in seen:
+        if current in seen or canonicalize_name(current[0]) in without:
             continue
         seen.add(current)
         name, chosen = current
