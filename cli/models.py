@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dragoman.cli import fetch
 from dragoman.cli.command import Command, CommandGroup
 from dragoman.cli.credentials import with_credentials
 from dragoman.cli.options import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, Target, Timeout, examples
@@ -32,6 +33,7 @@ CHANGE_TIMEOUT_S = 600.0
 """A large model takes minutes until it is loaded and checked."""
 
 app = typer.Typer(cls=CommandGroup, invoke_without_command=True)
+app.command(cls=Command, epilog=fetch.EPILOG)(fetch.fetch)
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the model.", show_default=False)]

@@ -13,7 +13,7 @@ from tests.kustomizations import DEPLOY, Manifest, build, copy_of, one
 from tests.object_schemas import CUSTOM_GROUPS, KUBERNETES_VERSIONS, is_custom, validate
 
 OVERLAYS = ["local", "cpu", "gpu"]
-MODELS = [["models-pvc", "loader"], ["models-oci"]]
+MODELS = [["models-pvc", "loader"], ["models-fetch"], ["models-oci"]]
 SECURITY: list[list[str]] = [[], ["tls", "tokens", "cert-manager"]]
 AUTOSCALING: list[list[str]] = [["autoscaling-adapter"], ["autoscaling-cpu"], ["autoscaling-keda"]]
 ACCESS: list[tuple[list[str], list[str]]] = [

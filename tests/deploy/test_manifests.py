@@ -8,6 +8,7 @@ import typer.main
 from tests.kustomizations import DEPLOY, Manifest, build, copy_of, one
 
 from dragoman.cli.app import app
+from dragoman.cli.bundle_fetching import read_list
 from dragoman.server.config import ListenSettings, ServerSettings, load_settings
 
 OVERLAYS = ["local", "cpu", "gpu"]
@@ -18,10 +19,15 @@ EVERYTHING = [
 GRACE_MARGIN_S = 10
 
 
-@pytest.fixture(scope="module", params=[*OVERLAYS, "everything"])
+FETCHING = ["models-fetch", "network-policy", "autoscaling-adapter"]
+
+
+@pytest.fixture(scope="module", params=[*OVERLAYS, "everything", "fetching"])
 def manifests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
     if request.param == "everything":
         return build(copy_of("cpu", tmp_path_factory.mktemp("overlay") / "cpu", EVERYTHING))
+    if request.param == "fetching":
+        return build(copy_of("cpu", tmp_path_factory.mktemp("overlay") / "cpu", FETCHING))
     return build(DEPLOY / "overlays" / str(request.param))
 
 
@@ -155,7 +161,9 @@ def test_every_file_that_an_argument_names_is_on_a_volume(manifests: list[Manife
     for server in servers_of(manifests):
         container = container_of(server)
         mounted = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
-        assert {mount["name"] for mount in mounted.values()} == {v["name"] for v in pod_of(server)["volumes"]}
+        everywhere = [container, *pod_of(server).get("initContainers", [])]
+        names = {mount["name"] for each in everywhere for mount in each["volumeMounts"]}
+        assert names == {volume["name"] for volume in pod_of(server)["volumes"]}
         for argument in container["args"]:
             value = argument.partition("=")[2]
             if value.startswith("/"):
@@ -170,6 +178,23 @@ def test_models_are_read_from_a_volume(manifests: list[Manifest], tmp_path: Path
         (volume,) = [v for v in pod_of(server)["volumes"] if v["name"] == mount["name"]]
         if "persistentVolumeClaim" in volume:
             one(manifests, "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])
+
+
+def test_fetched_models_land_where_the_server_reads_them(tmp_path: Path) -> None:
+    manifests = build(copy_of("cpu", tmp_path / "cpu", FETCHING))
+    (server,) = servers_of(manifests)
+    (init,) = pod_of(server)["initContainers"]
+    assert init["image"] == container_of(server)["image"]
+    assert init["command"] == ["dragoman", "models", "fetch"]
+    file, out = Path(init["args"][0]), init["args"][1].removeprefix("--out=")
+    mounted = {mount["mountPath"]: mount["name"] for mount in init["volumeMounts"]}
+    (shared,) = [m for m in container_of(server)["volumeMounts"] if m["name"] == mounted[out]]
+    assert shared["mountPath"] == str(settings_of(server, manifests, tmp_path).models.directory)
+    assert shared["readOnly"] is True
+    (volume,) = [v for v in pod_of(server)["volumes"] if v["name"] == mounted[str(file.parent)]]
+    config_map = one(manifests, "ConfigMap", volume["configMap"]["name"])
+    (written := tmp_path / file.name).write_text(config_map["data"][file.name])
+    assert read_list(written)
 
 
 def test_readiness_is_asked_over_grpc_where_the_kubelet_can_and_liveness_over_http(
