@@ -87,8 +87,9 @@ def build_image(target: str, tag: str, *, engine: str, base: str, storage: Path 
         arguments += [f"--build-arg=PYTHON_IMAGE={PYTHON_IMAGE}", f"--build-arg=BUILD_IMAGE={BUILD_IMAGE}"]
         arguments += ["--pull-never"]
     if engine != "buildah":
-        if subprocess.run([engine, "build", *arguments, "."], check=False, cwd=ROOT).returncode:  # noqa: S603
-            raise ImageNotBuilt(f"{engine} build failed")
+        code = subprocess.run([engine, "build", *arguments, "."], check=False, cwd=ROOT).returncode  # noqa: S603
+        if code:
+            raise ImageNotBuilt(f"{engine} build failed with exit code {code}")
         return
     with tempfile.NamedTemporaryFile("w", prefix="pip-", suffix=".conf") as pip_conf:
         volumes = _write_pip_conf(Path(pip_conf.name))

@@ -28,6 +28,7 @@ from dragoman import Client
 ROOT = Path(__file__).parents[2]
 BUNDLES = ROOT / "tests" / "fixtures" / "bundles"
 TAG = "localhost/dragoman:checked"
+NAMESPACES = ("unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child")
 POLL_S = 0.01
 START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 30.0
@@ -48,9 +49,8 @@ class Image:
 
     def command(self, *command: str) -> list[str]:
         """What runs `command` in it as process 1."""
-        namespaces = ["unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child"]
         launcher = [sys.executable, str(Path(__file__).with_name("image_process.py"))]
-        return [*namespaces, *launcher, *map(str, (self.root, BUNDLES, ROOT / "deploy" / "base")), *command]
+        return [*NAMESPACES, *launcher, *map(str, (self.root, BUNDLES, ROOT / "deploy" / "base")), *command]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -71,6 +71,9 @@ def image() -> Iterator[Image]:
             pytest.skip(f"{tool} is not installed: the image is not built")
     if os.geteuid() != 0:
         pytest.skip("only root can unpack and run the image")
+    for probe in (["buildah", "info"], [*NAMESPACES, "true"]):
+        if subprocess.run(probe, check=False, capture_output=True).returncode != 0:
+            pytest.skip(f"`{' '.join(probe)}` fails here: the image is not built")
     try:
         build_image("serve", TAG, engine="buildah", base="debian")
     except BaseImagesNotMade as error:
