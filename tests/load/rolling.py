@@ -6,7 +6,8 @@
 Two servers stand behind our client's balancer (round robin over both addresses, retries as they come). Callers ask for
 translations, streams of them and generated text without a pause, and compare each answer. Meanwhile, round after round,
 each server loads a new version of both models, switches to it and unloads the old one. Then it gets another version, is
-told to stop (SIGTERM), ends its calls, and starts again with it.
+told to stop (SIGTERM), ends its calls, and starts again with it. At last both servers let a new version's share of the
+calls grow from nothing to all of them (`shares.py`).
 """
 
 import argparse
@@ -25,6 +26,7 @@ from tests.integration.serving import BUNDLES
 from tests.load.crowd import progress_bar
 from tests.load.report import Report, Table, equals
 from tests.load.scene import ANSWERS, Scene
+from tests.load.shares import PERCENTAGES, Shares, move_shares
 
 from dragoman.client import AsyncClient, CallError
 
@@ -106,14 +108,22 @@ def new_version(models: Path) -> str:
 
 
 async def roll(
-    scenes: Sequence[Scene], crowd: Crowd, rounds: int, progress: Callable[[str], None]
+    scenes: Sequence[Scene],
+    crowd: Crowd,
+    shares: Shares,
+    options: argparse.Namespace,
+    progress: Callable[[str], None],
 ) -> list[str]:
     """All changes; returns what went wrong with servers."""
     problems = []
-    for _ in range(rounds):
+
+    def begin(step: str) -> None:
+        crowd.step = step
+        progress(step)
+
+    for _ in range(options.rounds):
         for place, scene in zip("AB", scenes, strict=True):
-            crowd.step = f"{place} loads new versions and unloads the old ones"
-            progress(crowd.step)
+            begin(f"{place} loads new versions and unloads the old ones")
             version = new_version(scene.models)
             async with AsyncClient(scene.target) as client:
                 for model in ("spell", "count"):
@@ -122,8 +132,7 @@ async def roll(
                     if versions != [version]:
                         problems.append(f"server {place} serves {model} in {versions} in place of {version}")
             await asyncio.sleep(SETTLE_S)
-            crowd.step = f"drain and restart {place} with a new version"
-            progress(crowd.step)
+            begin(f"drain and restart {place} with a new version")
             version = new_version(scene.models)
             code = await asyncio.to_thread(scene.stop)
             if code:
@@ -134,6 +143,9 @@ async def roll(
             if served != version:
                 problems.append(f"server {place} serves version {served} in place of {version}")
             await asyncio.sleep(SETTLE_S)
+        [new] = {new_version(scene.models) for scene in scenes}
+        async with shares.calling(options.callers):
+            await move_shares(scenes, shares, version, new, options.window, begin)
     return problems
 
 
@@ -141,7 +153,7 @@ async def run(scenes: Sequence[Scene], options: argparse.Namespace, report: Repo
     for scene in scenes:
         await asyncio.to_thread(scene.start)
     target = "ipv4:" + ",".join(scene.target for scene in scenes)
-    num_steps = 4 * options.rounds
+    num_steps = (4 + len(PERCENTAGES) + 1) * options.rounds
     with progress_bar() as bars:
         bar = bars.add_task("", total=num_steps)
         async with AsyncClient(target) as client:
@@ -154,7 +166,8 @@ async def run(scenes: Sequence[Scene], options: argparse.Namespace, report: Repo
                 bars.update(bar, description=step)
                 bars.advance(bar)
 
-            problems = await roll(scenes, crowd, options.rounds, tell)
+            shares = Shares(target)
+            problems = await roll(scenes, crowd, shares, options, tell)
             crowd.is_over = True
             await asyncio.gather(*tasks)
     steps = list(dict.fromkeys(step for step, _ in crowd.outcomes))
@@ -167,6 +180,7 @@ async def run(scenes: Sequence[Scene], options: argparse.Namespace, report: Repo
         equals("calls that failed or were wrong", failed or 0, 0),
         equals("servers that did not stop or start as they should", problems or 0, 0),
     ]
+    shares.describe(report)
 
 
 def _row(step: str, crowd: Crowd) -> list[str]:
@@ -179,6 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argument_parser(__doc__)
     parser.add_argument("--rounds", type=positive, default=5, help="in each, both servers are changed")
     parser.add_argument("--callers", type=positive, default=4, help="of each of three kinds")
+    parser.add_argument("--window", type=float, default=2.0, help="seconds at each share of a canary")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the servers")
     add_json_option(parser)
     options = parser.parse_args(arguments)
