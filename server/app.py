@@ -96,7 +96,7 @@ class Server:
         self.port = 0
         self._credentials = Credentials(settings.security)
         self._credential_files = CredentialReloader(self._credentials, self.metrics)
-        self._tracing = start_tracing(settings.tracing, self.metrics.trace_spans)
+        self._tracing = start_tracing(self._share.tracing, self.metrics.trace_spans)
         check_free(listen.host, listen.port)
         self._port_holder = hold_port(listen.host, listen.port) if self._num_fronts > 1 else None
         try:

@@ -64,7 +64,7 @@ message is longer than gRPC takes)."""
 ADMISSION_REASONS: tuple[RejectionReason, ...] = ("invalid", "draining", "no_time", "queue_full", "deadline")
 """Of calls that break a rule or come while the server stops, for which there is no time or no room, or whose deadline
 passed while they were tokenised."""
-SPAN_RESULTS = ("exported", "failed", "dropped")
+SPAN_RESULTS = ("exported", "failed", "dropped", "over_limit")
 """The collector took a span, did not, or the queue before it was full."""
 UNKNOWN_MODEL = "unknown"
 """Label of calls for a model that is not served, and of calls whose message was not read."""

@@ -39,7 +39,7 @@ from dragoman.server.errors import CredentialsError
 from dragoman.server.security.files import read_file
 from dragoman.server.settings.tracing import TracingSettings
 
-__all__ = ["CallSpans", "Tracing"]
+__all__ = ["CallSpans", "SpanAllowance", "Tracing"]
 
 FLUSH_S = 1.0
 """How long the end of the server waits for the collector to take the last spans."""
@@ -69,6 +69,29 @@ _HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
 Attributes = Mapping[str, str | int | float | bool]
 
 
+class SpanAllowance:
+    """Spans a second of calls that are traced because their callers are: a bucket that may owe. Pure.
+
+    A call is traced while anything is in the bucket, and pays for its spans when it ends.
+    """
+
+    def __init__(self, spans_a_second: float) -> None:
+        """The bucket is full at first: it holds what comes in a second."""
+        self._spans_a_second = spans_a_second
+        self._balance = spans_a_second
+        self._seen_s = 0.0
+
+    def is_left(self, now_s: float) -> bool:
+        """Whether a call may be traced now."""
+        filled = self._balance + max(0.0, now_s - self._seen_s) * self._spans_a_second
+        self._balance, self._seen_s = min(self._spans_a_second, filled), max(now_s, self._seen_s)
+        return self._balance > 0
+
+    def pay(self, num_spans: int) -> None:
+        """Take spans that were made out of the bucket."""
+        self._balance -= num_spans
+
+
 class CallSpans:
     """The spans of one sampled call, from its begin to its end. All times are on `time.monotonic()`.
 
@@ -78,8 +101,18 @@ class CallSpans:
         step_interval: each so many-th decoding step gets a span.
     """
 
-    def __init__(self, tracer: Tracer, span: Span, epoch_ns: int, step_interval: int) -> None:
-        """`span` is the call's own. `time.monotonic()` was 0 at `epoch_ns` on the wall clock."""
+    def __init__(
+        self,
+        tracer: Tracer,
+        span: Span,
+        epoch_ns: int,
+        step_interval: int,
+        allowance: SpanAllowance | None = None,
+    ) -> None:
+        """`span` is the call's own. `time.monotonic()` was 0 at `epoch_ns` on the wall clock.
+
+        All spans are paid from `allowance`; None: they need not be paid.
+        """
         context = span.get_span_context()
         self.trace_id = f"{context.trace_id:032x}"
         self.exemplar = {"trace_id": self.trace_id, "span_id": f"{context.span_id:016x}"}
@@ -87,6 +120,7 @@ class CallSpans:
         self._tracer = tracer
         self._span = span
         self._epoch_ns = epoch_ns
+        self._allowance = allowance
         self._num_parts = 0
 
     def set(self, **attributes: str | float) -> None:
@@ -120,6 +154,8 @@ class CallSpans:
 
     def end(self, code: str, ended_s: float) -> None:
         """The call ends with a gRPC status code."""
+        if self._allowance is not None:
+            self._allowance.pay(1 + min(self._num_parts, MAX_SPANS))
         self._span.set_attribute("rpc.grpc.status_code", _CODES.index(code))
         if self._num_parts > MAX_SPANS:
             self.set(spans_left_out=self._num_parts - MAX_SPANS)
@@ -154,6 +190,8 @@ class Tracing:
         self._tracer = self._provider.get_tracer("dragoman.server")
         self._step_interval = settings.step_interval
         self._propagator = get_global_textmap()
+        self._allowance = SpanAllowance(settings.max_asked_spans_a_second)
+        self._over_limit = spans.labels("over_limit")
         # Those of W3C's trace context, unless the environment names another propagator.
         self._context_keys = frozenset(self._propagator.fields)
 
@@ -164,7 +202,14 @@ class Tracing:
         # The last one of a key is from the nearest sender.
         carrier = {key: value for key, value in metadata if key in self._context_keys}
         context = self._propagator.extract(carrier, Context()) if carrier else _NO_CONTEXT
-        has_parent = bool(carrier) and get_current_span(context).get_span_context().is_valid
+        parent = get_current_span(context).get_span_context()
+        has_parent = bool(carrier) and parent.is_valid
+        is_asked = has_parent and parent.trace_flags.sampled
+        if is_asked and not self._allowance.is_left(time.monotonic()):
+            self._over_limit.inc()
+            if self._ratio is None:
+                return None
+            has_parent = is_asked = False  # it is sampled as if nobody had asked
         if not has_parent and self._ratio is not None and random.random() >= self._ratio:  # noqa: S311
             return None
         service, _, method = path.removeprefix("/").partition("/")
@@ -183,7 +228,8 @@ class Tracing:
                 "dragoman.request_id": request_id,
             }
         )
-        return CallSpans(self._tracer, span, epoch_ns, self._step_interval)
+        allowance = self._allowance if is_asked else None
+        return CallSpans(self._tracer, span, epoch_ns, self._step_interval, allowance)
 
     def close(self) -> None:
         """Send the spans that wait, within `FLUSH_S`; drop those that the collector has not taken then."""

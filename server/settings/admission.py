@@ -27,6 +27,10 @@ class AdmissionSettings(Settings):
     """Tokens that one client may use at once after a pause. 0: what `tokens_a_second_a_client` gives in ten
     seconds."""
 
+    ipv6_prefix_bits: Annotated[int, Field(ge=1, le=128)] = 64
+    """Callers without credentials whose IPv6 addresses begin with the same bits are one client: a network gives a
+    machine 64 bits of addresses to choose from. 128: each address is a client."""
+
     @property
     def burst_tokens(self) -> float:
         """Tokens that one client may use at once after a pause."""

@@ -11,6 +11,7 @@ from dragoman.common.settings import Settings
 __all__ = ["TracingSettings"]
 
 _MAX_STEP_INTERVAL = 1_000_000
+_MAX_SPANS = 1_000_000
 
 
 def _check_endpoint(endpoint: str) -> str:
@@ -37,6 +38,10 @@ class TracingSettings(Settings):
     """Name of this service. Left out: `OTEL_SERVICE_NAME`, else dragoman."""
     sampling_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
     """Part of the calls that are traced. A call that comes with a trace context (`traceparent`) is traced exactly if
-    its caller's span is. Left out: `OTEL_TRACES_SAMPLER`, else 0.01."""
+    its caller's span is, up to `max_asked_spans_a_second`. Left out: `OTEL_TRACES_SAMPLER`, else 0.01."""
+    max_asked_spans_a_second: Annotated[float, Field(ge=0, le=_MAX_SPANS)] = 500.0
+    """Most spans a second, in the long run, of calls that are traced because their callers' spans are: no caller can
+    have the server trace everything. Beyond it such a call is traced as often as one without a trace context. 0: no
+    trace context decides. Several fronts have equal shares."""
     step_interval: Annotated[int, Field(ge=1, le=_MAX_STEP_INTERVAL)] = 16
     """Each so many-th decoding step of a traced input gets a span, up to 64 of an input."""

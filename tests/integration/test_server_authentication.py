@@ -91,6 +91,27 @@ async def test_calls_need_a_token_with_the_scope(tokens: Tokens, capsys: pytest.
         assert str(token) not in log or token is tokens.path
 
 
+async def test_health_names_no_model_to_strangers(tokens: Tokens) -> None:
+    async with serving(MODELS, f"security.tokens_file={tokens.path}") as served:
+        health: Any = health_pb2_grpc.HealthStub(served.channel)
+        everything: Any = health_pb2.HealthListRequest()  # type: ignore[attr-defined]
+        before = refused(served, "unauthenticated"), refused(served, "not_permitted")
+        assert await code_of(health.List(everything)) is UNAUTHENTICATED
+        assert await code_of(health.List(everything, metadata=bearer(tokens.metrics))) is PERMISSION_DENIED
+        assert (refused(served, "unauthenticated"), refused(served, "not_permitted")) == (
+            before[0] + 1,
+            before[1] + 1,
+        )
+        for token in (tokens.infer, tokens.admin):
+            assert "spell/2" in (await health.List(everything, metadata=bearer(token))).statuses
+        # Probes have no credentials.
+        known = health_pb2.HealthCheckRequest(service="spell")
+        assert (await health.Check(known)).status == health_pb2.HealthCheckResponse.SERVING
+        watch = health.Watch(known)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        watch.cancel()
+
+
 async def test_health_is_open_and_reflection_is_not(tokens: Tokens) -> None:
     async with serving(MODELS, f"security.tokens_file={tokens.path}") as served:
         health: Any = health_pb2_grpc.HealthStub(served.channel)

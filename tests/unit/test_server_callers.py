@@ -35,6 +35,30 @@ def test_an_address_has_no_port(peer: str, address: str) -> None:
     assert address_of(peer) == address
 
 
+@pytest.mark.parametrize(
+    ("peer", "client"),
+    [
+        ("ipv6:%5B2001:db8::7%5D:4071", "2001:db8::/64"),
+        ("ipv6:%5B2001:db8:0:0:ffff:1:2:3%5D:1", "2001:db8::/64"),
+        ("ipv6:%5B2001:db8:0:1::7%5D:4071", "2001:db8:0:1::/64"),
+        ("ipv6:%5B::ffff:192.0.2.7%5D:4071", "192.0.2.7"),
+        ("ipv6:%5B::1%5D:4071", "::1"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:4071", "fe80::1%eth0"),
+        ("ipv6:nonsense", ""),
+        ("ipv4:192.0.2.7:4071", "192.0.2.7"),
+    ],
+)
+def test_addresses_of_one_network_are_one_client(peer: str, client: str) -> None:
+    caller = Authenticator(ipv6_prefix_bits=64).caller_of(PlayedContext(peer=peer), ())  # type: ignore[arg-type]
+    assert caller.identity == client
+
+
+def test_how_much_of_an_address_is_a_client_can_be_set() -> None:
+    context: Any = PlayedContext(peer="ipv6:%5B2001:db8:1:2::7%5D:4071")
+    assert Authenticator(ipv6_prefix_bits=48).caller_of(context, ()).identity == "2001:db8:1::/48"
+    assert Authenticator(ipv6_prefix_bits=128).caller_of(context, ()).identity == "2001:db8:1:2::7"
+
+
 def test_a_call_is_refused_whose_caller_lacks_the_scope() -> None:
     metrics = Metrics(1.0)
     recorder = CallRecorder(metrics, {"dates": 4}, max_calls=2)

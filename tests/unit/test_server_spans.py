@@ -15,7 +15,7 @@ from dragoman.server.config import load_settings
 from dragoman.server.errors import CredentialsError
 from dragoman.server.operations import spans
 from dragoman.server.operations.metrics import SPAN_RESULTS, Metrics
-from dragoman.server.operations.spans import Tracing
+from dragoman.server.operations.spans import SpanAllowance, Tracing
 from dragoman.server.operations.tracing import start_tracing
 from dragoman.server.settings.tracing import TracingSettings
 
@@ -138,6 +138,45 @@ def test_no_trace_context_of_a_caller_enters_the_log(
 ) -> None:
     begun(Metrics(1.0), sampling_ratio=1.0).begin(PATH, tuple(metadata.items()), "id", time.monotonic())
     assert not caplog.records
+
+
+ASKED = (("traceparent", f"00-{'a' * 32}-{'b' * 16}-01"),)
+NOT_ASKED = (("traceparent", f"00-{'a' * 32}-{'b' * 16}-00"),)
+
+
+def test_callers_have_a_bounded_number_of_spans_traced(exporters: list[Exporter]) -> None:
+    metrics = Metrics(1.0)
+    tracing = begun(metrics, sampling_ratio=0.0, max_asked_spans_a_second=0.001)
+    trace = tracing.begin(PATH, ASKED, "id", time.monotonic())
+    assert trace is not None
+    assert trace.trace_id == "a" * 32
+    trace.add("part", 0.0, 0.0)
+    trace.end("OK", time.monotonic())  # two spans, which 2,000 s pay for
+    for _ in range(3):
+        assert tracing.begin(PATH, ASKED, "id", time.monotonic()) is None
+    assert tracing.begin(PATH, NOT_ASKED, "id", time.monotonic()) is None
+    assert counts(metrics)["over_limit"] == 3
+
+
+def test_beyond_that_a_call_is_sampled_as_any_other(exporters: list[Exporter]) -> None:
+    tracing = begun(Metrics(1.0), sampling_ratio=1.0, max_asked_spans_a_second=0)
+    trace = tracing.begin(PATH, ASKED, "id", time.monotonic())
+    assert trace is not None
+    assert trace.trace_id == "a" * 32
+
+
+def test_spans_are_owed_and_come_back() -> None:
+    allowance = SpanAllowance(10.0)
+    assert allowance.is_left(100.0)
+    allowance.pay(25)
+    assert not allowance.is_left(101.4)
+    assert allowance.is_left(101.6)
+    assert allowance.is_left(90.0)  # times of calls are not in order
+    allowance.pay(2)
+    assert not allowance.is_left(101.6)
+    assert allowance.is_left(1000.0)
+    allowance.pay(10)
+    assert not allowance.is_left(1000.0)  # a pause gives one second's spans
 
 
 def test_the_environment_says_what_settings_leave_out(

@@ -10,7 +10,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2_grpc
 
 from dragoman.server.config import ServerSettings
-from dragoman.server.fronts.grpc.authentication import GuardedServer, authenticator_of
+from dragoman.server.fronts.grpc.authentication import Guard, GuardedServer, authenticator_of
 from dragoman.server.fronts.grpc.credentials import server_credentials
 from dragoman.server.fronts.grpc.dragoman_v1.generation import GenerationServicer
 from dragoman.server.fronts.grpc.dragoman_v1.model import ModelServicer
@@ -114,7 +114,12 @@ class GrpcFront:
         self._credentials = credentials
         # Nobody without credentials may change what is served, unless the settings allow changes at all.
         open_scopes = {Scope.INFER, Scope.ADMIN} if settings.models.allow_changes else {Scope.INFER}
-        self._authenticator = authenticator_of(settings.security, credentials, open_scopes)
+        self._authenticator = authenticator_of(
+            settings.security,
+            credentials,
+            open_scopes,
+            ipv6_prefix_bits=settings.admission.ipv6_prefix_bits,
+        )
         self._lifecycle = lifecycle
         self._metrics = metrics
         self._on_crash = on_crash
@@ -125,7 +130,8 @@ class GrpcFront:
         self._limits = ClientLimits()
         self._limit_clients(settings.admission)
         self._weights = settings.engine.priority_weights
-        self._health = HealthServicer(("", *SERVICE_NAMES))
+        self._guard = Guard(self._authenticator, frozenset({Scope.INFER, Scope.ADMIN}), self._count_refusal)
+        self._health = HealthServicer(("", *SERVICE_NAMES), self._guard)
         self._num_taken_up = 0
         self._stop: GrpcStop | None = None
         self._recorder: CallRecorder | None = None
@@ -261,10 +267,11 @@ class GrpcFront:
             inference, InterceptedServer(server, interceptors, open_inference.PROTOCOL)
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        guarded = GuardedServer(
-            server, self._authenticator, frozenset({Scope.INFER, Scope.ADMIN}), self._count_refusal
+        add_reflection(
+            GuardedServer(server, self._guard),
+            (*SERVICE_NAMES, health.SERVICE_NAME),
+            [open_inference.PROTOCOL.pool],
         )
-        add_reflection(guarded, (*SERVICE_NAMES, health.SERVICE_NAME), [open_inference.PROTOCOL.pool])
 
     async def _read_own_statistics(self) -> Mapping[str, ModelStatistics]:
         async with self._statistics_turn:  # one thread, however many ask

@@ -13,6 +13,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
+from dragoman.server.fronts.grpc.authentication import Guard
 from dragoman.server.models.registry import Registry
 
 __all__ = ["HealthServicer"]
@@ -25,10 +26,14 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
 
     Models go by `name` and by `name/version`. A model that could not be loaded, is drained or is unloaded is
     NOT_SERVING. What never was a model is unknown.
+
+    Probes have no credentials: everybody may ask for a name that they know. The list of all names is for callers that
+    pass `guard`, as the list of models is.
     """
 
-    def __init__(self, services: Sequence[str]) -> None:
+    def __init__(self, services: Sequence[str], guard: Guard) -> None:
         self._services = frozenset(services)
+        self._guard = guard
         self._is_serving = False
         self._watchers: set[asyncio.Event] = set()
         self._registry = Registry()
@@ -54,7 +59,8 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         return self._response(request.service)
 
     async def List(self, request: Any, context: Context) -> Any:  # not in the stubs yet
-        """The status of every service and every model."""
+        """The status of every service and every model, for callers with credentials where authentication is on."""
+        await self._guard.check(context)
         statuses = {name: self._response(name) for name in self._services | self._models}
         return health_pb2.HealthListResponse(statuses=statuses)  # type: ignore[attr-defined]
 

@@ -30,7 +30,7 @@ def num_fronts(settings: ServerSettings, *, lanes_are_processes: bool) -> int:
 
 
 def share(settings: ServerSettings, num_fronts: int) -> ServerSettings:
-    """The settings of one of `num_fronts` fronts: calls, connections and what waits are divided.
+    """The settings of one of `num_fronts` fronts: what it may have of calls, connections and spans, and of what waits.
 
     One call always fits.
     """
@@ -39,6 +39,7 @@ def share(settings: ServerSettings, num_fronts: int) -> ServerSettings:
     max_connections = math.ceil(listen.max_connections / num_fronts)
     max_waiting = max(listen.max_inputs, math.ceil(engine.max_waiting / num_fronts))
     max_waiting_tokens = math.ceil(engine.max_waiting_tokens / num_fronts)
+    max_asked_spans = settings.tracing.max_asked_spans_a_second / num_fronts
     return settings.model_copy(
         update={
             "server": listen.model_copy(
@@ -47,5 +48,6 @@ def share(settings: ServerSettings, num_fronts: int) -> ServerSettings:
             "engine": engine.model_copy(
                 update={"max_waiting": max_waiting, "max_waiting_tokens": max_waiting_tokens}
             ),
+            "tracing": settings.tracing.model_copy(update={"max_asked_spans_a_second": max_asked_spans}),
         }
     )
