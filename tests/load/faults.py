@@ -23,7 +23,7 @@ from benchmarks.report import add_json_option, argument_parser, positive
 from tests.load.crowd import progress_bar
 from tests.load.fault_list import FAULTS, Fault, NotHere
 from tests.load.report import Report, Table, equals
-from tests.load.scene import Callers
+from tests.load.steady_callers import SteadyCallers
 
 BEFORE_S, AFTER_S = 0.5, 0.5
 
@@ -67,7 +67,7 @@ async def undergo(fault: Fault, folder: Path, num_callers: int) -> Outcome:
     try:
         await asyncio.to_thread(scene.start)
         credentials = scene.credentials
-        callers = Callers(scene.target, credentials)
+        callers = SteadyCallers(scene.target, credentials)
         wanted = scene.tree.counts()
         async with callers.calling(num_callers):
             await asyncio.sleep(BEFORE_S)

@@ -20,68 +20,20 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import grpc
-import grpc.aio
 from benchmarks.report import add_json_option, argument_parser, positive
 from tests.integration.serving import BUNDLES
 from tests.load.report import Report, Table, equals
+from tests.load.steady_callers import SteadyCallers
 from tests.load.tree import Tree, shared_memory
 
 from dragoman.cli.server_process import ServerProcess, running_server
-from dragoman.client import AsyncClient, CallError
+from dragoman.client import AsyncClient
 from dragoman.common.memory import readable_bytes
-from dragoman.v1 import translation_pb2, translation_pb2_grpc
 
-RETRYABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+RETRYABLE = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
 SETTLE_S = 3.0
 PATIENCE_S = 30.0
 WEIGHTS = {"lane": 8, "host": 1, "front": 1}
-
-
-class Load:
-    """Callers, and what they were told."""
-
-    def __init__(self, port: int, model: str, answers: dict[str, str]) -> None:
-        self._target = f"127.0.0.1:{port}"
-        self._model = model
-        self._answers = answers
-        self.plain: Counter[str] = Counter()
-        self.repeated: Counter[str] = Counter()
-        self.is_over = False
-
-    async def ask(self) -> None:
-        """One caller that repeats nothing."""
-        options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
-        async with grpc.aio.insecure_channel(self._target, options) as channel:
-            stub: translation_pb2_grpc.TranslationServiceAsyncStub = (
-                translation_pb2_grpc.TranslationServiceStub(channel)
-            )
-            while not self.is_over:
-                texts = random.choices(list(self._answers), k=4)
-                request = translation_pb2.TranslateRequest(model=self._model, inputs=texts)
-                try:
-                    answer = await stub.Translate(request, timeout=PATIENCE_S, wait_for_ready=True)
-                except grpc.aio.AioRpcError as error:
-                    is_retryable = error.code() in RETRYABLE
-                    self.plain[
-                        "retryable" if is_retryable else f"{error.code().name}: {error.details()}"
-                    ] += 1
-                    continue
-                told = [each.text for each in answer.translations]
-                self.plain["right" if told == [self._answers[text] for text in texts] else "wrong"] += 1
-
-    async def ask_with_client(self) -> None:
-        """One caller with our client."""
-        async with AsyncClient(self._target) as client:
-            while not self.is_over:
-                texts = random.choices(list(self._answers), k=4)
-                try:
-                    answers = await client.translate(texts, model=self._model, timeout_s=PATIENCE_S)
-                except CallError as error:
-                    self.repeated[f"{type(error).__name__}: {error}"] += 1
-                    continue
-                told = [each.text for each in answers]
-                self.repeated["right" if told == [self._answers[text] for text in texts] else "wrong"] += 1
 
 
 async def kill_again_and_again(tree: Tree, num_kills: int) -> tuple[Counter[str], dict[str, list[float]]]:
@@ -115,20 +67,18 @@ async def run(server: ServerProcess, options: argparse.Namespace, report: Report
     texts = list(dict.fromkeys(example["text"] for example in manifest["golden_examples"]))[:64]
     async with AsyncClient(server.target) as client:
         told = await client.translate(texts, model=model)
-    load = Load(server.port, model, {text: each.text for text, each in zip(texts, told, strict=True)})
+    answers = {text: each.text for text, each in zip(texts, told, strict=True)}
+    load = SteadyCallers(server.target, None, model, answers, num_texts=4, retryable=RETRYABLE)
     tree = Tree(server.process.pid)
-    callers = [asyncio.create_task(load.ask()) for _ in range(options.callers)]
-    callers += [asyncio.create_task(load.ask_with_client()) for _ in range(options.callers)]
-    await asyncio.sleep(SETTLE_S)
-    before, files, shared = tree.memory_bytes(), tree.num_files(), shared_memory()
-    counts, seconds = await kill_again_and_again(tree, options.kills)
-    await asyncio.sleep(SETTLE_S)
-    report.facts["memory of all processes"] = (
-        f"{readable_bytes(before)} before, {readable_bytes(tree.memory_bytes())} after"
-    )
-    report.facts["open files"] = f"{files} before, {tree.num_files()} after"
-    load.is_over = True
-    await asyncio.gather(*callers)
+    async with load.calling(options.callers):
+        await asyncio.sleep(SETTLE_S)
+        before, files, shared = tree.memory_bytes(), tree.num_files(), shared_memory()
+        counts, seconds = await kill_again_and_again(tree, options.kills)
+        await asyncio.sleep(SETTLE_S)
+        report.facts["memory of all processes"] = (
+            f"{readable_bytes(before)} before, {readable_bytes(tree.memory_bytes())} after"
+        )
+        report.facts["open files"] = f"{files} before, {tree.num_files()} after"
     rows = [
         [kind, str(count), f"{statistics.median(seconds[kind]):.3f}", f"{max(seconds[kind]):.3f}"]
         for kind, count in counts.items()

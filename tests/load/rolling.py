@@ -25,8 +25,9 @@ from benchmarks.report import add_json_option, argument_parser, positive
 from tests.integration.serving import BUNDLES
 from tests.load.crowd import progress_bar
 from tests.load.report import Report, Table, equals
-from tests.load.scene import ANSWERS, Scene
+from tests.load.scene import Scene
 from tests.load.shares import PERCENTAGES, Shares, move_shares
+from tests.load.steady_callers import ANSWERS
 
 from dragoman.client import AsyncClient, CallError
 

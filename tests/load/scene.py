@@ -1,35 +1,27 @@
-"""A loaded server on a port of its own, whose processes may be killed: callers know the right answers."""
+"""A server on a port of its own, whose processes may be killed."""
 
 import asyncio
-import contextlib
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import grpc
 import grpc.aio
 from tests.integration.serving import http_get
+from tests.load.steady_callers import ANSWERS, channel_to, translation_stub
 from tests.load.tree import Tree
 
-from dragoman.client import AsyncClient, CallError
-from dragoman.v1 import translation_pb2, translation_pb2_grpc
+from dragoman.v1 import translation_pb2
 
-__all__ = ["RETRYABLE", "Callers", "Scene", "free_port"]
+__all__ = ["Scene", "free_port"]
 
-RETRYABLE = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"}
-"""What our client repeats."""
-PATIENCE_S = 20.0
 START_S = 60.0
 STOP_S = 60.0
-PAUSE_S = 0.02
 PROBE_S = 1.0
-ANSWERS = {"12": "one two", "7": "seven", "40": "four zero"}
 
 
 def free_port() -> int:
@@ -133,95 +125,10 @@ class Scene:
         return None
 
     async def _probe(self) -> bool:
-        own = [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 50)]
-        async with _channel(self.target, self.credentials, own) as channel:
-            stub: translation_pb2_grpc.TranslationServiceAsyncStub = (
-                translation_pb2_grpc.TranslationServiceStub(channel)
-            )
+        async with channel_to(self.target, self.credentials) as channel:
             request = translation_pb2.TranslateRequest(model="spell", inputs=["12"])
             try:
-                answer = await stub.Translate(request, timeout=PROBE_S)
+                answer = await translation_stub(channel).Translate(request, timeout=PROBE_S)
             except grpc.aio.AioRpcError:
                 return False
         return answer.translations[0].text == ANSWERS["12"]
-
-
-def _channel(
-    target: str, credentials: grpc.ChannelCredentials | None, options: list[tuple[str, int]]
-) -> grpc.aio.Channel:
-    if credentials is not None:
-        return grpc.aio.secure_channel(target, credentials, options)
-    return grpc.aio.insecure_channel(target, options)
-
-
-@dataclass
-class Callers:
-    """Callers that go on and on, and what they got.
-
-    Attributes:
-        plain: of callers that repeat nothing: "right", "retryable", or what else.
-        repeated: of callers with our client.
-    """
-
-    target: str
-    credentials: grpc.ChannelCredentials | None = None
-    plain: Counter[str] = field(default_factory=Counter)
-    repeated: Counter[str] = field(default_factory=Counter)
-    is_over: bool = False
-
-    def restart_counts(self) -> None:
-        """Count from now on."""
-        self.plain.clear()
-        self.repeated.clear()
-
-    @contextlib.asynccontextmanager
-    async def calling(self, num_callers: int) -> AsyncIterator[None]:
-        """Call meanwhile, so many of each kind."""
-        tasks = [
-            asyncio.create_task(call())
-            for call in (self._ask, self._ask_with_client)
-            for _ in range(num_callers)
-        ]
-        try:
-            yield
-        finally:
-            self.is_over = True
-            await asyncio.gather(*tasks)
-
-    async def _ask(self) -> None:
-        options = [
-            ("grpc.enable_retries", 0),
-            ("grpc.use_local_subchannel_pool", 1),
-            ("grpc.initial_reconnect_backoff_ms", 50),
-            ("grpc.max_reconnect_backoff_ms", 200),
-        ]
-        async with _channel(self.target, self.credentials, options) as channel:
-            stub: translation_pb2_grpc.TranslationServiceAsyncStub = (
-                translation_pb2_grpc.TranslationServiceStub(channel)
-            )
-            for text in self._texts():
-                request = translation_pb2.TranslateRequest(model="spell", inputs=[text])
-                try:
-                    answer = await stub.Translate(request, timeout=PATIENCE_S)
-                except grpc.aio.AioRpcError as error:
-                    name = error.code().name
-                    self.plain["retryable" if name in RETRYABLE else f"{name}: {error.details()}"] += 1
-                    await asyncio.sleep(PAUSE_S)
-                else:
-                    told = answer.translations[0].text
-                    self.plain["right" if told == ANSWERS[text] else f"wrong: {told}"] += 1
-
-    async def _ask_with_client(self) -> None:
-        async with AsyncClient(self.target, credentials=self.credentials) as client:
-            for text in self._texts():
-                try:
-                    [answer] = await client.translate(text, model="spell", timeout_s=PATIENCE_S)
-                except CallError as error:
-                    self.repeated[f"{type(error).__name__}: {error}"] += 1
-                    await asyncio.sleep(PAUSE_S)
-                else:
-                    self.repeated["right" if answer.text == ANSWERS[text] else f"wrong: {answer.text}"] += 1
-
-    def _texts(self) -> Iterator[str]:
-        while not self.is_over:
-            yield from ANSWERS

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 import grpc
 import grpc.aio
 from tests.load.report import Bound, Report, Table, at_most, equals
-from tests.load.scene import ANSWERS, Scene
+from tests.load.scene import Scene
+from tests.load.steady_callers import ANSWERS, translation_stub
 
 from dragoman.client import AsyncClient
 from dragoman.server.fronts.grpc.sticky import STICKY_KEY
-from dragoman.v1 import translation_pb2, translation_pb2_grpc
+from dragoman.v1 import translation_pb2
 
 __all__ = ["Shares", "move_shares"]
 
@@ -70,9 +71,7 @@ class Shares:
     async def _call(self, keys: Sequence[str]) -> None:
         options = [("grpc.service_config", _ROUND_ROBIN), ("grpc.use_local_subchannel_pool", 1)]
         async with grpc.aio.insecure_channel(self.target, options) as channel:
-            stub: translation_pb2_grpc.TranslationServiceAsyncStub = (
-                translation_pb2_grpc.TranslationServiceStub(channel)
-            )
+            stub = translation_stub(channel)
             request = translation_pb2.TranslateRequest(model="spell", inputs=list(ANSWERS))
             while not self.is_over:
                 for key in keys:
