@@ -45,14 +45,18 @@ Lanes, hosts and fronts are killed at random moments, some while others are bein
     "rolling": """Rolling change
 
 Two servers behind our client's balancer. Callers go on with calls, streams and generated text while the servers change.
+At last a new version's share of the calls grows from nothing to all of them. A sticky key has to have the same version
+on both servers, and may not go back to the old one.
 """,
-    "fuzz": """Hostile input: decoders and the bundle reader
+    "fuzz": """Hostile input: decoders and readers of files
 
-Random damage to sound input, and inputs that atheris (libFuzzer) finds by looking for new code.
+Messages of both protocols and metadata go through the whole chain of a front. Random damage to sound input, and inputs
+that atheris (libFuzzer) finds by looking for new code.
 """,
     "hostile": """Hostile input: attacks on a live server
 
-A neighbour on a connection of its own asks for a translation all the time. Its latency is that of each attack.
+A neighbour on a connection of its own asks for a translation all the time. Its latency is that of each attack. A second
+server has a port of TLS that asks for certificates. Memory is counted without pages of files.
 """,
     "side-by-side": """Side by side with Triton
 
