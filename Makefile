@@ -9,6 +9,8 @@ TORCH ?= cpu
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # It has more dependencies than images do, and an environment of its own.
 CYCLONEDX := cyclonedx-bom==7.5.0
+# The same is true of it.
+CHECKOV := checkov==3.3.30
 KERNELS := server/execution/libdragoman_kernels.so
 
 # FIGURES=DIR keeps what a benchmark measured, and its plot.
@@ -20,7 +22,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 
 .DEFAULT_GOAL := help
 .PHONY: audit bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test conformance lint format types imports stubs stubs-check configuration fixtures plots unit lock clean
-.PHONY: image image-check image-requirements sbom
+.PHONY: deploy-check image image-check image-requirements sbom
 .PHONY: watch soak kills overload faults rolling fuzz hostile side-by-side reliability
 .PHONY: proto model export server client deploy benchmarks tests docs
 
@@ -189,6 +191,19 @@ sbom: $(VENV)/sbom/bin/cyclonedx-py ## what each image installs as CycloneDX, wi
 			--mc-type application --output-reproducible --output-file build/sbom-$$image.json \
 		&& echo build/sbom-$$image.json || exit 1; \
 	done
+
+$(VENV)/checkov/bin/checkov: | $(VENV)/pyvenv.cfg
+	@$(BIN)/python -m venv $(VENV)/checkov
+	@$(VENV)/checkov/bin/python -m pip --disable-pip-version-check --quiet install $(CHECKOV)
+
+# Generated files are compared with the committed ones by the same tests.
+deploy-check: $(VENV)/.dev $(VENV)/checkov/bin/checkov ## every combination of overlays and components, what is generated, and checkov (kubectl)
+	DEPLOY_COMBINATIONS=all $(BIN)/pytest --numprocesses 2 tests/deploy
+	@rm -rf build/manifests && mkdir -p build/manifests
+	@for folder in overlays/local overlays/cpu overlays/gpu training/indexed-job training/trainjob; do \
+		kubectl kustomize deploy/$$folder > build/manifests/$$(basename $$folder).yaml || exit 1; \
+	done
+	$(VENV)/checkov/bin/checkov --config-file deploy/checkov.yaml --directory build/manifests
 
 clean: ## remove the environment and caches; runs/ and models/ stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
