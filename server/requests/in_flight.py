@@ -1,6 +1,8 @@
 """The calls that a front answers at this moment: how many may run, and when a drain is done. Knows no transport."""
 
 import asyncio
+import time
+from collections.abc import Awaitable, Callable
 
 from dragoman.server.engine.rate import Rate, retry_delay_s
 from dragoman.server.errors import Overloaded
@@ -12,6 +14,11 @@ QUIET_DECAY = 0.8
 QUIET_TURNS = 20
 """Between a call's arrival and its begin lie a few turns of the event loop and of the transport's own threads; a turn
 is long while many streams are being written."""
+
+REST_S = 1.0
+"""A front without a call for so long is at rest."""
+REST_INTERVAL_S = 30.0
+"""What is done at rest is done at most once in this time: each call of a rare caller would be followed by it."""
 
 
 class CallsInFlight:
@@ -74,6 +81,21 @@ class CallsInFlight:
             quiet_s *= QUIET_DECAY
             for _ in range(QUIET_TURNS):
                 await asyncio.sleep(0)
+
+    async def at_rest(
+        self, act: Callable[[], Awaitable[object]], interval_s: float = REST_INTERVAL_S
+    ) -> None:
+        """Await `act()` when calls have run since the last time and there is none for `REST_S`; until cancelled."""
+        seen = acted = 0
+        acted_s = -interval_s
+        while True:
+            await asyncio.sleep(REST_S)
+            is_at_rest = self.count == 0 and self._num_begun == seen
+            seen = self._num_begun
+            now_s = time.monotonic()
+            if is_at_rest and acted != seen and now_s - acted_s >= interval_s:
+                await act()
+                acted, acted_s = seen, now_s
 
     async def wait_until_none_runs(self) -> None:
         """Return when no call runs and none has begun for a while."""

@@ -1,16 +1,20 @@
 """Heaps of a process that answers calls: each one keeps the most that was ever in use in it."""
 
+import asyncio
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import grpc
 import pytest
-from tests.integration.serving import BUNDLES
+from tests.integration.serving import BUNDLES, serving
 from tests.load.tree import Tree
 
 from dragoman.cli.server_process import running_server
+from dragoman.server.fronts.grpc import front
+from dragoman.server.requests import in_flight
 from dragoman.v1 import translation_pb2, translation_pb2_grpc
 
 HEAP_BYTES = 64 * 1024 * 1024  # that glibc reserves for a heap of a thread, at a multiple of that
@@ -64,3 +68,14 @@ def test_fronts_have_few() -> None:
         heaps = [num_heaps(Path(f"/proc/{each.pid}/maps").read_text()) for each in fronts]
     assert len(heaps) == 2
     assert max(heaps) <= 1  # the log's thread may have had one before
+
+
+async def test_a_front_gives_memory_back_when_its_calls_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    freed = threading.Event()
+    monkeypatch.setattr(front, "trim_memory", freed.set)
+    monkeypatch.setattr(in_flight, "REST_S", 0.02)
+    async with serving(BUNDLES) as served:
+        await asyncio.sleep(0.2)
+        assert not freed.is_set(), "no call has run"
+        await served.translation.Translate(translation_pb2.TranslateRequest(model="spell", inputs=["12"]))
+        assert await asyncio.to_thread(freed.wait, 20.0)

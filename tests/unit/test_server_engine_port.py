@@ -1,13 +1,16 @@
 """A lane's end of its links: which commands come in which order when a front gets another link."""
 
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
 
 from dragoman.server.engine.api import Cancel, Command, Leave, ModelCommand
 from dragoman.server.engine.lane_loop import DropWorker, ModelFront
+from dragoman.server.engine.processes import port as ports
 from dragoman.server.engine.processes.frames import framed
 from dragoman.server.engine.processes.messages import AddFront, FromLane, ToLane
 from dragoman.server.engine.processes.port import SocketPort
@@ -80,4 +83,23 @@ def test_a_frame_may_come_in_pieces(lane: Lane) -> None:
             lane.port.receive(wait=False)
         front.sendall(content[-1:] + cancel(3))
         assert lane.receive() == [(FRONT, Cancel([2])), (FRONT, Cancel([3]))]
+    assert lane.receive() == [(FRONT, Leave())]
+
+
+def test_memory_goes_back_once_a_lane_that_has_worked_has_nothing_to_do(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freed = threading.Event()
+    monkeypatch.setattr(ports, "trim_memory", freed.set)
+    monkeypatch.setattr(ports, "REST_S", 0.02)
+    with lane.link() as front, ThreadPoolExecutor(1) as waiting:
+        front.sendall(cancel(1))
+        assert lane.receive() == [(FRONT, Cancel([1]))]
+        assert not freed.is_set(), "it has just worked"
+        received = waiting.submit(lane.receive)
+        assert freed.wait(20.0)
+        freed.clear()
+        assert not freed.wait(0.2), "once is enough"
+        front.sendall(cancel(2))
+        assert received.result(20.0) == [(FRONT, Cancel([2]))]
     assert lane.receive() == [(FRONT, Leave())]

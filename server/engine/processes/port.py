@@ -17,6 +17,7 @@ from dragoman.server.engine.processes.frames import (
 )
 from dragoman.server.engine.processes.messages import AddFront, DropModel, ToLane
 from dragoman.server.processes.channel import Channel
+from dragoman.server.processes.linux import trim_memory
 
 __all__ = ["SocketPort"]
 
@@ -26,6 +27,8 @@ _decode = msgspec.msgpack.Decoder(ModelCommand).decode
 _Received = list[tuple[ModelFront[int], Command | DropWorker]]
 
 _NO_FRONT = -1
+REST_S = 1.0
+"""A lane without a command for so long gives memory back that it has freed."""
 
 
 @dataclass(eq=False, slots=True)
@@ -52,6 +55,7 @@ class SocketPort:
         self._fronts: dict[int, _Front] = {}  # by descriptor
         self._by_number: dict[int, _Front] = {}
         self._is_retiring = False
+        self._has_worked = False  # since memory was given back
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._poll = select.epoll()
         self._poll.register(host.fileno(), select.EPOLLIN)
@@ -68,7 +72,11 @@ class SocketPort:
         """
         commands: _Received = []
         while True:
-            for descriptor, event in self._poll.poll(None if wait else 0):
+            events = self._poll.poll((REST_S if self._has_worked else None) if wait else 0)
+            if wait and not events:
+                trim_memory()
+                self._has_worked = False
+            for descriptor, event in events:
                 front = self._fronts.get(descriptor)
                 if front is None:
                     if not self._hear_host(commands):
@@ -81,6 +89,7 @@ class SocketPort:
             if self._is_retiring and not self._fronts:
                 return None
             if commands or not wait:
+                self._has_worked = self._has_worked or bool(commands)
                 return commands
 
     def send(self, front: ModelFront[int], report: Report) -> None:

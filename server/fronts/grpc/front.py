@@ -36,6 +36,7 @@ from dragoman.server.models.registry import Registry
 from dragoman.server.models.served_model import ServedModel
 from dragoman.server.operations.metrics import UNKNOWN_MODEL, Metrics, RejectionReason
 from dragoman.server.operations.statistics import ModelStatistics, read_statistics
+from dragoman.server.processes.linux import trim_memory
 from dragoman.server.requests.client_limits import ClientLimits, Elsewhere
 from dragoman.server.requests.recorder import CallRecorder
 from dragoman.server.requests.runtime import Runtime
@@ -134,6 +135,7 @@ class GrpcFront:
         self._health = HealthServicer(("", *SERVICE_NAMES), self._guard)
         self._num_taken_up = 0
         self._stop: GrpcStop | None = None
+        self._trimming: asyncio.Task[None] | None = None
         self._recorder: CallRecorder | None = None
 
     async def start(self, registry: Registry, port: int, changes: ModelChanges | None = None) -> None:
@@ -175,6 +177,10 @@ class GrpcFront:
         self._health.set_serving(serving=not self._lifecycle.is_failing)
         await server.start()
         self._stop = GrpcStop(server, recorder.in_flight, gate)
+        # gRPC's and Python's allocators keep what a flood of calls took, in pieces, and ever more of them.
+        self._trimming = asyncio.create_task(
+            recorder.in_flight.at_rest(lambda: asyncio.to_thread(trim_memory))
+        )
 
     def use(self, settings: ServerSettings) -> None:
         """Go by `settings` from now on, which differ from those before in `RELOADABLE_KEYS` alone."""
@@ -214,6 +220,8 @@ class GrpcFront:
 
     async def end(self) -> bool:
         """End whatever still runs, within seconds; returns whether gRPC has ended."""
+        if self._trimming is not None:
+            self._trimming.cancel()
         return self._stop is None or await self._stop.end()
 
     def _interceptors(self, recorder: CallRecorder, gate: CallGate, num_streams: int) -> Interceptors:
