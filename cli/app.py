@@ -25,6 +25,7 @@ from dragoman.cli import (
     evaluate,
     export,
     generate,
+    generate_files,
     models,
     report,
     score,
@@ -32,6 +33,7 @@ from dragoman.cli import (
     token,
     train,
     translate,
+    translate_files,
     verify,
 )
 from dragoman.cli.command import Command
@@ -73,6 +75,10 @@ app.add_typer(token.app, name="token", rich_help_panel="Serve it", epilog=token.
 _add(rich_help_panel="Call it", epilog=translate.EPILOG)(translate.translate)
 _add(rich_help_panel="Call it", epilog=generate.EPILOG)(generate.generate)
 _add(rich_help_panel="Call it", epilog=score.EPILOG)(score.score)
+_add("translate-files", rich_help_panel="Call it", epilog=translate_files.EPILOG)(
+    translate_files.translate_files
+)
+_add("generate-files", rich_help_panel="Call it", epilog=generate_files.EPILOG)(generate_files.generate_files)
 app.add_typer(models.app, name="models", rich_help_panel="Call it", epilog=models.EPILOG)
 _add(rich_help_panel="Call it", epilog=bench.EPILOG)(bench.bench)
 _add(rich_help_panel="Watch it", epilog=top.EPILOG)(top.top)

@@ -17,6 +17,7 @@ __all__ = [
     "MinTokens",
     "TargetPrefix",
     "with_decoding_options",
+    "with_text_options",
 ]
 
 _DECODING = "Decoding"
@@ -210,25 +211,36 @@ _SHARED: dict[str, Any] = {
 """What every model that answers with text can do, under the names that `DecodingOptions` has for it."""
 
 
-def with_decoding_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Put an option for everything in `_SHARED` in the place of the command's parameter `options`.
+_OF_TEXTS = {name: option for name, option in _SHARED.items() if name != "num_alternatives"}
+"""The same without what is told of single tokens."""
 
-    Typer reads a command's parameters one by one and knows no groups of them.
-    """
+
+def with_decoding_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Put an option for everything in `_SHARED` in the place of the command's parameter `options`."""
+    return _with_options(command, _SHARED)
+
+
+def with_text_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Put the options that say how a text is decoded in the place of the command's parameter `options`."""
+    return _with_options(command, _OF_TEXTS)
+
+
+def _with_options(command: Callable[..., None], added: dict[str, Any]) -> Callable[..., None]:
+    """Put options in the place of the parameter `options`. Typer reads parameters one by one and knows no groups."""
     signature = inspect.signature(command)
     parameters: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
         if parameter.name == "options":
             parameters += [
                 inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-                for name, annotation in _SHARED.items()
+                for name, annotation in added.items()
             ]
         else:
             parameters.append(parameter)
 
     @functools.wraps(command)
     def with_options(**given: Any) -> None:
-        options: Any = {name: given.pop(name) for name in _SHARED}
+        options: Any = {name: given.pop(name) for name in added}
         command(**given, options=options)
 
     with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -16,8 +16,10 @@ _TRAIN = (
     *("torch", "babel", "jinja2", "matplotlib", "onnx", "onnxscript", "platformdirs", "pyarrow", "sacrebleu"),
     *("sacremoses", "safetensors", "tensorboard"),
 )
+_FILES = ("pyarrow",)
 _TRACING = ("opentelemetry",)
 EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
+    "files": (*_FILES, *_SERVE),
     "serve": _SERVE,
     "tracing": (*_TRACING, *_SERVE),
     "train": (*_TRAIN, *_SERVE),

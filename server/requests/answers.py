@@ -16,7 +16,7 @@ from dragoman.server.requests.calls import Answer, OutputToken, Scored, TextAnsw
 from dragoman.server.requests.pace import Pace
 from dragoman.server.requests.traces import current_exemplar, timed
 
-__all__ = ["SubmittedInput", "answer_to", "score_of"]
+__all__ = ["SubmittedInput", "answer_to", "score_of", "text_of"]
 
 
 @dataclass(slots=True)
@@ -121,7 +121,7 @@ def _observe(submitted: SubmittedInput, num_output_tokens: int, began_s: float) 
 
 
 def _text_answer(submitted: SubmittedInput, hypothesis: Hypothesis) -> TextAnswer:
-    text, finish_reason = _text_of(submitted, hypothesis)
+    text, finish_reason = text_of(submitted, hypothesis)
     return TextAnswer(
         text=text,
         finish_reason=finish_reason,
@@ -132,7 +132,8 @@ def _text_answer(submitted: SubmittedInput, hypothesis: Hypothesis) -> TextAnswe
     )
 
 
-def _text_of(submitted: SubmittedInput, hypothesis: Hypothesis) -> tuple[str, FinishReason]:
+def text_of(submitted: SubmittedInput, hypothesis: Hypothesis) -> tuple[str, FinishReason]:
+    """Returns a hypothesis' text, and why it ended: a stop string may end it after the engine has."""
     if not (submitted.context_ids or submitted.stop):  # most answers
         return decode_text(submitted.model.tokenizer, hypothesis.token_ids), hypothesis.finish_reason
     text = submitted.new_text()

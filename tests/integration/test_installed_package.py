@@ -254,7 +254,7 @@ def test_help_and_completion_need_no_extra(client_only: Installation, target: st
     done = client_only.run("python", "-P", "-c", program)
     assert (done.returncode, done.stderr) == (0, "")
     for words, position, expected in (
-        ("dragoman tr", "1", {"train", "translate"}),
+        ("dragoman tr", "1", {"train", "translate", "translate-files"}),
         ("dragoman train da", "2", {"dates"}),
         ("dragoman config server en", "3", {"engine"}),
         (f"dragoman translate --target {target} --model s", "5", {"spell"}),

@@ -11,7 +11,7 @@ from dragoman.common.errors import MissingExtraError
 from dragoman.common.extras import EXTRAS, require_extra
 
 
-@pytest.mark.parametrize("extra", ["serve", "tracing", "train"])
+@pytest.mark.parametrize("extra", ["files", "serve", "tracing", "train"])
 def test_every_package_of_an_extra_is_looked_for(extra: str) -> None:
     base = {canonicalize_name(each.name) for each in requirements_of()}
     named = {canonicalize_name(each.name) for each in requirements_of(extra)} - base

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = "cli|client|common|export|model|server"
+FOLDERS = "cli|client|common|export|files|model|server"
 PACKAGE = ROOT / "src" / "dragoman"
 BARE = re.compile(
     rf"(?:^|[;\"'`])\s*import (?:[\w.]+, )*(?:{FOLDERS})\b"

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from dragoman.server.processes.linux import adopt_orphans
 from dragoman.server.processes.start import start_process
 
-__all__ = ["SpawnedHost", "spawn"]
+__all__ = ["ONE_THREAD", "SpawnedHost", "spawn"]
 
 _PACKAGE = __name__.rpartition(".")[0]
-_ONE_THREAD = {
+ONE_THREAD = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "ORT_DISABLE_TELEMETRY": "1",
@@ -57,7 +57,7 @@ def spawn(module: str) -> SpawnedHost:
     adopt_orphans()  # lanes of a host that died: else they would be zombies where process 1 does not look
     with of_host, log_of_host:
         try:
-            process = start_process(_PACKAGE, module, (of_host.fileno(), log_of_host.fileno()), _ONE_THREAD)
+            process = start_process(_PACKAGE, module, (of_host.fileno(), log_of_host.fileno()), ONE_THREAD)
         except OSError:
             control.close()
             log.close()

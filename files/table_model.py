@@ -1,0 +1,134 @@
+"""A bundle as a function from Arrow tables to Arrow tables: for Ray Data, Spark and whatever else maps batches."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+from dragoman.client.results import DecodingOptions
+from dragoman.common.extras import require_extra
+
+require_extra("files")
+
+import pyarrow as pa  # noqa: E402  a message says which extra is missing
+
+from dragoman.files.answers import (  # noqa: E402
+    NUM_SLOTS,
+    Outcome,
+    Refusal,
+    engine_options,
+    has_hypotheses,
+)
+from dragoman.files.columns import AnswerColumns, check_text_column, texts_of  # noqa: E402
+from dragoman.files.host import load_rules  # noqa: E402
+from dragoman.files.offline_model import OfflineModel, TextBatch  # noqa: E402
+from dragoman.files.protocol import Begin  # noqa: E402
+from dragoman.server.bundle.reader import Bundle  # noqa: E402
+from dragoman.server.config import EngineSettings  # noqa: E402
+
+__all__ = ["TableModel"]
+
+NOT_UTF8 = "is not UTF-8"
+
+
+class TableModel:
+    """Answers a column of each table and adds the answers as columns. One process and one core; not for threads.
+
+        model = TableModel("models/dates/1", input_column="text", beam_size=4)
+        table = model(table)
+
+    With an output column "translation" a table gets the columns `translation`, `translation_score`,
+    `translation_finish_reason` and `translation_error`; with `num_hypotheses` also `translation_hypotheses`. A row that
+    cannot be answered has its reason in the error's column, and nulls in the others. A row without a text has nulls
+    in all of them.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path,
+        *,
+        input_column: str = "text",
+        output_column: str | None = None,
+        target_prefix: str = "",
+        **options: Unpack[DecodingOptions],
+    ) -> None:
+        """Load the bundle in the folder `bundle` and check it as a server does.
+
+        Args:
+            bundle: MODELS/NAME/VERSION, as `dragoman export` writes it.
+            input_column: the column of texts.
+            output_column: the column for answers; None: "translation" or "generation", as the model does.
+            target_prefix: what every translation begins with.
+            options: decoding options, as `dragoman.Client.translate` has them.
+
+        Raises:
+            UsageError: the folder holds no sound bundle, or an option breaks a rule.
+        """
+        folder = Path(bundle)
+        task = Bundle.read(folder).manifest.task
+        settings = EngineSettings(
+            lanes=1, threads_per_lane=1, lanes_run_in="threads", slots_per_lane=NUM_SLOTS
+        )
+        given = engine_options(**options)
+        self._model = OfflineModel(load_rules(Begin(folder, settings, task, given, target_prefix)))
+        self._input_column = input_column
+        name = output_column or task
+        self._columns = AnswerColumns(name, has_hypotheses=has_hypotheses(options))
+        self._error = pa.field(f"{name}_error", pa.string())
+        self._num_rows = 0
+
+    def schema(self, schema: pa.Schema) -> pa.Schema:
+        """The schema of the answered tables, of the schema of the tables."""
+        return self._columns.schema(schema).append(self._error)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Return `table` with the columns of its answers.
+
+        Raises:
+            UsageError: the table has no such column, or has one of the answers' already.
+        """
+        [answered] = self._answer([table])
+        return answered
+
+    def map_batches(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Answer record batches, as Spark's `mapInArrow` gives them. The next one is begun before one ends."""
+        for table in self._answer(batches):
+            yield from table.to_batches()
+
+    def _answer(self, tables: "Iterable[pa.Table | pa.RecordBatch]") -> Iterator[pa.Table]:
+        model, open_tables = self._model, deque[tuple[pa.Table, list[Any], TextBatch]]()
+        source = iter(tables)
+        is_over = False
+        while not is_over or open_tables:
+            while not is_over and model.wants_texts:
+                table = next(source, None)
+                if table is None:
+                    is_over = True
+                else:
+                    open_tables.append(self._submit(table))
+            while open_tables and open_tables[0][2].is_complete:
+                table, texts, batch = open_tables.popleft()
+                yield self._with_columns(table, texts, batch.results)
+            if model.has_work:
+                model.step()
+
+    def _submit(self, given: "pa.Table | pa.RecordBatch") -> tuple[pa.Table, list[Any], TextBatch]:
+        table = pa.Table.from_batches([given]) if isinstance(given, pa.RecordBatch) else given
+        check_text_column(table.schema, self._input_column, "the table")
+        self._columns.check_free(table.schema.names, "the table")
+        texts = texts_of(table.column(self._input_column))
+        batch = self._model.submit(
+            [None if isinstance(text, bytes) else text for text in texts], self._num_rows
+        )
+        self._num_rows += len(texts)
+        return table, texts, batch
+
+    def _with_columns(self, table: pa.Table, texts: Sequence[Any], outcomes: list[Outcome]) -> pa.Table:
+        outcomes = [
+            Refusal(NOT_UTF8) if isinstance(text, bytes) else outcome
+            for text, outcome in zip(texts, outcomes, strict=True)
+        ]
+        errors = [each.reason if isinstance(each, Refusal) else None for each in outcomes]
+        for field, array in zip(self._columns.fields, self._columns.arrays(outcomes), strict=True):
+            table = table.append_column(field, array)
+        return table.append_column(self._error, pa.array(errors, pa.string()))
