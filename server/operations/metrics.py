@@ -8,7 +8,6 @@ from typing import Literal, TypeAlias, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
-from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from dragoman.server.bundle.graph_names import MEASURED_GRAPHS
@@ -27,7 +26,7 @@ from dragoman.server.operations.collectors import (
 )
 from dragoman.server.operations.limits import LimitsCollector, build_info
 from dragoman.server.operations.merging import MergedRegistry
-from dragoman.server.operations.processes import ProcessesCollector
+from dragoman.server.operations.processes import OwnProcessCollector, ProcessesCollector
 from dragoman.server.operations.shared_values import ValueWriter
 from dragoman.server.security.credentials import CREDENTIAL_KINDS
 
@@ -99,7 +98,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.page = MergedRegistry(self.registry)
         self._read_at_scrape: list[Collector] = []
-        ProcessCollector(registry=self.registry)
+        self.registry.register(OwnProcessCollector())
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 
