@@ -24,6 +24,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 .PHONY: audit bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test conformance lint format types imports stubs stubs-check configuration fixtures plots unit lock clean
 .PHONY: deploy-check image image-check image-requirements sbom
 .PHONY: watch soak kills overload faults rolling fuzz hostile side-by-side reliability
+.PHONY: dashboards deploy-check
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -84,6 +85,12 @@ stubs-check: $(VENV)/.dev ## fail when the committed stubs are not what the .pro
 
 configuration: $(VENV)/.dev ## regenerate docs/configuration.md from the settings classes
 	$(BIN)/python tools/generate_configuration_page.py docs/configuration.md
+
+dashboards: $(VENV)/.dev ## write the dashboards of deploy/grafana and the Operator's rules
+	$(BIN)/python -m tools.dashboards
+
+deploy-check: $(VENV)/.dev ## fail where the committed files of deploy/ are not what is generated
+	$(BIN)/python -m tools.dashboards --check
 
 fixtures: $(VENV)/.dev ## train and export anew the small bundles that tests serve
 	$(BIN)/python tools/make_fixtures.py

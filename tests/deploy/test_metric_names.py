@@ -1,19 +1,22 @@
-"""Every metric and label value that rules, dashboard and autoscaler name is one the program exposes."""
+"""Every metric and label value that rules, dashboards and autoscalers name is one that the program exposes; none of
+its metrics is unused or undocumented."""
 
-import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import grpc
 import pytest
 import yaml
+from tests.deploy.queries import all_queries, rules_of, selectors
 
 from dragoman.inference import grpc_service_pb2
 from dragoman.server.bundle.graph_names import MEASURED_GRAPHS
 from dragoman.server.errors import NOT_LOADED_REASONS
+from dragoman.server.lifecycle import CONDITIONS
+from dragoman.server.models.catalog import VersionState
 from dragoman.server.operations.collectors import PROMPT_SOURCES
+from dragoman.server.operations.log_writer import DroppedLinesCollector, LogWriter
 from dragoman.server.operations.metrics import (
     ADMISSION_REASONS,
     ARRIVAL_REASONS,
@@ -29,10 +32,19 @@ SUFFIXES = {
     "info": ["_info"],
     "histogram": ["_bucket", "_sum", "_count"],
 }
-RULES = Path("prometheus/rules/dragoman.yaml")
-DASHBOARD = Path("grafana/dragoman.json")
-# Prometheus itself makes this one for every target.
-OF_PROMETHEUS = {"up"}
+# Prometheus itself makes these.
+OF_PROMETHEUS = {"up", "ALERTS"}
+# https://github.com/kubernetes/kube-state-metrics/tree/main/docs/metrics
+OF_KUBE_STATE_METRICS = {
+    "kube_deployment_spec_replicas",
+    "kube_deployment_status_replicas_available",
+    "kube_horizontalpodautoscaler_spec_max_replicas",
+    "kube_horizontalpodautoscaler_status_condition",
+    "kube_horizontalpodautoscaler_status_current_replicas",
+    "kube_pod_container_status_last_terminated_reason",
+    "kube_pod_container_status_restarts_total",
+    "kube_pod_deletion_timestamp",
+}
 
 METHODS = {
     method.name
@@ -46,56 +58,55 @@ CLOSED_SETS: dict[str, set[str]] = {
     "stage": set(get_args(Stage)),
     "method": METHODS,
     "source": set(PROMPT_SOURCES),
+    "phase": set(CONDITIONS),
+    "state": {state.value for state in VersionState},
     "graph": {graph for graphs in MEASURED_GRAPHS.values() for graph in graphs},
 }
 
 
 @pytest.fixture(scope="module")
 def exposed() -> set[str]:
-    families = Metrics(cpu_limit_cores=1).registry.collect()
+    registry = Metrics(cpu_limit_cores=1).registry
+    registry.register(DroppedLinesCollector(LogWriter(lambda _: None)))
+    families = registry.collect()
     return {family.name + suffix for family in families for suffix in SUFFIXES[family.type]}
 
 
 @pytest.fixture(scope="module")
-def rules(deploy: Path) -> list[dict[str, Any]]:
-    groups = yaml.safe_load((deploy / RULES).read_text())["groups"]
-    return [rule for group in groups for rule in group["rules"]]
+def used(deploy: Path) -> set[str]:
+    """Names of all series that rules, dashboards and autoscalers ask for."""
+    return {str(each.name) for query in all_queries(deploy) for each in selectors(query.expression)}
 
 
-@pytest.fixture(scope="module")
-def expressions(deploy: Path, rules: list[dict[str, Any]]) -> list[str]:
-    dashboard = json.loads((deploy / DASHBOARD).read_text())
-    variables = [v["query"]["query"] for v in dashboard["templating"]["list"] if v["type"] == "query"]
-    targets = [t["expr"] for panel in dashboard["panels"] for t in panel.get("targets", [])]
-    return [*(rule["expr"] for rule in rules), *targets, *variables]
-
-
-def names_in(expression: str) -> Iterator[str]:
-    """Identifiers outside of strings that look like a metric's name."""
-    for name in re.findall(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.sub(r'"[^"]*"', "", expression)):
-        if ":" in name or name == "up" or name.startswith((f"{METRIC_PREFIX}_", "process_", "python_")):
-            yield name
-
-
-def test_every_name_is_exposed_recorded_or_prometheus_own(
-    expressions: list[str], rules: list[dict[str, Any]], exposed: set[str]
+def test_every_name_is_exposed_recorded_or_of_prometheus_or_kubernetes(
+    deploy: Path, used: set[str], exposed: set[str]
 ) -> None:
-    recorded = {rule["record"] for rule in rules if "record" in rule}
-    used = {name for expression in expressions for name in names_in(expression)}
-    assert used - exposed - recorded == OF_PROMETHEUS & used
+    recorded = {rule["record"] for rule in rules_of(deploy) if "record" in rule}
+    others = used - exposed - recorded - OF_PROMETHEUS
+    assert others == OF_KUBE_STATE_METRICS
 
 
-def test_the_dashboard_shows_every_metric_of_the_server(deploy: Path, exposed: set[str]) -> None:
-    dashboard = (deploy / DASHBOARD).read_text()
-    families = {
-        re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed if name.startswith(METRIC_PREFIX)
-    }
-    assert not {family for family in families if family not in dashboard}
+def families(exposed: set[str]) -> set[str]:
+    return {re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed if name.startswith(METRIC_PREFIX)}
 
 
-def test_autoscalers_scale_by_metrics_that_exist(
-    deploy: Path, rules: list[dict[str, Any]], exposed: set[str]
-) -> None:
+def test_every_metric_of_the_server_is_shown_or_watched(used: set[str], exposed: set[str]) -> None:
+    asked_for = {re.sub(r"_(bucket|sum|count)$", "", name) for name in used}
+    assert not families(exposed) - asked_for
+
+
+def test_every_metric_of_the_server_is_documented(deploy: Path, exposed: set[str]) -> None:
+    page = (deploy.parent / "docs" / "operations.md").read_text()
+    listed = set(re.findall(r"`(?:dragoman_)?([a-z_]+)`", page))
+    assert not {name.removeprefix("dragoman_") for name in families(exposed)} - listed
+
+
+def test_every_recorded_series_is_used(deploy: Path, used: set[str]) -> None:
+    assert not {rule["record"] for rule in rules_of(deploy) if "record" in rule} - used
+
+
+def test_autoscalers_scale_by_metrics_that_exist(deploy: Path, exposed: set[str]) -> None:
+    recorded = {rule["record"] for rule in rules_of(deploy) if "record" in rule}
     components = deploy / "components"
     scaled = yaml.safe_load((components / "autoscaling-keda" / "scaled_object.yaml").read_text())
     queries = [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]]
@@ -108,9 +119,9 @@ def test_autoscalers_scale_by_metrics_that_exist(
     queries += [re.sub(r"<<[^>]*>>", "", query) for query in served.values()]
     scaler = yaml.safe_load((adapter / "autoscaler.yaml").read_text())
     assert {metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]} == served.keys()
-    named = {name for query in queries for name in names_in(query)}
+    named = {str(each.name) for query in queries for each in selectors(query)}
     assert named
-    assert named <= exposed | {rule["record"] for rule in rules if "record" in rule}
+    assert named <= exposed | recorded
 
 
 def test_both_autoscalers_want_the_same(deploy: Path) -> None:
@@ -127,11 +138,14 @@ def test_both_autoscalers_want_the_same(deploy: Path) -> None:
 
 
 @pytest.mark.parametrize("label", CLOSED_SETS)
-def test_label_values_are_of_the_closed_sets(expressions: list[str], label: str) -> None:
-    matchers = [
+def test_label_values_are_of_the_closed_sets(deploy: Path, label: str) -> None:
+    named = {
         value
-        for expression in expressions
-        for value in re.findall(rf'\b{label}\s*(?:=~|!~|!=|=)\s*"([^"$]*)"', expression)
-    ]
-    named = {value for matcher in matchers for value in matcher.split("|")}
+        for query in all_queries(deploy)
+        for selector in selectors(query.expression)
+        if str(selector.name).startswith((METRIC_PREFIX, "namespace_job"))
+        for matcher in selector.matchers.matchers
+        if matcher.name == label and matcher.value != ".*"
+        for value in matcher.value.split("|")
+    }
     assert named <= CLOSED_SETS[label]
