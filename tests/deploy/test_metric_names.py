@@ -117,6 +117,7 @@ def test_autoscalers_scale_by_metrics_that_exist(deploy: Path, exposed: set[str]
         served[rule.get("name", {}).get("as", series)] = rule["metricsQuery"].replace("<<.Series>>", series)
         queries.append(rule["seriesQuery"])
     queries += [re.sub(r"<<[^>]*>>", "", query) for query in served.values()]
+    queries = [re.sub(r"\{[^}]*\}", "", query) for query in queries]  # labels may be called like metrics
     scaler = yaml.safe_load((adapter / "autoscaler.yaml").read_text())
     assert {metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]} == served.keys()
     named = {str(each.name) for query in queries for each in selectors(query)}
