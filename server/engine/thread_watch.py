@@ -48,6 +48,11 @@ class ThreadWatch:
         """Look no longer. Harmless when it was not started."""
         self._is_over.set()
 
+    def join(self, timeout_s: float) -> None:
+        """After `close`: wait for the watching thread, unless this is it."""
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
     def _watch(self) -> None:
         before = [signs.count for signs in self._signs]
         num_unchanged = [0] * len(before)

@@ -17,6 +17,7 @@ from dragoman.server.engine.lane_loop import AddWorker, DropWorker, LaneLoop, Mo
 from dragoman.server.engine.layout import lane_layout
 from dragoman.server.engine.observation import EngineObserver
 from dragoman.server.engine.thread_watch import Signs, ThreadWatch
+from dragoman.server.engine.warm_up import warm_up
 from dragoman.server.engine.watchdog import patience_s
 from dragoman.server.engine.worker import LaneWorker, facts_of, make_lane, prepared
 from dragoman.server.errors import ResourceUnavailable
@@ -66,8 +67,12 @@ class LaneThreads:
         lanes.add_model(_ONLY, backend)
         return lanes
 
-    def add_model(self, model: str, backend: Backend, *, load_s: float = 0.0) -> None:
+    def add_model(
+        self, model: str, backend: Backend, *, load_s: float = 0.0, first_input: Sequence[int] = ()
+    ) -> None:
         """Have one more model on all lanes, under a key of its own.
+
+        Each lane has decoded `first_input` before, if there is one (`warm_up.py`).
 
         Raises:
             ResourceUnavailable: there is no memory, or no thread, for it.
@@ -78,6 +83,8 @@ class LaneThreads:
         workers = [
             LaneWorker(*make_lane(backend, self._settings), port.send, model=model) for port in self._ports
         ]
+        for worker in workers:
+            warm_up(worker, (model, None), first_input)
         if not self._threads:
             self._start()
         for port, worker in zip(self._ports, workers, strict=True):
@@ -148,6 +155,7 @@ class LaneThreads:
         for thread in self._threads:
             if thread.ident is not None:  # it was started
                 thread.join(max(0.0, end_s - time.monotonic()))
+        self._watch.join(max(0.0, end_s - time.monotonic()))
         running = [thread.name for thread in self._threads if thread.is_alive()]
         if running:
             _log.warning("lanes_still_run", lanes=running, timeout_s=timeout_s)

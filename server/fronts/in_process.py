@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +26,7 @@ from dragoman.server.engine.threads import CLOSE_LIMIT_S
 from dragoman.server.errors import EngineError, Overloaded, RequestError
 from dragoman.server.fronts.grpc.dragoman_v1.generation import GenerationServicer
 from dragoman.server.fronts.grpc.dragoman_v1.model import ModelServicer
+from dragoman.server.fronts.grpc.dragoman_v1.rehearsal import rehearse
 from dragoman.server.fronts.grpc.dragoman_v1.translation import TranslationServicer
 from dragoman.server.fronts.grpc.status import to_status
 from dragoman.server.lifecycle import Lifecycle, Phase
@@ -68,7 +70,11 @@ class InProcessServer:
         registry = _OneModel([self.model])
         lifecycle = Lifecycle()
         lifecycle.phase = Phase.SERVING
-        runtime = Runtime(registry, lifecycle, max_inputs=ListenSettings().max_inputs)
+        max_inputs = ListenSettings().max_inputs
+        # In a thread of its own: this one may have an event loop.
+        with ThreadPoolExecutor(1, thread_name_prefix="rehearsal") as thread:
+            thread.submit(asyncio.run, rehearse(self.model, max_inputs, None)).result()
+        runtime = Runtime(registry, lifecycle, max_inputs=max_inputs)
         handlers: Any = _Handlers()
         translation_pb2_grpc.add_TranslationServiceServicer_to_server(TranslationServicer(runtime), handlers)
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationServicer(runtime), handlers)

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,8 @@ from dragoman.server.engine.processes.entry import run_host
 from dragoman.server.engine.processes.host import Host
 from dragoman.server.engine.processes.host_changes import HostModel
 from dragoman.server.engine.processes.messages import Begin, Checked, ModelLoaded, ModelNotLoaded
-from dragoman.server.engine.processes.port import SocketPort
+from dragoman.server.engine.processes.port import NO_FRONT, SocketPort
+from dragoman.server.engine.warm_up import warm_up, warm_up_input
 from dragoman.server.engine.worker import LaneWorker, facts_of, make_lane, prepared
 from dragoman.server.errors import BundleError
 from dragoman.server.execution.backend import Backend
@@ -133,12 +135,14 @@ def _host_model(loaded: Backend, settings: EngineSettings, load_s: float) -> Hos
     facts = msgspec.structs.replace(facts, shares_prefix_cache=False)
     told = ModelLoaded(bundle.name, bundle.version, facts)
     manifest = bundle.manifest.model_dump_json().encode()
-    start = functools.partial(_make_worker, told.key, backend, settings)
+    start = functools.partial(_make_worker, told.key, backend, settings, warm_up_input(bundle))
     return HostModel(told, start, (manifest, bundle.tokenizer_bytes()))
 
 
 def _make_worker(
-    key: str, backend: Backend, settings: EngineSettings, port: SocketPort
+    key: str, backend: Backend, settings: EngineSettings, first_input: Sequence[int], port: SocketPort
 ) -> LaneWorker[ModelFront[int]]:
-    """In the lane's process: the model's rows, and what works with them."""
-    return LaneWorker(*make_lane(backend, settings), port.send, model=key)
+    """In the lane's process: the model's rows, and what works with them. It has taken its first steps."""
+    worker = LaneWorker(*make_lane(backend, settings), port.send, model=key)
+    warm_up(worker, (key, NO_FRONT), first_input)
+    return worker

@@ -251,7 +251,10 @@ class HostedModels:
         try:
             await asyncio.gather(*self._opening.values())
             if self._registry is not None and key in self._told:
-                self._serve(self._models[key], self._registry)
+                model = self._models[key]
+                await self._registry.prepare(model.served)
+                if key in self._told:  # else the host has ended meanwhile
+                    self._serve(model, self._registry)
         finally:  # the host waits for it, and every later change with it
             if connection is not None:
                 connection.take(key)

@@ -1,7 +1,7 @@
 """Which models a front has, by name and version, and how calls hold them."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -64,6 +64,7 @@ class Registry:
 
     Attributes:
         catalog: the state of everything as the server's repository shows it, also of what takes no calls.
+        before_added: awaited with each version that comes while others are served, before it takes calls.
         when_added: called with each version that begins to take calls, before it does.
         when_changed: called after each change of what takes calls, and of the catalog.
         when_removed: called with each version that takes no calls any more, once its last lease is returned.
@@ -71,6 +72,7 @@ class Registry:
 
     def __init__(self, models: Iterable[ServedModel] = (), not_loaded: Iterable[NotLoaded] = ()) -> None:
         self.catalog = Catalog(tuple(map(VersionStatus.of_not_loaded, not_loaded)))
+        self.before_added: list[Callable[[ServedModel], Awaitable[object]]] = []
         self.when_added: list[Callable[[ServedModel], object]] = []
         self.when_changed: list[Callable[[], object]] = []
         self.when_removed: list[Callable[[ServedModel], object]] = []
@@ -97,6 +99,11 @@ class Registry:
             available = [f"{each.name}/{each.version}" for each in self.models]
             raise ModelNotFound(requested, available, self._why_not(name, version))
         return Lease(versions[chosen])
+
+    async def prepare(self, model: ServedModel) -> None:
+        """Do what is to be done with a version before it takes calls; `add` follows."""
+        for prepare in self.before_added:
+            await prepare(model)
 
     def add(self, model: ServedModel) -> None:
         """Let a version take calls from now on."""

@@ -31,13 +31,14 @@ LOADING_LIMIT_S = 1.0
 """How long the end waits for a loading that cannot be interrupted."""
 LANES_LIMIT_S = 2.0
 """How long the end waits for lanes that are threads: they end after the step that they compute."""
-
+MEMORY_LOG_DELAY_S = 1.0
+"""From a change to the log line about memory. The first calls have come then, and changes that follow share a line."""
 
 _log = structlog.get_logger(__name__)
 
 
 class RunningModels(Protocol):
-    """Models with their lanes, from `load` to `close`."""
+    """Models with their lanes, from `load` to `close`. Its owner makes one change at a time (`Repository`)."""
 
     async def load(self, stop: asyncio.Event) -> Registry | None:
         """Load all models and start their lanes; returns None when `stop` is set first.
@@ -47,7 +48,7 @@ class RunningModels(Protocol):
         """
 
     async def load_version(self, name: str, version: str) -> None:
-        """Serve a version beside the others; returns when each front has it. One change is made at a time.
+        """Serve a version beside the others; returns when each front has it.
 
         Raises:
             DragomanError: it cannot be served. What was served before is served on.
@@ -77,7 +78,6 @@ class ModelsInThreads:
         self._on_stuck = on_stuck
         self._metrics = metrics
         self._models: ThreadedModels | None = None
-        self._changing = asyncio.Lock()
         self._loading: asyncio.Task[None] | None = None
 
     async def load(self, stop: asyncio.Event) -> Registry | None:
@@ -104,14 +104,12 @@ class ModelsInThreads:
         from dragoman.server.models.loader import version_folder  # noqa: PLC0415
 
         assert self._models is not None
-        async with self._changing:
-            await self._models.load_version(version_folder(self._settings.models.directory, name, version))
+        await self._models.load_version(version_folder(self._settings.models.directory, name, version))
 
     async def unload_version(self, name: str, version: str) -> None:
         """As `RunningModels` has it."""
         assert self._models is not None
-        async with self._changing:
-            await self._models.unload_version(f"{name}/{version}", self._settings.server.drain_timeout_s)
+        await self._models.unload_version(f"{name}/{version}", self._settings.server.drain_timeout_s)
 
     async def close(self) -> bool:
         """As `RunningModels` has it."""
@@ -152,8 +150,8 @@ class ModelsInProcesses:
         self._numbers = itertools.count()
         self._on_failure = on_failure
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._changing = asyncio.Lock()
         self._versions: list[str] = []
+        self._memory_log: asyncio.Task[None] | None = None
         self._metrics = metrics
         self._models = HostedModels(settings.engine, metrics, self.host_failed)
         self._models.on_lane_died = self._lane_died
@@ -171,37 +169,46 @@ class ModelsInProcesses:
         registry = self._models.registry()
         self._versions = [f"{model.name}/{model.version}" for model in registry.models]
         self.host.reload(self._versions)
-        await self._log_memory()
+        self._log_memory_soon()
         return registry
 
     async def load_version(self, name: str, version: str) -> None:
         """As `RunningModels` has it. Where the host dies meanwhile, the next one loads what was served before."""
-        async with self._changing:
-            await self.host.change(LoadVersion(name, version))
-            self._versions = [*self._versions, f"{name}/{version}"]
-            self.host.reload(self._versions)
-            await self._log_memory()
+        await self.host.change(LoadVersion(name, version))
+        self._versions = [*self._versions, f"{name}/{version}"]
+        self.host.reload(self._versions)
+        self._log_memory_soon()
 
     async def unload_version(self, name: str, version: str) -> None:
         """As `RunningModels` has it. Where the host dies meanwhile, the next one does not load the version."""
-        async with self._changing:
-            key = f"{name}/{version}"
-            self._versions = [each for each in self._versions if each != key]
-            self.host.reload(self._versions)
-            with contextlib.suppress(HostDied):
-                await self.host.change(UnloadVersion(name, version))
-            await self._log_memory()
+        key = f"{name}/{version}"
+        self._versions = [each for each in self._versions if each != key]
+        self.host.reload(self._versions)
+        with contextlib.suppress(HostDied):
+            await self.host.change(UnloadVersion(name, version))
+        self._log_memory_soon()
 
     async def close(self) -> bool:
         """As `RunningModels` has it. Nothing waits for the step of a lane."""
+        if self._memory_log is not None:
+            self._memory_log.cancel()
         self._models.close()
         await self.host.close()
         if self._failure.done():
             self._failure.exception()  # `load` has raised it
         return True
 
+    def _log_memory_soon(self) -> None:
+        if self._memory_log is None or self._memory_log.done():
+            self._memory_log = asyncio.create_task(self._log_memory())
+
     async def _log_memory(self) -> None:
-        """Log what the processes take of memory, each page counted once (PSS)."""
+        """Log what the processes take of memory, each page counted once (PSS).
+
+        Reading it takes milliseconds, in which the processes that are read wait for pages: neither the start nor a
+        change waits for that.
+        """
+        await asyncio.sleep(MEMORY_LOG_DELAY_S)
         fronts = [os.getpid(), *self.front_pids()]
         pids = [self.host.pid, *fronts, *self._models.pids.values()]
         host, *each = await asyncio.to_thread(_proportional_bytes, pids)

@@ -1,13 +1,15 @@
 """Models of this process, whose lanes are its threads."""
 
 import asyncio
+import concurrent.futures
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dragoman.server.config import EngineSettings
 from dragoman.server.engine.known_lane import LaneUse
 from dragoman.server.engine.threads import LaneThreads
+from dragoman.server.engine.warm_up import warm_up_input
 from dragoman.server.errors import ResourceUnavailable
 from dragoman.server.execution.memory_budget import MemoryBudget
 from dragoman.server.models.discovery import NotLoaded
@@ -35,7 +37,8 @@ class ThreadedModels:
         self._loaded: dict[str, LoadedModel] = {}  # by key
         self._budget = MemoryBudget()
         # Always the same thread: glibc has memory for each that allocates, and gives little of it back.
-        self._changing = ThreadPoolExecutor(1, thread_name_prefix="models")
+        self._changes = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="models")
+        self._last_change: concurrent.futures.Future[None] | None = None
         self.not_loaded: tuple[NotLoaded, ...] = ()
 
     def load_all(
@@ -97,8 +100,10 @@ class ThreadedModels:
         key = f"{folder.parent.name}/{folder.name}"
         if key in self._loaded:
             raise ResourceUnavailable(f"{key} is loaded already")
-        await asyncio.get_running_loop().run_in_executor(self._changing, self.load, folder)
-        self._registry.add(self._served(self._loaded[key], self._metrics, self._uses))
+        await self._make(self.load, folder)
+        served = self._served(self._loaded[key], self._metrics, self._uses)
+        await self._registry.prepare(served)
+        self._registry.add(served)
 
     async def unload_version(self, key: str, limit_s: float) -> None:
         """Let a version take no calls, and free its memory once those that run have ended, within `limit_s`.
@@ -111,16 +116,31 @@ class ThreadedModels:
         [served] = [each for each in self._registry.models if f"{each.name}/{each.version}" == key]
         await end_calls(self._registry, served, limit_s)
         withdraw(served, self._metrics)
-        await asyncio.get_running_loop().run_in_executor(self._changing, self._unload, key)
+        await self._make(self._unload, key)
 
     def close(self, timeout_s: float) -> bool:
-        """Stop all lanes, waiting at most `timeout_s`; returns whether they have ended."""
-        self._changing.shutdown(wait=False)
-        return self._lanes.close(timeout_s)
+        """Stop all lanes and changes, waiting at most `timeout_s`; returns whether they have ended.
+
+        Nothing ends a version's loading. Where one goes on, the process has to leave without waiting for its threads.
+        """
+        end_s = time.monotonic() + timeout_s
+        self._changes.shutdown(wait=False, cancel_futures=True)
+        is_over = self._lanes.close(timeout_s)
+        if self._last_change is not None:
+            concurrent.futures.wait([self._last_change], max(0.0, end_s - time.monotonic()))
+            is_over &= self._last_change.done()
+        return is_over
+
+    async def _make(self, change: Callable[..., None], *arguments: object) -> None:
+        """Make a change in its thread, which goes on where the caller leaves."""
+        self._last_change = self._changes.submit(change, *arguments)
+        await asyncio.wrap_future(self._last_change)
 
     def _start(self, model: LoadedModel) -> None:
         try:
-            self._lanes.add_model(model.key, model.backend, load_s=model.load_s)
+            self._lanes.add_model(
+                model.key, model.backend, load_s=model.load_s, first_input=warm_up_input(model.bundle)
+            )
         except BaseException:
             self._budget.give_back(lanes_bytes(model.backend, self._settings))
             raise

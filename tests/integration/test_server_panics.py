@@ -74,21 +74,30 @@ async def test_an_engine_whose_lane_died_answers_at_once(
 
 
 DYING_LANE = """
+import threading
 from dragoman.server.engine.worker import LaneWorker
 
-def align(worker, now_s):
-    raise MemoryError
+align = LaneWorker._align
 
-LaneWorker._align = align
+def fail_on_lanes(worker, now_s):
+    if threading.current_thread().name.startswith("lane"):  # not while they are made
+        raise MemoryError
+    align(worker, now_s)
+
+LaneWorker._align = fail_on_lanes
 """
 
 NO_MEMORY_IN_THE_LOOP = """
-from dragoman.server.engine.client import EngineClient
+from dragoman.server.engine.threads import _Connection
 
-def fail(client, lane, report):
+def fail(*arguments):
     raise MemoryError
 
-EngineClient.receive = fail
+def deliver(connection, lane, report):
+    connection.client.loop.call_soon_threadsafe(fail, lane, report)
+    return True
+
+_Connection.deliver = deliver
 """
 
 

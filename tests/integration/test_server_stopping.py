@@ -18,7 +18,13 @@ from tests.integration.raw_http2 import RawClient
 from tests.integration.serving import PATIENCE_S, http_get
 
 from dragoman.client.channel import ChannelSettings
-from dragoman.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
+from dragoman.v1 import (
+    decoding_pb2,
+    model_pb2,
+    model_pb2_grpc,
+    translation_pb2,
+    translation_pb2_grpc,
+)
 
 Request = translation_pb2.TranslateRequest
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -59,6 +65,19 @@ def refuse(self):
     raise RuntimeError("can't start new thread")
 
 ThreadPoolExecutor._adjust_thread_count = refuse
+"""
+
+ENDLESS_CHANGES = """
+import structlog, time
+from dragoman.server.engine.threads import LaneThreads
+from dragoman.server.models import threaded
+
+def never_end(*arguments, **options):
+    structlog.get_logger().info("changing")
+    time.sleep(600)
+
+threaded.load_model = never_end  # of a server that serves; at the start models are loaded elsewhere
+LaneThreads.remove_model = never_end
 """
 
 STUCK_LOOP = """
@@ -247,3 +266,42 @@ def wait_until_rows_run(server: Process) -> None:
     [serving] = [event for event in server.events if event["event"] == "serving"]
     while 'dragoman_requests_running{model="spell"} 0.0' in http_get(serving["metrics_port"], "/metrics")[1]:
         pass
+
+
+def change(server: Process, port: int, method: str) -> None:
+    """Begin to load or unload a version, which never ends; returns when it has begun."""
+    request = {
+        "LoadModel": model_pb2.LoadModelRequest(model="count", version="1"),
+        "UnloadModel": model_pb2.UnloadModelRequest(model="spell", version="2"),
+    }[method]
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = getattr(model_pb2_grpc.ModelServiceStub(channel), method).future(request)
+        server.wait_for("changing")
+        call.cancel()
+
+
+@pytest.mark.parametrize("method", ["LoadModel", "UnloadModel"])
+def test_a_change_that_a_thread_makes_is_not_waited_for(method: str) -> None:
+    arguments = ("--set", "models.allow_changes=true", "--set", "server.drain_timeout_s=5")
+    with running(*ports(), *arguments, program=ENDLESS_CHANGES) as server:
+        change(server, server.wait_for("serving")["port"], method)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait_for_end() == 0
+    assert "draining" in [each["event"] for each in server.events]
+
+
+def test_a_second_signal_ends_a_server_whose_call_waits_for_a_change() -> None:
+    arguments = ("--set", "models.allow_changes=true", "--set", "server.drain_timeout_s=600")
+    with (
+        running(*ports(), *arguments, program=ENDLESS_CHANGES) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.wait_for('serving')['port']}") as channel,
+    ):
+        loading = model_pb2_grpc.ModelServiceStub(channel).LoadModel.future(
+            model_pb2.LoadModelRequest(model="count", version="1")
+        )
+        server.wait_for("changing")
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for("draining")
+        assert not loading.done()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait_for_end() == 128 + signal.SIGTERM

@@ -19,14 +19,15 @@ from dragoman.server.engine.processes.messages import AddFront, DropModel, ToLan
 from dragoman.server.processes.channel import Channel
 from dragoman.server.processes.linux import trim_memory
 
-__all__ = ["SocketPort"]
+__all__ = ["NO_FRONT", "SocketPort"]
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(ModelCommand).decode
 
 _Received = list[tuple[ModelFront[int], Command | DropWorker]]
 
-_NO_FRONT = -1
+NO_FRONT = -1
+"""What comes from the lane itself, or from the host."""
 REST_S = 1.0
 """A lane without a command for so long gives memory back that it has freed."""
 
@@ -111,7 +112,7 @@ class SocketPort:
                 if isinstance(message, DropModel):
                     for front in self._by_number.values():
                         front.keys.pop(message.model, None)
-                    commands.append(((message.model, _NO_FRONT), DropWorker()))
+                    commands.append(((message.model, NO_FRONT), DropWorker()))
                     continue
                 if not isinstance(message, AddFront):
                     self._is_retiring = True

@@ -15,6 +15,7 @@ from dragoman.server.fronts.grpc.credentials import server_credentials
 from dragoman.server.fronts.grpc.dragoman_v1.generation import GenerationServicer
 from dragoman.server.fronts.grpc.dragoman_v1.model import ModelServicer
 from dragoman.server.fronts.grpc.dragoman_v1.protocol import DECODING_METHODS, PROTOCOL
+from dragoman.server.fronts.grpc.dragoman_v1.rehearsal import rehearse
 from dragoman.server.fronts.grpc.dragoman_v1.translation import TranslationServicer
 from dragoman.server.fronts.grpc.draining import CallGate, GrpcStop
 from dragoman.server.fronts.grpc.health import HealthServicer
@@ -165,6 +166,9 @@ class GrpcFront:
         for model in registry.models:
             expect(model)
         registry.when_added.append(expect)
+        for model in registry.models:
+            await self._rehearse(model)
+        registry.before_added.append(self._rehearse)
         gate = CallGate()
         num_streams = max_streams(
             self._listen, sum(model.engine.occupancy().slots_total for model in registry.models)
@@ -181,6 +185,9 @@ class GrpcFront:
         self._trimming = asyncio.create_task(
             recorder.in_flight.at_rest(lambda: asyncio.to_thread(trim_memory))
         )
+
+    async def _rehearse(self, model: ServedModel) -> None:
+        await rehearse(model, self._listen.max_inputs, self._listen.max_message_bytes)
 
     def use(self, settings: ServerSettings) -> None:
         """Go by `settings` from now on, which differ from those before in `RELOADABLE_KEYS` alone."""
