@@ -6,9 +6,12 @@ import select
 import socket
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["Channel", "packet_pair", "stream_pair"]
 
@@ -37,7 +40,8 @@ class Channel(Generic[Received]):
     """Sends and receives messages; never blocks.
 
     Attributes:
-        has_unsent: whether packets wait until the peer takes some; call `flush` when the socket can be written.
+        has_unsent: whether packets wait until the peer takes some; call `flush` when the socket can be written, or
+            `flush_in` once.
     """
 
     def __init__(self, sock: socket.socket, received: Any) -> None:
@@ -46,6 +50,16 @@ class Channel(Generic[Received]):
         self._socket = sock
         self._decoder: msgspec.msgpack.Decoder[Received] = msgspec.msgpack.Decoder(received)
         self._unsent: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._has_writer = False
+
+    def flush_in(self, loop: "asyncio.AbstractEventLoop | None") -> None:
+        """Have `loop` send what is queued, as soon as the peer takes it: an answer that waits may be the last one.
+
+        None: no longer, as before another thread closes the channel.
+        """
+        self._set_writer(is_needed=False)
+        self._loop = loop
 
     def fileno(self) -> int:
         """The socket's descriptor, for selectors; -1 once it is closed."""
@@ -81,10 +95,12 @@ class Channel(Generic[Received]):
             try:
                 socket.send_fds(self._socket, [packet], descriptors)
             except BlockingIOError:
+                self._set_writer(is_needed=True)
                 return
             self._unsent.popleft()
             for descriptor in descriptors:
                 os.close(descriptor)
+        self._set_writer(is_needed=False)
 
     def receive(self) -> tuple[Received, list[int]] | None:
         """The next message and its descriptors, which are the caller's now; None where there is none yet.
@@ -121,4 +137,20 @@ class Channel(Generic[Received]):
                 with contextlib.suppress(OSError):
                     os.close(descriptor)
         self._unsent.clear()
+        self._set_writer(is_needed=False)
         self._socket.close()
+
+    def _set_writer(self, *, is_needed: bool) -> None:
+        if self._loop is None or is_needed == self._has_writer:
+            return
+        self._has_writer = is_needed
+        if is_needed:
+            self._loop.add_writer(self.fileno(), self._flush_in_loop)
+        else:
+            self._loop.remove_writer(self.fileno())
+
+    def _flush_in_loop(self) -> None:
+        try:
+            self.flush()
+        except ConnectionError:  # the owner reads that next
+            self._set_writer(is_needed=False)

@@ -64,6 +64,7 @@ class HostConnection:
         self._channel: Channel[ToFront] = Channel(sock, ToFront)
         self._listener = listener
         self._loop = asyncio.get_running_loop()
+        self._channel.flush_in(self._loop)
         self._loop.add_reader(self._channel.fileno(), self._read)
 
     def end_lane(self, pid: int) -> None:

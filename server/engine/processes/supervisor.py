@@ -144,6 +144,7 @@ class Supervisor:
         """Hear the host from now on, and have its log written."""
         self._listener = listener
         loop = asyncio.get_running_loop()
+        self._host.channel.flush_in(loop)
         loop.add_reader(self._host.channel.fileno(), self._hear)
         loop.add_reader(self._host.log.fileno(), self._relay)
         self._signs.begin()
@@ -161,6 +162,7 @@ class Supervisor:
         """
         if self._replacing is not None and not self._replacing.done():
             await asyncio.shield(self._replacing)
+        assert self._change is None, "one change is made at a time"
         self._change = asyncio.get_running_loop().create_future()
         self._signs.begin_change()
         try:
@@ -232,6 +234,7 @@ class Supervisor:
     def _forget(self) -> None:
         self._signs.end()
         loop = asyncio.get_running_loop()
+        self._host.channel.flush_in(None)
         loop.remove_reader(self._host.channel.fileno())
         loop.remove_reader(self._host.log.fileno())
 

@@ -148,6 +148,7 @@ class _Front:
         loop.set_exception_handler(loop_error_handler(_leave))
         self._port = loop.create_future()
         self._models = make_models(self._settings.engine, self._metrics)
+        self._channel.flush_in(loop)
         loop.add_reader(self._channel.fileno(), self._hear)
         publishing = asyncio.create_task(self._publish())
         reloading = asyncio.create_task(self._credential_files.run())

@@ -288,6 +288,7 @@ class Fronts:
         self._metrics.page.add(process.values)
         self._metrics.processes.watch(process.pid, f"front-{place.number}")
         loop = asyncio.get_running_loop()
+        process.channel.flush_in(loop)
         loop.add_reader(process.channel.fileno(), self._hear, place, process)
         loop.add_reader(process.log.fileno(), self._relay, place, process)
         self._connect(place)
