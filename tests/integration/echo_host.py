@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from dragoman.server.decoding.hypothesis import FinishReason, Hypothesis
 from dragoman.server.engine.api import (
@@ -124,6 +125,9 @@ def load(host: Host, begin: Begin) -> tuple[int, Source]:
         raise BundleError("what is wrong with it")
 
     def start(port: SocketPort) -> EchoWorker:
+        if (once := Path(wanted.get("fails_once", "/none"))).exists():
+            once.unlink()
+            raise ResourceUnavailable("no memory for rows")
         if wanted.get("lane_fails"):
             raise ResourceUnavailable("no memory for rows")
         if wanted.get("lane_dies"):

@@ -385,6 +385,24 @@ async def test_a_front_that_never_reads_holds_up_no_lane() -> None:
         assert other.pids[0] == pid
 
 
+async def test_a_host_that_fails_while_it_serves_is_replaced(tmp_path: Path) -> None:
+    """What it could not have the next one may have."""
+    once = tmp_path / "once"
+    with structlog.testing.capture_logs() as log:
+        async with engine(begin(fails_once=str(once))) as held:
+            front = await held.front()
+            first = held.supervisor.pid
+            once.touch()
+            front.loaded.clear()
+            os.kill(front.pids[0], signal.SIGKILL)
+            await asyncio.wait_for(front.loaded.wait(), PATIENCE_S)
+            await eventually(lambda: len(front.links) == 2)
+            assert held.supervisor.pid != first
+            assert held.failures == []
+    [died] = [each for each in log if each["event"] == "engine_host_died"]
+    assert died["how"].endswith(": no memory for rows")
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "said"),
     [

@@ -20,14 +20,17 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
-from tests.integration.serving import BUNDLES, PATIENCE_S, eventually
+from tests.integration.serving import BUNDLES, PATIENCE_S, error_of, eventually
 from tests.integration.test_engine_processes import open_files
+from tests.integration.test_server_open_inference import Stub
 
+from dragoman.inference import grpc_service_pb2
 from dragoman.server.config import ServerSettings, load_settings
 from dragoman.server.fronts.processes import supervisor as supervisor_module
 from dragoman.server.fronts.processes.supervisor import Fronts
+from dragoman.server.models.changes import ForbiddenChanges
 from dragoman.server.operations.metrics import Metrics
-from dragoman.v1 import translation_pb2, translation_pb2_grpc
+from dragoman.v1 import model_pb2, model_pb2_grpc, translation_pb2, translation_pb2_grpc
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="several fronts need Linux")
 
@@ -159,6 +162,37 @@ async def test_one_that_is_killed_is_replaced_and_no_count_is_lost() -> None:
     died = [line for line in lines if line["event"] == "front_died"]
     assert [line["how"] for line in died] == ["killed by SIGKILL"] * 3
     assert {line["front"] for line in died} == {1}
+
+
+async def test_what_fails_oddly_in_the_server_process_is_answered_in_the_front(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class FailingChanges(ForbiddenChanges):
+        async def load(self, _name: str, _version: str = "") -> None:
+            raise KeyError("surprise")
+
+    def fail(*_: object) -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr(supervisor_module, "read_statistics", fail)
+    with capture_logs() as lines:
+        async with running(1, "models.allow_changes=true") as server:
+            server.fronts.changes = FailingChanges()
+            await server.fronts.listen(server.port)
+            async with server.channel() as channel:
+                loading = model_pb2_grpc.ModelServiceStub(channel).LoadModel(
+                    model_pb2.LoadModelRequest(model="spell"), timeout=PATIENCE_S
+                )
+                assert (await error_of(loading)).code() is grpc.StatusCode.INTERNAL
+                inference: Any = Stub(channel)
+                for _ in range(2):
+                    asking = inference.ModelStatistics(
+                        grpc_service_pb2.ModelStatisticsRequest(), timeout=PATIENCE_S
+                    )
+                    assert (await error_of(asking)).code() is grpc.StatusCode.INTERNAL
+                assert await translate(channel) == "four zero seven one"
+    events = [each["event"] for each in lines if "failed" in each["event"]]
+    assert events == ["change_failed", "statistics_failed", "statistics_failed"]
 
 
 async def test_many_deaths_leave_nothing_behind() -> None:
