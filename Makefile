@@ -24,7 +24,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 .PHONY: audit bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test conformance lint format types imports stubs stubs-check configuration fixtures plots unit lock clean
 .PHONY: deploy-check image image-check image-requirements sbom
 .PHONY: watch soak kills overload faults rolling fuzz hostile side-by-side reliability
-.PHONY: dashboards deploy-check
+.PHONY: dashboards
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -88,9 +88,6 @@ configuration: $(VENV)/.dev ## regenerate docs/configuration.md from the setting
 
 dashboards: $(VENV)/.dev ## write the dashboards of deploy/grafana and the Operator's rules
 	$(BIN)/python -m tools.dashboards
-
-deploy-check: $(VENV)/.dev ## fail where the committed files of deploy/ are not what is generated
-	$(BIN)/python -m tools.dashboards --check
 
 fixtures: $(VENV)/.dev ## train and export anew the small bundles that tests serve
 	$(BIN)/python tools/make_fixtures.py
@@ -203,8 +200,8 @@ $(VENV)/checkov/bin/checkov: | $(VENV)/pyvenv.cfg
 	@$(BIN)/python -m venv $(VENV)/checkov
 	@$(VENV)/checkov/bin/python -m pip --disable-pip-version-check --quiet install $(CHECKOV)
 
-# Generated files are compared with the committed ones by the same tests.
-deploy-check: $(VENV)/.dev $(VENV)/checkov/bin/checkov ## every combination of overlays and components, what is generated, and checkov (kubectl)
+deploy-check: $(VENV)/.dev $(VENV)/checkov/bin/checkov ## generated files against committed ones, every combination of components, checkov (kubectl)
+	$(BIN)/python -m tools.dashboards --check
 	DEPLOY_COMBINATIONS=all $(BIN)/pytest --numprocesses 2 tests/deploy
 	@rm -rf build/manifests && mkdir -p build/manifests
 	@for folder in overlays/local overlays/cpu overlays/gpu training/indexed-job training/trainjob; do \

@@ -25,7 +25,7 @@ FETCHING = ["models-fetch", "network-policy", "autoscaling-adapter"]
 @pytest.fixture(scope="module", params=[*OVERLAYS, "everything", "fetching"])
 def manifests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
     if request.param == "everything":
-        return build(copy_of("cpu", tmp_path_factory.mktemp("overlay") / "cpu", EVERYTHING))
+        return build(copy_of("gpu", tmp_path_factory.mktemp("overlay") / "gpu", EVERYTHING))
     if request.param == "fetching":
         return build(copy_of("cpu", tmp_path_factory.mktemp("overlay") / "cpu", FETCHING))
     return build(DEPLOY / "overlays" / str(request.param))
