@@ -1,13 +1,11 @@
 """Options for TLS and tokens, which every command has that calls a server."""
 
-import functools
-import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from dragoman.cli.option_groups import Command, option, options_for
 from dragoman.client.credentials import Credentials
 
 __all__ = ["with_credentials"]
@@ -69,23 +67,7 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def with_credentials(command: Callable[..., None]) -> Callable[..., None]:
-    """Put an option for everything in `_OPTIONS` in the place of the command's parameter `credentials`."""
-    signature = inspect.signature(command)
-    parameters: list[inspect.Parameter] = []
-    for parameter in signature.parameters.values():
-        if parameter.name == "credentials":
-            parameters += [
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-                for name, annotation in _OPTIONS.items()
-            ]
-        else:
-            parameters.append(parameter)
-
-    @functools.wraps(command)
-    def with_options(**given: Any) -> None:
-        options = {name: given.pop(name) for name in _OPTIONS}
-        command(**given, credentials=Credentials.from_environment(**options))
-
-    with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return with_options
+def with_credentials(command: Command) -> Command:
+    """Put the options for TLS and tokens in the place of the command's parameter `credentials`."""
+    options = [option(name, annotation) for name, annotation in _OPTIONS.items()]
+    return options_for("credentials", options, Credentials.from_environment)(command)

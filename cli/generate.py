@@ -5,22 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman.cli.credentials import with_credentials
 from dragoman.cli.decoding_options import with_decoding_options
-from dragoman.cli.options import (
-    DEFAULT_TARGET,
-    DEFAULT_TIMEOUT_S,
-    Bundle,
-    Json,
-    ModelOrBundle,
-    ModelVersion,
-    Priority,
-    Target,
-    Timeout,
-    examples,
-)
+from dragoman.cli.model_source import ModelSource, with_model_source
+from dragoman.cli.options import Json, examples
 from dragoman.cli.output import note_waiting_for_input, write_text
-from dragoman.client.credentials import Credentials
 from dragoman.client.results import DecodingOptions
 
 if TYPE_CHECKING:
@@ -37,7 +25,7 @@ EPILOG = examples(
 )
 
 
-@with_credentials
+@with_model_source
 @with_decoding_options
 def generate(
     prompt: Annotated[
@@ -45,13 +33,7 @@ def generate(
         typer.Argument(help="The text to continue.", show_default="all of standard input"),
     ] = None,
     *,
-    model: ModelOrBundle = None,
-    model_version: ModelVersion = "",
-    target: Target = DEFAULT_TARGET,
-    bundle: Bundle = None,
-    timeout_s: Timeout = DEFAULT_TIMEOUT_S,
-    priority: Priority = "normal",
-    credentials: Credentials,
+    source: ModelSource,
     options: DecodingOptions,
     as_json: Json = False,
 ) -> None:
@@ -61,18 +43,8 @@ def generate(
     each answer is one line: spaces replace its line ends. --json keeps line ends.
     """
     from dragoman.cli.lines import read_text
-    from dragoman.cli.model_source import ModelSource
     from dragoman.cli.rendering import AnswerForm
 
-    source = ModelSource.of(
-        target=target,
-        model=model,
-        version=model_version,
-        timeout_s=timeout_s,
-        priority=priority,
-        bundle=bundle,
-        credentials=credentials,
-    )
     form = AnswerForm.of(options, as_json=as_json)
     if prompt is None:
         note_waiting_for_input()

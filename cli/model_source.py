@@ -1,12 +1,25 @@
 """The model that a command calls: on a server, or in a bundle's folder."""
 
 import contextlib
+import inspect
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from dragoman.cli.options import DEFAULT_TARGET, PriorityName
+from dragoman.cli.credentials import with_credentials
+from dragoman.cli.option_groups import Command, option, options_for
+from dragoman.cli.options import (
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT_S,
+    Bundle,
+    ModelOrBundle,
+    ModelVersion,
+    Priority,
+    PriorityName,
+    Target,
+    Timeout,
+)
 from dragoman.client.credentials import Credentials
 from dragoman.common.errors import UsageError
 
@@ -14,7 +27,7 @@ if TYPE_CHECKING:
     from dragoman.client.asynchronous import AsyncClient
     from dragoman.client.blocking import Client
 
-__all__ = ["ModelSource"]
+__all__ = ["ModelSource", "with_model_source"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,45 +51,6 @@ class ModelSource:
     priority: PriorityName = "normal"
     bundle: Path | None = None
     credentials: Credentials | None = None
-
-    @classmethod
-    def of(
-        cls,
-        *,
-        target: str,
-        model: str | None,
-        version: str,
-        timeout_s: float,
-        bundle: Path | None,
-        priority: PriorityName = "normal",
-        credentials: Credentials | None = None,
-    ) -> Self:
-        """Return the model that the options of a command name.
-
-        Raises:
-            UsageError: they name no model, or two.
-        """
-        if bundle is None:
-            if model is None:
-                raise UsageError("missing option '--model' / '-m' (or '--bundle', without a server)")
-            return cls(
-                target=target,
-                model=model,
-                version=version,
-                timeout_s=timeout_s,
-                priority=priority,
-                credentials=credentials,
-            )
-        given = {
-            "--target": target != DEFAULT_TARGET,
-            "--model": model,
-            "--model-version": version,
-            "--priority": priority != "normal",
-        }
-        for option, is_given in given.items():
-            if is_given:
-                raise UsageError(f"--bundle {bundle} and {option}: give one of them")
-        return cls(timeout_s=timeout_s, bundle=bundle)
 
     @contextlib.asynccontextmanager
     async def connect(self) -> "AsyncIterator[AsyncClient]":
@@ -107,3 +81,55 @@ class ModelSource:
 
             with local_client(self.bundle, timeout_s=self.timeout_s) as client:
                 yield client
+
+
+def with_model_source(command: Command) -> Command:
+    """Put the options that name a model, on a server or in a bundle, in the place of the parameter `source`."""
+    options = [
+        option("model", ModelOrBundle),
+        option("model_version", ModelVersion, ""),
+        option("target", Target, DEFAULT_TARGET),
+        option("bundle", Bundle),
+        option("timeout_s", Timeout, DEFAULT_TIMEOUT_S),
+        option("priority", Priority, "normal"),
+        option("credentials", Credentials, inspect.Parameter.empty),
+    ]
+    return with_credentials(options_for("source", options, _model_source)(command))
+
+
+def _model_source(
+    *,
+    model: str | None,
+    model_version: str,
+    target: str,
+    bundle: Path | None,
+    timeout_s: float,
+    priority: PriorityName,
+    credentials: Credentials,
+) -> ModelSource:
+    """Returns the model that the options of a command name.
+
+    Raises:
+        UsageError: they name no model, or two.
+    """
+    if bundle is None:
+        if model is None:
+            raise UsageError("missing option '--model' / '-m' (or '--bundle', without a server)")
+        return ModelSource(
+            target=target,
+            model=model,
+            version=model_version,
+            timeout_s=timeout_s,
+            priority=priority,
+            credentials=credentials,
+        )
+    given = {
+        "--target": target != DEFAULT_TARGET,
+        "--model": model,
+        "--model-version": model_version,
+        "--priority": priority != "normal",
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise UsageError(f"--bundle {bundle} and {name}: give one of them")
+    return ModelSource(timeout_s=timeout_s, bundle=bundle)

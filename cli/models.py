@@ -80,7 +80,7 @@ def _list(target: str, *, as_json: bool, timeout_s: float, credentials: Credenti
     if as_json:
         write_json([dataclasses.asdict(model) for model in held])
         for each in held.not_loaded:
-            note(f"not loaded: {_place(each)}: {each.reason}: {each.description}")
+            note(f"not loaded: {_full_name(each)}: {each.reason}: {each.description}")
         return
     console = report_console()
     console.print(models_table(held))
@@ -226,8 +226,8 @@ def versions_table(held: "ModelList") -> "Table":
     table.add_column("State", no_wrap=True)
     table.add_column("Aliases", overflow="fold")
     for each in held.versions:
-        place, names = f"{each.model}/{each.version}", aliases[each.model, each.version]
-        table.add_row(_text(place), each.state, _text(", ".join(names)))
+        names = ", ".join(aliases[each.model, each.version])
+        table.add_row(_text(f"{each.model}/{each.version}"), each.state, _text(names))
     return table
 
 
@@ -241,17 +241,17 @@ def not_loaded_table(not_loaded: "Sequence[NotLoadedModel]") -> "Table":
     table.add_column("Reason", no_wrap=True)
     table.add_column("What is wrong", overflow="fold")
     for each in not_loaded:
-        table.add_row(_text(_place(each)), each.reason.replace("_", " "), _text(each.description))
+        table.add_row(_text(_full_name(each)), each.reason.replace("_", " "), _text(each.description))
     return table
 
 
-def _place(model: "NotLoadedModel") -> str:
-    place = f"{model.name}/{model.version}" if model.version else model.name
-    return place if place.isprintable() else repr(place)
+def _full_name(model: "NotLoadedModel") -> str:
+    name = f"{model.name}/{model.version}" if model.version else model.name
+    return name if name.isprintable() else repr(name)
 
 
 def _text(text: str) -> "Text":
-    """As it is: a name may hold what rich takes for markup."""
+    """Returns `text` for a table, as it is: a name may hold what rich takes for markup."""
     from rich.text import Text
 
     return Text(text)

@@ -5,25 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman.cli.credentials import with_credentials
 from dragoman.cli.decoding_options import Alternatives
-from dragoman.cli.options import (
-    DEFAULT_TARGET,
-    DEFAULT_TIMEOUT_S,
-    Bundle,
-    Inputs,
-    Json,
-    ModelOrBundle,
-    ModelVersion,
-    Priority,
-    SkipBad,
-    Target,
-    Timeout,
-    examples,
-)
+from dragoman.cli.model_source import ModelSource, with_model_source
+from dragoman.cli.options import Inputs, Json, SkipBad, examples
 from dragoman.cli.output import json_line, note, write_text
 from dragoman.cli.progress import progress_bar
-from dragoman.client.credentials import Credentials
 from dragoman.common.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +26,7 @@ EPILOG = examples(
 )
 
 
-@with_credentials
+@with_model_source
 def score(
     texts: Annotated[
         list[str] | None,
@@ -52,13 +38,7 @@ def score(
         ),
     ] = None,
     *,
-    model: ModelOrBundle = None,
-    model_version: ModelVersion = "",
-    target: Target = DEFAULT_TARGET,
-    bundle: Bundle = None,
-    timeout_s: Timeout = DEFAULT_TIMEOUT_S,
-    priority: Priority = "normal",
-    credentials: Credentials,
+    source: ModelSource,
     inputs: Inputs = None,
     separator: Annotated[
         str,
@@ -82,20 +62,10 @@ def score(
 
     from dragoman.cli.input_lines import input_lines
     from dragoman.cli.line_scoring import LineScorer
-    from dragoman.cli.model_source import ModelSource
     from dragoman.cli.rendering import form_of, shown_score
 
     if not separator:
         raise UsageError("--separator is empty: nothing would stand between a source and its translation")
-    source = ModelSource.of(
-        target=target,
-        model=model,
-        version=model_version,
-        timeout_s=timeout_s,
-        priority=priority,
-        bundle=bundle,
-        credentials=credentials,
-    )
     form = form_of(as_json=as_json, tells_tokens=num_alternatives is not None)
 
     def show(scored: "LineAnswers[TextScore]") -> None:

@@ -4,23 +4,9 @@ from typing import Annotated
 
 import typer
 
-from dragoman.cli.credentials import with_credentials
 from dragoman.cli.decoding_options import Alignment, CoveragePenalty, TargetPrefix, with_decoding_options
-from dragoman.cli.options import (
-    DEFAULT_TARGET,
-    DEFAULT_TIMEOUT_S,
-    Bundle,
-    Inputs,
-    Json,
-    ModelOrBundle,
-    ModelVersion,
-    Priority,
-    SkipBad,
-    Target,
-    Timeout,
-    examples,
-)
-from dragoman.client.credentials import Credentials
+from dragoman.cli.model_source import ModelSource, with_model_source
+from dragoman.cli.options import Inputs, Json, SkipBad, examples
 from dragoman.client.results import DecodingOptions
 
 __all__ = ["EPILOG", "translate"]
@@ -34,7 +20,7 @@ EPILOG = examples(
 )
 
 
-@with_credentials
+@with_model_source
 @with_decoding_options
 def translate(
     texts: Annotated[
@@ -44,13 +30,7 @@ def translate(
         ),
     ] = None,
     *,
-    model: ModelOrBundle = None,
-    model_version: ModelVersion = "",
-    target: Target = DEFAULT_TARGET,
-    bundle: Bundle = None,
-    timeout_s: Timeout = DEFAULT_TIMEOUT_S,
-    priority: Priority = "normal",
-    credentials: Credentials,
+    source: ModelSource,
     options: DecodingOptions,
     coverage_penalty: CoveragePenalty = None,
     target_prefix: TargetPrefix = "",
@@ -69,19 +49,9 @@ def translate(
 
     from dragoman.cli.input_lines import input_lines
     from dragoman.cli.line_translation import translate_lines
-    from dragoman.cli.model_source import ModelSource
     from dragoman.cli.rendering import AnswerForm
 
     options["coverage_penalty"], options["alignment"] = coverage_penalty, alignment
-    source = ModelSource.of(
-        target=target,
-        model=model,
-        version=model_version,
-        timeout_s=timeout_s,
-        priority=priority,
-        bundle=bundle,
-        credentials=credentials,
-    )
     with input_lines(texts, inputs) as lines:
         asyncio.run(
             translate_lines(

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from dragoman.server.engine.watchdog import NUM_LOOKS
+from dragoman.server.processes.silence import Silence
 
 __all__ = ["Signs", "ThreadWatch"]
 
@@ -54,12 +55,8 @@ class ThreadWatch:
             self._thread.join(timeout_s)
 
     def _watch(self) -> None:
-        before = [signs.count for signs in self._signs]
-        num_unchanged = [0] * len(before)
+        silences = [Silence(signs.count) for signs in self._signs]
         while not self._is_over.wait(self._patience_s() / NUM_LOOKS):
-            for lane, signs in enumerate(self._signs):
-                is_silent = signs.count == before[lane] and not signs.is_idle
-                num_unchanged[lane] = num_unchanged[lane] + 1 if is_silent else 0
-                before[lane] = signs.count
-                if num_unchanged[lane] == NUM_LOOKS:
+            for lane, (signs, silence) in enumerate(zip(self._signs, silences, strict=True)):
+                if silence.look(signs.count, is_idle=signs.is_idle) == NUM_LOOKS:
                     self._on_stuck(lane)

@@ -11,15 +11,16 @@ from typing import Self
 
 import structlog
 
+from dragoman.server.processes.silence import Silence
+
 __all__ = ["LoopWatch"]
 
 BEAT_INTERVAL_S = 1.0
 WATCH_INTERVAL_S = 5.0
-MAX_UNCHANGED_READY = 2
-"""A loop without a sign of life so often in a row, for 10 s, answers no call in time."""
-MAX_UNCHANGED = 12
-"""After 60 s it does not come back. What is counted is the times looked at, not the time: the process may have been
-stopped."""
+MAX_SILENT_LOOKS_READY = 2
+"""A loop without a sign of life at so many looks in a row, for 10 s, answers no call in time."""
+MAX_SILENT_LOOKS = 12
+"""After 60 s it does not come back."""
 
 _log = structlog.get_logger(__name__)
 
@@ -34,7 +35,7 @@ class LoopWatch:
         *,
         watch_interval_s: float = WATCH_INTERVAL_S,
     ) -> None:
-        """`set_stuck` hears whether the loop stands still; `leave` ends the process. A thread calls them."""
+        """A thread calls `set_stuck` with whether the loop stands still, and `leave` to end the process."""
         self._set_stuck = set_stuck
         self._leave = leave
         self._watch_interval_s = watch_interval_s
@@ -58,15 +59,13 @@ class LoopWatch:
             await asyncio.sleep(min(BEAT_INTERVAL_S, self._watch_interval_s / 2))
 
     def _watch(self) -> None:
-        before, num_unchanged, is_stuck = self._num_beats, 0, False
+        silence, is_stuck = Silence(self._num_beats), False
         while not self._is_over.wait(self._watch_interval_s):
-            now = self._num_beats
-            num_unchanged = num_unchanged + 1 if now == before else 0
-            before = now
-            if is_stuck != (num_unchanged >= MAX_UNCHANGED_READY):
+            num_looks = silence.look(self._num_beats)
+            if is_stuck != (num_looks >= MAX_SILENT_LOOKS_READY):
                 is_stuck = not is_stuck
                 self._set_stuck(is_stuck)
                 with contextlib.suppress(Exception):
                     _log.warning("event_loop_stuck" if is_stuck else "event_loop_goes_on")
-            if num_unchanged >= MAX_UNCHANGED:
+            if num_looks >= MAX_SILENT_LOOKS:
                 self._leave("the event loop gives no sign of life")

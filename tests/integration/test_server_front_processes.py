@@ -30,6 +30,7 @@ from dragoman.server.fronts.processes import supervisor as supervisor_module
 from dragoman.server.fronts.processes.supervisor import Fronts
 from dragoman.server.models.changes import ForbiddenChanges
 from dragoman.server.operations.metrics import Metrics
+from dragoman.server.operations.shared_values import HEARTBEAT
 from dragoman.v1 import model_pb2, model_pb2_grpc, translation_pb2, translation_pb2_grpc
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="several fronts need Linux")
@@ -244,16 +245,19 @@ async def test_one_that_does_not_drain_is_killed(monkeypatch: pytest.MonkeyPatch
 
 async def test_one_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor_module, "WATCH_INTERVAL_S", 0.4)  # longer than a sign of life takes
-    monkeypatch.setattr(supervisor_module, "MAX_UNCHANGED", 1000)  # a front that loads gives none
+    monkeypatch.setattr(supervisor_module, "MAX_SILENT_LOOKS", 1000)  # a front that loads gives none
     with capture_logs() as lines:
         async with running(1) as server:
             await server.fronts.listen(server.port)
             [pid] = server.pids()
-            await eventually(lambda: server.fronts._places[0].beat > 0)
-            monkeypatch.setattr(supervisor_module, "MAX_UNCHANGED", 3)
+            front = server.fronts._places[0].process
+            assert front is not None
+            await eventually(lambda: HEARTBEAT in front.values.read())
             os.kill(pid, signal.SIGSTOP)
+            monkeypatch.setattr(supervisor_module, "MAX_SILENT_LOOKS", 3)
+            await eventually(lambda: any(line["event"] == "front_silent" for line in lines))
+            monkeypatch.setattr(supervisor_module, "MAX_SILENT_LOOKS", 1000)
             await eventually(lambda: server.pids() not in ([pid], []))
-            monkeypatch.setattr(supervisor_module, "MAX_UNCHANGED", 1000)
             await server.fronts.listen(server.port)
             async with server.channel() as channel:
                 assert await translate(channel)

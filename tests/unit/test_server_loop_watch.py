@@ -29,7 +29,7 @@ class Heard:
 
 
 async def test_a_loop_that_stands_still_and_goes_on_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_watch, "MAX_UNCHANGED", 10**6)
+    monkeypatch.setattr(loop_watch, "MAX_SILENT_LOOKS", 10**6)
     heard = Heard()
     with LoopWatch(heard.set_stuck, heard.leave, watch_interval_s=INTERVAL_S):
         assert heard.changed.wait(PATIENCE_S)  # which is what holds up the loop

@@ -40,6 +40,7 @@ from dragoman.server.processes.channel import Channel, packet_pair
 from dragoman.server.processes.linux import how_it_ended
 from dragoman.server.processes.logs import relay
 from dragoman.server.processes.memory_files import memory_file
+from dragoman.server.processes.silence import Silence
 from dragoman.server.processes.start import start_process
 
 __all__ = ["END_S", "FrontProcess", "Fronts"]
@@ -55,9 +56,8 @@ MIN_DELAY_S, MAX_DELAY_S = 0.1, 30.0
 """Before a front that has died takes the place of another; doubled as long as it does not come to serve."""
 
 WATCH_INTERVAL_S = 5.0
-MAX_UNCHANGED = 12
-"""A front whose event loop gives no sign of life so often in a row, for 60 s, hangs: it is killed. What is counted is
-the times looked at, not the time: this process may have been stopped itself."""
+MAX_SILENT_LOOKS = 12
+"""A front whose event loop gives no sign of life at so many looks in a row, for 60 s, hangs: it is killed."""
 
 _PACKAGE = __name__.rpartition(".")[0]
 
@@ -124,15 +124,14 @@ class _Place:
         self.is_over = asyncio.Event()
         self.delay_s = MIN_DELAY_S
         self.reviving: asyncio.TimerHandle | None = None
-        self.beat = 0.0
-        self.num_unchanged = 0
+        self.silence = Silence()
 
-    def note_beat(self) -> bool:
+    def is_silent(self) -> bool:
         """Look for a sign of life; returns whether there has been none for too long."""
-        beat = 0.0 if self.process is None else self.process.values.read().get(HEARTBEAT, 0.0)
-        self.num_unchanged = self.num_unchanged + 1 if beat == self.beat else 0
-        self.beat = beat
-        return self.process is not None and self.num_unchanged >= MAX_UNCHANGED
+        if self.process is None:
+            return False
+        heartbeat = self.process.values.read().get(HEARTBEAT, 0.0)
+        return self.silence.look(heartbeat) >= MAX_SILENT_LOOKS
 
 
 class Fronts:
@@ -278,13 +277,14 @@ class Fronts:
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
             for place in self._places:
-                if place.note_beat() and place.process is not None:
+                if place.is_silent() and place.process is not None:
                     _log.warning("front_silent", front=place.number, pid=place.process.pid)
                     os.kill(place.process.pid, signal.SIGKILL)  # its channel says the rest
+                    place.silence = Silence()  # a process that takes a while to end is not reported again
 
     def _start(self, place: _Place) -> None:
         process = place.process = FrontProcess(place.number, self._begin, self._module, self._clients.fd)
-        place.num_unchanged = 0
+        place.silence = Silence()
         self._metrics.page.add(process.values)
         self._metrics.processes.watch(process.pid, f"front-{place.number}")
         loop = asyncio.get_running_loop()
