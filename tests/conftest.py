@@ -47,6 +47,12 @@ def _one_torch_thread() -> None:
         sys.modules["torch"].set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _no_disk_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it is for shows where the power fails; a training that saves each step waits longer than it computes."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _log_as_it_was() -> Iterator[None]:
     """A file of tests that sets up its process's log, such as one with a `Translator`, leaves none of it behind."""

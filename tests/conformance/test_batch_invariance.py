@@ -93,12 +93,19 @@ def assert_same(ours: list[Decoded], theirs: list[Decoded]) -> None:
                 ]
 
 
-def each_alone(backend: Backend, inputs: list[Input]) -> list[Decoded]:
-    return [decode_offline(backend, [each], num_slots=each[1].beam_size)[0] for each in inputs]
+@pytest.fixture
+def alone(backend: Backend, inputs: list[Input], request: pytest.FixtureRequest) -> list[Decoded]:
+    """What each input gets alone, computed once a bundle."""
+    name = request.node.callspec.params["backend"]
+    if name not in _ALONE:
+        _ALONE[name] = [decode_offline(backend, [each], num_slots=each[1].beam_size)[0] for each in inputs]
+    return _ALONE[name]
 
 
-def test_alone_and_in_a_batch_of_64(backend: Backend, inputs: list[Input]) -> None:
-    alone = each_alone(backend, inputs)
+_ALONE: dict[str, list[Decoded]] = {}
+
+
+def test_alone_and_in_a_batch_of_64(backend: Backend, inputs: list[Input], alone: list[Decoded]) -> None:
     assert any(len(finished.hypotheses) > 1 for finished in alone)
     assert_same(decode_offline(backend, inputs, num_slots=64), alone)
     assert_same(decode_offline(backend, inputs, num_slots=5), alone)
@@ -109,8 +116,7 @@ def test_in_another_order(backend: Backend, inputs: list[Input]) -> None:
     assert_same(decode_offline(backend, inputs[::-1], num_slots=16)[::-1], forward)
 
 
-def test_while_neighbours_are_cancelled(backend: Backend, inputs: list[Input]) -> None:
-    alone = each_alone(backend, inputs)
+def test_while_neighbours_are_cancelled(backend: Backend, inputs: list[Input], alone: list[Decoded]) -> None:
     rng = random.Random(4)
     sequences = [LaneSequence.create(ids, parameters) for ids, parameters in inputs]
     scheduler, lane = Scheduler(16), Lane(backend, 16)

@@ -63,7 +63,7 @@ def test_sigterm_turns_readiness_off_while_calls_are_answered_then_ends_within_t
     container: dict[str, Any], deploy: Path, start_server: Callable[..., AbstractContextManager[Any]]
 ) -> None:
     service = container["readinessProbe"]["grpc"]["service"]
-    delay_s = 1.0
+    delay_s = 2.0
     with start_server(f"server.drain_delay_s={delay_s}") as server:
         assert check(server.port, service) == SERVING
         server.process.send_signal(signal.SIGTERM)

@@ -4,7 +4,6 @@ import asyncio
 import collections
 import json
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +215,7 @@ def test_a_signal_under_load_loses_no_call(*, retries: bool) -> None:
 @pytest.mark.parametrize("reads", [True, False])
 def test_a_client_that_never_takes_its_health_does_not_hold_up_the_end(*, reads: bool) -> None:
     """Its flow-control window is 0, so what it watches can never be sent to it."""
-    with running(*ports(), "--set", "server.drain_timeout_s=5") as server:
+    with running(*ports(), "--set", "server.drain_timeout_s=100") as server:
         port = server.wait_for("serving")["port"]
         with RawClient(port, window=0) as stuck, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             message = health_pb2.HealthCheckRequest().SerializeToString()
@@ -225,13 +224,13 @@ def test_a_client_that_never_takes_its_health_does_not_hold_up_the_end(*, reads:
             health: Any = health_pb2_grpc.HealthStub(channel)
             watch = health.Watch(health_pb2.HealthCheckRequest())
             assert next(watch).status == SERVING
-            begin_s = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
             assert next(watch).status == NOT_SERVING  # the other watcher hears at once
             if reads:
                 stuck.read_to_end()
-            assert server.wait_for_end() == 0
-            assert time.monotonic() - begin_s < 5, "no call was running"
+            assert server.wait_for_end() == 0, (
+                "no call was running, so it does not last as long as a drain may"
+            )
         assert server.events[-1]["event"] == "stopped"
 
 

@@ -26,7 +26,7 @@ from dragoman.model.training.step import TrainingStep
 from dragoman.model.training.train import train
 from dragoman.model.training.validation import Validation, evenly_spread
 
-pytestmark = pytest.mark.usefixtures("one_core")
+pytestmark = pytest.mark.usefixtures("one_core", "no_charts")
 
 
 class Clock:

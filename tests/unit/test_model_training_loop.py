@@ -30,7 +30,7 @@ from dragoman.model.training.step import TrainingStep
 from dragoman.model.training.train import train
 from dragoman.model.transformer import Dimensions, TranslationModel, build_model
 
-pytestmark = pytest.mark.usefixtures("one_core")
+pytestmark = pytest.mark.usefixtures("one_core", "no_charts")
 
 
 def recipe(folder: Path, **changes: Any) -> Recipe:

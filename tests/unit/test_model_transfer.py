@@ -19,7 +19,7 @@ from dragoman.model.training.train import Beginning, train
 from dragoman.model.transfer import start_from
 from dragoman.model.transformer import build_model
 
-pytestmark = pytest.mark.usefixtures("one_core")
+pytestmark = pytest.mark.usefixtures("one_core", "no_charts")
 
 
 def recipe(folder: Path, words: list[str], **changes: Any) -> Recipe:
