@@ -15,7 +15,7 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from tests.integration.serving import BUNDLES
-from tests.load.fuzz_seeds import DRAGOMAN, INFERENCE, KEYS, METHODS, TOKEN
+from tests.load.fuzz_seeds import DRAGOMAN, INFERENCE, KEYS, METHODS, TOKEN, seeds_of
 from tests.load.played_front import Outcome, PlayedFront
 
 from dragoman.common.errors import SettingsError
@@ -23,6 +23,8 @@ from dragoman.server.bundle.reader import Bundle
 from dragoman.server.config import load_settings
 from dragoman.server.errors import BundleError, CredentialsError
 from dragoman.server.fronts.grpc.wire_entries import count_entries
+from dragoman.server.operations.metrics import Metrics
+from dragoman.server.operations.spans import Tracing, _headers_of
 from dragoman.server.scopes import Scope
 from dragoman.server.security.tokens import TokenTable, token_line
 from dragoman.server.settings.tracing import TracingSettings
@@ -123,11 +125,8 @@ def _check(holds: bool, what: str) -> None:
 
 def metadata() -> Target:
     """Lines of a call's metadata, address and deadline: it is answered if it has the token, and else refused."""
-    from dragoman.server.operations.metrics import Metrics
-    from dragoman.server.operations.spans import Tracing
-
     front = _front()
-    message = next(iter(_messages()))
+    message = seeds_of("calls")[0][1:]
     tracing = Tracing(TracingSettings(enabled=True, sampling_ratio=0.0), Metrics(1.0).trace_spans)
 
     def target(content: bytes) -> None:
@@ -149,12 +148,6 @@ def metadata() -> Target:
         tracing.begin(TRANSLATE, pairs, "7", 0.0)  # never ended, so nothing is exported
 
     return target
-
-
-def _messages() -> list[bytes]:
-    from tests.load.fuzz_seeds import seeds_of
-
-    return [seed[1:] for seed in seeds_of("calls")]
 
 
 def _text(value: bytes) -> str:
@@ -187,8 +180,6 @@ def files() -> Target:
         load_settings(path)
 
     def headers() -> None:
-        from dragoman.server.operations.spans import _headers_of
-
         for name, value in _headers_of(path).items():
             _check(name.isprintable() and value.isprintable(), repr((name, value)))
 
