@@ -4,8 +4,8 @@ Memory is the proportional set size (PSS, proc_pid_smaps(5)): a page that severa
 its share, so that the sum is what the server takes. Resident sizes would count the weights once for every lane.
 
 Whenever a scrape's thread asks the kernel for something, the event loop may have the interpreter, and under load has it
-for milliseconds. So it asks as seldom as it can: `prometheus_client.ProcessCollector` asks 40 times for a process, and
-once more for each open file.
+for milliseconds. So it asks as seldom as it can: `prometheus_client.ProcessCollector` asks once for each open file, and
+often for each file that it reads.
 """
 
 import functools

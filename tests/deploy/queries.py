@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +60,7 @@ def variable_of(variable: Any) -> tuple[str, str]:
     return found[1], found[2]
 
 
+@cache  # many tests look at all of them
 def all_queries(deploy: Path) -> list[Query]:
     """Of rules, dashboards, autoscalers and the runbook."""
     found = [Query(rule.get("record") or rule["alert"], rule["expr"]) for rule in rules_of(deploy)]
@@ -86,6 +88,7 @@ def filled_in(expression: str) -> str:
     return filled
 
 
+@cache
 def selectors(expression: str) -> list[promql_parser.VectorSelector]:
     """The series that a query asks for."""
     found: list[promql_parser.VectorSelector] = []
