@@ -77,7 +77,7 @@ class PairSearch:
 
 @dataclass(frozen=True)
 class BackTranslation:
-    """What came of it.
+    """The result of a back-translation.
 
     Attributes:
         num_texts: different ones, given to the model or too long for it.
@@ -98,7 +98,7 @@ class BackTranslation:
 
 @dataclass(frozen=True)
 class _Texts:
-    """What is to be translated, and pairs that need not be made because they are there."""
+    """The texts that are to be translated, and pairs that need not be made because they are there."""
 
     num_texts: int
     read: Callable[[], Iterator[str]]

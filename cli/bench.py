@@ -159,26 +159,30 @@ def bench(
     if not report.num_requests:
         raise OperationError(f"no request was due within the {duration_s:g} s that were measured")
     if report.num_errors == report.num_requests:
-        told = [f"{count:,} {code} ({report.error_messages[code]})" for code, count in report.errors.items()]
-        raise OperationError(f"{target} answered none of {report.num_requests:,} requests: {'; '.join(told)}")
+        counts = [
+            f"{count:,} {code} ({report.error_messages[code]})" for code, count in report.errors.items()
+        ]
+        raise OperationError(
+            f"{target} answered none of {report.num_requests:,} requests: {'; '.join(counts)}"
+        )
     for remark in remarks(plan, report):
         note(f"note: {remark}")
 
 
 def remarks(plan: "LoadPlan", report: "LoadReport") -> list[str]:
-    """What is to be known of a measurement: whether it is the generator's rather than the server's."""
-    told = []
+    """Returns the signs that the generator, and not the server, was the limit of a measurement."""
+    notes = []
     if plan.rate and report.send_lag and report.send_lag.p99_s > _LATE_S:
-        told.append(
+        notes.append(
             f"this load generator fell behind: it sent {report.sent_per_s:,.0f} of {plan.rate:,.10g} requests/s, "
             f"one of a hundred more than {report.send_lag.p99_s:.2g} s late; the latencies include that wait"
         )
     if report.generator_cpu_share > _BUSY_SHARE:
-        told.append(
+        notes.append(
             f"this load generator used {report.generator_cpu_share:.0%} of a core:"
             " it may have been the limit, not the server"
         )
-    return told
+    return notes
 
 
 def _texts(

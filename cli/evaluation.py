@@ -37,7 +37,7 @@ class Search:
 
     @classmethod
     def of(cls, beam_size: int | None, length_penalty: float | None) -> Self:
-        """What was asked for.
+        """Returns the decoding that the options ask for.
 
         Raises:
             UsageError: it has no meaning.
@@ -129,7 +129,7 @@ def recipe_of(provenance: Mapping[str, Any], *, source: str) -> Recipe:
 
 
 def split_name(corpus: Corpus[Pair] | Corpus[str]) -> str:
-    """What `corpus.held_out` is, in words."""
+    """Returns the name of `corpus.held_out`, in words."""
     return f"{corpus.name} {'test' if corpus.test else 'validation'} split"
 
 

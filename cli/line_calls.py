@@ -96,24 +96,24 @@ class LineCalls(Generic[_Item, _Answer]):
 
     async def _answer(self, block: Block) -> LineAnswers[_Answer]:
         answers: list[_Answer | BadLine | None] = [None] * len(block.lines)
-        asked: dict[int, _Item] = {}
-        for place, line in enumerate(block.lines):
+        pending: dict[int, _Item] = {}
+        for index, line in enumerate(block.lines):
             parsed = self._parsed(line)
             if isinstance(parsed, BadLine):
-                answers[place] = parsed
+                answers[index] = parsed
                 if not self.skips_bad:
                     break
             elif parsed is not None:
-                asked[place] = parsed[0]
-        while asked:
-            ask = functools.partial(self.ask, list(asked.values()))
+                pending[index] = parsed[0]
+        while pending:
+            ask = functools.partial(self.ask, list(pending.values()))
             try:
-                given = await until_accepted(ask, timeout_s=self.timeout_s)
+                results = await until_accepted(ask, timeout_s=self.timeout_s)
             except InvalidRequestError as error:
-                self._take_out(asked, answers, error)
+                self._take_out(pending, answers, error)
             else:
-                for place, answer in zip(asked, given, strict=True):
-                    answers[place] = answer
+                for index, answer in zip(pending, results, strict=True):
+                    answers[index] = answer
                 break
         return LineAnswers(block, answers)
 
@@ -130,21 +130,21 @@ class LineCalls(Generic[_Item, _Answer]):
 
     def _take_out(
         self,
-        asked: dict[int, _Item],
+        pending: dict[int, _Item],
         answers: list[_Answer | BadLine | None],
         error: InvalidRequestError,
     ) -> None:
-        """Move refused lines from `asked` to `answers`, as `BadLine`. The caller then sends the rest again.
+        """Move refused lines from `pending` to `answers`, as `BadLine`. The caller then sends the rest again.
 
-        Where no line is skipped, the lines after the first refused one leave `asked` too.
+        Where no line is skipped, the lines after the first refused one leave `pending` too.
         """
         refused = refused_inputs(error.violations)
         if not refused or not all(refused_inputs([each]) for each in error.violations):
             raise error  # something else is wrong, and stays so
-        places = list(asked)
-        for index, description in refused.items():
-            del asked[places[index]]
-            answers[places[index]] = BadLine(description)
+        indexes = list(pending)
+        for position, description in refused.items():
+            del pending[indexes[position]]
+            answers[indexes[position]] = BadLine(description)
         if not self.skips_bad:
-            for place in places[min(refused) :]:
-                asked.pop(place, None)
+            for index in indexes[min(refused) :]:
+                pending.pop(index, None)

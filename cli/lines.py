@@ -113,7 +113,7 @@ def _decoded(line: bytes) -> str | BadLine:
 
 
 async def _read_chunks(handle: int) -> AsyncIterator[bytes]:
-    """What reads of `handle` give, until its end.
+    """Yields the chunks that are read from `handle`, until its end.
 
     The reads are made on a daemon thread (event loops cannot wait for plain files), on the bare
     descriptor: a thread that is stuck in a read of `sys.stdin` would keep the interpreter from leaving.

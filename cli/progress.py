@@ -37,7 +37,7 @@ def progress_bar(
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), *left)
     with Progress(*columns, console=report_console(stderr=True), transient=True) as bar:
         task = bar.add_task("")
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+        yield lambda phase, done, total: bar.update(task, description=phase, completed=done, total=total)
 
 
 class _LinesNowAndThen:
@@ -46,11 +46,11 @@ class _LinesNowAndThen:
     def __init__(self) -> None:
         self._said_s = time.monotonic()
 
-    def __call__(self, what: str, done: float, total: float) -> None:
+    def __call__(self, phase: str, done: float, total: float) -> None:
         now_s = time.monotonic()
         if now_s - self._said_s >= _MAX_SILENCE_S:
             self._said_s = now_s
-            note(f"{what}: {done:,.0f} of {total:,.0f}")
+            note(f"{phase}: {done:,.0f} of {total:,.0f}")
 
 
 class _LinesWithTimeLeft:
@@ -60,14 +60,14 @@ class _LinesWithTimeLeft:
         self._said_s = time.monotonic()
         self._first: tuple[float, float] | None = None  # the time and the amount of the first call
 
-    def __call__(self, what: str, done: float, total: float) -> None:
+    def __call__(self, phase: str, done: float, total: float) -> None:
         now_s = time.monotonic()
         self._first = self._first or (now_s, done)
         if now_s - self._said_s < _MAX_SILENCE_S:
             return
         self._said_s = now_s
         began_s, before = self._first
-        share = f"{what}, {done / total:.0%}" if total else what
+        share = f"{phase}, {done / total:.0%}" if total else phase
         if done > before:
             left_s = (now_s - began_s) * (total - done) / (done - before)
             share += f", {_as_time(left_s)} left"

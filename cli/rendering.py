@@ -24,14 +24,14 @@ __all__ = ["AnswerForm", "Form", "form_of", "shown_score"]
 
 
 class Form(enum.Enum):
-    """What becomes of one answer."""
+    """The form in which one answer is printed."""
 
     TEXT = enum.auto()
     JSON = enum.auto()
     TABLE = enum.auto()
 
     def of_nothing(self, number: int, bad: BadLine | None) -> str:
-        """What stands for input `number` when it has no answer, as it is empty or `bad`: a line, in any form."""
+        """Returns the line, in any form, of input `number` that has no answer, as it is empty or `bad`."""
         if self is not Form.JSON:
             return "\n"
         return json_line({"input": number, "error": bad.reason}) if bad else "null\n"

@@ -108,12 +108,12 @@ async def _translate_batch(
     client: AsyncClient, info: ModelInfo, batch: Sequence[str], options: DecodingOptions, timeout_s: float
 ) -> list[str | None]:
     answers: list[str | None] = [None] * len(batch)
-    places = list(range(len(batch)))
-    while places:
-        asked = [batch[place] for place in places]
+    indexes = list(range(len(batch)))
+    while indexes:
+        pending = [batch[index] for index in indexes]
 
-        async def ask(asked: list[str] = asked) -> list[str]:
-            translations = await client.translate(asked, model=info.name, version=info.version, **options)
+        async def ask(pending: list[str] = pending) -> list[str]:
+            translations = await client.translate(pending, model=info.name, version=info.version, **options)
             return [translation.text for translation in translations]
 
         try:
@@ -122,10 +122,10 @@ async def _translate_batch(
             refused = refused_inputs(error.violations)
             if not refused:
                 raise
-            places = [place for index, place in enumerate(places) if index not in refused]
+            indexes = [index for position, index in enumerate(indexes) if position not in refused]
             continue
-        for place, text in zip(places, texts, strict=True):
-            answers[place] = text
+        for index, text in zip(indexes, texts, strict=True):
+            answers[index] = text
         break
     return answers
 

@@ -39,7 +39,7 @@ class ServerProcess:
 
     @property
     def target(self) -> str:
-        """What a client takes."""
+        """The address of the server, as a client takes it."""
         return f"127.0.0.1:{self.port}"
 
     def stop(self) -> float:
@@ -128,8 +128,8 @@ class _Log:
 
     def _reason(self) -> str:
         errors = [_event(line).get("error") for line in self._lines]
-        told = [error for error in errors if error] or list(self._lines) or ["it said nothing"]
-        return str(told[-1]).strip()
+        reasons = [error for error in errors if error] or list(self._lines) or ["it said nothing"]
+        return str(reasons[-1]).strip()
 
 
 def _event(line: str) -> dict[str, Any]:

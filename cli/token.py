@@ -79,14 +79,14 @@ def create(
     if not check_token_name(name):
         raise UsageError(f"name {name!r}: letters, digits, '.', '_' and '-', at most 64 of them")
     known = {scope.value: scope for scope in Scope}
-    asked = [part.strip() for part in scopes.split(",")]
-    if unknown := [part for part in asked if part not in known]:
+    requested = [part.strip() for part in scopes.split(",")]
+    if unknown := [part for part in requested if part not in known]:
         raise UsageError(f"--scopes {scopes!r}: {unknown[0]!r} is none of {', '.join(known)}")
     text = make_token()
     line = token_line(
         text,
         name,
-        [known[part] for part in dict.fromkeys(asked)],
+        [known[part] for part in dict.fromkeys(requested)],
         _end(expires),
         Priority[best_priority.upper()],
     )

@@ -379,7 +379,7 @@ class AsyncClient:
             )
 
     def _metadata(self) -> tuple[tuple[str, str], ...] | None:
-        """What goes with a call."""
+        """Returns the metadata of a call."""
         credentials = () if self._token is None else self._token.metadata()
         return (*credentials, *trace_metadata()) or None
 

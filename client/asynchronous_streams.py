@@ -108,7 +108,7 @@ class AsyncGeneration(_AsyncStream[generation_pb2.GenerateRequest, generation_pb
 
     @property
     def summary(self) -> GenerationSummary:
-        """What the text cost and why it ended.
+        """The tokens that the text took, and why it ended.
 
         Raises:
             RuntimeError: the stream has not been read to its end.

@@ -33,7 +33,7 @@ MAX_BYTES = 2 * 1024 * 1024
 """Most bytes of one call's texts, but for a single text: half of what a server takes by default."""
 
 Key = tuple[str, str, int, int | None]
-"""What the limit depends on: the model's name, its version, the hypotheses of a text, the alternatives to a token."""
+"""The limit depends on these: the model's name, its version, the hypotheses of a text, the alternatives to a token."""
 
 KnownSizes = dict[Key, int]
 """Most texts of one call, as far as a server has refused more."""
@@ -55,7 +55,7 @@ class Batches(Generic[_Request_co]):
     A batch that is refused for its size comes again, smaller.
 
     Attributes:
-        first: The place of the batch's first text among all.
+        first: The index of the batch's first text among all.
         timeout_s: The time for all calls together, in seconds.
     """
 
@@ -69,7 +69,7 @@ class Batches(Generic[_Request_co]):
     ) -> None:
         """Plan the calls for `texts`: one list, or several whose texts belong together.
 
-        `request` makes the message of the texts at some places; `key` is where `known` has their number.
+        `request` makes the message of the texts at some indexes; `key` is where `known` has their number.
         """
         self.first = 0
         self.timeout_s = timeout_s
@@ -84,7 +84,7 @@ class Batches(Generic[_Request_co]):
 
     @property
     def time_left_s(self) -> float:
-        """What is left of the time for all, in seconds; never below 0."""
+        """The rest of the time for all, in seconds; never below 0."""
         return max(0.0, self._end_s - time.monotonic())
 
     def __iter__(self) -> Iterator[_Request_co]:
@@ -105,7 +105,7 @@ class Batches(Generic[_Request_co]):
         `has_begun` says that the caller has a part of the answer already, so that the call cannot be repeated.
 
         Raises:
-            InvalidRequestError: half of the batch would be refused as well; places are those among all texts.
+            InvalidRequestError: half of the batch would be refused as well; indexes are those among all texts.
         """
         is_number = bool(error.violations) and all(map(messages.names_list, error.violations))
         is_bytes = isinstance(error, MessageTooLargeError) or (
@@ -113,7 +113,7 @@ class Batches(Generic[_Request_co]):
         )
         if has_begun or self._size < 2 or not (is_number or is_bytes):
             self.end()
-            raise (messages.with_places_from(error, self.first) if self.first else error) from error
+            raise (messages.with_shifted_indexes(error, self.first) if self.first else error) from error
         self._max_texts = self._size // 2
         if is_number:
             self._known[self._key] = self._max_texts

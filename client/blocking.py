@@ -433,7 +433,7 @@ class Client:
             raise ValueError(f"the client of {self.target} is closed; make a new one")
 
     def _metadata(self) -> tuple[tuple[str, str], ...] | None:
-        """What goes with a call."""
+        """Returns the metadata of a call."""
         credentials = () if self._token is None else self._token.metadata()
         return (*credentials, *trace_metadata()) or None
 

@@ -111,7 +111,7 @@ class Generation(_Stream[generation_pb2.GenerateResponse]):
 
     @property
     def summary(self) -> GenerationSummary:
-        """What the text cost and why it ended.
+        """The tokens that the text took, and why it ended.
 
         Raises:
             RuntimeError: the stream has not been read to its end.

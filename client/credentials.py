@@ -1,4 +1,4 @@
-"""What a client believes a server by, and what it shows of itself: TLS and bearer tokens.
+"""The credentials by which a client believes a server, and those that it shows: TLS and bearer tokens.
 
 A token is a secret. No error, no `repr` and no log line has it. It is not sent in plain text to another machine, unless
 that is asked for.
@@ -95,7 +95,7 @@ class Credentials:
         return self.tls or any((self.tls_ca, self.tls_cert, self.tls_server_name))
 
     def channel_credentials(self) -> "grpc.ChannelCredentials | None":
-        """What gRPC's secure channel takes; None for plain text.
+        """Returns the credentials of gRPC's secure channel; None for plain text.
 
         Raises:
             UsageError: a file cannot be read.
@@ -128,7 +128,7 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Protection:
-    """What credentials are for one target.
+    """Credentials, as a channel to one target takes them.
 
     Attributes:
         channel: for a secure channel; None: plain text.
@@ -142,7 +142,7 @@ class Protection:
 
     @classmethod
     def of(cls, credentials: "Credentials | grpc.ChannelCredentials | None", target: str) -> Self:
-        """Those of `credentials`; None: of the environment.
+        """Returns the protection by `credentials`; None: by those of the environment.
 
         Raises:
             UsageError: the token would go to another machine in plain text, or a file cannot be read.
@@ -170,7 +170,7 @@ class TokenSource:
         self._metadata = _metadata(token or "", "the token") if path is None else self._read(path)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with a call. While its file cannot be read, the last token stays in use."""
+        """Returns the metadata of a call. While the token's file cannot be read, the last token stays in use."""
         if self._path is not None:
             try:
                 status = self._path.stat()
@@ -200,9 +200,9 @@ def _flag(variable: str, text: str) -> bool:
     return text.lower() in _TRUE
 
 
-def _metadata(token: str, what: str) -> tuple[tuple[str, str], ...]:
+def _metadata(token: str, source: str) -> tuple[tuple[str, str], ...]:
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise UsageError(f"{what} is no token: a token is one word of ASCII")
+        raise UsageError(f"{source} is no token: a token is one word of ASCII")
     return (("authorization", f"Bearer {token}"),)
 
 

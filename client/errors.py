@@ -1,4 +1,4 @@
-"""What a call can raise, and how a gRPC status becomes it.
+"""The errors that a call can raise, and how a gRPC status becomes one.
 
     common.errors.DragomanError
     └── CallError                      .code .reason .target .message .violations .retry_delay_s .metadata
@@ -51,7 +51,7 @@ _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _DOMAIN = "dragoman"
 CANCELLED_HERE = "Locally cancelled by application!"
-"""What gRPC says of a call that its own caller cancelled. It has no code for the difference."""
+"""The details that gRPC gives a call that its own caller cancelled. It has no code for the difference."""
 _CANCELLED_HERE = frozenset({CANCELLED_HERE, "Channel closed!"})
 _TOO_LARGE = re.compile(
     r"(?:(?P<side>SERVER|CLIENT): )?(?P<way>Received|Sent) message larger than max "
@@ -109,8 +109,8 @@ class InvalidRequestError(CallError, UsageError):
     """The request can never succeed as it is; `violations` says which fields are wrong."""
 
     def __str__(self) -> str:
-        told = [v for v in self.violations if v.description not in self.message]
-        return "; ".join([self.message, *(f"{v.field}: {v.description}" for v in told)])
+        further = [v for v in self.violations if v.description not in self.message]
+        return "; ".join([self.message, *(f"{v.field}: {v.description}" for v in further)])
 
 
 class MessageTooLargeError(InvalidRequestError):
@@ -203,13 +203,13 @@ def error_from_call(error: grpc.RpcError, *, target: str, timeout_s: float | Non
     message = error.details() or code.name
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout_s is not None:
         message = f"the timeout was {timeout_s:g} s"
-    told = _details_of(error)
+    details = _details_of(error)
     kind = _ERROR_OF_CODE.get(code, ServerError)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         too_large = _TOO_LARGE.search(message)
         if too_large:
             kind, message = MessageTooLargeError, _sizes(too_large)
-        elif told.retry_delay_s is not None:
+        elif details.retry_delay_s is not None:
             kind = OverloadedError
     elif code in _UNANSWERED and (proxy := proxy_in_use(target)):
         message += f" (through the proxy of {proxy}; set no_proxy to do without)"
@@ -217,10 +217,10 @@ def error_from_call(error: grpc.RpcError, *, target: str, timeout_s: float | Non
         " ".join(message.split()),
         code=code,
         target=target,
-        violations=tuple(told.violations),
-        retry_delay_s=told.retry_delay_s,
-        reason=told.reason,
-        metadata=told.metadata,
+        violations=tuple(details.violations),
+        retry_delay_s=details.retry_delay_s,
+        reason=details.reason,
+        metadata=details.metadata,
     )
 
 
@@ -228,15 +228,15 @@ def _sizes(too_large: re.Match[str]) -> str:
     """A sentence of what gRPC reports as `SERVER: Sent message larger than max (5242880 vs. 4194304)`."""
     size, limit = int(too_large["size"]), int(too_large["limit"])
     is_request = (too_large["side"], too_large["way"]) in {("SERVER", "Received"), ("CLIENT", "Sent")}
-    what = "request" if is_request else "answer"
-    whose = "this client" if too_large["side"] == "CLIENT" else "the server"
+    message_kind = "request" if is_request else "answer"
+    side = "this client" if too_large["side"] == "CLIENT" else "the server"
     verb = "sends" if too_large["way"] == "Sent" else "takes"
-    return f"the {what} has {size:,} bytes, but {whose} {verb} at most {limit:,}: ask for less in one call"
+    return f"the {message_kind} has {size:,} bytes, but {side} {verb} at most {limit:,}: ask for less in one call"
 
 
 @contextlib.contextmanager
 def call_errors(target: str, timeout_s: float) -> Iterator[None]:
-    """What a call in this block raises is raised as a `CallError`; arguments as for `error_from_call`."""
+    """Raise the error of a call in this block as a `CallError`; the arguments are those of `error_from_call`."""
     try:
         yield
     except grpc.RpcError as error:
@@ -245,7 +245,7 @@ def call_errors(target: str, timeout_s: float) -> Iterator[None]:
 
 @dataclass
 class _Details:
-    """What the server says beside code and message."""
+    """The details that the server sends beside code and message."""
 
     violations: list[FieldViolation] = field(default_factory=list)
     retry_delay_s: float | None = None
@@ -254,19 +254,21 @@ class _Details:
 
 
 def _details_of(error: grpc.RpcError) -> _Details:
-    told = _Details(retry_delay_s=_pushback_s(error))
+    details = _Details(retry_delay_s=_pushback_s(error))
     status = _rich_status(error)
     for detail in status.details if status else ():
         bad_request = error_details_pb2.BadRequest()
         if detail.Unpack(bad_request):
-            told.violations += [FieldViolation(v.field, v.description) for v in bad_request.field_violations]
+            details.violations += [
+                FieldViolation(v.field, v.description) for v in bad_request.field_violations
+            ]
         retry_info = error_details_pb2.RetryInfo()
         if detail.Unpack(retry_info):
-            told.retry_delay_s = retry_info.retry_delay.ToTimedelta().total_seconds()
+            details.retry_delay_s = retry_info.retry_delay.ToTimedelta().total_seconds()
         error_info = error_details_pb2.ErrorInfo()
         if detail.Unpack(error_info) and error_info.domain == _DOMAIN:
-            told.reason, told.metadata = error_info.reason, dict(error_info.metadata)
-    return told
+            details.reason, details.metadata = error_info.reason, dict(error_info.metadata)
+    return details
 
 
 def _pushback_s(error: grpc.RpcError) -> float | None:

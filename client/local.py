@@ -267,7 +267,7 @@ def _shut_down_dropped(*parts: Any) -> None:
 
 
 class _BlockingChannel:
-    """What the stubs of a `grpc.Channel` need: the channel in this process, for callers that wait."""
+    """The part of a `grpc.Channel` that stubs use: the channel in this process, for callers that wait."""
 
     def __init__(self, engine: _RunningEngine) -> None:
         self._engine = engine

@@ -27,11 +27,11 @@ __all__ = [
     "set_alias_request",
     "translate_request",
     "unload_model_request",
-    "with_places_from",
+    "with_shifted_indexes",
 ]
 
 _INPUT_FIELD = re.compile(r"(?:inputs|texts|pairs)\[(\d+)\](?:\.(source|target))?")
-_PLACE = re.compile(r"\b(inputs|target_prefixes|texts|pairs)\[(\d+)\]")
+_INDEX = re.compile(r"\b(inputs|target_prefixes|texts|pairs)\[(\d+)\]")
 _LISTS = frozenset({"inputs", "texts", "pairs"})
 _ANSWER_SIZE = "options"
 """The field that is refused when the answers together turn out to be too large for a message."""
@@ -220,11 +220,11 @@ def names_answer_size(violation: FieldViolation) -> bool:
     return violation.field == _ANSWER_SIZE
 
 
-def with_places_from(error: InvalidRequestError, first: int) -> InvalidRequestError:
-    """Return the same error with `first` added to each place: the call's first text was the caller's text `first`."""
+def with_shifted_indexes(error: InvalidRequestError, first: int) -> InvalidRequestError:
+    """Return the same error with `first` added to each index: the call's first text was the caller's text `first`."""
 
     def shifted(text: str) -> str:
-        return _PLACE.sub(lambda match: f"{match[1]}[{int(match[2]) + first}]", text)
+        return _INDEX.sub(lambda match: f"{match[1]}[{int(match[2]) + first}]", text)
 
     return type(error)(
         shifted(error.message),
@@ -324,7 +324,7 @@ def _set_field(
 
 
 def _wanted(field: FieldDescriptor) -> str:
-    """What a field holds, in words."""
+    """Returns the type that a field holds, in words."""
     if field.is_repeated:
         is_text = field.cpp_type == FieldDescriptor.CPPTYPE_STRING
         return "a text or a list of texts" if is_text else "a list of whole numbers"

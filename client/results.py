@@ -1,4 +1,4 @@
-"""What a server answers, as plain data: no protobuf type reaches the caller."""
+"""The answers of a server, as plain data: no protobuf type reaches the caller."""
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
@@ -91,7 +91,7 @@ class FinishReason(enum.StrEnum):
 
 
 class Task(enum.StrEnum):
-    """What a model does."""
+    """The task of a model."""
 
     UNSPECIFIED = "unspecified"
     TRANSLATION = "translation"
@@ -211,7 +211,7 @@ class TranslationDelta:
 
 @dataclass(frozen=True, slots=True)
 class GenerationSummary:
-    """What a generated text cost and why it ended; the attributes are those of `Translation`."""
+    """The tokens that a generated text took, and why it ended; the attributes are those of `Translation`."""
 
     finish_reason: FinishReason
     num_input_tokens: int

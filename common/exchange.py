@@ -14,38 +14,38 @@ _RENAME_EXCHANGE = 1 << 1  # of linux/fs.h
 _CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
 
-def exchange(scratch: Path, place: Path) -> None:
+def exchange(scratch: Path, target: Path) -> None:
     """Give each of two folders of one parent the other's name.
 
     Raises:
         OSError: they have the names that they had.
-        OperationError: what was at `place` could not be put back; the message says where it is.
+        OperationError: what was at `target` could not be put back; the message says where it is.
     """
-    if _exchanged_at_once(scratch, place):
+    if _exchanged_at_once(scratch, target):
         return
     # rename(2) refuses a folder that is not empty: the old one steps aside.
     aside = scratch.with_name(f"{scratch.name}.old")
     try:
-        place.rename(aside)
-        scratch.rename(place)
+        target.rename(aside)
+        scratch.rename(target)
         aside.rename(scratch)
     except BaseException:
         if os.path.lexists(aside):
-            _put_back(aside, place, scratch)
+            _put_back(aside, target, scratch)
         raise
 
 
-def _put_back(aside: Path, place: Path, scratch: Path) -> None:
-    """Rename `aside` to `place` again, after an exchange that failed half-way."""
+def _put_back(aside: Path, target: Path, scratch: Path) -> None:
+    """Rename `aside` to `target` again, after an exchange that failed half-way."""
     try:
         if not os.path.lexists(scratch):  # it has its place already
-            place.rename(scratch)
-        if os.path.lexists(place):
+            target.rename(scratch)
+        if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, "something else is there")
-        aside.rename(place)
+        aside.rename(target)
     except OSError as error:
         raise OperationError(
-            f"{place} cannot be written, and what was there is whole, in {aside}: {error.strerror}"
+            f"{target} cannot be written, and what was there is whole, in {aside}: {error.strerror}"
         ) from error
 
 

@@ -153,12 +153,12 @@ class Destination:
 
     def _check_apart(self, given: Path) -> None:
         """Refuse a place that is, is in or holds what the command reads."""
-        place, read = self.path.resolve(), given.resolve()
-        if _is_same(place, read):
+        written, read = self.path.resolve(), given.resolve()
+        if _is_same(written, read):
             raise UsageError(f"{self.path} is what this command reads: name another place to write to")
-        if any(_is_same(parent, read) for parent in place.parents):
+        if any(_is_same(parent, read) for parent in written.parents):
             raise UsageError(f"{self.path} lies in {given}, which this command reads: name a place outside")
-        if any(_is_same(place, parent) for parent in read.parents):
+        if any(_is_same(written, parent) for parent in read.parents):
             raise UsageError(f"{self.path} holds {given}, which this command reads: name another place")
 
 

@@ -40,7 +40,7 @@ _MAX_WAITING = 1_000_000
 _MAX_CONNECTIONS = 1_000_000
 """A connection takes a file and some tens of kilobytes."""
 _MIN_METADATA_BYTES = 1024
-"""What every client sends, with a token, has to fit."""
+"""The metadata that every client sends, with a token, has to fit."""
 _MAX_METADATA_BYTES = 1024 * 1024
 _MAX_WAITING_TOKENS = 10**9
 """Python keeps some bytes for each: a thousand million take gigabytes."""

@@ -141,7 +141,7 @@ class InvalidRequest(RequestError):
 
     @property
     def violations(self) -> tuple[FieldViolation, ...]:
-        """Those that are listed: as many as a caller can be sent."""
+        """The violations that are listed: as many as a caller can be sent."""
         sizes = itertools.accumulate(map(_size_on_the_wire, self._first))
         return self._first[: max(1, sum(size <= MAX_LISTED_BYTES for size in sizes))]
 
@@ -165,11 +165,11 @@ class AnswerTooLarge(InvalidRequest):
     """
 
     def __init__(self, max_bytes: int) -> None:
-        what = (
+        description = (
             f"the answer has more than {max_bytes} bytes, the longest message of this server; "
             "ask for fewer inputs, hypotheses, alternatives or tokens at a time"
         )
-        super().__init__([FieldViolation("options", what)])
+        super().__init__([FieldViolation("options", description)])
 
 
 class Unauthenticated(RequestError):
@@ -233,7 +233,7 @@ class Cancelled(RequestError):
 
 
 class EngineUnavailable(RequestError):
-    """What computed the request has ended, or ends; nothing is wrong with the request."""
+    """The lane that computed the request has ended, or the engine ends; nothing is wrong with the request."""
 
 
 class EngineError(RequestError):

@@ -6,7 +6,7 @@ __all__ = ["CONDITIONS", "Lifecycle", "Phase"]
 
 
 class Phase(StrEnum):
-    """What the server does with a new call.
+    """The phase of a server: it says what happens to a new call.
 
     Readiness is true in SERVING only. DRAINING still answers: balancers need time to look elsewhere.
     """
@@ -18,7 +18,7 @@ class Phase(StrEnum):
 
 
 CONDITIONS = (*(phase.value for phase in Phase), "failing", "stuck")
-"""What `Lifecycle.condition` may be."""
+"""The values of `Lifecycle.condition`."""
 
 
 class Lifecycle:

@@ -1,4 +1,4 @@
-"""What a caller may do."""
+"""The scopes of callers: each permits some of the methods."""
 
 import enum
 

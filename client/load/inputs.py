@@ -1,4 +1,4 @@
-"""What to send when there is a load to make."""
+"""The texts that a load run sends."""
 
 import codecs
 import json

@@ -1,4 +1,4 @@
-"""What a load run measured."""
+"""The measurements of a load run."""
 
 import collections
 import statistics
@@ -57,7 +57,7 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What a load run measured, over its window only: the warm-up is left out.
+    """The measurements of a load run, over its window only: the warm-up is left out.
 
     Attributes:
         window_s: Length of the window, in seconds.

@@ -1,4 +1,4 @@
-"""What each graph of a bundle takes and gives, and whether a loaded one does.
+"""The inputs and outputs of each graph of a bundle, and a check that a loaded graph has them.
 
 The engine binds arrays by these names, types and sizes. `None` stands for a size that differs from run to run.
 """
@@ -40,30 +40,30 @@ def check_interface(bundle: Bundle, name: str, session: ort.InferenceSession) ->
     Raises:
         BundleError: naming the first input or output that is missing, unknown, or of another type or size.
     """
-    place = f"{bundle.graph_path(name)}: graph {name!r}"
+    graph = f"{bundle.graph_path(name)}: graph {name!r}"
     record, expected = bundle.manifest.graphs[name], _interfaces(bundle.manifest)[name]
     for kind, values, recorded, wanted, optional in (
         ("input", session.get_inputs(), record.inputs, expected.inputs, frozenset[str]()),
         ("output", session.get_outputs(), record.outputs, expected.outputs, expected.optional_outputs),
     ):
         given = tuple(value.name for value in values)
-        for theirs, ours in itertools.zip_longest(given, recorded):
-            if theirs != ours:
+        for given_name, recorded_name in itertools.zip_longest(given, recorded):
+            if given_name != recorded_name:
                 raise BundleError(
-                    f"{place} has {_named(kind, theirs)} where the manifest says {_named(kind, ours)}"
+                    f"{graph} has {_named(kind, given_name)} where the manifest says {_named(kind, recorded_name)}"
                 )
         if missing := [each for each in wanted if each not in given]:
-            raise BundleError(f"{place} has no {kind} {missing[0]!r}; it has {_list(given)}")
+            raise BundleError(f"{graph} has no {kind} {missing[0]!r}; it has {_list(given)}")
         if unknown := [each for each in given if each not in wanted and each not in optional]:
-            raise BundleError(f"{place} has an {kind} {unknown[0]!r}, which the engine does not know")
+            raise BundleError(f"{graph} has an {kind} {unknown[0]!r}, which the engine does not know")
         for value in values:
-            _check_value(place, kind, value, wanted.get(value.name), bundle.manifest)
+            _check_value(graph, kind, value, wanted.get(value.name), bundle.manifest)
 
 
-def _check_value(place: str, kind: str, value: Any, shape: Shape | None, manifest: Manifest) -> None:
+def _check_value(graph: str, kind: str, value: Any, shape: Shape | None, manifest: Manifest) -> None:
     expected_type = _type_of(value.name, manifest)
     if value.type != expected_type:
-        raise BundleError(f"{place}: {kind} {value.name!r} is a {value.type}, not a {expected_type}")
+        raise BundleError(f"{graph}: {kind} {value.name!r} is a {value.type}, not a {expected_type}")
     if shape is None:
         return
     fits = len(value.shape) == len(shape) and all(
@@ -72,7 +72,7 @@ def _check_value(place: str, kind: str, value: Any, shape: Shape | None, manifes
     )
     if not fits:
         raise BundleError(
-            f"{place}: {kind} {value.name!r} has shape {_shape(value.shape)}, by the manifest it is {_shape(shape)}"
+            f"{graph}: {kind} {value.name!r} has shape {_shape(value.shape)}, by the manifest it is {_shape(shape)}"
         )
 
 
@@ -88,7 +88,7 @@ def _type_of(name: str, manifest: Manifest) -> str:
 
 
 def _interfaces(manifest: Manifest) -> dict[str, _Interface]:
-    """Of every graph that a server may load, by its name."""
+    """Returns the interface of every graph that a server may load, by the graph's name."""
     has_source = manifest.facts.has_source
     own = _caches(manifest, graph_names.OWN)
     source = _caches(manifest, graph_names.SOURCE, graph_names.LAST) if has_source else {}
@@ -112,7 +112,7 @@ def _step_interfaces(
     kept: Mapping[str, Shape | None],
     source: Iterable[str],
 ) -> dict[str, _Interface]:
-    """Of `decode`, which before version 2 may not choose tokens itself, and of `decode_steps`."""
+    """Returns the interfaces of `decode`, which chooses no tokens before version 2, and of `decode_steps`."""
     choice: dict[str, Shape | None] = {"num_best": (1,), "needs_all": (1,)}
     chosen: dict[str, Shape | None] = {"best": (None, None), "best_token_ids": (None, None)}
     if manifest.schema_version == 1 and "num_best" not in manifest.graphs["decode"].inputs:
@@ -133,7 +133,7 @@ def _step_interfaces(
 
 
 def _copying_interfaces(num_caches: int) -> dict[str, _Interface]:
-    """Of the graphs that copy tokens on a device."""
+    """Returns the interfaces of the graphs that copy tokens on a device."""
     computed = tuple(graph_names.computed_name(index) for index in range(num_caches))
     return {
         name: _Interface(dict.fromkeys(inputs), dict.fromkeys((output,)))

@@ -56,7 +56,7 @@ OWN: Final = ""
 SOURCE: Final = "cross_"
 LAST: Final = "last_cross_"
 CACHE_KINDS: Final[tuple[CacheKind, ...]] = (OWN, SOURCE, LAST)
-"""What a cache's name begins with: of a row's own tokens, of its source, of its source's last token alone."""
+"""The beginning of a cache's name: of a row's own tokens, of its source, of its source's last token alone."""
 
 _PARTS = ("key", "value")
 _CACHE = re.compile(r"(?P<kind>\w*?)(?:key|value)_(?:0|[1-9]\d*)")
@@ -76,7 +76,7 @@ def cache_kind(name: str) -> CacheKind | None:
 
 
 def caches_by_kind(names: Iterable[str]) -> dict[CacheKind, list[str]]:
-    """Those of `names` that name a cache, by their kinds, in their order."""
+    """Returns those of `names` that name a cache, by their kinds, in their order."""
     found: dict[CacheKind, list[str]] = {}
     for name in names:
         if (kind := cache_kind(name)) is not None:

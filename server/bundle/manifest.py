@@ -106,7 +106,7 @@ class SpecialTokens(_Record):
 
     @property
     def without_text(self) -> tuple[int, ...]:
-        """Those that stand for no text. No answer holds them: two answers could read the same."""
+        """The tokens that stand for no text. No answer holds them: two answers could read the same."""
         return self.padding, self.unknown, self.begin
 
     @model_validator(mode="after")
@@ -125,7 +125,7 @@ class GraphRecord(_Record):
 
 
 class FileRecord(_Record):
-    """What a file must be, byte for byte."""
+    """The size and the hash that a file must have."""
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     num_bytes: Signed64
@@ -178,7 +178,7 @@ class Manifest(_Record):
 
     @property
     def facts(self) -> TaskFacts:
-        """What the model's task is."""
+        """The facts of the model's task."""
         return FACTS[self.task]
 
     @model_validator(mode="after")
@@ -199,22 +199,22 @@ class Manifest(_Record):
         if not self.facts.has_source and limits.max_context_tokens < 2:
             yield "limits.max_context_tokens = 1: a prompt and an answer need two tokens"
         for index, example in enumerate(self.golden_examples):
-            place = f"golden_examples.{index}"
+            key = f"golden_examples.{index}"
             if example.max_tokens > limits.max_output_tokens:
                 yield (
-                    f"{place}.max_tokens = {example.max_tokens}: it is more than "
+                    f"{key}.max_tokens = {example.max_tokens}: it is more than "
                     f"limits.max_output_tokens = {limits.max_output_tokens}"
                 )
             largest = max(example.token_ids, default=0)
             if largest >= dims.vocabulary_size:
-                yield f"{place}.token_ids: {largest}: {_beyond(dims)}"
+                yield f"{key}.token_ids: {largest}: {_beyond(dims)}"
 
 
 def _beyond(dims: Dimensions) -> str:
     return f"the vocabulary has {dims.vocabulary_size} tokens"
 
 
-def check_provenance(value: Any, place: str = "provenance", depth: int = 0) -> None:
+def check_provenance(value: Any, key: str = "provenance", depth: int = 0) -> None:
     """Check that a `google.protobuf.Struct` holds `value`, which `ListModels` sends in one.
 
     Raises:
@@ -223,29 +223,29 @@ def check_provenance(value: Any, place: str = "provenance", depth: int = 0) -> N
     if depth > _MAX_PROVENANCE_DEPTH:
         raise ValueError(f"provenance is nested more than {_MAX_PROVENANCE_DEPTH} levels deep")
     if isinstance(value, dict):
-        for key, each in value.items():
-            check_provenance(each, f"{place}.{_shown_part(key)}", depth + 1)
+        for name, each in value.items():
+            check_provenance(each, f"{key}.{_shown_part(name)}", depth + 1)
     elif isinstance(value, list):
         for index, each in enumerate(value):
-            check_provenance(each, f"{place}.{index}", depth + 1)
+            check_provenance(each, f"{key}.{index}", depth + 1)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{place} = {value}: it is no finite number")
+        raise ValueError(f"{key} = {value}: it is no finite number")
     elif isinstance(value, int) and abs(value) > _MAX_PROVENANCE_NUMBER:
-        raise ValueError(f"{place} = {_shown_value(value)}: it has more than 64 bits")
+        raise ValueError(f"{key} = {_shown_value(value)}: it has more than 64 bits")
 
 
 def first_problem(error: ValidationError) -> str:
     """The first thing that is wrong, as one line: key, value, and what would be right."""
     problem = error.errors(include_url=False)[0]
-    place = ".".join(_shown_part(part) for part in problem["loc"] if part != "[key]")
+    key = ".".join(_shown_part(part) for part in problem["loc"] if part != "[key]")
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
-        return f"{place} is missing"
-    if not place:
+        return f"{key} is missing"
+    if not key:
         return message
     if isinstance(problem["input"], dict):  # a rule between several keys, which it names
-        return f"{place}: {message}"
-    return f"{place} = {_shown_value(problem['input'])}: {message}"
+        return f"{key}: {message}"
+    return f"{key} = {_shown_value(problem['input'])}: {message}"
 
 
 def _shown_part(part: object) -> str:

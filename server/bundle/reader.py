@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 2
-"""Of bundles that are written. 2: `decode` takes `num_best` and `needs_all`; prompts are read by `extend` alone."""
+"""That of new bundles. 2: `decode` takes `num_best` and `needs_all`; prompts are read by `extend` alone."""
 _READABLE = (1, SCHEMA_VERSION)
 MANIFEST_NAME = "bundle.json"
 TOKENIZER_NAME = "tokenizer.json"
@@ -127,7 +127,7 @@ class Bundle:
         return [tokenizer.encode(text).ids for text in texts]
 
     def tokenizer_bytes(self) -> bytes:
-        """What `make_tokenizer` makes the bundle's tokenizer of.
+        """Returns the content of `tokenizer.json`, which `make_tokenizer` takes.
 
         Raises:
             BundleError: the file is not what the manifest says.

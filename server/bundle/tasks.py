@@ -1,4 +1,4 @@
-"""What a task is: the facts that decide how its models read, decode and answer. Nothing else asks for a task's name."""
+"""The facts of a task: they decide how its models read, decode and answer. Nothing else asks for a task's name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

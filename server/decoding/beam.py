@@ -83,7 +83,7 @@ class BeamSearch:
         self.beams = [_Beam(self.rows[0], stop=self.stop, constraints=self.constraints)]
 
     def move(self, source: int, target: int) -> None:
-        """What was in row `source` is now in row `target`."""
+        """Note that the content of row `source` is now in row `target`."""
         self.rows[self.rows.index(source)] = target
         for beam in self.beams:
             if beam.row == source:
@@ -134,22 +134,26 @@ class BeamSearch:
         """
         log_probabilities = predictions.log_probabilities
         candidates = self._forced(log_probabilities) if best is None else best
-        told = self._alternatives(predictions)
+        alternatives_by_row = self._alternatives(predictions)
         beam_size, parents = self.parameters.beam_size, self.beams
         parent_rows = []
         self.beams = []
         num_going_on = 0
-        for rank, (total, place, token_id) in enumerate(candidates):
+        for rank, (total, parent_index, token_id) in enumerate(candidates):
             if token_id == self.end:
                 if rank < beam_size:
-                    grown = self._grown(parents[place], token_id, total, log_probabilities, told)
+                    grown = self._grown(
+                        parents[parent_index], token_id, total, log_probabilities, alternatives_by_row
+                    )
                     self._finish(grown, FinishReason.END_OF_SEQUENCE)
             elif num_going_on < beam_size:
                 num_going_on += 1
-                beam = self._grown(parents[place], token_id, total, log_probabilities, told)
+                beam = self._grown(
+                    parents[parent_index], token_id, total, log_probabilities, alternatives_by_row
+                )
                 if beam.stop is None or not self._stops(beam):
                     self.beams.append(beam)
-                    parent_rows.append(parents[place].row)
+                    parent_rows.append(parents[parent_index].row)
         if self._is_over():
             return [], self._answers()
         return self._place(parent_rows), None
@@ -157,12 +161,12 @@ class BeamSearch:
     def _forced(self, log_probabilities: FloatRows) -> list[Candidate]:
         token_id = self.parameters.prefix[len(self.beams[0].token_ids)]
         return [
-            (beam.total + float(log_probabilities[beam.row, token_id]), place, token_id)
-            for place, beam in enumerate(self.beams)
+            (beam.total + float(log_probabilities[beam.row, token_id]), parent_index, token_id)
+            for parent_index, beam in enumerate(self.beams)
         ]
 
     def _alternatives(self, predictions: Predictions) -> dict[int, Alternatives]:
-        """What each beam's row might go on with, if somebody wants to know."""
+        """Returns the alternatives to the next token of each beam's row, if they were asked for."""
         num_alternatives = self.parameters.num_alternatives
         if num_alternatives is None:
             return {}
@@ -174,7 +178,7 @@ class BeamSearch:
         token_id: int,
         total: float,
         log_probabilities: FloatRows,
-        told: dict[int, Alternatives],
+        alternatives_by_row: dict[int, Alternatives],
     ) -> _Beam:
         token_ids = (*parent.token_ids, token_id)
         if self._is_plain:
@@ -182,7 +186,7 @@ class BeamSearch:
         row = log_probabilities[parent.row]
         tokens = parent.tokens
         if self.parameters.num_alternatives is not None:
-            tokens = (*tokens, TokenScore(token_id, float(row[token_id]), told[parent.row]))
+            tokens = (*tokens, TokenScore(token_id, float(row[token_id]), alternatives_by_row[parent.row]))
         return _Beam(
             row=parent.row,
             token_ids=token_ids,

@@ -19,15 +19,15 @@ def advance_all(
     choosing = [search for search in searches if not search.is_forced]
     free = [search for search in choosing if search.constraints is None]
     constrained = [search for search in choosing if search.constraints is not None]
-    best = dict(zip(map(id, free), _best_told(free, predictions), strict=True))
+    best = dict(zip(map(id, free), _best_returned(free, predictions), strict=True))
     best |= zip(map(id, constrained), _best_found(constrained, predictions.log_probabilities), strict=True)
     return [search.advance(predictions, best.get(id(search))) for search in searches]
 
 
-def _best_told(searches: Sequence[BeamSearch], predictions: Predictions) -> list[list[Candidate]]:
+def _best_returned(searches: Sequence[BeamSearch], predictions: Predictions) -> list[list[Candidate]]:
     """For each search its best continuations, best first, equal ones by beam, then by token.
 
-    They are among the best of each of its beams, which the step has told. Searches with as many beams are sorted at
+    They are among the best of each of its beams, which the step returned. Searches with as many beams are sorted at
     once.
     """
     alike: dict[tuple[int, int], list[int]] = {}
@@ -49,18 +49,18 @@ def _best_alike(
     token_ids = predictions.token_ids[rows, :num_best]
     # Added in float64: the order of a long sum is right.
     totals = np.array([beam.total for beam in beams])[:, None] + predictions.best[rows, :num_best]
-    num_told = totals.shape[1]
-    size = num_told * len(searches[0].beams)
+    num_returned = totals.shape[1]
+    size = num_returned * len(searches[0].beams)
     for index, search in enumerate(searches):
         if len(search.beams[0].token_ids) < search.parameters.min_tokens:
             its_own = slice(index * len(search.beams), (index + 1) * len(search.beams))
             totals[its_own][token_ids[its_own] == search.end] = -np.inf
     order = (-totals.reshape(-1, size)).argsort(axis=1, kind="stable")[:, :num_best]
-    places = order + np.arange(0, totals.size, size)[:, None]
+    indices = order + np.arange(0, totals.size, size)[:, None]
     best = zip(
-        totals.ravel()[places].tolist(),
-        (order // num_told).tolist(),
-        token_ids.ravel()[places].tolist(),
+        totals.ravel()[indices].tolist(),
+        (order // num_returned).tolist(),
+        token_ids.ravel()[indices].tolist(),
         strict=True,
     )
     return [_possible(list(zip(*of_search, strict=True))) for of_search in best]
@@ -74,7 +74,7 @@ def _possible(candidates: list[Candidate]) -> list[Candidate]:
 
 
 def _best_found(searches: Sequence[BeamSearch], log_probabilities: FloatRows) -> list[list[Candidate]]:
-    """The same where constraints change what the step has said."""
+    """The same where constraints change the log-probabilities of the step."""
     if not searches:
         return []
     beams = [beam for search in searches for beam in search.beams]
@@ -92,8 +92,8 @@ def _best_found(searches: Sequence[BeamSearch], log_probabilities: FloatRows) ->
     return [
         _possible(
             [
-                (totals[place], parents[place] - start, token_ids[place])
-                for place in range(first, min(first + search.num_best, last))
+                (totals[index], parents[index] - start, token_ids[index])
+                for index in range(first, min(first + search.num_best, last))
             ]
         )
         for search, start, first, last in zip(

@@ -12,7 +12,7 @@ _BLOCK = 64
 
 
 class Predictions(NamedTuple):
-    """What a step says of each row's next token.
+    """The results of a step: how probable each row's next tokens are.
 
     Attributes:
         log_probabilities: (B, V); anything where nobody said that all are needed.
@@ -110,5 +110,5 @@ def _thresholds(
         grouped = padded.reshape(len(group_sizes), -1)
     if grouped.shape[1] <= num_best:
         return np.full(len(group_sizes), -np.inf)
-    place = grouped.shape[1] - num_best
-    return np.asarray(np.partition(grouped, place, axis=1)[:, place])
+    kth = grouped.shape[1] - num_best
+    return np.asarray(np.partition(grouped, kth, axis=1)[:, kth])

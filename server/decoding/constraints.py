@@ -1,4 +1,6 @@
-"""What may not be chosen next, and what is made less likely. One row at a time, so that neighbours do not matter."""
+"""The tokens that may not be chosen next, and those that are made less likely. One row at a time: neighbours do
+not matter.
+"""
 
 import copy
 import functools
@@ -101,5 +103,5 @@ class Constraints:
 
 @functools.lru_cache(maxsize=64)
 def _array(token_ids: tuple[int, ...]) -> NDArray[np.int64]:
-    """Those of one call are the same for all its sequences."""
+    """Returns the ids as an array. The ids of one call are the same for all its sequences, so the array is kept."""
     return np.array(token_ids, np.int64)

@@ -1,4 +1,4 @@
-"""What a sequence adds to the steps that it takes part in, beside the graph: roughly, and in advance.
+"""The time that a sequence adds to the steps that it takes part in, beside the graph: roughly, and in advance.
 
 The scheduler keeps the sum small for each lane, so that whatever one caller asks for, a step of the others stays short.
 """
@@ -44,7 +44,7 @@ def step_cost(parameters: DecodingParameters, vocabulary_size: int) -> int:
 
 
 def max_step_cost(num_parameters: int, slots_per_lane: int, num_sharing: int) -> int:
-    """What sequences may cost a lane: together as much as a full step takes, or a little.
+    """Returns the most that sequences may cost a lane: together as much as a full step takes, or a little.
 
     `num_sharing` lanes are in one process.
     """

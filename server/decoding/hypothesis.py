@@ -1,4 +1,4 @@
-"""What decoding gives: plain data, as it leaves a lane."""
+"""The results of decoding: plain data, as it leaves a lane."""
 
 import math
 from enum import Enum, auto

@@ -23,7 +23,7 @@ def ranked(
 
     Finished hypotheses stay before those that the limit cut off.
     """
-    told = []
+    rescored = []
     for hypothesis, attention in zip(hypotheses, attentions, strict=True):
         score = hypothesis.score
         if parameters.coverage_penalty:
@@ -32,8 +32,8 @@ def ranked(
         alignment = hypothesis.alignment
         if parameters.align:
             alignment = tuple(attention[: len(hypothesis.token_ids)].argmax(axis=1).tolist())
-        told.append(msgspec.structs.replace(hypothesis, score=score, alignment=alignment))
-    return tuple(sorted(told, key=lambda hypothesis: (hypothesis.is_cut_off, -hypothesis.score)))
+        rescored.append(msgspec.structs.replace(hypothesis, score=score, alignment=alignment))
+    return tuple(sorted(rescored, key=lambda hypothesis: (hypothesis.is_cut_off, -hypothesis.score)))
 
 
 def coverage_penalty(attention: Attention) -> float:

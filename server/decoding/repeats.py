@@ -1,4 +1,4 @@
-"""What a text has said already, kept so that a step looks at its last token and not at all of it."""
+"""The tokens of a text so far and its runs of tokens, kept so that a step looks at the last token alone."""
 
 import dataclasses
 import functools

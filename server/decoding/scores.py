@@ -1,4 +1,4 @@
-"""What the model thought of tokens, for callers who ask."""
+"""The log-probabilities of tokens, for callers that ask for them."""
 
 from dragoman.server.decoding.candidates import Predictions
 

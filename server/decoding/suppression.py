@@ -22,7 +22,7 @@ _WORD_BEGIN: Final = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
 class TokenTexts:
-    """What each token of a vocabulary adds to a text, laid out for looking at all of them at once.
+    """The text that each token of a vocabulary adds, laid out for looking at all of them at once.
 
     Attributes:
         texts: by token id. Special tokens add nothing.
@@ -69,7 +69,7 @@ class Vocabulary(NamedTuple):
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Self:
-        """What the tokens of `tokenizer` add to a text.
+        """Returns the texts that the tokens of `tokenizer` add.
 
         Raises:
             UnknownDecoderError: it joins them in a way that is not known here.
@@ -130,11 +130,11 @@ class SuppressedTexts:
     def _tail(self, token_ids: Sequence[int], *, continues: bool) -> bytes:
         """The end of the output, as much of it as a text may begin with."""
         texts, parts, wanted = self._vocabulary.tokens.texts, list[bytes](), self._longest - 1
-        for place in range(len(token_ids) - 1, -1, -1):
+        for position in range(len(token_ids) - 1, -1, -1):
             if wanted <= 0:
                 break
-            source = texts if place or continues else self._vocabulary.first.texts
-            parts.append(source[token_ids[place]])
+            source = texts if position or continues else self._vocabulary.first.texts
+            parts.append(source[token_ids[position]])
             wanted -= len(parts[-1])
         return b"".join(reversed(parts))
 
@@ -155,7 +155,7 @@ class SuppressedTexts:
 
     @functools.cached_property
     def _open(self) -> dict[int, list[tuple[int, int]]]:
-        """By the last byte of the output: which text may have begun, and how much of it, so that one token ends it."""
+        """The texts that may have begun, and how much of each, so that one token ends it; by the output's last byte."""
         places: dict[int, list[tuple[int, int]]] = {}
         for number, text in enumerate(self._texts):
             for length in range(max(1, len(text) - self._vocabulary.tokens.longest), len(text)):

@@ -78,7 +78,7 @@ class Backend:
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
-        """What each token adds to a text, laid out when it is first asked for: 2 us a token.
+        """The texts that tokens add, laid out when they are first asked for: 2 us a token.
 
         Raises:
             UnknownDecoderError: the tokenizer joins tokens in a way that is not known here.

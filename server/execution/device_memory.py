@@ -58,11 +58,11 @@ class _Table:
         return math.prod(self._shape[:-1]), self._shape[-1]
 
     def begin_of(self, name: str) -> int:
-        """In elements."""
+        """Returns the begin of a cache in the memory, in elements."""
         return self.names.index(name) * math.prod(self._shape[1:])
 
     def tokens_shape(self, num_rows: int, num_tokens: int) -> tuple[int, ...]:
-        """Of so many tokens of so many rows of one cache."""
+        """Returns the shape of so many tokens of so many rows of one cache."""
         return num_rows, self._shape[2], num_tokens, self._shape[-1]
 
     def bases(self, rows: Sequence[int]) -> NDArray[np.int64]:
@@ -70,7 +70,7 @@ class _Table:
         return (self._begins + np.array(rows, np.int64) * self._row_places).reshape(-1, 1, 1)
 
     def offsets(self, tokens: range) -> NDArray[np.int64]:
-        """Of these tokens from the begin of their row: (kv heads, tokens)."""
+        """Returns the offsets of these tokens from the begin of their row: (kv heads, tokens)."""
         return self._heads + np.arange(tokens.start, tokens.stop)
 
 
@@ -223,11 +223,11 @@ class DeviceMemory:
         return staging
 
     def _shape(self, name: str) -> tuple[int, ...]:
-        """Of one cache, all rows."""
+        """Returns the shape of one cache, all rows."""
         return self._num_rows, *self.layout.shapes[name]
 
     def _binding(self, graph: str, kind: CacheKind) -> ort.IOBinding:
-        """What is bound of one of the graphs to the caches of a kind, for good."""
+        """Returns the bindings of a graph to the caches of a kind, which stay for good."""
         binding = self._bindings.get((graph, kind))
         if binding is None:
             binding = self._bindings[graph, kind] = self._sessions[graph].io_binding()

@@ -22,7 +22,7 @@ __all__ = ["KERNELS", "NO_KERNELS", "Arrays", "address_of", "copy_rows", "regist
 
 NO_KERNELS = "none"
 KERNELS = ("avx512vnni", "avx2", "portable")
-"""What the library may have, best first."""
+"""The kinds of kernels that the library may have, best first."""
 
 _MAX_LOCKED_BYTES = 1 << 20
 """Copied in some 80 us."""
@@ -128,7 +128,7 @@ def _copy_rows_slowly(targets: Arrays, sources: Arrays, copies: Sequence[tuple[i
 
 
 def address_of(values: NDArray[Any]) -> int:
-    """Of the first element of a contiguous, writable array that is not empty; in 0.4 us, where numpy takes 1.1."""
+    """Returns the address of a contiguous, writable array that is not empty; in 0.4 us, where numpy takes 1.1."""
     return ctypes.addressof(ctypes.c_char.from_buffer(values.data))
 
 

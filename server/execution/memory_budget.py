@@ -14,7 +14,7 @@ _FLOAT_BYTES = 4
 
 
 class MemoryBudget:
-    """What the engines of one server have reserved; the system backs it with pages as it fills.
+    """The memory that the engines of one server have reserved; the system backs it with pages as it fills.
 
     So memory that is available now may be promised already: what was granted before counts.
     """
@@ -24,12 +24,12 @@ class MemoryBudget:
         self._granted_bytes = granted_bytes
 
     def give_back(self, num_bytes: int) -> None:
-        """What was granted is not needed any more."""
+        """Count `num_bytes` that were granted as free again."""
         self._granted_bytes -= num_bytes
 
     @contextmanager
-    def granted(self, num_bytes: int, what: str, remedy: str) -> Iterator[None]:
-        """Count `num_bytes` for `what`, unless the block fails.
+    def granted(self, num_bytes: int, purpose: str, remedy: str) -> Iterator[None]:
+        """Count `num_bytes` for `purpose`, unless the block fails.
 
         Raises:
             ResourceUnavailable: there is not so much; the message has the numbers and `remedy`.
@@ -38,7 +38,7 @@ class MemoryBudget:
         if available is not None and self._granted_bytes + num_bytes > available.num_bytes:
             granted = f", {readable_bytes(self._granted_bytes)} of it granted" if self._granted_bytes else ""
             raise ResourceUnavailable(
-                f"{what} takes {readable_bytes(num_bytes)} of memory; {readable_bytes(available.num_bytes)} are "
+                f"{purpose} takes {readable_bytes(num_bytes)} of memory; {readable_bytes(available.num_bytes)} are "
                 f"available ({available.limit}){granted}: {remedy}"
             )
         self._granted_bytes += num_bytes

@@ -1,4 +1,4 @@
-"""What a lane drives: rows, and the graphs over them.
+"""The rows that a lane drives, and the graphs over them.
 
 Start inputs in rows, move a row, run one step over the first B rows. Nothing here knows of requests, queues or
 threads.

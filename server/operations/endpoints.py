@@ -86,7 +86,7 @@ class OperationsServer:
 
 
 def _refusal(tokens: TokenTable, header: str) -> "Callable[[StartResponse], Iterable[bytes]] | None":
-    """What a client gets whose header `Authorization` gives it no right to read metrics; None: it has the right.
+    """Returns the refusal of a client whose header `Authorization` gives it no right to read metrics; None: it has it.
 
     https://www.rfc-editor.org/rfc/rfc6750 has the header of the answer.
     """

@@ -24,7 +24,7 @@ class FailureHistory:
     """When parts of a server have died. The caller says the time. May be read from any thread."""
 
     def __init__(self, num_lanes: int = 1) -> None:
-        """Of a server with `num_lanes` lanes."""
+        """Keep the failures of a server with `num_lanes` lanes."""
         self._max_ready = max(MIN_READY, 2 * num_lanes)
         self._max_alive = max(MIN_ALIVE, 10 * num_lanes)
         self._times_s: deque[float] = deque(maxlen=self._max_alive)

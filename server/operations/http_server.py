@@ -25,9 +25,9 @@ __all__ = ["MAX_CONNECTIONS", "HttpServer"]
 REQUEST_TIMEOUT_S = 5.0
 """Within this time a request has to come whole, and its answer has to be read."""
 MAX_CONNECTIONS = 128
-"""With one more, the one that has waited longest for its request is closed."""
+"""The most connections. With one more, the one that has waited longest for its request is closed."""
 NUM_THREADS = 4
-"""That compute answers."""
+"""Threads that compute answers."""
 ACCEPT_PAUSE_S = 0.1
 """How long no connection is accepted when the process may open no more files and no connection can be closed."""
 CLOSE_LIMIT_S = 1.0

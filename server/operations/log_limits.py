@@ -57,7 +57,7 @@ class LogLimiter:
             return True
 
     def take_suppressed(self) -> list[Suppressed]:
-        """What was held back since the last call, by kind."""
+        """Returns the lines that were held back since the last call, by kind."""
         with self._lock:
             suppressed = [
                 Suppressed(kind, bucket.num_suppressed)

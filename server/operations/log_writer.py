@@ -19,7 +19,7 @@ __all__ = ["DroppedLinesCollector", "LogStream", "LogWriter", "descriptor_writer
 
 MAX_QUEUED_CHARACTERS = 1 << 20
 MAX_WRITE_CHARACTERS = 1 << 16
-"""Of one write: what is lost when it fails."""
+"""The most characters of one write: they are lost when it fails."""
 
 
 class LogWriter:

@@ -50,7 +50,7 @@ _Combine: TypeAlias = Callable[[float, float], float]
 
 
 class MergedRegistry(Collector):
-    """What a scrape gets: the series of `own`, with those of other processes of this server added. Thread-safe."""
+    """The registry that a scrape reads: the series of `own` and those of the server's other processes. Thread-safe."""
 
     def __init__(self, own: CollectorRegistry, clock: Callable[[], float] = time.monotonic) -> None:
         self._own = own
@@ -88,11 +88,11 @@ class MergedRegistry(Collector):
             yield _merged(family, values) if values else family
 
     def restricted_registry(self, names: Collection[str]) -> "_Restricted":
-        """Those samples only that have one of `names`, as a scrape with `name[]=` wants it."""
+        """Returns a registry of those samples only that have one of `names`, as a scrape with `name[]=` wants it."""
         return _Restricted(self, frozenset(names))
 
     def _others(self) -> tuple[_Families, _Families, _Families]:
-        """Of the other processes, by family: sums over those that live now, their highest, and sums over all."""
+        """Returns the other processes' values by family: sums over the living, their highest, and sums over all."""
         with self._lock:
             values = [memory.read() for memory in self._memories]
             counts = [dict(self._ended)] if self._ended else []

@@ -112,7 +112,7 @@ def counting_in(writer: ValueWriter) -> Iterator[None]:
 
 def _value_class(writer: ValueWriter) -> Any:
     class SharedValue:
-        """What prometheus_client asks of `MutexValue`."""
+        """A value with the methods that prometheus_client calls of `MutexValue`."""
 
         _multiprocess = False
 

@@ -1,4 +1,4 @@
-"""What has become of the calls for a model, from the same counts as /metrics."""
+"""Counts and times of the calls for a model, from the same counts as /metrics."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class Durations:
 
 @dataclass(slots=True)
 class ModelStatistics:
-    """Of all versions of a model since the server's start, in all its fronts.
+    """The statistics of all versions of a model since the server's start, in all its fronts.
 
     Attributes:
         succeeded: calls that were answered.

@@ -163,7 +163,7 @@ def open_closed_streams() -> None:
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
-    """In the place of the default, which would end the process."""
+    """Does nothing with the signal. The default would end the process."""
 
 
 def _do_nothing_yet() -> None:

@@ -19,7 +19,7 @@ _MAX_PACKET_BYTES = 1 << 17
 """Larger than any message; smaller than what a socket takes at once on any Linux (`net.core.wmem_default`)."""
 _MAX_DESCRIPTORS = 2
 MAX_QUEUED_PACKETS = 4096
-"""That a peer may leave unread: a front that is stopped, while lanes come and go."""
+"""Packets that a peer may leave unread: a front that is stopped, while lanes come and go."""
 
 _encode = msgspec.msgpack.Encoder().encode
 

@@ -52,7 +52,7 @@ KILLED = "killed by SIGKILL"
 
 
 def how_it_ended(code: int) -> str:
-    """What `subprocess` and `os.waitstatus_to_exitcode` say of a process that has ended, for people."""
+    """Returns, for people, how a process ended: `code` is that of `subprocess` and `os.waitstatus_to_exitcode`."""
     if code >= 0:
         return f"exit code {code}"
     with contextlib.suppress(ValueError):  # a real-time signal has no name

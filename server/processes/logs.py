@@ -16,7 +16,7 @@ __all__ = ["LogEvent", "relay", "send_logs_to"]
 
 _MAX_PACKET_BYTES = 1 << 16
 _MAX_VALUE_CHARACTERS = 1 << 15
-"""Of one value: a traceback of many frames is longer, and its end says what happened."""
+"""The most that is kept of one value. A traceback of many frames is longer, and its end says what happened."""
 
 _encode = msgspec.msgpack.Encoder(enc_hook=str).encode
 

@@ -26,7 +26,7 @@ leave that share of the slots free: otherwise a stall would have calls of many s
 
 
 class Size(NamedTuple):
-    """What a call asks for: sequences, which need a slot each, and tokens of its inputs, as far as they are known."""
+    """The size of a call: sequences, which need a slot each, and tokens of its inputs, as far as they are known."""
 
     rows: int = 1
     tokens: int = 0

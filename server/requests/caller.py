@@ -1,4 +1,4 @@
-"""Whom a call comes from. Knows no transport."""
+"""The client that a call comes from. Knows no transport."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -37,4 +37,4 @@ class Caller:
 
 
 NOBODY = Caller("", frozenset())
-"""Of a call whose caller is not known yet."""
+"""The caller of a call before it is identified."""

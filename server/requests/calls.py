@@ -1,4 +1,4 @@
-"""What callers ask and what they get, free of any transport."""
+"""Calls and their answers, free of any transport."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ __all__ = ["Answer", "Call", "Delta", "OutputToken", "OutputTokens", "Scored", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _AnyCall:
-    """What every call says.
+    """The fields that every call has.
 
     Attributes:
         model: a name.
@@ -78,7 +78,7 @@ class OutputTokens(Protocol):
 
     @property
     def ids(self) -> Sequence[int]:
-        """Of all tokens, the end of sequence included."""
+        """The ids of all tokens, the end of sequence included."""
 
     @property
     def scores(self) -> Iterator[tuple[TokenScore, int | None]]:
@@ -116,7 +116,7 @@ class Answer:
 
     @property
     def num_output_tokens(self) -> int:
-        """Of all answers together."""
+        """The number of tokens of all answers together."""
         return sum(text.num_output_tokens for text in self.texts)
 
 

@@ -25,10 +25,10 @@ def current_client() -> str:
     return "" if record is None else record.caller.identity
 
 
-def current_priority(asked: Priority) -> Priority:
-    """Returns the call's priority: `asked`, or the best that its caller may have."""
+def current_priority(requested: Priority) -> Priority:
+    """Returns the call's priority: `requested`, or the best that its caller may have."""
     record = CURRENT.get()
-    return asked if record is None else max(asked, record.caller.best_priority)
+    return requested if record is None else max(requested, record.caller.best_priority)
 
 
 def current_trace() -> "CallSpans | None":

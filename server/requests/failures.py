@@ -68,7 +68,7 @@ _REJECTIONS: dict[type[RequestError], RejectionReason] = {
 
 _OTHER_REASONS: dict[type[RequestError], str] = {EngineError: "INTERNAL"}
 _MAX_VALUE_CHARACTERS = 64
-"""Of the metadata of a reason. A caller's own value may be one."""
+"""The longest value in the metadata of a reason. A caller's own value may be one."""
 
 
 def reason_of(kind: type[RequestError]) -> str:
@@ -86,7 +86,7 @@ def rejection_reason(error: RequestError) -> RejectionReason | None:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a caller gets instead of an answer: data, which holds nothing of the request or of a traceback.
+    """The error that a caller gets instead of an answer: data, which holds nothing of the request or of a traceback.
 
     Attributes:
         code: one for each kind of error.

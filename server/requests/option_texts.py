@@ -27,12 +27,12 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def check_option_texts(model: ServedModel, options: Options) -> Iterator[FieldViolation]:
-    """What is wrong with the texts of options that break no other rule."""
+    """Yields the rules that the texts of options break. The options break no other rule."""
     for field, texts in (("stop", options.stop), ("suppressed_texts", options.suppressed_texts)):
         for index, text in enumerate(texts):
             if not normalize(model.tokenizer, text):
-                what = f"{_shown(text)} holds only characters that are removed from every text"
-                yield FieldViolation(f"options.{field}[{index}]", what)
+                description = f"{_shown(text)} holds only characters that are removed from every text"
+                yield FieldViolation(f"options.{field}[{index}]", description)
     if not options.suppressed_texts:
         return
     try:
@@ -42,8 +42,8 @@ def check_option_texts(model: ServedModel, options: Options) -> Iterator[FieldVi
         return
     for index, text in enumerate(options.suppressed_texts):
         if joining.splits_characters and _REPLACEMENT in text:
-            what = f"{_shown(text)} holds U+FFFD, which stands for any bytes that are no character"
-            yield FieldViolation(f"options.suppressed_texts[{index}]", what)
+            description = f"{_shown(text)} holds U+FFFD, which stands for any bytes that are no character"
+            yield FieldViolation(f"options.suppressed_texts[{index}]", description)
 
 
 def stop_strings(model: ServedModel, options: Options) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ def suppressed_texts(model: ServedModel, options: Options) -> tuple[str, ...]:
 def check_prefixes(
     model: ServedModel, options: Options, prefixes: Sequence[str], encoded: Sequence[Sequence[int]]
 ) -> Iterator[FieldViolation]:
-    """What is wrong with the beginnings of translations: they are kept whole, or refused."""
+    """Yields the rules that the beginnings of translations break: they are kept whole, or refused."""
     if not prefixes:
         return
     suppressed = [normalize(model.tokenizer, text) for text in options.suppressed_texts]

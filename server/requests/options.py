@@ -1,4 +1,4 @@
-"""What a call may ask for: every broken rule becomes a field violation, all of them at once."""
+"""The rules for a call's options: every broken rule becomes a field violation, all of them at once."""
 
 import ctypes
 import math
@@ -65,7 +65,7 @@ class Options:
 
 
 DEFAULT_OPTIONS = Options()
-"""Of the many calls that set none. They break no rule, so nothing of them is looked at."""
+"""The options of the many calls that set none. They break no rule, so they are not looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Room:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abilities:
-    """What the asked model can do.
+    """The abilities of the model that is called.
 
     Attributes:
         vocabulary_size: token ids are below this.

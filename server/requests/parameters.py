@@ -32,7 +32,7 @@ def decoding_parameters(
     stop: tuple[str, ...] = (),
     suppressed_texts: tuple[str, ...] = (),
 ) -> tuple[DecodingParameters, ...]:
-    """What the engine gets for input number `index`, one for each sequence; `options` break no rule.
+    """Returns the parameters of input number `index`, one for each sequence; `options` break no rule.
 
     A given seed is the first input's and the next one's is one more: equal texts in a call differ.
     """

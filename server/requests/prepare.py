@@ -38,7 +38,7 @@ __all__ = ["CallLimits", "PreparedInput", "prepare", "prepare_scoring"]
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
-    """What a call may ask for: so many inputs, and an answer of so many bytes; None: of any size."""
+    """The limits of a call: so many inputs, and an answer of so many bytes; None: of any size."""
 
     max_inputs: int
     max_message_bytes: int | None
@@ -200,8 +200,10 @@ def _check_rows(model: ServedModel, prepared: Sequence[PreparedInput]) -> None:
     """
     num_rows = sum(parameters.beam_size for each in prepared for parameters in each.parameters)
     if num_rows > (most := model.engine.max_rows):
-        what = f"{len(prepared)} with {num_rows} hypotheses in all are more than {most}, the server's limit"
-        raise InvalidRequest([FieldViolation("inputs", what)])
+        description = (
+            f"{len(prepared)} with {num_rows} hypotheses in all are more than {most}, the server's limit"
+        )
+        raise InvalidRequest([FieldViolation("inputs", description)])
 
 
 def _check_size(
@@ -221,9 +223,9 @@ def _check_size(
     if num_bytes > limits.max_message_bytes:
         num_hypotheses = sum(parameters.num_hypotheses for each in prepared for parameters in each.parameters)
         num_alternatives = prepared[0].parameters[0].num_alternatives or 0
-        what = (
+        description = (
             f"{len(prepared)} with {num_hypotheses} hypotheses in all and {num_alternatives} alternatives to each "
             f"token make an answer of at least {num_bytes} bytes, more than {limits.max_message_bytes}, the "
             "server's limit"
         )
-        raise InvalidRequest([FieldViolation(field, what)])
+        raise InvalidRequest([FieldViolation(field, description)])

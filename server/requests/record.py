@@ -1,4 +1,4 @@
-"""What becomes of a call: it is refused or answered, has one outcome, and is counted and logged by it.
+"""The record of a call: the call is refused or answered, has one outcome, and is counted and logged by it.
 
 The caller, the metrics and the log get the same outcome. Knows no transport.
 """
@@ -48,7 +48,7 @@ _LIMITED = {
 
 @dataclass(frozen=True, slots=True)
 class FrontCalls:
-    """What the calls of one front share.
+    """The parts that the calls of one front share.
 
     Attributes:
         in_flight: calls that have begun, and how many may.

@@ -1,4 +1,4 @@
-"""What is wrong with the texts of a call: rules that need the model, checked before the engine has anything of it."""
+"""The rules for a call's texts: they need the model, and are checked before the engine has anything of the call."""
 
 from collections.abc import Iterator, Sequence
 
@@ -27,8 +27,8 @@ def check_task(model: ServedModel, task: str) -> None:
         InvalidRequest: it does something else.
     """
     if model.manifest.task != task:
-        what = f"{model.name!r} is a {model.manifest.task} model, not for {task}"
-        raise InvalidRequest([FieldViolation("model", what)])
+        description = f"{model.name!r} is a {model.manifest.task} model, not for {task}"
+        raise InvalidRequest([FieldViolation("model", description)])
 
 
 def check_inputs(model: ServedModel, call: Call, max_inputs: int) -> list[FieldViolation]:
@@ -42,8 +42,8 @@ def check_inputs(model: ServedModel, call: Call, max_inputs: int) -> list[FieldV
         path = f"inputs[{index}]"
         violations += _check_text(model, path, text, model.max_input_tokens, may_be_blank=may_be_blank)
     if call.prefixes and len(call.prefixes) != len(call.inputs):
-        what = f"{len(call.prefixes)} prefixes do not belong to {len(call.inputs)} inputs"
-        return [*violations, FieldViolation("prefixes", what)]
+        description = f"{len(call.prefixes)} prefixes do not belong to {len(call.inputs)} inputs"
+        return [*violations, FieldViolation("prefixes", description)]
     for index, prefix in enumerate(call.prefixes):
         path, limit = f"prefixes[{index}]", model.manifest.limits.max_output_tokens
         violations += _check_text(model, path, prefix, limit, may_be_blank=True, may_be_empty=True)
@@ -66,8 +66,8 @@ def check_scored_texts(model: ServedModel, call: ScoringCall, max_inputs: int) -
             path = f"{field}[{index}]"
             violations += _check_text(model, path, text, limit, may_be_blank=facts.takes_blank_inputs)
     if call.num_alternatives > MAX_ALTERNATIVES:
-        what = f"{call.num_alternatives} is more than {MAX_ALTERNATIVES}"
-        violations.append(FieldViolation("num_alternatives", what))
+        description = f"{call.num_alternatives} is more than {MAX_ALTERNATIVES}"
+        violations.append(FieldViolation("num_alternatives", description))
     return violations
 
 
@@ -82,8 +82,8 @@ def most_input_tokens(model: ServedModel, text: str) -> int:
 def too_long(field: str, index: int, num_tokens: int, limit: int) -> Iterator[FieldViolation]:
     """Yields that element `index` of `field` has more than `limit` tokens, where it has."""
     if num_tokens > limit:
-        what = f"{num_tokens} tokens are more than {limit}, the model's limit"
-        yield FieldViolation(f"{field}[{index}]", what)
+        description = f"{num_tokens} tokens are more than {limit}, the model's limit"
+        yield FieldViolation(f"{field}[{index}]", description)
 
 
 def check_prefix_lengths(prefixes: Sequence[Sequence[int]], most_tokens: int) -> list[FieldViolation]:
@@ -140,7 +140,7 @@ def _check_text(
 ) -> Iterator[FieldViolation]:
     """Yields what is wrong with a text before it is tokenised, which takes a microsecond a character."""
     if len(text) > (most := max_tokens * model.max_characters_per_token):
-        what = f"{len(text)} characters are more than {most}: the model's limit is {max_tokens} tokens"
-        yield FieldViolation(path, what)
+        description = f"{len(text)} characters are more than {most}: the model's limit is {max_tokens} tokens"
+        yield FieldViolation(path, description)
     elif not may_be_empty and is_blank(text) and not (may_be_blank and clean_text(text)):
         yield FieldViolation(path, "is empty")

@@ -20,13 +20,13 @@ from dragoman.server.requests.traces import timed
 __all__ = ["Tokenising"]
 
 _TEXT_CHARACTERS = 16
-"""What a text costs before its first character, in characters: some 4 us."""
+"""The cost of a text before its first character, in characters: some 4 us."""
 _MAX_INLINE_CHARACTERS = 2048
 """Tokenised on the event loop: a third of a millisecond to one, where characters are rare ones."""
 _PIECE_CHARACTERS = 32_768
 """Tokenised at a time, unless one text is longer: some 30 ms, and 10 MB of what `tokenizers` keeps of each token."""
 _MAX_WAITING_CHARACTERS = 8 * 1024 * 1024
-"""Of all calls together: two messages of the default size, some ten seconds of one core."""
+"""The most characters that wait, of all calls together: two messages of the default size, ten seconds of one core."""
 
 
 class Tokenising:

@@ -59,8 +59,8 @@ def trace_sequences(trace: CallSpans, tickets: Iterable[Ticket]) -> None:
             continue
         decoding = trace.add("decode", began_s, timeline.ended_s, {**number, "steps": timeline.num_steps})
         for step in timeline.steps:
-            said: dict[str, str | int] = {"step": step.step, "graph": step.graph, "rows": step.num_rows}
-            trace.add("step", step.started_s, step.ended_s, said, decoding)
+            attributes: dict[str, str | int] = {"step": step.step, "graph": step.graph, "rows": step.num_rows}
+            trace.add("step", step.started_s, step.ended_s, attributes, decoding)
 
 
 class _Timed(AbstractContextManager[None]):

@@ -24,7 +24,7 @@ _MAX_FLIGHTS = 10
 
 @dataclass(frozen=True)
 class Certificates:
-    """What the server shows to its clients and demands of them.
+    """The certificates that the server shows to its clients and demands of them.
 
     Attributes:
         chain: the certificate and those between it and the root, in PEM.
@@ -74,12 +74,12 @@ def _context(certificate: Path, key: Path) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate, key, refuse)
     except OSError as error:  # ssl.SSLError is one
-        what = f"certificate {certificate} with key {key}"
-        raise CredentialsError(f"{what} cannot be used: {_reason(error)}") from error
+        pair = f"certificate {certificate} with key {key}"
+        raise CredentialsError(f"{pair} cannot be used: {_reason(error)}") from error
     return context
 
 
-def _trusting(certificates: bytes, what: str) -> ssl.SSLContext:
+def _trusting(certificates: bytes, source: str) -> ssl.SSLContext:
     """A client that believes each of `certificates` by itself, whatever the time and the name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -88,7 +88,7 @@ def _trusting(certificates: bytes, what: str) -> ssl.SSLContext:
         context.load_verify_locations(cadata=certificates.decode("ascii"))
     except (ssl.SSLError, ValueError) as error:
         reason = _reason(error) if isinstance(error, ssl.SSLError) else "it is not text"
-        raise CredentialsError(f"{what} is not in PEM: {reason}") from error
+        raise CredentialsError(f"{source} is not in PEM: {reason}") from error
     return context
 
 

@@ -21,7 +21,7 @@ _Value = TypeVar("_Value", Certificates, TokenTable)
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """That files have changed.
+    """The event that files have changed.
 
     Attributes:
         kind: what they hold.
@@ -66,7 +66,7 @@ class _Source(Generic[_Value]):
 
 
 class Credentials:
-    """What the settings name: the server's certificate, the tokens that it accepts."""
+    """The credentials that the settings name: the server's certificate, the tokens that it accepts."""
 
     def __init__(self, settings: SecuritySettings) -> None:
         """Read all files.
@@ -88,7 +88,7 @@ class Credentials:
 
     @property
     def certificates(self) -> Certificates | None:
-        """Those for TLS; None: connections are in plain text."""
+        """The certificates for TLS; None: connections are in plain text."""
         return None if self._certificates is None else self._certificates.value
 
     @property
@@ -97,7 +97,7 @@ class Credentials:
         return None if self._tokens is None else self._tokens.value
 
     def loose_permissions(self) -> list[str]:
-        """What is wrong with the permissions of the files."""
+        """Returns the faults of the files' permissions."""
         settings = self._settings
         secret = [path for path in (settings.tls_key, settings.tokens_file) if path]
         trusted = [path for path in (settings.tls_certificate, settings.tls_client_ca) if path]

@@ -9,7 +9,7 @@ from dragoman.server.errors import CredentialsError
 __all__ = ["Signature", "loose_permissions", "read_file", "signature_of"]
 
 Signature = tuple[tuple[int, ...] | None, ...]
-"""Of some files: equal while none of them changes. A file that cannot be looked at is None."""
+"""The state of some files: equal while none of them changes. A file that cannot be looked at is None."""
 
 MAX_BYTES = 4 * 1024 * 1024
 """More than any file of credentials has."""
@@ -20,8 +20,8 @@ def signature_of(paths: Iterable[Path]) -> Signature:
     return tuple(map(_signature, paths))
 
 
-def read_file(path: Path, what: str) -> bytes:
-    """Returns the content of `path`, which is `what`.
+def read_file(path: Path, kind: str) -> bytes:
+    """Returns the content of `path`, which is `kind`.
 
     Raises:
         CredentialsError: it cannot be read, is empty or is far too large.
@@ -30,14 +30,14 @@ def read_file(path: Path, what: str) -> bytes:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise CredentialsError(f"cannot read {what} {path}: {error.strerror}") from error
+        raise CredentialsError(f"cannot read {kind} {path}: {error.strerror}") from error
     if not content.strip() or len(content) > MAX_BYTES:
-        raise CredentialsError(f"{what} {path} has {len(content)} bytes: it is none")
+        raise CredentialsError(f"{kind} {path} has {len(content)} bytes: it is none")
     return content
 
 
 def loose_permissions(secret: Sequence[Path], trusted: Sequence[Path]) -> list[str]:
-    """What is wrong with permissions: anyone may read a file of `secret`, or others may write one of either kind."""
+    """Returns the faults of permissions: anyone may read a file of `secret`, or others may write one of either kind."""
     wrong = []
     for path in (*secret, *trusted):
         try:

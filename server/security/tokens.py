@@ -37,7 +37,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What the server knows of a token.
+    """The facts that the server keeps of a token.
 
     Attributes:
         name: whose it is.

@@ -9,7 +9,7 @@ __all__ = ["server_credentials"]
 
 
 def server_credentials(credentials: Credentials) -> grpc.ServerCredentials | None:
-    """What gRPC's port takes; None for plain text.
+    """Returns the credentials of gRPC's port; None for plain text.
 
     gRPC asks at each handshake for a certificate that is new. Connections that last keep the one that they began with.
     """

@@ -57,13 +57,13 @@ stream."""
 
 
 def _no_request_id(_: Any) -> str:
-    """Of a protocol without streams of requests."""
+    """Returns no id: the protocol has no streams of requests."""
     return ""
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """What interceptors know of the services of a protocol.
+    """The facts that interceptors need of the services of a protocol.
 
     Attributes:
         model_fields: fields of requests that have the model's name. A request has one of them at most.
@@ -139,7 +139,7 @@ class Interceptors:
 
 
 class InterceptedServer:
-    """What generated code registers a service with, in place of `server`: its methods get their chains."""
+    """Stands in for `server` where generated code registers a service: each of its methods gets its chain."""
 
     def __init__(self, server: grpc.aio.Server, interceptors: Interceptors, protocol: Protocol) -> None:
         self._server = server
@@ -218,7 +218,7 @@ def _opened(
 
 
 async def _nothing(_: CallRecord, _message: None, _context: Context) -> None:
-    """Of a stream that was refused."""
+    """Does nothing: the stream was refused before its answer."""
 
 
 def _held(gate: CallGate, answer: Answer) -> Answer:
@@ -245,7 +245,7 @@ def _received(answer: Answer) -> Answer:
 
 
 def _arrived(answer: Answer) -> Answer:
-    """In place of `_received` for a call of a stream: its message is what began it."""
+    """Takes the place of `_received` for a call of a stream: the call began with its message."""
 
     async def arrived(record: CallRecord, message: bytes, context: Context) -> Any:
         record.begin_message()
@@ -280,7 +280,7 @@ def _model_of(request: Descriptor, protocol: Protocol) -> Callable[[Any], str | 
 
 
 def _no_model(_: Any) -> None:
-    """Of a request that asks for no model."""
+    """Returns no name: the request asks for no model."""
 
 
 def _sized(handler: Handler, max_bytes: int) -> Answer:

@@ -84,8 +84,8 @@ def channel_options(
 
 def max_streams(listen: ListenSettings, num_slots: int) -> int:
     """Returns how many calls of one connection run at one time, with models that decode `num_slots` sequences."""
-    asked = listen.max_streams_per_connection
-    return max(MIN_STREAMS, num_slots) if isinstance(asked, str) else asked
+    limit = listen.max_streams_per_connection
+    return max(MIN_STREAMS, num_slots) if isinstance(limit, str) else limit
 
 
 def grpc_server_ids() -> set[int]:

@@ -18,11 +18,12 @@ __all__ = ["Parsing"]
 _LARGE_BYTES = 32 * 1024
 """Messages up to this size are parsed at once: within a millisecond, whatever they hold."""
 _MAX_WAITING_BYTES = 64 * 1024 * 1024
-"""Of all large messages together that wait for their turn: 16 messages of the default limit, some 50 ms."""
+"""The most bytes of all large messages together that wait for their turn: 16 messages of the default limit,
+some 50 ms."""
 _ENTRIES_PER_INPUT = 3
 """A pair with its two texts; an input and its prefix are two."""
 _OTHER_ENTRIES = MAX_STOP_STRINGS + MAX_SUPPRESSED_TEXTS + MAX_SUPPRESSED_TOKENS + 1024
-"""What options may hold; the rest is room for single fields and for those of a newer client."""
+"""The entries that options may hold; the rest is room for single fields and for those of a newer client."""
 
 
 class Parsing:
@@ -60,11 +61,11 @@ class Parsing:
 
     def _check_entries(self, kind: Descriptor, message: bytes) -> None:
         if count_entries(message, kind, self._max_entries) > self._max_entries:
-            what = (
+            description = (
                 f"the message has more than {self._max_entries} entries, which no call needs; "
                 f"the server's limit is {self._max_inputs} inputs"
             )
-            raise InvalidRequest([FieldViolation("", what)])
+            raise InvalidRequest([FieldViolation("", description)])
 
 
 def _parse(parse: Callable[[bytes], Any], message: bytes) -> Any:

@@ -26,8 +26,8 @@ ARRIVED_S = 0.05
 """How long a stream is still read once the server refuses new calls: requests that have arrived are answered."""
 
 MAX_RUNNING_BYTES = 4 * 1024 * 1024
-"""Of the messages of a stream whose calls run: from there on none is read. One stream is to hold no more memory here
-than a call of one message does."""
+"""The most bytes of a stream's messages whose calls run: from there on none is read. One stream holds no more
+memory here than a call of one message does."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Answer: TypeAlias = Callable[[CallRecord, Any, Any], Awaitable[Any]]

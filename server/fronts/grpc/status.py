@@ -13,7 +13,7 @@ from dragoman.server.requests.failures import Failure
 __all__ = ["DOMAIN", "CallStatus", "to_status"]
 
 DOMAIN = "dragoman"
-"""Of google.rpc.ErrorInfo: reasons are ours, and unique within it."""
+"""The domain of google.rpc.ErrorInfo: reasons are ours, and unique within it."""
 
 
 @dataclass(frozen=True)

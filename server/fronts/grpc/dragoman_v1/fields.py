@@ -1,4 +1,4 @@
-"""What dragoman.v1 calls the fields of a call: a caller reads of those that it sent, requests speak of their own."""
+"""The names that the fields of a `Call` have in dragoman.v1: a refusal names the field that the caller sent."""
 
 import functools
 import re

@@ -40,7 +40,7 @@ _PRIORITIES: dict[int, Priority] = {
 
 
 def options(message: decoding_pb2.DecodingOptions) -> Options:
-    """What the caller set, under the same names; a field left out has the default of `Options`.
+    """Returns the options that the caller set; a field left out has the default of `Options`.
 
     Lists stay the message's own: a message may hold millions of entries, which are refused by their number.
     """
@@ -56,8 +56,8 @@ def priority(value: int) -> Priority:
     """
     found = _PRIORITIES.get(value)
     if found is None:
-        what = f"{value} is no priority: it is one of {', '.join(decoding_pb2.Priority.keys())}"
-        raise InvalidRequest([FieldViolation("priority", what)])
+        description = f"{value} is no priority: it is one of {', '.join(decoding_pb2.Priority.keys())}"
+        raise InvalidRequest([FieldViolation("priority", description)])
     return found
 
 

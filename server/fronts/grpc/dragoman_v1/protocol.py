@@ -1,4 +1,4 @@
-"""What the front has to know of the services of dragoman.v1."""
+"""The facts that the front needs of the services of dragoman.v1."""
 
 from collections.abc import Mapping
 
@@ -19,7 +19,7 @@ DECODING_METHODS: Mapping[Task, tuple[str, ...]] = {
     "translation": _names(translation_pb2.DESCRIPTOR.services_by_name["TranslationService"]),
     "generation": _names(generation_pb2.DESCRIPTOR.services_by_name["GenerationService"]),
 }
-"""By the task of the model that they need."""
+"""The methods that decode, by the task of the model that they need."""
 
 PROTOCOL = Protocol(
     model_fields=("model",),

@@ -1,4 +1,4 @@
-"""What the protocol says of the server and its models."""
+"""The messages in which the protocol describes the server and its models."""
 
 import functools
 from importlib import metadata
@@ -15,7 +15,7 @@ from dragoman.server.models.served_model import ServedModel
 __all__ = ["is_served", "model_config", "model_metadata", "server_metadata"]
 
 EXTENSIONS = ("model_configuration", "model_repository", "statistics")
-"""By the names that Triton gives them."""
+"""The extensions of the protocol, by the names that Triton gives them."""
 BACKEND = "dragoman"
 DEFAULT_PRIORITY_LEVEL = 2
 
@@ -84,7 +84,7 @@ def model_config(model: ServedModel, max_inputs: int) -> model_config_pb2.ModelC
     config.dynamic_batching.priority_levels = max(PRIORITY_LEVELS)
     config.dynamic_batching.default_priority_level = DEFAULT_PRIORITY_LEVEL
     config.model_transaction_policy.decoupled = True  # a stream has any number of responses to a request
-    said = {
+    parameters = {
         "task": manifest.task,
         "precision": manifest.precision,
         "provider": facts.provider,
@@ -92,7 +92,7 @@ def model_config(model: ServedModel, max_inputs: int) -> model_config_pb2.ModelC
         "max_input_tokens": model.max_input_tokens,
         "max_output_tokens": manifest.limits.max_output_tokens,
     }
-    for name, value in said.items():
+    for name, value in parameters.items():
         config.parameters[name].string_value = str(value)
     return config
 

@@ -22,7 +22,7 @@ from dragoman.server.requests.pace import Pace
 __all__ = ["DEFAULT_OUTPUTS", "OUTPUTS", "Wanted", "answer_tensors", "score_tensors", "wanted_outputs"]
 
 Kind: TypeAlias = Literal["text", "tokens", "alternatives"]
-"""What a value belongs to: a text, one of its tokens, or one of the alternatives of a token."""
+"""The thing that a value belongs to: a text, one of its tokens, or one of the alternatives of a token."""
 
 _FINISH_REASONS = {reason: reason.name.lower() for reason in FinishReason}
 _FILL: Mapping[Datatype, str | int | float] = {"BYTES": "", "INT32": -1, "FP32": math.nan}
@@ -61,7 +61,7 @@ DEFAULT_OUTPUTS = (
     "num_output_tokens",
     "tokens",
 )
-"""Of a request that names none; options add those that they are for."""
+"""The outputs of a request that names none; options add those that they are for."""
 _SCORING_OUTPUTS = ("log_probability", "perplexity", "tokens", "token_log_probabilities")
 _ALTERNATIVES = ("alternative_tokens", "alternative_log_probabilities")
 
@@ -92,8 +92,8 @@ def wanted_outputs(
     names: list[str] = []
     violations = []
     for output in requested[: len(OUTPUTS) + 1]:  # one more than there are
-        if what := _fault(output, names, num_alternatives, scores=scores):
-            violations.append(FieldViolation(f"outputs[{shown(output.name)}]", what))
+        if description := _fault(output, names, num_alternatives, scores=scores):
+            violations.append(FieldViolation(f"outputs[{shown(output.name)}]", description))
         names.append(output.name)
     return Wanted(tuple(names), num_alternatives), violations
 
@@ -227,11 +227,11 @@ def _of_tokens(name: str, tokens: OutputTokens, width: int) -> list[Any]:
         return [token.log_probability for token, _ in tokens.scores]
     if name == "alignment":
         return [-1 if source_index is None else source_index for _, source_index in tokens.scores]
-    place = 0 if name == "alternative_tokens" else 1
-    return [value for token, _ in tokens.scores for value in _alternatives(token, place, width)]
+    column = 0 if name == "alternative_tokens" else 1
+    return [value for token, _ in tokens.scores for value in _alternatives(token, column, width)]
 
 
-def _alternatives(token: TokenScore, place: int, width: int) -> list[Any]:
-    fill = -1 if place == 0 else math.nan
-    values = [alternative[place] for alternative in token.alternatives]
+def _alternatives(token: TokenScore, column: int, width: int) -> list[Any]:
+    fill = -1 if column == 0 else math.nan
+    values = [alternative[column] for alternative in token.alternatives]
     return values + [fill] * (width - len(values))

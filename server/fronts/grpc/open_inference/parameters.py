@@ -35,7 +35,7 @@ class _UnfitError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What the parameters of a request say.
+    """The parameters of a request, checked.
 
     Attributes:
         options: how to decode.
@@ -149,17 +149,17 @@ def _token_ids(parameter: InferParameter) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _list(parameter: InferParameter, what: str) -> list[Any]:
+def _list(parameter: InferParameter, item_kind: str) -> list[Any]:
     if parameter.WhichOneof("parameter_choice") != "string_param":
         raise _UnfitError(
-            f"{_described(parameter)} is not a string (string_param) with a JSON array of {what}"
+            f"{_described(parameter)} is not a string (string_param) with a JSON array of {item_kind}"
         )
     text = parameter.string_param
     if len(text) > MAX_LIST_CHARACTERS:
         raise _UnfitError(f"{len(text)} characters are more than {MAX_LIST_CHARACTERS}")
     values = _parsed(text)
     if not isinstance(values, list):
-        raise _UnfitError(f"{shown(text)} is not a JSON array of {what}")
+        raise _UnfitError(f"{shown(text)} is not a JSON array of {item_kind}")
     return values
 
 
@@ -213,7 +213,7 @@ OPTION_READERS: Mapping[str, Reader] = {
     "num_alternatives": _count,
     "alignment": _flag,
 }
-"""By the name of the option."""
+"""The parameter of each option, by the name of the option."""
 
 _PRIORITY = "priority"
 _TIMEOUT = "timeout"

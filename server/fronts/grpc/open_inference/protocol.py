@@ -1,4 +1,4 @@
-"""What the front has to know of inference.GRPCInferenceService, and how the service is registered."""
+"""The facts that the front needs of inference.GRPCInferenceService, and how the service is registered."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ _SERVICE = DESCRIPTOR.services_by_name["GRPCInferenceService"]
 SERVICE_NAME: str = _SERVICE.full_name
 
 DECODING_METHODS = ("ModelInfer", "ModelStreamInfer")
-"""Of models of either task."""
+"""The methods that decode, for models of either task."""
 
 
 def add_service(servicer: object, server: InterceptedServer) -> None:

@@ -70,8 +70,10 @@ def _version(
         if name in ignored:
             continue
         if name != "version":
-            what = "is unknown: models and their settings come from the models folder; there is version"
-            violations.append(FieldViolation(parameter_path(name), what))
+            description = (
+                "is unknown: models and their settings come from the models folder; there is version"
+            )
+            violations.append(FieldViolation(parameter_path(name), description))
         elif parameter.WhichOneof("parameter_choice") != "string_param":
             violations.append(FieldViolation(parameter_path(name), "is not a string (string_param)"))
     _check(violations)

@@ -69,7 +69,7 @@ class Inference:
 
     @property
     def num_hypotheses(self) -> int:
-        """Of each input."""
+        """The number of hypotheses that each input gets."""
         return 1 if isinstance(self.call, ScoringCall) else self.call.options.num_hypotheses or 1
 
     def shape(self, num_inputs: int) -> tuple[int, ...]:
@@ -162,18 +162,18 @@ def _read_inputs(
     """Returns the texts of each input, and what is wrong with the inputs."""
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
-        what = f"{len(raw)} contents do not belong to {len(request.inputs)} inputs"
-        return {}, [FieldViolation("raw_input_contents", what)]
+        description = f"{len(raw)} contents do not belong to {len(request.inputs)} inputs"
+        return {}, [FieldViolation("raw_input_contents", description)]
     texts: dict[str, list[str]] = {}
     violations = []
     # One more than there are: of these, one at least is unknown or comes a second time.
     for index, tensor in enumerate(request.inputs[: len(INPUTS[task]) + 1]):
         path = _input_path(tensor.name)
-        what = _fault(tensor, task, texts, max_inputs)
-        if not what and raw and tensor.HasField("contents"):
-            what = "has contents beside raw_input_contents"
-        if what:
-            violations.append(FieldViolation(path, what))
+        description = _fault(tensor, task, texts, max_inputs)
+        if not description and raw and tensor.HasField("contents"):
+            description = "has contents beside raw_input_contents"
+        if description:
+            violations.append(FieldViolation(path, description))
             continue
         num_texts = tensor.shape[0]
         texts[tensor.name], of_texts = read_texts(tensor, raw[index] if raw else None, num_texts, path)
@@ -210,16 +210,16 @@ def _lacking(texts: Mapping[str, Sequence[str]], task: Task) -> list[FieldViolat
     if needs_text and "text" not in texts:
         return [FieldViolation(_input_path("text"), "is missing")]
     if not needs_text and "text" in texts:
-        what = "has no meaning beside scored_text: a generation model scores a text by itself"
-        return [FieldViolation(_input_path("text"), what)]
+        description = "has no meaning beside scored_text: a generation model scores a text by itself"
+        return [FieldViolation(_input_path("text"), description)]
     if "scored_text" in texts and "target_prefix" in texts:
         return [FieldViolation(_input_path("target_prefix"), "has no meaning beside scored_text")]
     violations = []
     num_texts = len(texts["text"]) if "text" in texts else len(texts["scored_text"])
     for name, values in texts.items():
         if len(values) != num_texts:
-            what = f"{len(values)} texts do not belong to the {num_texts} of text"
-            violations.append(FieldViolation(_input_path(name), what))
+            description = f"{len(values)} texts do not belong to the {num_texts} of text"
+            violations.append(FieldViolation(_input_path(name), description))
     return violations
 
 

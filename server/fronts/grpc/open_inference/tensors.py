@@ -56,15 +56,15 @@ def read_texts(
     except ValueError as error:
         return [], [FieldViolation(path, str(error))]
     if len(contents) != num_texts:
-        what = f"has {len(contents)} texts, and its shape {list(tensor.shape)} means {num_texts}"
-        return [], [FieldViolation(path, what)]
+        description = f"has {len(contents)} texts, and its shape {list(tensor.shape)} means {num_texts}"
+        return [], [FieldViolation(path, description)]
     texts, violations = [], []
     for index, content in enumerate(contents):
         try:
             texts.append(content.decode())
         except UnicodeDecodeError as error:
-            what = f"is not UTF-8: {error.reason} at byte {error.start}"
-            violations.append(FieldViolation(f"{path}[{index}]", what))
+            description = f"is not UTF-8: {error.reason} at byte {error.start}"
+            violations.append(FieldViolation(f"{path}[{index}]", description))
     return texts, violations
 
 
