@@ -22,10 +22,10 @@ from benchmarks.played_context import PlayedContext
 from dragoman.server.config import EngineSettings
 from dragoman.server.engine.client import EngineClient
 from dragoman.server.fronts.grpc.authentication import Authenticator
+from dragoman.server.fronts.grpc.chains import Interceptors
 from dragoman.server.fronts.grpc.dragoman_v1.protocol import PROTOCOL
 from dragoman.server.fronts.grpc.dragoman_v1.translation import TranslationServicer
 from dragoman.server.fronts.grpc.draining import CallGate
-from dragoman.server.fronts.grpc.interceptors import Interceptors
 from dragoman.server.lifecycle import Lifecycle, Phase
 from dragoman.server.models.registry import Registry
 from dragoman.server.models.threaded import ThreadedModels

@@ -9,8 +9,8 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from dragoman.server.errors import PermissionDenied
 from dragoman.server.fronts.grpc.authentication import Authenticator, address_of
+from dragoman.server.fronts.grpc.chains import Interceptors, Protocol
 from dragoman.server.fronts.grpc.draining import CallGate
-from dragoman.server.fronts.grpc.interceptors import Interceptors, Protocol
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.priority import Priority
 from dragoman.server.requests.caller import NOBODY, Caller

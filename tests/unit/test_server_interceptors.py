@@ -9,8 +9,8 @@ from benchmarks.played_context import PlayedContext
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from dragoman.server.fronts.grpc.authentication import Authenticator
+from dragoman.server.fronts.grpc.chains import InterceptedServer, Interceptors, Protocol
 from dragoman.server.fronts.grpc.draining import CallGate
-from dragoman.server.fronts.grpc.interceptors import InterceptedServer, Interceptors, Protocol
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.requests.recorder import CallRecorder
 

@@ -12,9 +12,9 @@ from google.protobuf.message import DecodeError
 
 from dragoman.server.errors import FieldViolation, InvalidRequest
 from dragoman.server.fronts.grpc.authentication import Authenticator
+from dragoman.server.fronts.grpc.chains import Interceptors
 from dragoman.server.fronts.grpc.dragoman_v1.protocol import PROTOCOL
 from dragoman.server.fronts.grpc.draining import CallGate
-from dragoman.server.fronts.grpc.interceptors import Interceptors
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.requests.recorder import CallRecorder
 from dragoman.v1.translation_pb2 import TranslateRequest

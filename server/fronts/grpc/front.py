@@ -11,6 +11,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 
 from dragoman.server.config import ServerSettings
 from dragoman.server.fronts.grpc.authentication import Guard, GuardedServer, authenticator_of
+from dragoman.server.fronts.grpc.chains import InterceptedServer, Interceptors
 from dragoman.server.fronts.grpc.credentials import server_credentials
 from dragoman.server.fronts.grpc.dragoman_v1.generation import GenerationServicer
 from dragoman.server.fronts.grpc.dragoman_v1.model import ModelServicer
@@ -19,7 +20,6 @@ from dragoman.server.fronts.grpc.dragoman_v1.rehearsal import rehearse
 from dragoman.server.fronts.grpc.dragoman_v1.translation import TranslationServicer
 from dragoman.server.fronts.grpc.draining import CallGate, GrpcStop
 from dragoman.server.fronts.grpc.health import HealthServicer
-from dragoman.server.fronts.grpc.interceptors import InterceptedServer, Interceptors
 from dragoman.server.fronts.grpc.listening import (
     bind,
     channel_options,

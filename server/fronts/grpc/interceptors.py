@@ -1,46 +1,50 @@
-"""Around every call of our services: a chain of interceptors with one job each.
+"""The interceptors around every call of our services, with one job each.
 
-The chain of a method is put together once, when its service is registered. A call passes it from the outside in:
+`chains.py` puts them together. A call passes them from the outside in:
 
 | interceptor | job |
 |---|---|
-| `_recorded` | gives the call its outcome, to the caller and in the record |
-| `_identified` | finds its caller; refuses a call that the caller has no right to; begins its trace |
-| `_held` | lets it wait while the server drains |
-| `_admitted` | refuses it when it is late, or one too many, of all or of its client |
-| `_received` | reads its message |
-| `_parsed` | parses it |
-| `_sized` | refuses an answer that is too long for a message |
+| `recording` | gives the call its outcome, to the caller and in the record |
+| `identifying` | finds its caller; refuses a call that the caller has no right to; begins its trace |
+| `holding` | lets it wait while the server drains |
+| `admitting` | refuses it when it is late, or one too many, of all or of its client |
+| `receiving` | reads its message |
+| `parsing_messages` | parses it |
+| `sizing` | refuses an answer that is too long for a message |
 
 Of a method that takes a stream, each message is a call: `request_streams.py` puts the chain around each of them.
 """
 
 import asyncio
 import contextlib
-import operator
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
-from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor
-from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import Message
 
 from dragoman.server.errors import AnswerTooLarge, FieldViolation, InvalidRequest, Unauthenticated
 from dragoman.server.fronts.grpc.authentication import Authenticator
 from dragoman.server.fronts.grpc.draining import CallGate
 from dragoman.server.fronts.grpc.parsing import Parsing
-from dragoman.server.fronts.grpc.request_streams import RequestStreams
 from dragoman.server.fronts.grpc.status import CallStatus, to_status
-from dragoman.server.requests.failures import Failure
 from dragoman.server.requests.record import CallRecord
 from dragoman.server.requests.recorder import CallRecorder
 from dragoman.server.scopes import Scope
 
-__all__ = ["Handler", "InterceptedServer", "Interceptors", "Protocol"]
+__all__ = [
+    "Handler",
+    "admitting",
+    "arriving",
+    "holding",
+    "identifying",
+    "opening",
+    "parsing_messages",
+    "receiving",
+    "recording",
+    "sizing",
+]
 
 NO_MESSAGE_S = 1.0
 """How long a call that ended its sending without a message may take to turn out to be cancelled."""
@@ -56,109 +60,9 @@ Answer: TypeAlias = Callable[[CallRecord, Any, Context], Awaitable[Any]]
 stream."""
 
 
-def _no_request_id(_: Any) -> str:
-    """Returns no id: the protocol has no streams of requests."""
-    return ""
+def recording(recorder: CallRecorder, method: str, answer: Answer) -> Callable[[Any, Context], Any]:
+    """Returns gRPC's behaviour of a method: it records the call and sends its outcome."""
 
-
-@dataclass(frozen=True, slots=True)
-class Protocol:
-    """The facts that interceptors need of the services of a protocol.
-
-    Attributes:
-        model_fields: fields of requests that have the model's name. A request has one of them at most.
-        decoding_methods: names of the methods whose calls need a model's slots.
-        admin_methods: names of the methods that change what is served: their callers need the scope `admin`.
-        pool: has the descriptors of its services.
-        request_id: returns what a client calls a request of a stream.
-        stream_failure: returns the response to a request of a stream that failed, from its id.
-    """
-
-    model_fields: tuple[str, ...]
-    decoding_methods: frozenset[str]
-    admin_methods: frozenset[str] = frozenset()
-    pool: DescriptorPool = field(default_factory=descriptor_pool.Default)
-    request_id: Callable[[Any], str] = _no_request_id
-    stream_failure: Callable[[str, Failure], Message] | None = None
-
-    def scopes_for(self, method: str) -> frozenset[Scope]:
-        """The scopes of which a caller needs one. What only reads is for all who may do something."""
-        if method in self.admin_methods:
-            return frozenset({Scope.ADMIN})
-        return frozenset({Scope.INFER} if method in self.decoding_methods else {Scope.INFER, Scope.ADMIN})
-
-
-class Interceptors:
-    """Makes the chains of a front's methods."""
-
-    def __init__(
-        self,
-        recorder: CallRecorder,
-        gate: CallGate,
-        authenticator: Authenticator,
-        *,
-        max_inputs: int,
-        max_message_bytes: int,
-        max_streams: int,
-    ) -> None:
-        """Let a call have up to `max_inputs` inputs and answers in messages of up to `max_message_bytes`.
-
-        `max_streams` requests of one stream are answered at one time, as many as calls of one connection.
-        """
-        self._recorder = recorder
-        self._gate = gate
-        self._authenticator = authenticator
-        self._request_streams = RequestStreams(recorder, gate, max_streams)
-        self._parsing = Parsing(max_inputs)
-        self._max_message_bytes = max_message_bytes
-
-    def around(self, path: str, handler: Handler, protocol: Protocol) -> Handler:
-        """Returns a handler that does what `handler` does, inside the chain. `path` is the method's."""
-        method = protocol.pool.FindMethodByName(path.removeprefix("/").replace("/", "."))
-        answer = _sized(handler, self._max_message_bytes)
-        decodes = method.name in protocol.decoding_methods
-        if handler.request_streaming:
-            answer = self._request_streams.naming(protocol.request_id, answer)
-        model_of = _model_of(method.input_type, protocol)
-        answer = _parsed(self._parsing, method.input_type, handler, model_of, answer)
-        answer = _arrived(answer) if handler.request_streaming else _received(answer)
-        scopes = protocol.scopes_for(method.name)
-        answer = _held(self._gate, _admitted(answer, uses_tokens=decodes))
-        answer = _identified(self._authenticator, path, scopes, answer)
-        if handler.request_streaming:
-            assert protocol.stream_failure is not None, "what is refused in a stream needs an answer"
-            stream = self._request_streams.around(method.name, answer, protocol.stream_failure)
-            behaviour = _opened(self._recorder, path, self._authenticator, scopes, stream)
-        else:
-            behaviour = _recorded(self._recorder, method.name, answer)
-        # gRPC calls the handler of a method that takes a stream at once, that of any other when the message is there.
-        # On the wire they are the same. So a call is judged before its message is waited for.
-        if handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(behaviour, None, handler.response_serializer)
-        return grpc.stream_unary_rpc_method_handler(behaviour, None, None)
-
-
-class InterceptedServer:
-    """Stands in for `server` where generated code registers a service: each of its methods gets its chain."""
-
-    def __init__(self, server: grpc.aio.Server, interceptors: Interceptors, protocol: Protocol) -> None:
-        self._server = server
-        self._interceptors = interceptors
-        self._protocol = protocol
-
-    def add_generic_rpc_handlers(self, _: object) -> None:
-        """Does nothing: generated code registers the same methods in this older way too."""
-
-    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
-        """Register the methods of `service`."""
-        intercepted = {
-            name: self._interceptors.around(f"/{service}/{name}", handler, self._protocol)
-            for name, handler in handlers.items()
-        }
-        self._server.add_registered_method_handlers(service, intercepted)
-
-
-def _recorded(recorder: CallRecorder, method: str, answer: Answer) -> Callable[[Any, Context], Any]:
     async def recorded(_: Any, context: Context) -> Any:
         metadata: Any = context.invocation_metadata() or ()
         record = recorder.begin(method, context.time_remaining(), _request_id(metadata), metadata)
@@ -186,7 +90,9 @@ def _request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
     return next((value for key, value in metadata if key == REQUEST_ID_KEY and isinstance(value, str)), None)
 
 
-def _identified(authenticator: Authenticator, path: str, scopes: frozenset[Scope], answer: Answer) -> Answer:
+def identifying(authenticator: Authenticator, path: str, scopes: frozenset[Scope], answer: Answer) -> Answer:
+    """Returns an interceptor that refuses a call whose caller has none of `scopes`."""
+
     async def identified(record: CallRecord, message: bytes | None, context: Context) -> Any:
         record.identify(lambda: authenticator.caller_of(context, record.metadata), scopes)
         record.begin_trace(path)  # not for everyone: it costs more than the refusal of a stranger
@@ -195,16 +101,19 @@ def _identified(authenticator: Authenticator, path: str, scopes: frozenset[Scope
     return identified
 
 
-def _opened(
+def opening(
     recorder: CallRecorder,
     path: str,
     authenticator: Authenticator,
     scopes: frozenset[Scope],
     stream: Callable[[Any, Context], Awaitable[None]],
 ) -> Callable[[Any, Context], Any]:
-    """A stream whose caller may not send any request is refused as a call is, before it is read."""
+    """Returns gRPC's behaviour of a method that takes a stream: `stream`, where the caller has one of `scopes`.
+
+    A stream of any other caller is refused as a call is, before it is read.
+    """
     method = path.rpartition("/")[2]
-    refused = _recorded(recorder, method, _identified(authenticator, path, scopes, _nothing))
+    refused = recording(recorder, method, identifying(authenticator, path, scopes, _nothing))
 
     async def opened(_: Any, context: Context) -> None:
         metadata: Any = context.invocation_metadata() or ()
@@ -221,7 +130,9 @@ async def _nothing(_: CallRecord, _message: None, _context: Context) -> None:
     """Does nothing: the stream was refused before its answer."""
 
 
-def _held(gate: CallGate, answer: Answer) -> Answer:
+def holding(gate: CallGate, answer: Answer) -> Answer:
+    """Returns an interceptor that lets a call wait while `gate` is closed."""
+
     async def held(record: CallRecord, message: bytes | None, context: Context) -> Any:
         await gate.wait()
         return await answer(record, message, context)
@@ -229,7 +140,9 @@ def _held(gate: CallGate, answer: Answer) -> Answer:
     return held
 
 
-def _admitted(answer: Answer, *, uses_tokens: bool) -> Answer:
+def admitting(answer: Answer, *, uses_tokens: bool) -> Answer:
+    """Returns an interceptor that refuses a call that is late, or one too many; see `CallRecord.admit`."""
+
     async def admitted(record: CallRecord, message: bytes | None, context: Context) -> Any:
         record.admit(uses_tokens=uses_tokens)
         return await answer(record, message, context)
@@ -237,15 +150,17 @@ def _admitted(answer: Answer, *, uses_tokens: bool) -> Answer:
     return admitted
 
 
-def _received(answer: Answer) -> Answer:
+def receiving(answer: Answer) -> Answer:
+    """Returns an interceptor that reads the call's message."""
+
     async def received(record: CallRecord, _: None, context: Context) -> Any:
         return await answer(record, await _read(record, context), context)
 
     return received
 
 
-def _arrived(answer: Answer) -> Answer:
-    """Takes the place of `_received` for a call of a stream: the call began with its message."""
+def arriving(answer: Answer) -> Answer:
+    """Returns the interceptor in the place of `receiving` for a call of a stream: the call began with its message."""
 
     async def arrived(record: CallRecord, message: bytes, context: Context) -> Any:
         record.begin_message()
@@ -254,14 +169,14 @@ def _arrived(answer: Answer) -> Answer:
     return arrived
 
 
-def _parsed(
+def parsing_messages(
     parsing: Parsing,
     kind: Descriptor,
     handler: Handler,
     model_of: Callable[[Any], str | None],
     answer: Answer,
 ) -> Answer:
-    """Reading and parsing are ours to do, so that a message that is none has an outcome too."""
+    """Returns an interceptor that parses the message, so that a message that cannot be parsed has an outcome too."""
     parse: Any = handler.request_deserializer
 
     async def parsed(record: CallRecord, message: bytes, context: Context) -> Any:
@@ -272,19 +187,11 @@ def _parsed(
     return parsed
 
 
-def _model_of(request: Descriptor, protocol: Protocol) -> Callable[[Any], str | None]:
-    for name in protocol.model_fields:
-        if name in request.fields_by_name:
-            return operator.attrgetter(name)
-    return _no_model
+def sizing(handler: Handler, max_bytes: int) -> Answer:
+    """Returns the inside of a chain: it calls `handler` and refuses an answer of more than `max_bytes`.
 
-
-def _no_model(_: Any) -> None:
-    """Returns no name: the request asks for no model."""
-
-
-def _sized(handler: Handler, max_bytes: int) -> Answer:
-    """gRPC would find out too late for the call's outcome that a message is too long."""
+    gRPC would find out too late for the call's outcome that a message is too long.
+    """
     serialize: Any = handler.response_serializer
     behaviour: Any = handler.stream_stream or handler.unary_stream or handler.unary_unary
 

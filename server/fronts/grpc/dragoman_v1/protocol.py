@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from google.protobuf.descriptor import ServiceDescriptor
 
 from dragoman.server.bundle.tasks import Task
-from dragoman.server.fronts.grpc.interceptors import Protocol
+from dragoman.server.fronts.grpc.chains import Protocol
 from dragoman.v1 import generation_pb2, translation_pb2
 
 __all__ = ["DECODING_METHODS", "PROTOCOL"]

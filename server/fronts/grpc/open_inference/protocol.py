@@ -13,7 +13,8 @@ from dragoman.inference.grpc_service_pb2 import (
     ModelInferResponse,
     ModelStreamInferResponse,
 )
-from dragoman.server.fronts.grpc.interceptors import Handler, InterceptedServer, Protocol
+from dragoman.server.fronts.grpc.chains import InterceptedServer, Protocol
+from dragoman.server.fronts.grpc.interceptors import Handler
 from dragoman.server.fronts.grpc.open_inference.requests import MAX_ID_CHARACTERS
 from dragoman.server.fronts.grpc.open_inference.responses import FINAL_RESPONSE
 from dragoman.server.requests.failures import Failure
