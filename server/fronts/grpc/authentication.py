@@ -169,7 +169,7 @@ class GuardedServer:
         )
 
 
-@functools.lru_cache(4096)  # a peer is a connection, which has many calls
+@functools.lru_cache(512)  # a peer is a connection, which has many calls
 def address_of(peer: str, ipv6_prefix_bits: int = 128) -> str:
     """The address of a peer without its port, or the network of so many bits that an IPv6 address belongs to.
 
