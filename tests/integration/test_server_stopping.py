@@ -17,6 +17,7 @@ from tests.integration.raw_http2 import RawClient
 from tests.integration.serving import PATIENCE_S, http_get
 
 from dragoman.client.channel import ChannelSettings
+from dragoman.server.config import EngineSettings
 from dragoman.v1 import (
     decoding_pb2,
     model_pb2,
@@ -92,6 +93,16 @@ Server.start = start
 dragoman.server.serving.END_S = 0.5
 """
 
+
+# On a busy machine the usual half second, and a quiet moment of it, may be over before gRPC has handed over all calls
+# that it has accepted.
+PATIENT_HOLD = f"""
+import dragoman.server.fronts.grpc.draining
+import dragoman.server.requests.in_flight
+
+dragoman.server.fronts.grpc.draining.MAX_HOLD_S = {PATIENCE_S}
+dragoman.server.requests.in_flight.QUIET_S = 0.2
+"""
 
 SIGNAL_AFTER_THE_LOOP = """
 import asyncio, os, signal, threading, time
@@ -203,7 +214,8 @@ async def keep_calling(port: int, signalled: Process, num_callers: int, *, retri
 @pytest.mark.parametrize("retries", [False, True])
 def test_a_signal_under_load_loses_no_call(*, retries: bool) -> None:
     """Callers without a pause: some call is always on its way into the server."""
-    with running(*ports()) as server:
+    lanes = ("--set", f"engine.lanes_run_in={EngineSettings().lanes_run_in}")
+    with running(*ports(), *lanes, program=PATIENT_HOLD) as server:
         port = server.wait_for("serving")["port"]
         codes = asyncio.run(keep_calling(port, server, 64, retries=retries))
         assert server.wait_for_end() == 0
