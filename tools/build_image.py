@@ -61,6 +61,7 @@ def buildah(storage: Path | None, *arguments: str) -> str:
     where = [] if storage is None else ["--root", str(storage / "root"), "--runroot", str(storage / "run")]
     done = subprocess.run(["buildah", *where, *arguments], check=False, stdout=subprocess.PIPE, text=True)  # noqa: S603, S607
     if done.returncode:
+        print(done.stdout, file=sys.stderr)
         raise ImageNotBuilt(f"buildah {arguments[0]} failed with exit code {done.returncode}")
     return done.stdout.strip()
 

@@ -98,3 +98,13 @@ def test_buildah_s_build_has_what_this_machine_s_pip_is_told_of_its_index(
     assert section == "[global]"
     assert set(settings) >= {"cert = /certificates.pem", "timeout = 7"}
     assert not any("packages" in line or "constraint" in line for line in settings)
+
+
+def test_what_a_step_that_fails_has_printed_is_shown(
+    programs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(programs, "git", "exit 1")
+    put(programs, "buildah", "echo 'module.py: invalid syntax'; exit 1")
+    with pytest.raises(ImageNotBuilt, match="buildah build failed with exit code 1"):
+        build_image("train", "dragoman:x", engine="buildah", base="registry")
+    assert "module.py: invalid syntax" in capsys.readouterr().err
