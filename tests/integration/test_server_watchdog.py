@@ -37,8 +37,8 @@ async def test_a_process_that_is_stopped_is_replaced_and_its_calls_can_be_repeat
     async with serving(BUNDLES, *one_lane, "engine.watchdog_s=1") as served, asyncio.timeout(PATIENCE_S):
         lane = pids_of(served)[0]
         calls: list[Any] = [
-            served.translation.Translate(Request(model="spell", inputs=["12"], options=LONG))
-            for _ in range(64)
+            served.translation.Translate(Request(model="spell", inputs=["12"] * 4, options=LONG))
+            for _ in range(64)  # some seconds of work, which are not over before the lane is stopped
         ]
         await eventually(lambda: num_running(served) > 0)
         os.kill(lane, signal.SIGSTOP)

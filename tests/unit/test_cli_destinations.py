@@ -22,6 +22,7 @@ from dragoman.model.run import Run, save_run
 from dragoman.model.tokenizer import train_tokenizer
 from dragoman.model.transformer import build_model
 
+GENERATION = Path(__file__).parents[1] / "fixtures" / "bundles" / "count" / "2"
 BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundles" / "spell" / "2"
 
 WRITES = {
@@ -30,6 +31,8 @@ WRITES = {
     ("export", "out"),
     ("back_translate", "out"),
     ("report", "run"),
+    ("translate_files", "out"),
+    ("generate_files", "out"),
 }
 READS = {
     ("train", "recipe"),
@@ -53,12 +56,14 @@ READS = {
     ("score", "bundle"),
     ("score", "inputs"),
     ("bench", "inputs"),
+    ("translate_files", "bundle"),
+    ("generate_files", "bundle"),
     ("serve", "tls_cert"),
     ("serve", "tls_key"),
     ("serve", "tls_client_ca"),
     ("serve", "tokens_file"),
 }
-_CALLING = ("evaluate", "translate", "generate", "score", "bench")
+_CALLING = ("evaluate", "translate", "generate", "score", "bench", "top")
 READS |= {(command, name) for command in _CALLING for name in ("tls_ca", "tls_cert", "tls_key", "token_file")}
 _PLACES = {"FILE", "DIR", "FOLDER", "PATH", "RUN", "BUNDLE", "BUNDLE_OR_HOST", "RECIPE"}  # metavars
 _WRITING = re.compile(r"out|output|to|save|write|json|plot|log|file|folder|report", re.IGNORECASE)
@@ -136,6 +141,22 @@ WRITERS = (
         force=("--force",),
     ),
     Writer("demo", lambda _, place: ["demo", "--in", str(place)]),
+    Writer(
+        "translate_files",
+        lambda inputs, place: [
+            *("translate-files", str(inputs / "pairs.jsonl"), "--input-column", "source"),
+            *("--bundle", str(inputs / "bundle"), "--out", str(place)),
+        ],
+        reads=("", "pairs.jsonl", "bundle"),
+    ),
+    Writer(
+        "generate_files",
+        lambda inputs, place: [
+            *("generate-files", str(inputs / "pairs.jsonl"), "--input-column", "source"),
+            *("--bundle", str(GENERATION), "--out", str(place)),
+        ],
+        reads=("", "pairs.jsonl"),
+    ),
 )
 """`report` has the test at the end: it writes beside what it reads."""
 

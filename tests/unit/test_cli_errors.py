@@ -13,7 +13,7 @@ from dragoman.common.errors import DragomanError, MissingExtraError, OperationEr
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["generte"], "error: no such command 'generte'. Did you mean 'generate'?"),
+        (["scroe"], "error: no such command 'scroe'. Did you mean 'score'?"),
         (["translate", "hello"], "error: missing option '--model' / '-m' (or '--bundle', without a server)"),
         (
             ["evaluate", "h:1", "--limit", "0"],
