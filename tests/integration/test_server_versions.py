@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -32,6 +33,7 @@ from dragoman.common.errors import DragomanError
 from dragoman.common.memory import available_memory, proportional_bytes
 from dragoman.server.errors import BundleError, ResourceUnavailable
 from dragoman.server.models.running import RunningModels
+from dragoman.server.processes.linux import trim_memory
 from dragoman.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
 
 Request = translation_pb2.TranslateRequest
@@ -260,6 +262,9 @@ def group(served: Served) -> list[int]:
 
 
 def memory_of(served: Served) -> int:
+    """Memory of the test's process, which is the server, and of the others. Garbage is no leak."""
+    gc.collect()
+    trim_memory()
     return sum(map(proportional_bytes, {os.getpid(), *group(served)}))
 
 

@@ -45,4 +45,6 @@ def test_calls_and_queues_are_divided_and_one_call_always_fits() -> None:
     assert third.engine.max_waiting == settings.server.max_inputs == 128
     assert layout.share(settings, 2).engine.max_waiting == 150
     assert layout.share(settings, 1) == settings
-    assert third.model_copy(update={"server": settings.server, "engine": settings.engine}) == settings
+    assert third.tracing.max_asked_spans_a_second == settings.tracing.max_asked_spans_a_second / 3
+    undivided = {"server": settings.server, "engine": settings.engine, "tracing": settings.tracing}
+    assert third.model_copy(update=undivided) == settings
