@@ -23,7 +23,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 .DEFAULT_GOAL := help
 .PHONY: audit bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test conformance lint format types imports stubs stubs-check configuration fixtures plots unit lock clean
 .PHONY: deploy-check image image-check image-requirements sbom
-.PHONY: watch soak kills overload faults rolling fuzz hostile side-by-side reliability
+.PHONY: capacity watch soak kills overload faults rolling fuzz hostile side-by-side reliability
 .PHONY: dashboards
 .PHONY: proto model export server client deploy benchmarks tests docs
 
@@ -129,6 +129,9 @@ bench-service: $(VENV)/.dev ## latency under load against CTranslate2 in two ser
 
 bench-gpu: $(VENV)/.dev ## decoding speed on a GPU against PyTorch there (install TORCH=default, then onnxruntime-gpu); DATA=DIR, RUN=DIR, QUICK=1
 	@$(BIN)/python -m benchmarks.gpu --data $(DATA) $(if $(RUN),--run $(RUN)) $(call figures,gpu) $(if $(QUICK),--quick)
+
+capacity: $(VENV)/.dev ## how many pods for a rate, and what the autoscaler does; BUNDLE=MODELS/NAME/VERSION, or as measured before
+	@$(BIN)/python -m benchmarks.capacity $(if $(BUNDLE),--bundle $(BUNDLE),--figures docs/figures/capacity.json) $(call figures,capacity)
 
 bench-training: $(VENV)/.dev ## training speed against torch.nn.Transformer; DATA=DIR of Multi30k, or made-up lengths
 	$(BIN)/python -m benchmarks.training_speed --size multi30k $(if $(DATA),--data $(DATA))
