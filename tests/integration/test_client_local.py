@@ -95,7 +95,7 @@ def test_what_is_no_such_bundle_is_refused(tmp_path: Path) -> None:
         Generator(tmp_path)
     with pytest.raises(SettingsError, match="unknown key 'lane'; did you mean 'lanes'"):
         Translator(SPELL, engine={"lane": 1})
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_a_folders_name_need_not_be_text(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_what_is_closed_says_so_and_leaves_no_thread() -> None:
     assert threading.active_count() > before
     translator.close()
     translator.close()
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
     with pytest.raises(ValueError, match=f"^the client of {SPELL} is closed; make a new one$"):
         translator.translate("12")
 
@@ -159,7 +159,7 @@ def test_what_is_collected_on_a_thread_of_the_engine_is_closed() -> None:
     assert closing.wait(timeout=20)
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=20)
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_an_interrupted_caller_frees_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:

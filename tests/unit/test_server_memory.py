@@ -127,6 +127,7 @@ def test_threads_that_the_system_refuses_are_one_line(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = threading.Thread.start
+    before = set(threading.enumerate())  # of other tests, whose engines nobody has closed yet
 
     def refuse(thread: threading.Thread) -> None:
         if thread.name == "lane-2":
@@ -136,4 +137,4 @@ def test_threads_that_the_system_refuses_are_one_line(
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(ResourceUnavailable, match=r"engine\.lanes = 3: can't start new thread"):
         LaneThreads.of(backend, EngineSettings(lanes=3, slots_per_lane=2))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lane-")]
+    assert not [each for each in {*threading.enumerate()} - before if each.name.startswith("lane-")]
