@@ -138,7 +138,7 @@ bench-training: $(VENV)/.dev ## training speed against torch.nn.Transformer; DAT
 	$(BIN)/python -m benchmarks.training_speed --size tiny $(if $(DATA),--data $(DATA))
 
 watch: $(VENV)/.dev ## a server under load with Prometheus beside it, to look at; MODELS=DIR, RATE=N calls a second for each model
-	@$(BIN)/python tools/watch.py $(or $(MODELS),models) $(if $(RATE),--rate $(RATE))
+	@$(BIN)/python -m tools.watch $(or $(MODELS),models) $(if $(RATE),--rate $(RATE))
 
 # Evidence that the service holds: each ends with bounds, and with exit code 1 where one is broken.
 soak: $(VENV)/.dev ## mixed calls for long: right answers, nothing lost, nothing leaks; CALLS=N or MINUTES=N, FIGURES=DIR

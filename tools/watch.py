@@ -1,13 +1,11 @@
 """A server under load, with Prometheus beside it: somewhere to look at metrics, alerts and `dragoman top`.
 
-python tools/watch.py models --rate 20
+python -m tools.watch models --rate 20
 """
 
 import argparse
 import contextlib
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,18 +16,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-import yaml
+from tools.local_prometheus import PROMETHEUS, LocalPrometheus, require_prometheus, require_running, started
 
 from dragoman.cli.server_process import ServerProcess, running_server
 from dragoman.client import Client
 from dragoman.common.errors import DragomanError, OperationError
 
-PROMETHEUS: Final = Path(__file__).parents[1] / "deploy" / "prometheus"
 GRAFANA: Final = PROMETHEUS.parent / "grafana"
 _INTERVAL: Final = "1s"
 _FOR_GOOD_S: Final = 10**7
 _POLL_S: Final = 0.2
-_START_PATIENCE_S: Final = 30.0
 QUERIES: Final = (
     "sum by (model) (rate(dragoman_requests_total[30s]))",
     "histogram_quantile(0.99, sum by (le, model) (rate(dragoman_request_duration_seconds_bucket[30s])))",
@@ -59,14 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _watch(models: Path, rate: float, prometheus_port: int, stack: contextlib.ExitStack) -> None:
-    if shutil.which("prometheus") is None:
-        raise OperationError("prometheus is not installed (Debian: apt-get install prometheus)")
+    require_prometheus()
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dragoman-watch-")))
     server = stack.enter_context(running_server(models))
     children: Children = {}
     stack.enter_context(_ended(children))
-    children["prometheus"] = _prometheus(server, folder, prometheus_port)
-    url = f"http://localhost:{_listening_port(folder, children['prometheus'])}"
+    prometheus = LocalPrometheus.start(folder, server.metrics_port, interval=_INTERVAL, port=prometheus_port)
+    children["prometheus"] = prometheus.process
+    url = f"http://{prometheus.address()}"
     with Client(server.target) as client:
         names = [f"{model.name}/{model.version}" for model in client.models()]
     for name in names:
@@ -86,35 +82,10 @@ def _watch(models: Path, rate: float, prometheus_port: int, stack: contextlib.Ex
     print("Ctrl-C ends all of it.", flush=True)
     while True:
         for what, child in children.items():
-            _require_running(what, child, folder)
+            require_running(what, child, _log(folder, what))
         if server.process.poll() is not None:
             raise OperationError(f"the server ended with exit code {server.process.returncode}")
         time.sleep(_POLL_S)
-
-
-def _prometheus(server: ServerProcess, folder: Path, port: int) -> "subprocess.Popen[bytes]":
-    """Prometheus with the committed configuration and rules, only quicker and for this server."""
-    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
-    config["global"] = dict.fromkeys((*config["global"], "scrape_timeout"), _INTERVAL)
-    (scrape,) = config["scrape_configs"]
-    scrape["static_configs"] = [{"targets": [f"localhost:{server.metrics_port}"]}]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    shutil.copytree(PROMETHEUS / "rules", folder / "rules")
-    command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}"]
-    command += [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{port}"]
-    return _started(command, _log(folder, "prometheus"))
-
-
-def _listening_port(folder: Path, prometheus: "subprocess.Popen[bytes]") -> int:
-    end_s = time.monotonic() + _START_PATIENCE_S
-    while time.monotonic() < end_s:
-        _require_running("prometheus", prometheus, folder)
-        if found := re.search(
-            r'msg="Listening on" address=\S*:(\d+)', _log(folder, "prometheus").read_text()
-        ):
-            return int(found[1])
-        time.sleep(_POLL_S)
-    raise OperationError(f"prometheus did not start within {_START_PATIENCE_S:g} s")
 
 
 def _load(
@@ -123,19 +94,7 @@ def _load(
     """The golden examples of a model as calls at random times."""
     command = [sys.executable, "-P", "-m", "dragoman", "bench", "--target", server.target]
     command += ["--model", name.partition("/")[0], "--rate", f"{rate:g}", "--inputs", str(models / name)]
-    return _started([*command, "--duration", str(_FOR_GOOD_S)], _log(folder, f"the load on {name}"))
-
-
-def _require_running(what: str, child: "subprocess.Popen[bytes]", folder: Path) -> None:
-    if (code := child.poll()) is not None:
-        lines = _log(folder, what).read_text(errors="replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), "its log is empty")
-        raise OperationError(f"{what} ended with exit code {code}: {last}")
-
-
-def _started(command: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
-    with log.open("wb") as output:
-        return subprocess.Popen(command, stdout=output, stderr=output)  # noqa: S603  programs of this file
+    return started([*command, "--duration", str(_FOR_GOOD_S)], _log(folder, f"the load on {name}"))
 
 
 @contextlib.contextmanager

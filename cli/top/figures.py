@@ -42,10 +42,9 @@ class Span:
             counts[float(dict(series)["le"])] += value - before.get(series, 0.0)
         return counts
 
-    def mean(self, name: str, **labels: str) -> float | None:
-        """The mean of what a histogram counted; None where it counted nothing."""
-        count = self._growth(f"{name}_count", labels)
-        return self._growth(f"{name}_sum", labels) / count if count else None
+    def observed(self, name: str, **labels: str) -> tuple[float, float]:
+        """How much a histogram counted, and the sum of that."""
+        return self._growth(f"{name}_count", labels), self._growth(f"{name}_sum", labels)
 
     def _growth(self, name: str, labels: Mapping[str, str]) -> float:
         before = self.before.get(name, {})
@@ -82,7 +81,7 @@ class ModelFigures:
     Attributes:
         latency_s: p50, p95 and p99 of calls that ended.
         oldest_waiting_s: how long the input waits that waits longest.
-        batch_rows: mean number of rows in a run of a decode graph.
+        batch_rows: mean number of rows in a run of a decode graph, over the runs of all servers.
         failed: calls that ended with another code than OK, the refused ones included.
     """
 
@@ -169,7 +168,8 @@ def _model(name: str, spans: Sequence[Span]) -> ModelFigures:
         for span in spans
         for series, _ in _matching(span.now, "model_info", {"model": name})
     }
-    means = [mean for span in spans if (mean := span.mean("batch_rows", model=name)) is not None]
+    runs = [span.observed("batch_rows", model=name) for span in spans]
+    num_runs, num_rows = (sum(each) for each in zip(*runs, strict=True))
     return ModelFigures(
         model=name,
         versions=tuple(sorted(versions, key=lambda version: (len(version), version))),
@@ -185,7 +185,7 @@ def _model(name: str, spans: Sequence[Span]) -> ModelFigures:
         oldest_waiting_s=max((each for each in oldest if each is not None), default=None),
         slots_used=gauge("slots_used"),
         slots_total=gauge("slots_total"),
-        batch_rows=sum(means) / len(means) if means else None,
+        batch_rows=num_rows / num_runs if num_runs else None,
     )
 
 

@@ -18,7 +18,7 @@ LATENCIES = ("request_duration", "queue_duration", "time_to_first_token", "time_
 
 
 def test_prometheus_keeps_a_trace_of_each_latency(
-    deploy: Path, start_server: Callable[..., AbstractContextManager[Serving]], tmp_path: Path
+    start_server: Callable[..., AbstractContextManager[Serving]], tmp_path: Path
 ) -> None:
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is not installed (Debian package prometheus): no exemplar was scraped")
@@ -26,9 +26,7 @@ def test_prometheus_keeps_a_trace_of_each_latency(
     sampled = (("traceparent", f"00-{trace_id}-b7ad6b7169203331-01"),)
     with (
         start_server("tracing.enabled=true", "tracing.sampling_ratio=0") as server,
-        run_prometheus(
-            deploy, server.metrics_port, tmp_path, "--enable-feature=exemplar-storage"
-        ) as prometheus,
+        run_prometheus(server.metrics_port, tmp_path, "--enable-feature=exemplar-storage") as prometheus,
         grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         stub = translation_pb2_grpc.TranslationServiceStub(channel)

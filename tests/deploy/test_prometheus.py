@@ -7,7 +7,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
 import threading
 import time
 import urllib.parse
@@ -21,8 +20,8 @@ from typing import Any, NamedTuple
 
 import grpc
 import pytest
-import yaml
 from tests.deploy.queries import dashboards, filled_in, queries_of, rules_of, selectors, variable_of
+from tools.local_prometheus import LocalPrometheus
 
 from dragoman.v1 import decoding_pb2, generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
 from dragoman.v1 import translation_pb2 as translation
@@ -119,45 +118,22 @@ class Load:
         self._stop.set()
 
 
-def listening_address(log: Path, process: subprocess.Popen[bytes]) -> str:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        if found := re.search(r'msg="Listening on" address=(\S+)', log.read_text()):
-            return found[1]
-        time.sleep(POLL_S)
-    raise AssertionError(log.read_text())
-
-
 @contextmanager
-def run_prometheus(deploy: Path, metrics_port: int, folder: Path, *options: str) -> Iterator[Prometheus]:
+def run_prometheus(metrics_port: int, folder: Path, *options: str) -> Iterator[Prometheus]:
     """Prometheus with the committed configuration and rules, only quicker and at a test's server."""
-    config = yaml.safe_load((deploy / "prometheus" / "prometheus.yml").read_text())
-    config["global"] = dict.fromkeys((*config["global"], "scrape_timeout"), SCRAPE_INTERVAL)
-    (scrape,) = config["scrape_configs"]
-    scrape["static_configs"] = [{"targets": [f"127.0.0.1:{metrics_port}"]}]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    shutil.copytree(deploy / "prometheus" / "rules", folder / "rules")
-    log = folder / "log"
-    command = [
-        "prometheus",
-        f"--config.file={folder / 'prometheus.yml'}",
-        f"--storage.tsdb.path={folder / 'data'}",
-        "--web.listen-address=127.0.0.1:0",
-        *options,
-    ]
-    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+    local = LocalPrometheus.start(folder, metrics_port, interval=SCRAPE_INTERVAL, options=options)
+    with local.process:
         try:
-            yield Prometheus(listening_address(log, process))
+            yield Prometheus(local.address())
         finally:
-            process.terminate()
+            local.process.terminate()
 
 
 @pytest.fixture(scope="module")
-def prometheus(deploy: Path, serving: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def prometheus(serving: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is not installed (Debian package prometheus): no dashboard query was run")
-    with run_prometheus(deploy, serving.metrics_port, tmp_path_factory.mktemp("prometheus")) as prometheus:
+    with run_prometheus(serving.metrics_port, tmp_path_factory.mktemp("prometheus")) as prometheus:
         yield prometheus
 
 

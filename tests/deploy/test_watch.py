@@ -13,13 +13,15 @@ import pytest
 from tests.deploy.conftest import BUNDLES, ROOT
 from tests.deploy.test_prometheus import PATIENCE_S, POLL_S, Prometheus
 
-PROGRAM = [sys.executable, str(ROOT / "tools" / "watch.py")]
+PROGRAM = [sys.executable, "-m", "tools.watch"]
 
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
 def test_calls_are_seen_in_prometheus_and_nothing_is_left_running() -> None:
     command = [*PROGRAM, str(BUNDLES), "--prometheus-port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             shown = ""
@@ -49,6 +51,7 @@ def test_calls_are_seen_in_prometheus_and_nothing_is_left_running() -> None:
 def test_without_prometheus_it_says_what_to_install() -> None:
     done = subprocess.run(
         [*PROGRAM, str(BUNDLES)],
+        cwd=ROOT,
         env={"PATH": "/nowhere"},
         capture_output=True,
         text=True,

@@ -33,6 +33,7 @@ class Played:
         self.seconds = Histogram(
             "request_duration_seconds", ".", ["model", "method"], buckets=(0.1, 0.2, 0.4), **given
         )
+        self.rows = Histogram("batch_rows", ".", ["model"], buckets=(1, 2, 4), **given)
         for phase in ("serving", "draining"):
             self.phase.labels(phase).set(float(phase == "serving"))
         self.slots.labels("dates").set(64)
@@ -88,6 +89,18 @@ def test_models_are_added_up_over_servers() -> None:
     assert (model.calls, model.slots_total) == (20.0, 128)
     assert model.latency_s[0] == pytest.approx(0.1 * 2 / 3)
     assert model.latency_s[2] == pytest.approx(0.2 + 0.2 * 0.96)
+
+
+def test_the_batch_is_the_mean_over_the_runs_of_all_servers() -> None:
+    busy, idle, asleep = Played(), Played(), Played()
+    for _ in range(98):
+        busy.rows.labels("dates").observe(10)
+    for _ in range(2):
+        idle.rows.labels("dates").observe(1)
+    [model] = models_of([span(busy), span(idle), span(asleep)])
+    assert model.batch_rows == pytest.approx((98 * 10 + 2 * 1) / 100)
+    [model] = models_of([span(asleep)])
+    assert model.batch_rows is None
 
 
 def test_a_process_that_was_replaced_counts_from_its_start() -> None:
