@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import make_wsgi_app
-from prometheus_client.registry import Collector
-
 from dragoman.server.config import ServerSettings
 from dragoman.server.errors import AddressError
 from dragoman.server.lifecycle import Lifecycle
+from dragoman.server.operations.exposition import Registry, metrics_app
 from dragoman.server.operations.http_server import HttpServer
 from dragoman.server.scopes import Scope
 from dragoman.server.security.credentials import Credentials
@@ -27,10 +25,10 @@ __all__ = ["OperationsServer", "operations_app"]
 
 
 def operations_app(
-    registry: Collector, lifecycle: Lifecycle, tokens: Callable[[], TokenTable | None] = lambda: None
+    registry: Registry, lifecycle: Lifecycle, tokens: Callable[[], TokenTable | None] = lambda: None
 ) -> "WSGIApplication":
     """The WSGI application behind the metrics port. Where there are `tokens`, /metrics asks for one."""
-    metrics: WSGIApplication = make_wsgi_app(registry)
+    metrics = metrics_app(registry)
 
     def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
@@ -60,7 +58,7 @@ class OperationsServer:
     """
 
     def __init__(
-        self, settings: ServerSettings, credentials: Credentials, registry: Collector, lifecycle: Lifecycle
+        self, settings: ServerSettings, credentials: Credentials, registry: Registry, lifecycle: Lifecycle
     ) -> None:
         """Bind and start serving, over TLS and only to bearers of tokens where `settings` say so.
 

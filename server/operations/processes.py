@@ -6,13 +6,18 @@ its share, so that the sum is what the server takes. Resident sizes would count 
 Whenever a scrape's thread asks the kernel for something, the event loop may have the interpreter, and under load has it
 for milliseconds. So it asks as seldom as it can: `prometheus_client.ProcessCollector` asks once for each open file, and
 often for each file that it reads.
+
+The kernel takes milliseconds for the memory of one process, as it looks at every page: more than all else of a scrape.
+So memory is measured behind a scrape, for the next one.
 """
 
 import functools
+import math
 import os
 import resource
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +26,10 @@ from prometheus_client.registry import Collector
 
 from dragoman.common.cgroups import read_text
 
-__all__ = ["OwnProcessCollector", "ProcessesCollector"]
+__all__ = ["MAX_MEMORY_AGE_S", "OwnProcessCollector", "ProcessesCollector"]
+
+MAX_MEMORY_AGE_S = 60.0
+"""A scrape that finds nothing younger measures memory itself."""
 
 _KILOBYTE = 1024
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
@@ -37,10 +45,12 @@ class ProcessesCollector(Collector):
     A process that takes the place of another one has its labels, and counts from zero. Thread-safe.
     """
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._namespace = namespace
+        self._clock = clock
         self._processes: dict[str, _Process] = {}
         self._lock = threading.Lock()
+        self._measuring: threading.Thread | None = None
 
     def watch(self, pid: int, process: str) -> None:
         """Read what process `pid` takes at every scrape from now on."""
@@ -66,7 +76,9 @@ class ProcessesCollector(Collector):
         prefix, labels = f"{self._namespace}_process", ["process"]
         cpu = CounterMetricFamily(f"{prefix}_cpu_seconds", "CPU time of each process.", labels=labels)
         memory = GaugeMetricFamily(
-            f"{prefix}_pss_bytes", "Memory of each process, shared pages by their share.", labels=labels
+            f"{prefix}_pss_bytes",
+            "Memory of each process, shared pages by their share; measured after the scrape before this one.",
+            labels=labels,
         )
         files = GaugeMetricFamily(f"{prefix}_open_fds", "Open files of each process.", labels=labels)
         starts = GaugeMetricFamily(
@@ -75,14 +87,31 @@ class ProcessesCollector(Collector):
         with self._lock:
             processes = list(self._processes.items())
         for process, watched in processes:
-            if (status := watched.status()) is not None:
-                cpu.add_metric([process], status.cpu_s)
-                starts.add_metric([process], status.start_s)
+            if (status := watched.status()) is None:  # it has ended
+                continue
+            cpu.add_metric([process], status.cpu_s)
+            starts.add_metric([process], status.start_s)
             if (num_files := watched.num_open_files()) is not None:
                 files.add_metric([process], num_files)
-            if (num_bytes := watched.pss_bytes()) is not None:
+            if (num_bytes := watched.lately_pss_bytes(self._clock)) is not None:
                 memory.add_metric([process], num_bytes)
         yield from (cpu, memory, files, starts)
+        self._measure_for_the_next()
+
+    def _measure_for_the_next(self) -> None:
+        """Have a thread of its own measure memory, unless one does."""
+        with self._lock:
+            if self._measuring is not None and self._measuring.is_alive():
+                return
+            processes = list(self._processes.values())
+            self._measuring = threading.Thread(
+                target=self._measure, args=(processes,), name="memory", daemon=True
+            )
+            self._measuring.start()
+
+    def _measure(self, processes: "list[_Process]") -> None:
+        for process in processes:
+            process.measure(self._clock)
 
 
 class OwnProcessCollector(Collector):
@@ -130,6 +159,7 @@ class _Process:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._folder = f"/proc/{pid}"
+        self._measured: tuple[float, int | None] = (-math.inf, None)
 
     def status(self) -> _Status | None:
         """CPU time, start and memory."""
@@ -152,10 +182,16 @@ class _Process:
         except OSError:
             return None
 
-    def pss_bytes(self) -> int | None:
-        """Its share of memory."""
+    def lately_pss_bytes(self, clock: Callable[[], float]) -> int | None:
+        """Its share of memory as it was measured last; as it is now, where that is too long ago."""
+        if self._measured[0] < clock() - MAX_MEMORY_AGE_S:
+            self.measure(clock)
+        return self._measured[1]
+
+    def measure(self, clock: Callable[[], float]) -> None:
+        """Measure its share of memory."""
         _, found, rest = _read(f"{self._folder}/smaps_rollup").partition(b"\nPss:")
-        return int(rest.split()[0]) * _KILOBYTE if found else None
+        self._measured = (clock(), int(rest.split()[0]) * _KILOBYTE if found else None)
 
 
 def _read(path: str) -> bytes:

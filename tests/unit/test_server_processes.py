@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from dragoman.server.operations.processes import ProcessesCollector
+from dragoman.server.operations import processes
+from dragoman.server.operations.processes import MAX_MEMORY_AGE_S, ProcessesCollector
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 
@@ -67,11 +69,59 @@ def test_a_shared_page_counts_by_its_share() -> None:
 def test_a_process_that_has_ended_has_no_samples(holding: "subprocess.Popen[str]") -> None:
     collector = ProcessesCollector("dragoman")
     collector.watch(holding.pid, "lane-0")
+    assert samples(collector)
     holding.kill()
     holding.communicate()
     assert not samples(collector), "before anyone says so"
+    assert not samples(collector), "although its memory was measured once"
     collector.watch(os.getpid(), "lane-0")
     collector.forget(holding.pid)
     assert len(samples(collector)) == 4, "the process that took its place"
     collector.forget(os.getpid())
     assert not samples(collector)
+
+
+def test_memory_is_measured_behind_a_scrape(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured_in: list[threading.Thread] = []
+    read = processes._read
+
+    def watched_read(path: str) -> bytes:
+        if path.endswith("/smaps_rollup"):
+            measured_in.append(threading.current_thread())
+        return read(path)
+
+    monkeypatch.setattr(processes, "_read", watched_read)
+    now_s = 1000.0
+    collector = ProcessesCollector("dragoman", lambda: now_s)
+    collector.watch(os.getpid(), "front-0")
+
+    def scrape() -> tuple[bool, ...]:
+        """Which of the measurements of a scrape, and of what follows it, held up the scrape."""
+        measured_in.clear()
+        assert samples(collector)["dragoman_process_pss_bytes", "front-0"] > 0
+        assert collector._measuring is not None
+        collector._measuring.join()
+        return tuple(thread is threading.current_thread() for thread in measured_in)
+
+    assert scrape() == (True, False), "nothing was measured yet"
+    now_s += MAX_MEMORY_AGE_S
+    assert scrape() == (False,)
+    now_s += MAX_MEMORY_AGE_S + 1
+    assert scrape() == (True, False), "what was measured is too old"
+
+
+def test_a_scrape_has_the_memory_of_after_the_one_before() -> None:
+    collector = ProcessesCollector("dragoman")
+    collector.watch(os.getpid(), "front-0")
+
+    def measured() -> float:
+        found = samples(collector)["dragoman_process_pss_bytes", "front-0"]
+        assert collector._measuring is not None
+        collector._measuring.join()
+        return found
+
+    measured()
+    held = b"x" * (64 << 20)
+    before = measured()
+    assert measured() - before > 48 << 20
+    del held
