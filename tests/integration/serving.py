@@ -133,8 +133,8 @@ class Served:
         return await asyncio.to_thread(http_get, self.server.metrics_port, path)
 
 
-def http_get(port: int, path: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+def http_get(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
+    connection = http.client.HTTPConnection(host, port, timeout=PATIENCE_S)
     with contextlib.closing(connection):
         connection.request("GET", path)
         response = connection.getresponse()

@@ -8,17 +8,17 @@ from tests.integration.serving import http_get
 __all__ = ["calls_by_code", "total"]
 
 
-def _samples(port: int) -> Iterator[tuple[str, dict[str, str], float]]:
-    status, page = http_get(port, "/metrics")
+def _samples(port: int, host: str = "127.0.0.1") -> Iterator[tuple[str, dict[str, str], float]]:
+    status, page = http_get(port, "/metrics", host)
     assert status == 200, f"/metrics answers {status}"
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
             yield sample.name, sample.labels, sample.value
 
 
-def total(port: int, *names: str) -> float:
+def total(port: int, *names: str, host: str = "127.0.0.1") -> float:
     """The sum of these series over all their labels."""
-    return sum(value for name, _, value in _samples(port) if name.removeprefix("dragoman_") in names)
+    return sum(value for name, _, value in _samples(port, host) if name.removeprefix("dragoman_") in names)
 
 
 def calls_by_code(port: int) -> dict[str, float]:

@@ -42,12 +42,14 @@ class Crowd:
         step: what is being done to the servers.
         outcomes: calls, by what was being done when they ended, and how they ended.
         slowest_s: the longest that a call took, by what was being done.
+        pause_s: of each caller, after each call.
     """
 
     client: AsyncClient
     step: str = ""
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     slowest_s: dict[str, float] = field(default_factory=dict)
+    pause_s: float = 0.0
     is_over: bool = False
 
     async def translate(self) -> None:
@@ -95,6 +97,7 @@ class Crowd:
             seconds = time.monotonic() - began_s
             self.outcomes[self.step, outcome] += 1
             self.slowest_s[self.step] = max(seconds, self.slowest_s.get(self.step, 0.0))
+            await asyncio.sleep(self.pause_s)
 
 
 def new_version(models: Path) -> str:

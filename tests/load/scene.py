@@ -1,4 +1,4 @@
-"""A server on a port of its own, whose processes may be killed."""
+"""A server at an address of its own, whose processes may be killed."""
 
 import asyncio
 import os
@@ -36,6 +36,8 @@ class Scene:
     """A server that may be started anew on the same port.
 
     Attributes:
+        address: of the host that it runs on.
+        enter: a command that runs another one on that host.
         log_to: a file in the place of a pipe that is read.
         environment: variables beside those of this process.
         before_close: called when the server has been killed.
@@ -49,6 +51,8 @@ class Scene:
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         self.models = models
+        self.address = "127.0.0.1"
+        self.enter: Sequence[str] = ()
         self.port, self.metrics_port = free_port(), free_port()
         self.credentials = credentials
         self.log_to: Path | None = None
@@ -63,6 +67,7 @@ class Scene:
         if self._process is not None:
             self._process.wait()
         command = [
+            *self.enter,
             sys.executable,
             "-m",
             "dragoman.server",
@@ -92,7 +97,7 @@ class Scene:
 
     def _is_ready(self) -> bool:
         try:
-            return http_get(self.metrics_port, "/readyz")[0] == 200
+            return http_get(self.metrics_port, "/readyz", self.address)[0] == 200
         except OSError:
             return False
 
@@ -112,7 +117,7 @@ class Scene:
     @property
     def target(self) -> str:
         """What a client takes."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.address}:{self.port}"
 
     async def ready_again(self, wanted: dict[str, int], since_s: float, limit_s: float) -> float | None:
         """Seconds until new connections get right answers, five in a row, and all processes are there; None: never."""
