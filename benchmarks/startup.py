@@ -1,9 +1,9 @@
-"""From process start to SERVING, and the server's resident memory.
+"""From process start to SERVING, and the memory of all processes of the server.
 
     python -m benchmarks.startup models/dates/1 --runs 7
 
 Each run starts `dragoman serve` on the bundle alone, polls grpc.health.v1 until it says SERVING, decodes 64 of the
-bundle's golden inputs at once, reads the resident memory and stops the server with SIGTERM.
+bundle's golden inputs at once, and stops the server with SIGTERM. Memory is the proportional set size (PSS).
 """
 
 import argparse
@@ -25,6 +25,7 @@ import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from dragoman.client import Client
+from dragoman.common.memory import proportional_bytes
 
 _SERVING_EVENT = re.compile(r'"port": (\d+)')
 
@@ -61,6 +62,11 @@ def server(models: Path) -> Iterator[tuple[subprocess.Popen[str], float, int]]:
             sys.exit(f"the server ended with exit code {code}")
 
 
+def _memory_mib(pid: int) -> float:
+    server = psutil.Process(pid)
+    return sum(proportional_bytes(each.pid) for each in (server, *server.children(recursive=True))) / 2**20
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -80,15 +86,14 @@ def main() -> None:
         for _ in range(options.runs + 1):
             with server(Path(models)) as (process, start_s, port):
                 seconds.append(start_s)
-                memory = psutil.Process(process.pid)
-                idle.append(memory.memory_info().rss / 2**20)
+                idle.append(_memory_mib(process.pid))
                 with Client(f"127.0.0.1:{port}") as client:
                     client.translate((texts * 64)[:64], model=options.bundle.parent.name)
-                loaded.append(memory.memory_info().rss / 2**20)
+                loaded.append(_memory_mib(process.pid))
     for name, values, unit in (
         ("process start to SERVING", seconds[1:], "s"),
-        ("resident memory, idle", idle[1:], "MiB"),
-        ("resident memory, after 64 inputs at once", loaded[1:], "MiB"),
+        ("memory of all processes, idle", idle[1:], "MiB"),
+        ("memory of all processes, after 64 inputs at once", loaded[1:], "MiB"),
     ):
         print(
             f"{name}: median {statistics.median(values):.2f} {unit} (min {min(values):.2f}, max {max(values):.2f})"

@@ -1,8 +1,8 @@
 """What only the peers' environment knows of Triton: where it lies, and its requests as bytes.
 
-    python triton_setup.py MODEL < texts.json
+    python triton_setup.py MODEL < calls.json
 
-prints an object of paths, and under `requests` one ModelInferRequest for each text, in base64.
+prints an object of paths, and under `requests` one ModelInferRequest for each list of texts, in base64.
 """
 
 import base64
@@ -17,10 +17,10 @@ from pytriton.utils.distribution import get_root_module_path, get_stub_path
 from tritonclient.grpc import service_pb2
 
 
-def request(model: str, text: str) -> bytes:
-    """One text, as a batch of one."""
-    tensor = triton.InferInput("TEXT", [1, 1], "BYTES")
-    tensor.set_data_from_numpy(np.array([[text.encode()]], np.object_))
+def request(model: str, texts: list[str]) -> bytes:
+    """The texts as one batch."""
+    tensor = triton.InferInput("TEXT", [len(texts), 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[text.encode()] for text in texts], np.object_))
     message = service_pb2.ModelInferRequest(model_name=model)
     message.inputs.extend([tensor._get_tensor()])  # noqa: SLF001  the client has no public way to the message
     message.raw_input_contents.append(tensor._get_content())  # noqa: SLF001
@@ -35,7 +35,9 @@ def main() -> None:
         "stub": str(get_stub_path(f"{sys.version_info.major}.{sys.version_info.minor}")),
         # What the stub loads: libpython, and the wheel's own, which a copy of it elsewhere does not find by itself.
         "libraries": [sysconfig.get_config_var("LIBDIR"), str(site_packages / "nvidia_pytriton.libs")],
-        "requests": [base64.b64encode(request(sys.argv[1], text)).decode() for text in json.load(sys.stdin)],
+        "requests": [
+            base64.b64encode(request(sys.argv[1], texts)).decode() for texts in json.load(sys.stdin)
+        ],
     }
     json.dump(found, sys.stdout)
 

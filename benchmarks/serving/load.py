@@ -44,12 +44,14 @@ class Service:
         target: address of a gRPC server without TLS.
         method: `/package.Service/Method`.
         requests: messages as they go over the wire, one a text.
+        pid: of the server's process, where it is known.
     """
 
     name: str
     target: str
     method: str
     requests: Sequence[bytes]
+    pid: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

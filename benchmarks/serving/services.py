@@ -22,8 +22,16 @@ from benchmarks.serving.peers import PEERS_FOLDER
 from dragoman.cli.server_process import running_server
 from dragoman.v1 import translation_pb2
 
-__all__ = ["PeerModel", "ctranslate2_service", "dragoman_requests", "dragoman_service", "triton_service"]
+__all__ = [
+    "PeerModel",
+    "ctranslate2_service",
+    "dragoman_requests",
+    "dragoman_service",
+    "triton_requests",
+    "triton_service",
+]
 
+TRITON_MODEL: Final = "translate"
 _START_TIMEOUT_S: Final = 120.0
 _COMPUTE_TYPES: Final = {"fp32": "float32", "int8": "int8"}
 
@@ -83,15 +91,15 @@ def ctranslate2_service(model: PeerModel, texts: Sequence[str]) -> Iterator[Serv
 
 
 @contextlib.contextmanager
-def triton_service(model: PeerModel, folder: Path, texts: Sequence[str]) -> Iterator[Service]:
-    """CTranslate2 in Triton's Python backend, an instance a core, with dynamic batching."""
-    name = "translate"
-    command = [str(model.python), str(PEERS_FOLDER / "triton_setup.py"), name]
-    answer = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, check=False)
-    if answer.returncode:
-        sys.exit(f"triton_setup.py failed: {answer.stderr}")
-    setup = json.loads(answer.stdout)
-    _write_repository(folder / "models" / name, model)
+def triton_service(
+    model: PeerModel, folder: Path, texts: Sequence[str], queue_policy: str = ""
+) -> Iterator[Service]:
+    """CTranslate2 in Triton's Python backend, an instance a core, with dynamic batching.
+
+    `queue_policy` is a `ModelQueuePolicy` in protobuf's text format; "": the queue has no bounds.
+    """
+    setup = _triton_setup(model.python, [[text] for text in texts])
+    _write_repository(folder / "models" / TRITON_MODEL, model, queue_policy)
     shutil.copytree(setup["backends"], folder / "backends")
     shutil.copy2(setup["stub"], folder / "backends" / "python")
     port = _free_port()
@@ -103,7 +111,7 @@ def triton_service(model: PeerModel, folder: Path, texts: Sequence[str]) -> Iter
         # Its interpreter starts isolated, without PYTHONPATH: it takes for its own the environment it finds here.
         "PATH": os.pathsep.join([str(model.python.parent.absolute()), os.environ["PATH"]]),
     }
-    requests = [base64.b64decode(one) for one in setup["requests"]]
+    requests = _messages(setup)
     method = "/inference.GRPCInferenceService/ModelInfer"
     service = Service("CTranslate2, Triton", f"127.0.0.1:{port}", method, requests)
     log = folder / "log"
@@ -113,10 +121,28 @@ def triton_service(model: PeerModel, folder: Path, texts: Sequence[str]) -> Iter
     ):
         if not _answers(service, process):
             sys.exit(f"{service.name} did not start:\n{log.read_text()}")
-        yield service
+        yield dataclasses.replace(service, pid=process.pid)
 
 
-def _write_repository(folder: Path, model: PeerModel) -> None:
+def triton_requests(python: Path, calls: Sequence[Sequence[str]]) -> list[bytes]:
+    """Messages to `triton_service`, of several texts each."""
+    return _messages(_triton_setup(python, calls))
+
+
+def _triton_setup(python: Path, calls: Sequence[Sequence[str]]) -> dict[str, Any]:
+    command = [str(python), str(PEERS_FOLDER / "triton_setup.py"), TRITON_MODEL]
+    answer = subprocess.run(command, input=json.dumps(calls), capture_output=True, text=True, check=False)
+    if answer.returncode:
+        sys.exit(f"triton_setup.py failed: {answer.stderr}")
+    setup: dict[str, Any] = json.loads(answer.stdout)
+    return setup
+
+
+def _messages(setup: Mapping[str, Any]) -> list[bytes]:
+    return [base64.b64decode(one) for one in setup["requests"]]
+
+
+def _write_repository(folder: Path, model: PeerModel, queue_policy: str = "") -> None:
     (folder / "1").mkdir(parents=True)
     for name in ("triton_model/model.py", "ctranslate2_text.py"):
         shutil.copy2(PEERS_FOLDER / name, folder / "1")
@@ -124,7 +150,8 @@ def _write_repository(folder: Path, model: PeerModel) -> None:
     settings = json.dumps(
         json.dumps(model.settings(inter_threads=1))
     )  # a string of text format is one of JSON
-    text = template.substitute(num_instances=model.num_cores, settings=settings)
+    queue = f"default_queue_policy {{ {queue_policy} }}" if queue_policy else ""
+    text = template.substitute(num_instances=model.num_cores, settings=settings, queue=queue)
     (folder / "config.pbtxt").write_text(text, encoding="utf-8")
 
 

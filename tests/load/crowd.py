@@ -1,5 +1,6 @@
 """Work shared out over several processes of this program, with a progress bar."""
 
+import math
 import multiprocessing
 import queue
 import time
@@ -37,11 +38,17 @@ def crowd(
     title: str = "",
     total: float = 0,
     watch: Callable[[float], None] = lambda _: None,
+    limit_s: float = math.inf,
 ) -> list[Result]:
     """Run `work` in a process for each of the `arguments` at one time; returns the results in their order.
 
-    `watch` is called some times a second with how much has been `counted` in all processes.
+    `watch` is called some times a second with how much has been `counted` in all processes. The processes are killed
+    where it raises an error, where work fails, or after `limit_s`.
+
+    Raises:
+        TimeoutError: it took longer than `limit_s`.
     """
+    end_s = time.monotonic() + limit_s
     context = multiprocessing.get_context("spawn")  # gRPC does not live through a fork
     done = context.Queue()
     with (
@@ -51,14 +58,19 @@ def crowd(
         bar = progress.add_task(title, total=total or None)
         running = [pool.submit(work, *each) for each in arguments]
         num_done = 0.0
-        while wait(running, timeout=_INTERVAL_S).not_done:
-            num_done += _taken(done)
-            progress.update(bar, completed=num_done)
-            watch(num_done)
-            if failed := next((each for each in running if each.done() and each.exception()), None):
-                for process in multiprocessing.active_children():
-                    process.kill()
-                failed.result()
+        try:
+            while wait(running, timeout=_INTERVAL_S).not_done:
+                num_done += _taken(done)
+                progress.update(bar, completed=num_done)
+                watch(num_done)
+                if failed := next((each for each in running if each.done() and each.exception()), None):
+                    failed.result()
+                if time.monotonic() > end_s:
+                    raise TimeoutError(f"{title}: not done after {limit_s:g} s")  # noqa: TRY301
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.kill()  # the pool waits for them
+            raise
         return [each.result() for each in running]
 
 

@@ -59,16 +59,18 @@ class Neighbour:
     def call_again_and_again(self) -> None:
         with self._channel() as channel:
             method: Any = channel.unary_unary(self.aim.path)
-            answer = method(self.aim.message, timeout=20)
+            answer = None
             while not self.is_over:
                 attack, began_s = self.attack, time.perf_counter()
                 try:
-                    if method(self.aim.message, timeout=20) != answer:
-                        self.failures[f"{attack}: wrong"] += 1
+                    got = method(self.aim.message, timeout=20)
                 except grpc.RpcError as error:
                     self.failures[f"{attack}: {error.code().name}"] += 1
                 else:
                     self.seconds[attack].append(time.perf_counter() - began_s)
+                    answer = answer or got
+                    if got != answer:
+                        self.failures[f"{attack}: wrong"] += 1
                 time.sleep(PAUSE_S)
 
     def _channel(self) -> grpc.Channel:
