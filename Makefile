@@ -26,7 +26,7 @@ PEERS_TORCH = if [ "$(TORCH)" = cpu ] && [ "$$(uname -s)" = Linux ] && $(BIN)/py
 .PHONY: audit bench bench-engine bench-generation bench-gpu bench-growth bench-scaling bench-service bench-training help install demo test conformance lint format types imports stubs stubs-check configuration fixtures plots unit lock clean
 .PHONY: deploy-check image image-check image-requirements sbom
 .PHONY: capacity cluster watch soak kills overload faults rolling fuzz hostile side-by-side reliability
-.PHONY: dashboards
+.PHONY: dashboards table-peers
 .PHONY: proto model export server client deploy benchmarks tests docs
 
 help: ## list the verbs
@@ -105,6 +105,11 @@ unit: $(VENV)/.dev $(KERNELS) ## all tests
 conformance: $(VENV)/.dev ## the protocols' tests with KServe's client and Triton's perf_analyzer (Debian: libb64-0d)
 	$(BIN)/python tools/conformance_clients.py $(VENV)/clients
 	CONFORMANCE_CLIENTS=$(VENV)/clients $(BIN)/pytest tests/conformance/test_open_inference_*.py
+
+# So do Ray and Spark, which are large.
+table-peers: $(VENV)/.dev ## TableModel in Ray Data and in Spark, as docs/files.md has them (Spark: Java 17)
+	$(BIN)/python tools/table_peers.py $(VENV)/tables
+	TABLE_PEERS=$(VENV)/tables $(BIN)/pytest tests/conformance/test_table_peers.py
 
 # One after the other whatever -j says: each wants the machine for itself.
 bench: $(VENV)/.dev ## the four below, some two hours; DATA=DIR of Multi30k, RUN=DIR of a run on it, FIGURES=DIR for files and plots, QUICK=1

@@ -1,5 +1,6 @@
 """A bundle as a function from Arrow tables to Arrow tables: for Ray Data, Spark and whatever else maps batches."""
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -64,6 +65,7 @@ class TableModel:
         Raises:
             UsageError: the folder holds no sound bundle, or an option breaks a rule.
         """
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or texts are tokenised on all cores
         folder = Path(bundle)
         task = Bundle.read(folder).manifest.task
         settings = EngineSettings(

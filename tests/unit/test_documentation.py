@@ -123,3 +123,21 @@ def test_every_module_that_a_page_names_is_there(page: Path) -> None:
     named = re.findall(r"`([a-z_][\w/]*\.py)`", (ROOT / page).read_text(encoding="utf-8"))
     unknown = [name for name in named if not any(module.endswith(f"/{name}") for module in modules)]
     assert [name for name in unknown if not (ROOT / name).exists()] == []
+
+
+def test_code_that_a_page_shows_of_a_file_is_in_that_file() -> None:
+    """A block that begins with the path of a file may leave lines of it out."""
+    shown = [
+        (path, block)
+        for page in PAGES
+        for path, block in re.findall(
+            r"```\w+\n(?:#|//) (docs/\S+)\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL
+        )
+    ]
+    assert {"docs/examples/tables/ray_data.py", "docs/examples/tables/spark.py"} <= {
+        path for path, _ in shown
+    }
+    for path, block in shown:
+        lines = iter((ROOT / path).read_text(encoding="utf-8").splitlines())
+        missing = [line for line in block.splitlines() if line and line not in lines]
+        assert missing == [], path
