@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from types import FrameType
 
@@ -64,8 +65,12 @@ def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  as `s
 
 
 def _was_an_interrupt(error: Exception) -> bool:
-    """Whether an interrupt came while pydantic built a class, of which it makes an error of its own without a cause."""
-    return type(error).__name__ == "SchemaError" and "KeyboardInterrupt" in str(error)
+    """Whether an interrupt came while a class was built.
+
+    Python makes a RuntimeError of it where `__set_name__` runs, and pydantic an error of its own, without a cause.
+    """
+    is_of_pydantic = type(error).__name__ == "SchemaError" and "KeyboardInterrupt" in str(error)
+    return is_of_pydantic or isinstance(error.__cause__, KeyboardInterrupt)
 
 
 def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -74,12 +79,26 @@ def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
     The interpreter would show it and go on, and a server would go on serving.
     """
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        # A moment later: what is raised here is lost as well.
-        timer = threading.Timer(_MOMENT_S, os.kill, (os.getpid(), signal.SIGINT))
-        timer.daemon = True
-        timer.start()
+        # In a thread: what is raised here is lost as well.
+        repeating = threading.Thread(target=_interrupt_later, args=(threading.get_ident(),), daemon=True)
+        repeating.start()
     else:
         sys.__unraisablehook__(unraisable)
+
+
+def _interrupt_later(thread_id: int) -> None:
+    """Interrupt this process once the thread `thread_id` has left `_interrupt_again`.
+
+    On a busy machine the thread may stay there for longer than any fixed time.
+    """
+    while True:
+        time.sleep(_MOMENT_S)
+        frame = sys._current_frames().get(thread_id)  # noqa: SLF001  documented
+        while frame is not None and frame.f_code is not _interrupt_again.__code__:
+            frame = frame.f_back
+        if frame is None:
+            os.kill(os.getpid(), signal.SIGINT)
+            return
 
 
 def _open_closed_streams() -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -60,3 +61,13 @@ def running(*arguments: str, program: str = "", stderr: int = subprocess.PIPE) -
 
 def ports(models: Path = BUNDLES) -> Sequence[str]:
     return ("--models", str(models), "--host", "127.0.0.1", "--port", "0", "--metrics-port", "0")
+
+
+@contextlib.contextmanager
+def held_port() -> Iterator[int]:
+    """Give a port for a server that cannot tell its own. The kernel gives the port to no other program meanwhile."""
+    with socket.socket() as holder:  # bound and not listening: a server may bind beside it, and listen
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            holder.setsockopt(socket.SOL_SOCKET, option, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]

@@ -3,13 +3,12 @@
 import contextlib
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
-from tests.integration.child_server import ENVIRONMENT, Process, ports, running
+from tests.integration.child_server import ENVIRONMENT, Process, held_port, ports, running
 from tests.integration.raw_http2 import RawClient
 from tests.integration.serving import PATIENCE_S, http_get
 
@@ -21,19 +20,13 @@ CLOSE_STANDARD_ERROR = "import os, sys; os.close(2); sys.stderr = None"
 SMALL_QUEUE = "import dragoman.server.operations.log_writer as w; w.LogWriter.__init__.__defaults__ = (1000,)"
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
-
-
 @contextlib.contextmanager
 def silent(program: str, stderr: int, *, level: str = "debug") -> Iterator[tuple[Process, int, int]]:
     """A server that can tell nobody its ports: it is given them. The log has a line for every call."""
-    port, metrics_port = free_port(), free_port()
-    arguments = [*ports()[:-4], "--port", str(port), "--metrics-port", str(metrics_port)]
-    with running(*arguments, "--log-level", level, program=program, stderr=stderr) as server:
-        yield server, port, metrics_port
+    with held_port() as port, held_port() as metrics_port:
+        arguments = [*ports()[:-4], "--port", str(port), "--metrics-port", str(metrics_port)]
+        with running(*arguments, "--log-level", level, program=program, stderr=stderr) as server:
+            yield server, port, metrics_port
 
 
 def refuse(channel: grpc.Channel, num_calls: int) -> list[grpc.StatusCode]:

@@ -58,24 +58,54 @@ sys.exit(main())
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
-def test_an_interrupt_where_nothing_can_be_raised_is_not_lost() -> None:
-    done = run("""
-import os, signal, sys, time, weakref
+@pytest.mark.parametrize("is_machine_busy", [False, True])
+def test_an_interrupt_where_nothing_can_be_raised_is_not_lost(*, is_machine_busy: bool) -> None:
+    """It is repeated where it can be raised, however long the way there takes on a busy machine."""
+    done = run(f"""
+import os, signal, sys, threading, time, weakref
 from dragoman.cli.main import main
 
 class Interrupter:
     def find_spec(self, name, path=None, target=None):
         if name == "dragoman.server.config":
             dying = Interrupter()
-            self.kept = weakref.ref(dying, lambda _: os.kill(os.getpid(), signal.SIGINT))
+            kept = weakref.ref(dying, lambda _: os.kill(os.getpid(), signal.SIGINT))
+            del dying
+            time.sleep(30)  # until the interrupt is repeated
+
+def start_slowly(thread):
+    start(thread)
+    time.sleep(0.2)
+
+start = threading.Thread.start
+if {is_machine_busy}:
+    threading.Thread.start = start_slowly
+sys.meta_path.insert(0, Interrupter())
+sys.exit(main())
+""")
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_an_interrupt_while_a_class_is_built_leaves_with_its_code() -> None:
+    """Python makes a RuntimeError of what `__set_name__` raises."""
+    done = run("""
+import os, signal, sys
+from dragoman.cli.main import main
+
+class Attribute:
+    def __set_name__(self, owner, name):
+        os.kill(os.getpid(), signal.SIGINT)
+
+class Interrupter:
+    def find_spec(self, name, path=None, target=None):
+        if name == "dragoman.server.config":
+            class Interrupted:
+                attribute = Attribute()
 
 sys.meta_path.insert(0, Interrupter())
-code = main()
-if code == 0:
-    time.sleep(30)  # the command was over before the interrupt was repeated
-sys.exit(code)
+sys.exit(main())
 """)
-    assert (done.returncode, done.stderr) == (130, b"")
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
 def test_an_interrupt_while_the_interpreter_leaves_shows_nothing() -> None:
