@@ -14,6 +14,8 @@ import grpc
 import grpc.aio
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # no stubs
 
+from dragoman.server.fronts.grpc.batches import free_ended_batches
+
 __all__ = ["make_server"]
 
 NUM_ACCEPTING = 16
@@ -33,6 +35,7 @@ def make_server(
     `on_crash` is called when the server can accept no more calls, `on_call` for each call that gRPC hands over, one of
     an unknown method included.
     """
+    free_ended_batches()
     server: Any = grpc.aio.server(options=options)
     loop = asyncio.get_running_loop()
     # There is no public way to it. A test calls with such a path, and fails when a version changes this.
