@@ -16,6 +16,7 @@ from prometheus_client import disable_created_metrics
 from dragoman.common.errors import DragomanError, UsageError
 from dragoman.server.app import Server
 from dragoman.server.config import ServerSettings
+from dragoman.server.engine.layout import run_in_processes
 from dragoman.server.engine.processes.supervisor import Supervisor
 from dragoman.server.operations.crashes import leaving_on_dead_threads, loop_error_handler
 from dragoman.server.operations.log_writer import DroppedLinesCollector
@@ -59,8 +60,9 @@ def serve(
         UsageError: there is no model to serve, or a bundle cannot be believed.
         OperationError: a port is in use.
     """
-    if settings.engine.lanes_run_in != "threads":  # lanes allocate beside the front then
-        limit_arenas(FRONT_ARENAS)
+    with contextlib.suppress(UsageError):  # the start refuses these settings
+        if run_in_processes(settings.engine):  # lanes that are threads allocate beside the front
+            limit_arenas(FRONT_ARENAS)
     # Texts are tokenised in one thread: a pool of `tokenizers` would take the cores from the lanes.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of all series, of use to nobody here

@@ -216,7 +216,7 @@ async def test_a_deadline_that_passes_in_the_queue(served: Served, gate: Gate) -
         running = served.translation.Translate(Request(model="spell", inputs=["1"]))
         await gate.wait_for_lane()
         error = await error_of(
-            served.translation.Translate(Request(model="spell", inputs=["2"]), timeout=0.1)
+            served.translation.Translate(Request(model="spell", inputs=["2"]), timeout=0.6)
         )
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await eventually(lambda: served.num_accepted("spell") == 0)
@@ -229,7 +229,7 @@ async def test_a_deadline_that_passes_in_the_queue(served: Served, gate: Gate) -
 async def test_a_deadline_that_passes_while_running_frees_the_slot(served: Served, gate: Gate) -> None:
     with gate.closed():
         request = Request(model="spell", inputs=["1"], options=LONG)
-        call = served.translation.StreamTranslate(request, timeout=0.3)
+        call = served.translation.StreamTranslate(request, timeout=1.0)
         await run_first_step(served, gate)
         error = await error_of(call)
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
