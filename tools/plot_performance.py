@@ -1,6 +1,10 @@
-"""Draw the plots of docs/performance.md from docs/figures/performance.toml, as SVG that is the same each time."""
+"""Draw the plots of the documentation from the figures beside them, as SVG that is the same each time.
+
+docs/performance.md has those of docs/figures/performance.toml, docs/capacity.md that of docs/figures/capacity.json.
+"""
 
 import argparse
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -31,15 +35,19 @@ _STYLE = {
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("figures", type=Path, help="docs/figures/performance.toml; plots go beside it")
-    figures = parser.parse_args().figures
-    measured = tomllib.loads(figures.read_text(encoding="utf-8"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="docs/figures")
+    folder = parser.parse_args().folder
+    measured = tomllib.loads((folder / "performance.toml").read_text(encoding="utf-8"))
+    measured["capacity"] = json.loads((folder / "capacity.json").read_text(encoding="utf-8"))["day"]
     mpl.rcParams.update(_STYLE)
-    for name, draw in (("decoding", _decoding), ("service", _service), ("growth", _growth)):
+    plots = {"decoding": _decoding, "service": _service, "growth": _growth, "capacity": _capacity}
+    for name, draw in plots.items():
         figure, axes = plt.subplots(figsize=(7.5, 3.4), layout="constrained")
         draw(axes, measured[name])
-        figure.savefig(figures.with_name(f"{name}.svg"), metadata={"Date": None})
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
         plt.close(figure)
 
 
@@ -83,6 +91,24 @@ def _growth(axes: Axes, measured: dict[str, Any]) -> None:
     axes.set_ylabel("times as fast as CTranslate2")
     axes.set_title("As lengths grow: int8, greedy, 8 inputs a core, 7.6 M weights", loc="left", fontsize=10)
     axes.legend(frameon=False, fontsize=9)
+
+
+def _capacity(axes: Axes, day: dict[str, Any]) -> None:
+    hours = [index * day["seconds_apart"] / 3600 for index in range(len(day["needed"]))]
+    axes.fill_between(hours, day["needed"], color="#cccccc", label="needed at least", linewidth=0)
+    shown = {"pods go after 5 min, 1 a min": _COLOURS[1], "as deployed": _COLOURS[0]}
+    for name, colour in shown.items():
+        width = 2.0 if name == "as deployed" else 0.9
+        axes.step(hours, day["pods"][name], where="post", label=name, color=colour, linewidth=width)
+    axes.set_xlabel("hour of the day")
+    axes.set_xticks(range(0, 25, 3))
+    axes.set_xlim(0, 24)
+    axes.set_ylim(0)
+    axes.set_ylabel("pods")
+    axes.set_title(
+        "A simulated day: the autoscaler as it is, and without its long window", loc="left", fontsize=10
+    )
+    axes.legend(frameon=False, fontsize=9, loc="upper left")
 
 
 if __name__ == "__main__":

@@ -6,26 +6,37 @@
 The autoscaler of deploy/components/autoscaling-keda, with its own settings but for the target, is simulated second by
 second: a day, a step to four times the calls, and a minute of four times the calls. Once with the slots that the server
 makes by itself, and once with as many as a pod needs for nine tenths of its speed: slots beyond that are taken when the
-pod can do no more already, so that their share says too late that a pod is missing.
+pod can do no more already, so that their share says too late that a pod is missing. Then again with single settings as
+they might be instead, to see what each of them is good for.
 """
 
 import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import yaml
-from benchmarks.capacity.autoscaler import Rules
+from benchmarks.capacity.autoscaler import Policy, Rules
 from benchmarks.capacity.measuring import measured, speed_of
-from benchmarks.capacity.simulation import TRAFFIC, Cluster, Outcome, PodSpeed, simulate
+from benchmarks.capacity.simulation import PODS_EVERY_S, TRAFFIC, Cluster, Outcome, PodSpeed, simulate
 from benchmarks.report import add_json_option, argument_parser, describe_machine, print_table, write_json
 from rich.console import Console
 
-__all__ = ["TARGETS", "committed_rules", "enough_slots", "main", "outcomes"]
+__all__ = [
+    "DEPLOYED",
+    "SETTINGS",
+    "TARGETS",
+    "committed_rules",
+    "compared",
+    "enough_slots",
+    "figures_of",
+    "main",
+    "outcomes",
+]
 
 SCALED_OBJECT: Final = (
     Path(__file__).parents[2] / "deploy" / "components" / "autoscaling-keda" / "scaled_object.yaml"
@@ -34,6 +45,24 @@ TARGETS: Final = (0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9)
 ENOUGH: Final = 0.9
 PEAK_PODS: Final = 6.0
 """The peak of the traffic, in pods that answer as many calls as they can."""
+
+
+def _short_window(rules: Rules) -> Rules:
+    return dataclasses.replace(rules, down=[Policy(60, pods=1)], down_window_s=300)
+
+
+def _without_bounds(rules: Rules) -> Rules:
+    return dataclasses.replace(rules, bounds={})
+
+
+DEPLOYED: Final = "as deployed"
+SETTINGS: Final[Mapping[str, Callable[[Rules], Rules]]] = {
+    DEPLOYED: lambda rules: rules,
+    "queue counted without bound": _without_bounds,
+    "pods go after 5 min, 1 a min": _short_window,
+    "both of these": lambda rules: _short_window(_without_bounds(rules)),
+}
+"""What is deployed, and what it is compared with."""
 
 
 def committed_rules() -> Rules:
@@ -58,6 +87,26 @@ def outcomes(
             for target in targets
         }
     return found
+
+
+def compared(speed: PodSpeed, cluster: Cluster, *, seed: int = 0) -> dict[str, dict[str, Outcome]]:
+    """By `SETTINGS` and traffic: what comes of it."""
+    rules = committed_rules()
+    target = rules.targets["utilization"]
+    return {
+        name: {
+            traffic: by_target[target]
+            for traffic, by_target in outcomes(speed, change(rules), cluster, [target], seed=seed).items()
+        }
+        for name, change in SETTINGS.items()
+    }
+
+
+def figures_of(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as JSON has it, without the number of pods at each moment."""
+    figures = dataclasses.asdict(outcome)
+    del figures["pods"]
+    return figures
 
 
 def enough_slots(speed: PodSpeed) -> int:
@@ -90,11 +139,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = outcomes(dataclasses.replace(speed, num_slots=num_slots), rules, cluster)
         _print_outcomes(num_slots, found, rules, pod["machine"])
         figures["outcomes"][str(num_slots)] = {
-            name: {str(target): dataclasses.asdict(each) for target, each in by_target.items()}
+            name: {str(target): figures_of(each) for target, each in by_target.items()}
             for name, by_target in found.items()
         }
+    settings = compared(speed, cluster)
+    _print_settings(settings, pod["machine"])
+    figures["settings"] = {
+        name: {traffic: figures_of(each) for traffic, each in by_traffic.items()}
+        for name, by_traffic in settings.items()
+    }
+    figures["day"] = _day(speed, settings)
     write_json(given.json, figures)
     return 0
+
+
+def _day(speed: PodSpeed, settings: Mapping[str, Mapping[str, Outcome]]) -> dict[str, Any]:
+    """The day as a plot shows it: pods that the calls of each moment need at least, and pods that there are."""
+    calls = TRAFFIC["day"](np.random.default_rng(0), PEAK_PODS * speed.most)
+    needed = calls.reshape(-1, PODS_EVERY_S).mean(axis=1) / speed.most
+    return {
+        "seconds_apart": PODS_EVERY_S,
+        "needed": [round(float(each), 2) for each in needed],
+        "pods": {name: list(by_traffic["day"].pods) for name, by_traffic in settings.items()},
+    }
 
 
 def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
@@ -136,30 +203,35 @@ def _print_outcomes(
     num_slots: int, found: Mapping[str, Mapping[float, Outcome]], rules: Rules, machine: Mapping[str, Any]
 ) -> None:
     rows = [
-        [
-            name,
-            f"{target:g}{' *' if target == rules.targets['utilization'] else ''}",
-            f"{100 * each.refused:.2f} %",
-            f"{each.catch_up_s} s",
-            f"{each.pod_hours:.1f}",
-            f"{each.least_pod_hours:.1f}",
-            str(each.most_pods),
-            f"{each.changes:.1f}",
-        ]
+        [name, f"{target:g}{' *' if target == rules.targets['utilization'] else ''}", *_cells(each)]
         for name, by_target in found.items()
         for target, each in by_target.items()
     ]
-    columns = [
-        "traffic",
-        "target",
-        "refused",
-        "until none waits",
-        "pod hours",
-        "at least",
-        "most pods",
-        "turns/hour",
+    title = f"The autoscaler, pods of {num_slots} slots (* is deployed)"
+    print_table(title, ["traffic", "target", *_COLUMNS], rows, machine)
+
+
+def _print_settings(found: Mapping[str, Mapping[str, Outcome]], machine: Mapping[str, Any]) -> None:
+    rows = [
+        [traffic, name, *_cells(by_traffic[traffic])]
+        for traffic in TRAFFIC
+        for name, by_traffic in found.items()
     ]
-    print_table(f"The autoscaler, pods of {num_slots} slots (* is deployed)", columns, rows, machine)
+    print_table("The autoscaler with other settings", ["traffic", "settings", *_COLUMNS], rows, machine)
+
+
+_COLUMNS: Final = ("refused", "until none waits", "pod hours", "at least", "most pods", "turns/hour")
+
+
+def _cells(outcome: Outcome) -> list[str]:
+    return [
+        f"{100 * outcome.refused:.3f} %",
+        f"{outcome.catch_up_s} s",
+        f"{outcome.pod_hours:.1f}",
+        f"{outcome.least_pod_hours:.1f}",
+        str(outcome.most_pods),
+        f"{outcome.changes:.1f}",
+    ]
 
 
 if __name__ == "__main__":

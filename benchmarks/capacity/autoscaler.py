@@ -6,10 +6,11 @@ target and compared with the present number of pods within a tolerance of 0.1.
 """
 
 import math
+import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Final, Self
 
 __all__ = ["SYNC_PERIOD_S", "TOLERANCE", "Autoscaler", "Policy", "Rules"]
 
@@ -17,6 +18,8 @@ SYNC_PERIOD_S = 15
 """How often the controller decides (`--horizontal-pod-autoscaler-sync-period`)."""
 TOLERANCE = 0.1
 """By how much a metric may be off its target without effect (`--horizontal-pod-autoscaler-tolerance`)."""
+
+_BOUND: Final = re.compile(r"\bclamp_max\(.*,\s*([0-9.]+)\s*\)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Rules:
 
     Attributes:
         targets: by metric: its target for each pod.
+        bounds: by metric: the most that one pod counts for, where there is a bound (`clamp_max` of the query).
         up, down: policies of a direction; the one that reaches farthest counts.
         up_window_s, down_window_s: stabilization windows.
     """
@@ -56,6 +60,7 @@ class Rules:
     down: Sequence[Policy]
     up_window_s: int
     down_window_s: int
+    bounds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of_scaled_object(cls, manifest: Mapping[str, Any]) -> Self:
@@ -71,7 +76,16 @@ class Rules:
             down=_policies(down),
             up_window_s=up["stabilizationWindowSeconds"],
             down_window_s=down["stabilizationWindowSeconds"],
+            bounds={
+                each["name"]: float(found[1])
+                for each in spec["triggers"]
+                if (found := _BOUND.search(each["metadata"]["query"]))
+            },
         )
+
+    def of_pod(self, metric: str, value: float) -> float:
+        """What a pod counts for in the sum over pods."""
+        return min(value, self.bounds.get(metric, math.inf))
 
 
 def _policies(direction: Mapping[str, Any]) -> list[Policy]:

@@ -5,8 +5,10 @@ objects: in each second, what came and what waits is spread over the pods that a
 can; what would wait for too much of its time is refused, as the server does it (`server/requests/admission.py`).
 """
 
+import functools
 import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,7 +19,9 @@ from benchmarks.capacity.autoscaler import SYNC_PERIOD_S, Autoscaler, Rules
 
 from dragoman.server.requests.admission import MAX_SHARE
 
-__all__ = ["TRAFFIC", "Cluster", "Outcome", "PodSpeed", "simulate"]
+__all__ = ["PODS_EVERY_S", "TRAFFIC", "Cluster", "Outcome", "PodSpeed", "simulate"]
+
+PODS_EVERY_S: Final = 300
 
 Arrivals = npt.NDArray[np.float64]
 """Calls that come, by second."""
@@ -51,8 +55,19 @@ class PodSpeed:
         """Calls in the pod while it answers so many a second; all slots from where it can answer no more on."""
         if calls >= self.most:
             return float(self.num_slots)
-        rates = [0.0, *np.maximum.accumulate(self.calls)]
-        return float(np.interp(calls, rates, [0.0, *self.in_flight]))
+        rates, numbers = self._curve
+        above = max(1, bisect_left(rates, calls))
+        share = (calls - rates[above - 1]) / (rates[above] - rates[above - 1])
+        return numbers[above - 1] + share * (numbers[above] - numbers[above - 1])
+
+    @functools.cached_property
+    def _curve(self) -> tuple[list[float], list[float]]:
+        """Answers a second, growing, and the calls in the pod at each."""
+        points = {0.0: 0.0}
+        for number, calls in zip(self.in_flight, self.calls, strict=True):
+            if calls > max(points):
+                points[calls] = float(number)
+        return list(points), list(points.values())
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,7 @@ class Outcome:
         least_pod_hours: of as many pods as the traffic needs at each moment, at their most.
         changes: times that the number of pods turned from growing to shrinking or back, an hour.
         most_pods: at one time.
+        pods: their number, every `PODS_EVERY_S`.
     """
 
     refused: float
@@ -91,6 +107,7 @@ class Outcome:
     least_pod_hours: float
     changes: float
     most_pods: int
+    pods: Sequence[int]
 
 
 @dataclass
@@ -116,18 +133,22 @@ def simulate(arrivals: Arrivals, speed: PodSpeed, rules: Rules, cluster: Cluster
     catch_up_s = 0
     most_pods = num_pods
     directions: list[int] = []
+    pods_over_time: list[int] = []
     scraped = dict.fromkeys(rules.targets, 0.0)
     for second, number in enumerate(arrivals):
         weights = [pod.weight(second, cluster.connection_age_s) for pod in pods]
         total = sum(weights)
-        in_flight = waiting = second_refused = 0.0
+        waiting = second_refused = 0.0
+        now = dict.fromkeys(rules.targets, 0.0)
         for pod, weight in zip(pods, weights, strict=True):
             offered = pod.waiting + (number * weight / total if total else 0.0)
             answered = min(offered, speed.most)
             pod.waiting = min(offered - answered, most_waiting)
             second_refused += offered - answered - pod.waiting
-            in_flight += speed.in_flight_at(speed.most if pod.waiting else answered)
             waiting += pod.waiting
+            in_flight = speed.in_flight_at(speed.most if pod.waiting else answered)
+            for name, number_of_calls in (("utilization", in_flight + pod.waiting), ("waiting", pod.waiting)):
+                now[name] += rules.of_pod(name, number_of_calls / speed.num_slots)
         refused += second_refused if total else number
         if waiting or second_refused:
             late_since_s = second if late_since_s is None else late_since_s
@@ -135,7 +156,7 @@ def simulate(arrivals: Arrivals, speed: PodSpeed, rules: Rules, cluster: Cluster
         else:
             late_since_s = None
         if second % _SCRAPE_S == 0:
-            scraped = {"utilization": (in_flight + waiting) / speed.num_slots, "waiting": waiting}
+            scraped = now
         if second % SYNC_PERIOD_S == SYNC_PERIOD_S - 1:
             wanted = autoscaler.decide(second, scraped)
             if wanted > len(pods):
@@ -144,6 +165,8 @@ def simulate(arrivals: Arrivals, speed: PodSpeed, rules: Rules, cluster: Cluster
             elif wanted < len(pods):
                 directions.append(-1)
                 del pods[wanted:]
+        if second % PODS_EVERY_S == 0:
+            pods_over_time.append(len(pods))
         most_pods = max(most_pods, len(pods))
         pod_seconds += sum(second >= pod.serves_from_s - starts_s + cluster.place_s for pod in pods)
     hours = len(arrivals) / 3600
@@ -155,6 +178,7 @@ def simulate(arrivals: Arrivals, speed: PodSpeed, rules: Rules, cluster: Cluster
         least_pod_hours=float(np.maximum(arrivals / speed.most, 1.0).sum()) / 3600,
         changes=turns / hours,
         most_pods=most_pods,
+        pods=pods_over_time,
     )
 
 

@@ -13,7 +13,7 @@ from dragoman.cli.top.figures import ModelFigures, ServerFigures
 __all__ = ["Servers", "as_json", "screen"]
 
 _BAR_CELLS = 10
-_FULL_SHARE, _BUSY_SHARE = 0.95, 0.75
+_FULL_SHARE, _BUSY_SHARE = 0.95, 0.8
 """Shares from which on a bar is red, and yellow: little is left; new instances are due (the autoscaler's target)."""
 _COLUMN_ENDS = {
     "CALLS/S": 24,

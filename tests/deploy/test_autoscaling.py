@@ -11,9 +11,10 @@ from tests.kustomizations import DEPLOY, build, copy_of, one
 # Slots, used and waiting of the models of each pod; the labels are those that a PodMonitor gives.
 PODS = {
     ("dragoman-5c9-aaaaa", "dragoman", "stable"): {"dates": (32, 32, 16), "spell": (32, 4, 0)},
+    ("dragoman-5c9-ddddd", "dragoman", "stable"): {"dates": (32, 32, 320)},
     ("dragoman-5c9-bbbbb", "dragoman", "stable"): {"dates": (32, 8, 0), "spell": (32, 24, 0)},
     ("dragoman-canary-77-ccccc", "dragoman", "canary"): {"dates": (32, 32, 100)},
-    ("dragoman-b-8d-ddddd", "b", "stable"): {"dates": (32, 16, 0)},
+    ("dragoman-b-8d-eeeee", "b", "stable"): {"dates": (32, 16, 0)},
 }
 
 
@@ -59,8 +60,8 @@ def answers(queries: dict[str, str], namespace: str, folder: Path) -> dict[str, 
 @pytest.mark.parametrize(
     ("instance", "expected"),
     [
-        # (32 + 16) / 32 of the first pod's fullest model, 24 / 32 of the second's; neither canary nor other release.
-        ("dragoman", {"utilization": 1.5 + 0.75, "waiting": 16.0}),
+        # Of the pods in turn; neither canary nor other release. 1 and 2 are the most that a pod counts for.
+        ("dragoman", {"utilization": 1 + 1 + 0.75, "waiting": 16 / 32 + 2}),
         ("b", {"utilization": 0.5, "waiting": 0.0}),
         # No series, no answer: KEDA takes that as a failure and keeps the pods.
         ("c", {"utilization": None, "waiting": None}),
@@ -76,7 +77,11 @@ def test_keda_asks_for_the_pods_that_it_scales(
     assert answers(queries, "translation", tmp_path) == expected
 
 
-def test_the_adapter_serves_each_pod_s_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("pod", "expected"),
+    [("aaaaa", (1.0, 0.5)), ("bbbbb", (0.75, 0.0)), ("ddddd", (1.0, 2.0))],
+)
+def test_the_adapter_serves_each_pod_s_own(tmp_path: Path, pod: str, expected: tuple[float, float]) -> None:
     values = yaml.safe_load(
         (DEPLOY / "components" / "autoscaling-adapter" / "adapter-values.yaml").read_text()
     )
@@ -84,8 +89,25 @@ def test_the_adapter_serves_each_pod_s_own(tmp_path: Path) -> None:
     for rule in values["rules"]["custom"]:
         series = rule["seriesQuery"].partition("{")[0]
         query = rule["metricsQuery"].replace("<<.Series>>", series).replace("<<.GroupBy>>", "pod")
-        query = query.replace("<<.LabelMatchers>>", 'namespace="translation", pod=~"dragoman-5c9-aaaaa"')
+        query = query.replace("<<.LabelMatchers>>", f'namespace="translation", pod=~"dragoman-5c9-{pod}"')
         # Without its one label, as `answers` expects it.
-        queries[rule.get("name", {}).get("as", series)] = f"sum({query})"
+        queries[rule["name"]["as"]] = f"sum({query})"
     found = answers(queries, "translation", tmp_path)
-    assert found == {"dragoman_utilization_ratio": 1.5, "dragoman_requests_waiting": 16.0}
+    assert found == dict(zip(("dragoman_utilization_ratio", "dragoman_waiting_ratio"), expected, strict=True))
+
+
+def test_both_autoscalers_have_the_same_settings(tmp_path: Path) -> None:
+    keda = one(build(copy_of("cpu", tmp_path / "keda")), "ScaledObject")["spec"]
+    adapter = copy_of("cpu", tmp_path / "adapter", ["models-pvc", "monitoring", "autoscaling-adapter"])
+    own = one(build(adapter), "HorizontalPodAutoscaler")["spec"]
+    assert own["behavior"] == keda["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert (own["minReplicas"], own["maxReplicas"]) == (keda["minReplicaCount"], keda["maxReplicaCount"])
+    targets = {
+        metric["pods"]["metric"]["name"]: float(metric["pods"]["target"]["averageValue"].removesuffix("m"))
+        / 1000
+        for metric in own["metrics"]
+    }
+    assert targets == {
+        f"dragoman_{trigger['name']}_ratio": float(trigger["metadata"]["threshold"])
+        for trigger in keda["triggers"]
+    }

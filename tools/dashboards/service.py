@@ -15,7 +15,7 @@ from tools.dashboards.panels import (
 )
 
 GREEN_RED = [(None, "green"), (1.0, "red")]
-FULL = [(None, "green"), (0.75, "orange"), (0.95, "red")]
+FULL = [(None, "green"), (0.8, "orange"), (0.95, "red")]
 
 
 def dashboard() -> Any:
@@ -205,7 +205,7 @@ def _queue(board: Dashboard) -> None:
     )
     board.lines(
         "Utilization of instances",
-        "(running + waiting) / slots, what the autoscaler follows: it aims at 75 %. One far above the others: clients "
+        "(running + waiting) / slots, what the autoscaler follows: it aims at 80 %. One far above the others: clients "
         "keep their connections.",
         "percentunit",
         (f"dragoman:utilization:ratio{{{INSTANCES}}}", "{{instance}}"),
