@@ -127,9 +127,9 @@ def random_frames(aim: Aim, rng: random.Random, num_cases: int) -> tuple[int, Co
             frames = PREFACE + SETTINGS
             for _ in range(rng.randrange(1, 12)):
                 body = rng.randbytes(rng.choice((0, 1, 4, 5, 6, 8, 40, 300)))
-                told = len(body) if rng.random() < 0.9 else rng.randrange(1 << 24)
+                length = len(body) if rng.random() < 0.9 else rng.randrange(1 << 24)
                 stream = rng.choice((0, 1, 1, 3, 5, rng.randrange(1 << 32)))
-                head = told.to_bytes(3, "big") + bytes([rng.randrange(12), rng.randrange(256)])
+                head = length.to_bytes(3, "big") + bytes([rng.randrange(12), rng.randrange(256)])
                 frames += head + stream.to_bytes(4, "big") + body
             connection.sendall(frames)
             if rng.random() < 0.1:

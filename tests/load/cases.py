@@ -193,7 +193,7 @@ class _Drawing:
 
     def _draw_options(self) -> tuple[str, Options]:
         rng = self._rng
-        match rng.choices(("greedy", "beams", "sample", "rules", "told"), (50, 12, 18, 12, 8))[0]:
+        match rng.choices(("greedy", "beams", "sample", "rules", "alternatives"), (50, 12, 18, 12, 8))[0]:
             case "beams":
                 beam_size = rng.choice((2, 4, 5))
                 options = Options(beam_size=beam_size, num_hypotheses=rng.randint(1, beam_size))
@@ -209,10 +209,10 @@ class _Drawing:
                 options.suppressed_texts.append(rng.choice(("two", "nine")))
                 options.stop.append("seven")
                 return "rules", options
-            case "told":
+            case "alternatives":
                 options = Options(num_alternatives=rng.randint(1, 5))
                 options.alignment = self._is_translation and self._has_alignment
-                return "told", options
+                return "alternatives", options
             case _:
                 options = Options()
                 if rng.random() < 0.5:

@@ -300,8 +300,8 @@ def hold_streams(host: str, port: int) -> list[RawClient]:
 
 def _connections(address: str) -> int:
     """Connections from `address`, in whatever state but the last ones."""
-    told = subprocess.run(["ss", "-Htn", "dst", address], capture_output=True, text=True, check=True).stdout
-    return sum("ESTAB" in line for line in told.splitlines())
+    listed = subprocess.run(["ss", "-Htn", "dst", address], capture_output=True, text=True, check=True).stdout
+    return sum("ESTAB" in line for line in listed.splitlines())
 
 
 def _rows(scene: Scene) -> float:

@@ -132,11 +132,11 @@ def metadata() -> Target:
     def target(content: bytes) -> None:
         lines = [(KEYS[line[0] % len(KEYS)], _text(line[1:])) for line in content.split(b"\n")[:64] if line]
         pairs = tuple((key, value) for key, value in lines if key not in {"peer", "seconds left"})
-        told = dict(lines)
+        given = dict(lines)
         # gRPC makes the peer and the deadline: any text that is no number means that there is none.
-        context: dict[str, Any] = {"remaining_s": _seconds(told.get("seconds left", ""))}
-        if "peer" in told:
-            context["peer"] = told["peer"]
+        context: dict[str, Any] = {"remaining_s": _seconds(given.get("seconds left", ""))}
+        if "peer" in given:
+            context["peer"] = given["peer"]
         outcome = front.call(TRANSLATE, message, metadata=pairs, **context)
         bearer = next((value for key, value in pairs if key == "authorization"), "")
         known = {"OK", "DEADLINE_EXCEEDED"} if bearer.partition(" ")[2].strip() == TOKEN else set()

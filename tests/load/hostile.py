@@ -197,9 +197,9 @@ class Siege:
 
 
 def _row(name: str, num_cases: int, statuses: Counter[str], seconds: Sequence[float]) -> list[str]:
-    told = ", ".join(f"{count:,} {code}" for code, count in statuses.most_common()) or "none is read"
+    counts = ", ".join(f"{count:,} {code}" for code, count in statuses.most_common()) or "none is read"
     times = [f"{1000 * nearest_rank(seconds, share):.0f}" for share in (0.99, 1.0)] if seconds else ["", ""]
-    return [name, f"{num_cases:,}", told, f"{len(seconds):,}", *times]
+    return [name, f"{num_cases:,}", counts, f"{len(seconds):,}", *times]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

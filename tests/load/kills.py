@@ -66,8 +66,8 @@ async def run(server: ServerProcess, options: argparse.Namespace, report: Report
     manifest = json.loads((options.bundle / "bundle.json").read_text())
     texts = list(dict.fromkeys(example["text"] for example in manifest["golden_examples"]))[:64]
     async with AsyncClient(server.target) as client:
-        told = await client.translate(texts, model=model)
-    answers = {text: each.text for text, each in zip(texts, told, strict=True)}
+        answered = await client.translate(texts, model=model)
+    answers = {text: each.text for text, each in zip(texts, answered, strict=True)}
     load = SteadyCallers(server.target, None, model, answers, num_texts=4, retryable=RETRYABLE)
     tree = Tree(server.process.pid)
     async with load.calling(options.callers):

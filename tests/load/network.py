@@ -29,8 +29,10 @@ def why_impossible() -> str:
         "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && ip netns add host && ip link add type bridge"
         " && ip link add ours type veth peer name theirs netns host"
     )
-    told = subprocess.run([*_OWN, "sh", "-c", tried], capture_output=True, text=True, check=False)
-    return f"network namespaces cannot be made here: {told.stderr.strip()}" if told.returncode else ""
+    tried_out = subprocess.run([*_OWN, "sh", "-c", tried], capture_output=True, text=True, check=False)
+    return (
+        f"network namespaces cannot be made here: {tried_out.stderr.strip()}" if tried_out.returncode else ""
+    )
 
 
 def enter_own_network(module: str, arguments: Sequence[str]) -> None:

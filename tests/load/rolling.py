@@ -57,8 +57,8 @@ class Crowd:
 
         async def call() -> bool:
             texts = list(ANSWERS)
-            told = await self.client.translate(texts, model="spell")
-            return [each.text for each in told] == list(ANSWERS.values())
+            answered = await self.client.translate(texts, model="spell")
+            return [each.text for each in answered] == list(ANSWERS.values())
 
         await self._again_and_again(call)
 
@@ -79,11 +79,11 @@ class Crowd:
 
         async def call() -> bool:
             nonlocal expected
-            told = "".join(
+            answered = "".join(
                 [piece async for piece in self.client.generate("one two", model="count", max_tokens=12)]
             )
-            expected = expected or told
-            return told == expected
+            expected = expected or answered
+            return answered == expected
 
         await self._again_and_again(call)
 

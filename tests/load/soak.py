@@ -222,15 +222,15 @@ def _counted(whole: Tally, counts: dict[str, float]) -> list[Bound]:
     for name in sorted({*whole.statuses, *counts} - {"CANCELLED", "DEADLINE_EXCEEDED"}):
         if name == "UNIMPLEMENTED":  # refused before there is a record
             continue
-        told, counted = whole.statuses[name], int(counts.get(name, 0))
+        received, counted = whole.statuses[name], int(counts.get(name, 0))
         # Calls whose callers went away may be counted as anything.
-        most = told + whole.num_unknown
+        most = received + whole.num_unknown
         bounds.append(
             Bound(
-                f"{name}: counted by the server, told to callers",
-                f"{counted:,}, {told:,}",
+                f"{name}: counted by the server, received by callers",
+                f"{counted:,}, {received:,}",
                 f"up to {whole.num_unknown:,} more",
-                told <= counted <= most,
+                received <= counted <= most,
             )
         )
     num_sent = sum(whole.statuses.values()) + whole.num_unknown

@@ -108,5 +108,5 @@ class SteadyCallers:
     def _texts(self) -> list[str]:
         return random.choices(list(self.answers), k=self.num_texts)
 
-    def _judged(self, texts: Sequence[str], told: Sequence[str]) -> str:
-        return "right" if told == [self.answers[text] for text in texts] else f"wrong: {told}"
+    def _judged(self, texts: Sequence[str], answered: Sequence[str]) -> str:
+        return "right" if answered == [self.answers[text] for text in texts] else f"wrong: {answered}"

@@ -10,6 +10,10 @@ KINDS = ("server", "front", "host", "lane")
 """`front` is a further front: the server process is the first one."""
 
 
+OTHER_PROGRAMS = ("faketime", "envoy")
+"""They run in `faults` and `cluster`, or on the machine meanwhile."""
+
+
 class Tree:
     """The processes of a server, by what they are."""
 
@@ -88,5 +92,6 @@ def own_bytes(pid: int) -> int:
 
 
 def shared_memory() -> set[str]:
-    """Names of what lies in the machine's shared memory, without libfaketime's, which `faults` uses."""
-    return {path.name for path in Path("/dev/shm").glob("*") if "faketime" not in path.name}
+    """Names of what lies in the machine's shared memory, without what other programs have put there."""
+    names = {path.name for path in Path("/dev/shm").glob("*")}
+    return {name for name in names if not any(program in name for program in OTHER_PROGRAMS)}
