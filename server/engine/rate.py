@@ -9,7 +9,7 @@ MIN_DELAY_S, MAX_DELAY_S = 0.1, 5.0
 UNKNOWN_DELAY_S = 1.0
 """That delay where nothing says how fast the work is done."""
 MEMORY_S = 0.5
-"""How fast a rate is forgotten, in seconds of busy time."""
+"""How fast a rate is forgotten, in seconds of busy time, where its owner does not say."""
 
 
 class Rate:
@@ -31,11 +31,11 @@ class Rate:
         """Whether there was enough busy time to tell."""
         return self._seconds >= MEMORY_S / 10
 
-    def pass_time(self, now_s: float, *, is_busy: bool) -> None:
+    def pass_time(self, now_s: float, *, is_busy: bool, memory_s: float = MEMORY_S) -> None:
         """Let time pass until `now_s`."""
         if is_busy:
             passed_s = now_s - self._seen_s
-            decay = math.exp(-passed_s / MEMORY_S)
+            decay = math.exp(-passed_s / memory_s)
             self._seconds = self._seconds * decay + passed_s
             self._num_done *= decay
         self._seen_s = now_s

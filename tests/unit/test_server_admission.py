@@ -147,3 +147,18 @@ def test_a_class_is_not_refused_for_another_ones_flood_beyond_its_share() -> Non
     assert load.delay(1.0, now_s, priority=Priority.HIGH) is not None
     assert load.delay(1.0, now_s, priority=Priority.NORMAL) is None, "one row after five: 0.05 s"
     assert load.delay(1.0, now_s, Size(20), Priority.NORMAL) is not None, "twenty after a hundred: 1 s"
+
+
+def test_a_slow_models_rate_is_told_by_a_whole_turn_of_its_slots() -> None:
+    load, now_s = Load(SLOTS), 0.0
+    for _ in range(SLOTS + 4):
+        load.begin(now_s)
+    for _ in range(30):  # two answers a second, which come in pairs
+        now_s += 1.0
+        # Five rows wait for 2.5 s, and eight are computed for 4 s: 6.5 s are 0.6 of 10.8 s.
+        assert load.delay(16.0, now_s) is None, "just before a pair"
+        for _ in range(2):
+            load.end(now_s, answered=True)
+            load.begin(now_s)
+        assert load.delay(16.0, now_s) is None, "just after a pair"
+        assert now_s <= SLOTS or load.delay(9.0, now_s) is not None
