@@ -48,11 +48,11 @@ class Request(msgspec.Struct, frozen=True, array_like=True):
         input_ids: what the bundle's tokenizer makes of the text, special tokens included.
         parameters: how to decode it.
         deadline_s: the sequence is dropped when this moment passes; None: never.
-        is_streamed: whether its tokens are told as they come.
+        is_streamed: whether its tokens are reported as they come.
         is_small: whether its call has few rows, so that it may use those that a lane reserves for such calls.
         client: whose call it is, the same in all fronts.
         priority: of its call.
-        step_interval: a `Timeline` with each so many-th of its steps is told at its end; 0: none is.
+        step_interval: a `Timeline` with each so many-th of its steps is reported at its end; 0: none is.
     """
 
     id: int
@@ -206,8 +206,8 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
         events: of this front's sequences, in their order.
         graph_runs: of steps whose runs no other report has: each run is in one report to one front.
         load: at the end of the step.
-        prefix: None for models without a prefix cache; told once, as graph runs are.
-        num_failed_steps: steps that raised an error; told once.
+        prefix: None for models without a prefix cache; in one report only, as graph runs are.
+        num_failed_steps: steps that raised an error since the last report to any front.
     """
 
     events: list[Event]

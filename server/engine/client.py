@@ -1,7 +1,7 @@
 """A front's side of the engine: sequences in, tickets out, on one event loop.
 
 The client holds what waits, and gives each lane what that has room for (`server/engine/dispatcher.py`). A transport
-(`server/engine/threads.py`, `server/engine/processes/`) brings the lanes' reports and tells which lanes there are.
+(`server/engine/threads.py`, `server/engine/processes/`) brings the lanes' reports, and adds and removes lanes.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ class LaneLink(Protocol):
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _FrontSequence(dispatcher.Sequence):
-    """A sequence that is not over: what the dispatcher knows of it, and what a lane is told."""
+    """A sequence that is not over: what the dispatcher knows of it, and the request to a lane."""
 
     ticket: Ticket
     call_id: int
@@ -108,7 +108,7 @@ class EngineClient:
         Args:
             facts: of the lanes.
             settings: of the engine.
-            observer: told of what the lanes compute.
+            observer: gets what the lanes compute.
         """
         self.facts = facts
         self.max_rows = facts.num_lanes * facts.slots_per_lane + settings.max_waiting
@@ -125,9 +125,7 @@ class EngineClient:
         )
         self._observer = observer
         self._links: dict[int, LaneLink] = {}
-        self._retiring: dict[
-            int, Callable[[], object]
-        ] = {}  # by lane: whom to tell when nothing is left there
+        self._retiring: dict[int, Callable[[], object]] = {}  # by lane: called when nothing is left there
         self._pending: dict[int, _FrontSequence] = {}
         # Where lanes have caches of their own, a prompt had best go where one like it went.
         has_caches = facts.max_prefix_blocks and not facts.shares_prefix_cache
@@ -256,7 +254,7 @@ class EngineClient:
         if self._loop is _running_loop():
             self._fail_all()
         else:
-            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody is left to be told
+            with contextlib.suppress(RuntimeError):  # the loop is closed: no caller is left
                 self._loop.call_soon_threadsafe(self._fail_all)
 
     def add_lane(self, lane: int, link: LaneLink, use: LaneUse | None = None) -> None:
@@ -302,7 +300,7 @@ class EngineClient:
         for event in report.events:
             pending = self._pending.get(event.id)
             if pending is not None:
-                self._take(pending, event)
+                self._apply(pending, event)
         load = report.load
         self._dispatcher.set_load(lane, load.num_rows, load.num_waiting_rows)
         self._dispatch()
@@ -334,7 +332,7 @@ class EngineClient:
         wait_s = self._rate.seconds_for(self._dispatcher.num_queued_rows)
         return Overloaded(f"{self._dispatcher.num_waiting} inputs are waiting already", retry_delay_s(wait_s))
 
-    def _take(self, pending: _FrontSequence, event: Event) -> None:
+    def _apply(self, pending: _FrontSequence, event: Event) -> None:
         match event:
             case Started():
                 self._dispatcher.start(pending)
@@ -399,8 +397,8 @@ class EngineClient:
             if not self._dispatcher.cancel(pending):
                 self._dispatcher.finish(pending)
             self._settle(pending, EngineUnavailable(self._closed_because))
-        for tell in retiring:
-            tell()
+        for on_empty in retiring:
+            on_empty()
 
 
 def _error(event: Failed) -> RequestError:

@@ -193,7 +193,7 @@ class Queue:
         """Take out the first of a call, which pays for it."""
         call = sequence.call
         assert call.waiting[0] is sequence, "a call's sequences keep their order"
-        client, its_class = _places(call)
+        client, its_class = _client_and_class(call)
         client.calls.pay(call, sequence.num_rows)
         its_class.clients.pay(client, sequence.num_rows)
         self._classes.pay(its_class, sequence.num_rows)
@@ -207,7 +207,7 @@ class Queue:
         self._count(sequence, -1)
         if call.waiting:
             return
-        client, its_class = _places(call)
+        client, its_class = _client_and_class(call)
         client.calls.leave(call)
         if not client.calls:
             its_class.clients.leave(client)
@@ -244,7 +244,7 @@ class Queue:
     def _join(self, call: Call) -> tuple[_Client, _Class]:
         """See that a call takes turns; returns the client and the class that it is of."""
         if call.waits:
-            return _places(call)
+            return _client_and_class(call)
         its_class = self._class_of[call.priority]
         clients = its_class.clients
         client = clients.by_key.get(call.client)
@@ -277,11 +277,11 @@ class Queue:
         self.num_rows += num_rows
         self.num_tokens += sign * sequence.num_input_tokens
         sequence.call.num_waiting_rows += num_rows
-        client, _ = _places(sequence.call)
+        client, _ = _client_and_class(sequence.call)
         client.num_waiting_rows += num_rows
 
 
-def _places(call: Call) -> tuple[_Client, _Class]:
+def _client_and_class(call: Call) -> tuple[_Client, _Class]:
     """Return the client and the class of a call that waits."""
     client = call.among
     assert client is not None
@@ -293,7 +293,7 @@ def _num_owed_rows(other: Call, mine: Call) -> int:
     """Return how many rows more `other`, its client or its class has had than it had a right to beside `mine`."""
     if mine.among is other.among:
         return -other.credit
-    (client, its_class), (_, my_class) = _places(other), _places(mine)
+    (client, its_class), (_, my_class) = _client_and_class(other), _client_and_class(mine)
     if its_class is my_class:
         return -client.credit
     return (its_class.time - my_class.time) // its_class.cost

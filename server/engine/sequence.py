@@ -23,15 +23,15 @@ class LaneSequence(scheduler.Sequence):
         model_input: its input.
         id: by which the front that it came from knows it.
         front: that it came from.
-        is_streamed: whether its tokens are told as they come.
-        num_told: tokens that have been told.
+        is_streamed: whether its tokens are reported as they come.
+        num_reported_tokens: output tokens that reports to its front have had.
         token_ids: grows at the end only. With beam search it stays empty until the best answer is known.
-        is_greedy: its next token is the most probable one, whatever that is, and nothing is told of the others.
+        is_greedy: its next token is the most probable one, whatever that is, and nothing is returned of the others.
         is_plain: and nobody looks at the text on the way.
         stop: ends it early; made when it starts, as `chooser` and `search` are.
         chooser: None for a row of which the most probable token is always taken.
         search: with beam search.
-        num_best: of each row's next tokens, how many it wants to be told.
+        num_best: of each row's next tokens, how many the graph returns for it.
         needs_all: whether it looks at all log-probabilities.
         has_ended: all its tokens are chosen. `result` is there as well, or waits for an alignment.
         num_first_tokens: that came together at `first_token_s`, the end of sequence included.
@@ -42,7 +42,7 @@ class LaneSequence(scheduler.Sequence):
     id: int = 0
     front: Any = None
     is_streamed: bool = False
-    num_told: int = 0
+    num_reported_tokens: int = 0
     is_greedy: bool = False
     is_plain: bool = False
     token_ids: list[int] = field(default_factory=list)

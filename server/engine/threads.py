@@ -178,7 +178,7 @@ class LaneThreads:
         try:
             LaneLoop(port, on_dropped=self._note_dropped).run()
         except BaseException:
-            self._bury(port.lane)
+            self._remove_lane(port.lane)
             raise
         finally:
             port.signs.is_idle = True
@@ -195,11 +195,11 @@ class LaneThreads:
 
     def _give_up(self, lane: int) -> None:
         _log.error("lane_stuck", lane=lane, patience_s=round(self._patience_s(), 3))
-        self._bury(lane)
+        self._remove_lane(lane)
         self._on_stuck(lane)
 
-    def _bury(self, lane: int) -> None:
-        """A lane died or is stuck. A server's process ends with its thread; elsewhere the other lanes go on."""
+    def _remove_lane(self, lane: int) -> None:
+        """Take a dead or stuck lane from its clients. A server ends with its thread; elsewhere others go on."""
         with self._lock:
             self._living.discard(lane)
             is_last = not self._living

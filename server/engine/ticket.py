@@ -20,15 +20,15 @@ class Ticket:
         admitted_s: when it got its rows, or None.
         first_token_s: when its first token was chosen, or None.
         num_first_tokens: that came together then.
-        finished_s: when the event loop heard of its end, or None.
+        finished_s: when the event loop received its end, or None.
         timeline: when its lane computed what for it, where that was asked for.
     """
 
     __slots__ = (
         "_cancel",
         "_is_streamed",
+        "_on_answer",
         "_outcome",
-        "_tell",
         "_unread",
         "_waiters",
         "admitted_s",
@@ -56,7 +56,7 @@ class Ticket:
         self._unread: list[int] = []
         self._outcome: Decoded | RequestError | None = None
         self._waiters: list[asyncio.Future[None]] = []
-        self._tell: Callable[[Decoded], None] | None = None
+        self._on_answer: Callable[[Decoded], None] | None = None
 
     async def result(self) -> Decoded:
         """The whole answer.
@@ -85,11 +85,11 @@ class Ticket:
             return 0
         return sum(each.num_output_tokens for each in self._outcome.hypotheses)
 
-    def when_answered(self, tell: Callable[[Decoded], None]) -> None:
-        """Have `tell` called with the answer, if there ever is one."""
-        self._tell = tell
+    def when_answered(self, on_answer: Callable[[Decoded], None]) -> None:
+        """Have `on_answer` called with the answer, if there ever is one."""
+        self._on_answer = on_answer
         if isinstance(self._outcome, Decoded):
-            tell(self._outcome)
+            on_answer(self._outcome)
 
     async def __aiter__(self) -> AsyncIterator[list[int]]:
         """New tokens as they come, several at once for a slow reader; raises what `result` raises."""
@@ -122,8 +122,8 @@ class Ticket:
         self.finished_s = time.monotonic()
         self._outcome = outcome
         self._wake()
-        if self._tell is not None and isinstance(outcome, Decoded):
-            self._tell(outcome)
+        if self._on_answer is not None and isinstance(outcome, Decoded):
+            self._on_answer(outcome)
 
     async def _change(self) -> None:
         waiter = asyncio.get_running_loop().create_future()

@@ -224,18 +224,18 @@ class LaneWorker(Generic[_Front]):
                 self._fail(sequence, FailureReason.ERROR, f"an alignment failed: {type(error).__name__}")
 
     def _finish(self, sequence: LaneSequence) -> None:
-        self._tell_times(sequence)
+        self._report_timeline(sequence)
         self._reports.finish(sequence)
         self._forget(sequence)
 
     def _fail(self, sequence: LaneSequence, reason: FailureReason, message: str = "") -> None:
-        self._tell_times(sequence)
+        self._report_timeline(sequence)
         self._reports.fail(sequence, reason, message)
         self._forget(sequence)
 
-    def _tell_times(self, sequence: LaneSequence) -> None:
+    def _report_timeline(self, sequence: LaneSequence) -> None:
         if (timeline := self._timelines.take(sequence)) is not None:
-            self._reports.tell_times(sequence, timeline)
+            self._reports.add_timeline(sequence, timeline)
 
     def _forget(self, sequence: LaneSequence) -> None:
         self._sequences.get(sequence.front, {}).pop(sequence.id, None)

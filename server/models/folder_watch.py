@@ -42,12 +42,12 @@ class _Tried:
     Attributes:
         fingerprint: of its folder, as it was tried.
         delay_s: until it is tried again.
-        again_at_s: when it is tried again though its folder is the same; infinite: the bundle itself is wrong.
+        retry_at_s: when it is tried again though its folder is the same; infinite: the bundle itself is wrong.
     """
 
     fingerprint: Fingerprint
     delay_s: float = 0.0
-    again_at_s: float = math.inf
+    retry_at_s: float = math.inf
 
 
 class FolderWatch:
@@ -98,7 +98,7 @@ class FolderWatch:
         fingerprint = await asyncio.to_thread(fingerprint_of, folder)
         delay_s, tried = MIN_DELAY_S, self._tried.get(folder)
         if tried is not None and tried.fingerprint == fingerprint:
-            if self._clock() < tried.again_at_s:
+            if self._clock() < tried.retry_at_s:
                 return False
             delay_s = min(2 * tried.delay_s, MAX_DELAY_S)
         self._tried[folder] = _Tried(fingerprint)
@@ -106,7 +106,7 @@ class FolderWatch:
             await self._repository.refuse(folder, "incomplete", problem)
             return False
         try:
-            await self._repository.take_up(folder, again_s=delay_s)
+            await self._repository.take_up(folder, retry_s=delay_s)
         except FailedChange:  # it is in the log and in the catalog
             if self._repository.why_failed(folder) == UNAVAILABLE:
                 self._tried[folder] = _Tried(fingerprint, delay_s, self._clock() + delay_s)
@@ -140,7 +140,7 @@ def fingerprint_of(folder: Path) -> Fingerprint:
 
 async def changes_in(directory: Path, stop: asyncio.Event) -> AsyncIterator[None]:
     """Yield at once and whenever something has changed in `directory` or below, until `stop` is set."""
-    told = ""
+    last_error = ""
     while not stop.is_set():
         yield
         try:
@@ -156,9 +156,9 @@ async def changes_in(directory: Path, stop: asyncio.Event) -> AsyncIterator[None
                 yield
         except (OSError, RuntimeError) as error:
             # The folder is gone for now, or the system has no watch left: the folder is looked at without events.
-            if str(error) != told:
-                told = str(error)
-                _log.warning("watch_failed", directory=str(directory), error=told)
+            if str(error) != last_error:
+                last_error = str(error)
+                _log.warning("watch_failed", directory=str(directory), error=last_error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RESCAN_MS / 1_000):
                     await stop.wait()

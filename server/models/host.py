@@ -133,10 +133,10 @@ def _host_model(loaded: Backend, settings: EngineSettings, load_s: float) -> Hos
     backend = prepared(loaded, settings.prefix_cache_bytes // num_lanes)
     facts = facts_of(backend, settings, load_s=load_s)
     facts = msgspec.structs.replace(facts, shares_prefix_cache=False)
-    told = ModelLoaded(bundle.name, bundle.version, facts)
+    message = ModelLoaded(bundle.name, bundle.version, facts)
     manifest = bundle.manifest.model_dump_json().encode()
-    start = functools.partial(_make_worker, told.key, backend, settings, warm_up_input(bundle))
-    return HostModel(told, start, (manifest, bundle.tokenizer_bytes()))
+    start = functools.partial(_make_worker, message.key, backend, settings, warm_up_input(bundle))
+    return HostModel(message, start, (manifest, bundle.tokenizer_bytes()))
 
 
 def _make_worker(

@@ -92,8 +92,8 @@ class HostedModels:
 
     Attributes:
         not_loaded: what lies in the models folder and is not served.
-        on_lane_died: called when a lane's process has ended without being told to.
-        loaded: done when the host has told of all models, and links with all lanes are there.
+        on_lane_died: called when a lane's process has ended out of turn.
+        loaded: set when the host has announced all models, and links with all lanes are there.
         pids: the lanes' processes, by the lane's number among the host's.
     """
 
@@ -120,17 +120,17 @@ class HostedModels:
         self._retiring: set[int] = set()  # processes that end in order
         self._numbers = itertools.count()
         self._connection: HostConnection | None = None
-        self._told: set[str] = set()  # models that the present host has, by key
+        self._announced: set[str] = set()  # models that the present host has, by key
         self._changing: asyncio.Task[None] | None = None  # the last change of what is there
         self._registry: Registry | None = None
         self._is_first = True
         self._is_closed = False
 
     def connect(self, sock: socket.socket) -> None:
-        """Hear a host: the first one, or one that takes another's place; `sock` is of `Supervisor.connect`."""
+        """Receive from a host: the first one, or one that takes another's place; `sock` is of `Supervisor.connect`."""
         if self._connection is not None:
             self._connection.close()
-        self._told = set()
+        self._announced = set()
         for pid in self.pids.values():  # they end with their host
             self._metrics.processes.forget(pid)
         self.pids.clear()
@@ -162,7 +162,7 @@ class HostedModels:
 
     def model_loaded(self, model: ModelLoaded, manifest: bytes, tokenizer: bytes) -> None:
         """As `connection.Listener` has it."""
-        self._told.add(model.key)
+        self._announced.add(model.key)
         digests = tuple(hashlib.sha256(content).digest() for content in (manifest, tokenizer))
         if (known := self._models.get(model.key)) is not None:
             if digests != known.digests:
@@ -221,7 +221,7 @@ class HostedModels:
 
     def model_removed(self, model: ModelRemoved) -> None:
         """As `connection.Listener` has it."""
-        self._told.discard(model.model)
+        self._announced.discard(model.model)
         self._change(self._remove(model.model, model.limit_s, self._connection))
 
     # Changes of what is there, one after the other.
@@ -236,7 +236,9 @@ class HostedModels:
 
     async def _end_loading(self) -> None:
         await asyncio.gather(*self._opening.values())
-        for key in self._models.keys() - self._told:  # a change was made, or not made, as the last host ended
+        for key in (
+            self._models.keys() - self._announced
+        ):  # a change was made, or not made, as the last host ended
             await self._drop(key, 0.0)
         self.loaded.set()
 
@@ -250,21 +252,21 @@ class HostedModels:
         """Let a model take calls, once there are links with lanes that have it."""
         try:
             await asyncio.gather(*self._opening.values())
-            if self._registry is not None and key in self._told:
+            if self._registry is not None and key in self._announced:
                 model = self._models[key]
                 await self._registry.prepare(model.served)
-                if key in self._told:  # else the host has ended meanwhile
+                if key in self._announced:  # else the host has ended meanwhile
                     self._serve(model, self._registry)
         finally:  # the host waits for it, and every later change with it
             if connection is not None:
-                connection.take(key)
+                connection.confirm_change(key)
 
     async def _remove(self, key: str, limit_s: float, connection: HostConnection | None) -> None:
         try:
             await self._drop(key, limit_s)
         finally:
             if connection is not None:
-                connection.take(key)
+                connection.confirm_change(key)
 
     async def _drop(self, key: str, limit_s: float) -> None:
         """Let a model take no calls; those that run have `limit_s` to end."""
@@ -281,14 +283,14 @@ class HostedModels:
 
     # Links.
 
-    async def _open(self, told: LaneAdded, sock: socket.socket, before: asyncio.Task[None] | None) -> None:
+    async def _open(self, added: LaneAdded, sock: socket.socket, before: asyncio.Task[None] | None) -> None:
         """Have a link with a lane's process, once the one that this front had with it before is gone."""
         if before is not None:
             await before
-        if (known := self._lanes.get(told.pid)) is not None and known.link is not None:
+        if (known := self._lanes.get(added.pid)) is not None and known.link is not None:
             await known.link.lost
-        clients = {key: self._models[key].served.engine for key in told.models if key in self._models}
-        lane = _Lane(next(self._numbers), told.pid, clients)
+        clients = {key: self._models[key].served.engine for key in added.models if key in self._models}
+        lane = _Lane(next(self._numbers), added.pid, clients)
         patience = patience_s(
             self._settings.watchdog_s, (client.facts.slowest_run_s for client in clients.values())
         )
@@ -297,10 +299,10 @@ class HostedModels:
         )
         if link.lost.done() or self._is_closed:
             link.close()
-            self._ask_again(told.pid)
+            self._request_link(added.pid)
             return
-        self._lanes[told.pid] = lane
-        self.pids[told.lane] = told.pid
+        self._lanes[added.pid] = lane
+        self.pids[added.lane] = added.pid
         for key, client in clients.items():
             client.add_lane(lane.number, _ModelLink(link, key), lane.use)
 
@@ -337,9 +339,9 @@ class HostedModels:
         if lane.link is not None and lane.link.is_silent and self._connection is not None:
             self._connection.end_lane(lane.pid)
         elif not lane.is_retiring:
-            self._ask_again(lane.pid)
+            self._request_link(lane.pid)
 
-    def _ask_again(self, pid: int) -> None:
+    def _request_link(self, pid: int) -> None:
         """Where a lane's process lives on, a front that did not read has lost the link alone."""
         if self._connection is not None and not self._is_closed:
-            self._connection.link_again(pid)
+            self._connection.request_link(pid)

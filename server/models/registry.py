@@ -107,12 +107,12 @@ class Registry:
 
     def add(self, model: ServedModel) -> None:
         """Let a version take calls from now on."""
-        for tell in self.when_added:
-            tell(model)
+        for notify in self.when_added:
+            notify(model)
         versions = self._models.setdefault(model.name, {})
         assert model.version not in versions, f"{model.name}/{model.version} is served already"
         versions[model.version] = _Version(model)
-        self._tell_changed()
+        self._notify_changed()
 
     async def remove(self, name: str, version: str) -> None:
         """Let a version take no call from now on; returns when the calls that hold it have ended.
@@ -126,17 +126,17 @@ class Registry:
         if not versions:
             del self._models[name]
         removed.is_removed = True
-        self._tell_changed()
+        self._notify_changed()
         if removed.num_leases:
             await removed.is_over.wait()
-        for tell in self.when_removed:
-            tell(removed.model)
+        for notify in self.when_removed:
+            notify(removed.model)
 
     def show(self, catalog: Catalog) -> None:
         """Have calls go by the catalog's aliases from now on."""
         self.catalog = catalog
         self._routes = catalog.routes()
-        self._tell_changed()
+        self._notify_changed()
 
     @property
     def not_loaded(self) -> Sequence[NotLoaded]:
@@ -152,9 +152,9 @@ class Registry:
     def __contains__(self, name: object) -> bool:
         return name in self._models
 
-    def _tell_changed(self) -> None:
-        for tell in self.when_changed:
-            tell()
+    def _notify_changed(self) -> None:
+        for notify in self.when_changed:
+            notify()
 
     def _why_not(self, name: str, version: str) -> str:
         """What keeps the model from being served, if it is there."""

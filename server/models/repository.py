@@ -90,15 +90,15 @@ class Repository:
         """The reason for which a version could not be served; "" where it could, or was not tried."""
         return self._states.reason(folder.parent.name, folder.name)
 
-    async def take_up(self, folder: Path, *, again_s: float) -> None:
+    async def take_up(self, folder: Path, *, retry_s: float) -> None:
         """Serve a version, and the latest alone where the settings say so.
 
-        Where this server cannot have the version now, the state says that it is tried again after `again_s`.
+        Where this server cannot have the version now, the state says that it is tried again after `retry_s`.
 
         Raises:
             FailedChange: it cannot be served; what was served before is served on.
         """
-        await self._in_turn(lambda: self._take_up(folder, again_s))
+        await self._in_turn(lambda: self._take_up(folder, retry_s))
 
     async def refuse(self, folder: Path, reason: NotLoadedReason, description: str) -> None:
         """Say that a version is not served, and why, unless it is."""
@@ -215,10 +215,10 @@ class Repository:
 
     # Steps of changes.
 
-    async def _take_up(self, folder: Path, again_s: float) -> None:
+    async def _take_up(self, folder: Path, retry_s: float) -> None:
         name = folder.parent.name
         if self._states.state(name, folder.name) is not VersionState.SERVING:
-            await self._bring_up(folder, again_s)
+            await self._bring_up(folder, retry_s)
         if not self._serves_all:
             await self._drain_superseded(name)
 
@@ -226,7 +226,7 @@ class Repository:
         if self._states.state(status.name, status.version) is not VersionState.SERVING:
             self._change(status)
 
-    async def _bring_up(self, folder: Path, again_s: float | None = None) -> None:
+    async def _bring_up(self, folder: Path, retry_s: float | None = None) -> None:
         """Serve a version beside those that are served; `again_s` as `take_up` has it, None: nobody tries again.
 
         Raises:
@@ -239,8 +239,8 @@ class Repository:
             await self._engine.load_version(name, version)
         except Exception as error:
             status = VersionStatus.of_not_loaded(NotLoaded.of_error(self._directory, folder, error))
-            if status.reason == UNAVAILABLE and again_s is not None:
-                again = f"{status.description}; it is tried again in {again_s:g} s"
+            if status.reason == UNAVAILABLE and retry_s is not None:
+                again = f"{status.description}; it is tried again in {retry_s:g} s"
                 status = msgspec.structs.replace(status, description=again)
             self._change(status)
             raise FailedChange(f"{name}/{version} cannot be served: {status.description}") from error

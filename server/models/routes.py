@@ -40,21 +40,23 @@ class Routes:
 
     aliases: Mapping[str, Alias] = field(default_factory=dict)
 
-    def choose(self, asked: str, served: Collection[str], model: str, sticky_key: str | None) -> str | None:
+    def choose(
+        self, requested: str, served: Collection[str], model: str, sticky_key: str | None
+    ) -> str | None:
         """The version of a call, or None where no version fits.
 
         Args:
-            asked: what the call says: a number, an alias or "".
+            requested: what the call says: a number, an alias or "".
             served: numbers of the versions that take calls.
             model: the model's name. One key may fall to an alias of one model and not to that of another.
             sticky_key: calls with the same key get the same version as long as shares and versions stay the same;
                 None: each call is drawn anew.
         """
-        if asked in served:
-            return asked
-        if alias := self.aliases.get(asked):
+        if requested in served:
+            return requested
+        if alias := self.aliases.get(requested):
             return alias.version if alias.version in served else None
-        if asked or not served:
+        if requested or not served:
             return None
         shares = [each for _, each in sorted(self.aliases.items()) if each.traffic_percent > 0]
         shares = [each for each in shares if each.version in served]

@@ -37,8 +37,8 @@ class Elsewhere(Protocol):
     def balances_of(self, client: str) -> list[tuple[float, float]]:
         """Return the balances of the client's buckets that are known, each with its moment."""
 
-    def tell(self, client: str, num_calls: int, num_tokens: float, balance: float, now_s: float) -> None:
-        """Have the others know of a change: calls and tokens that came to those that were told, and the balance now."""
+    def publish(self, client: str, num_calls: int, num_tokens: float, balance: float, now_s: float) -> None:
+        """Add calls and tokens to those that this front has published, and publish the client's balance now."""
 
 
 @dataclass(slots=True)
@@ -111,7 +111,7 @@ class ClientLimits:
         if self.tokens_a_second and uses_tokens and client.balance <= 0:
             return Refusal("client_tokens", (1 - client.balance) / self.tokens_a_second)
         client.num_calls += 1
-        self._tell(name, client, 1, 0, now_s)
+        self._publish(name, client, 1, 0, now_s)
         return None
 
     def pay(self, name: str, num_tokens: int, now_s: float) -> None:
@@ -119,14 +119,14 @@ class ClientLimits:
         if self.tokens_a_second and (client := self._clients.get(name)) is not None:
             self._fill(client, now_s)
             client.balance -= num_tokens
-            self._tell(name, client, 0, num_tokens, now_s)
+            self._publish(name, client, 0, num_tokens, now_s)
 
     def end(self, name: str, now_s: float) -> None:
         """A call that was counted has ended."""
         client = self._clients[name]
         self._fill(client, now_s)
         client.num_calls -= 1
-        self._tell(name, client, -1, 0, now_s)
+        self._publish(name, client, -1, 0, now_s)
 
     def _client(self, name: str, now_s: float) -> _Client:
         client = self._clients.get(name)
@@ -159,6 +159,6 @@ class ClientLimits:
         client.balance = min(filled, self.burst_tokens)
         client.seen_s = now_s
 
-    def _tell(self, name: str, client: _Client, num_calls: int, num_tokens: float, now_s: float) -> None:
+    def _publish(self, name: str, client: _Client, num_calls: int, num_tokens: float, now_s: float) -> None:
         if self.elsewhere is not None:
-            self.elsewhere.tell(name, num_calls, num_tokens, client.balance, now_s)
+            self.elsewhere.publish(name, num_calls, num_tokens, client.balance, now_s)

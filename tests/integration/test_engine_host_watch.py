@@ -69,7 +69,7 @@ async def test_loading_first_takes_its_time_and_the_next_loading_ten_times_that(
     watch.begin()
     await eventually(lambda: asked >= 2 * MAX_UNANSWERED)
     first = asked
-    watch.heard()  # models are loaded
+    watch.note_sign()  # models are loaded
     assert not given_up.is_set()
     watch.begin()  # another host
     await asyncio.wait_for(given_up.wait(), PATIENCE_S)
@@ -96,7 +96,7 @@ async def test_once_a_host_serves_its_silence_is_short(
     for _ in range(num_hosts):
         watch.begin()
         await eventually(partial(has_asked, asked + 2 * MAX_UNANSWERED))
-        watch.heard()
+        watch.note_sign()
     before = asked
     await asyncio.wait_for(given_up.wait(), PATIENCE_S)
     assert asked - before == MAX_UNANSWERED
@@ -113,11 +113,11 @@ async def test_a_host_that_loads_one_more_version_may_be_silent_as_long_as_that_
         nonlocal asked
         asked += 1
         if answers:
-            watch.heard()
+            watch.note_sign()
 
     watch = HostWatch(ask, given_up.set)
     watch.begin()
-    watch.heard()
+    watch.note_sign()
     watch.begin_change()
     await eventually(lambda: asked >= 2 * MAX_UNANSWERED)  # a child tries it
     answers, tried = False, asked
@@ -125,7 +125,7 @@ async def test_a_host_that_loads_one_more_version_may_be_silent_as_long_as_that_
     assert asked - tried == 10 * tried
     watch.begin()
     answers = True
-    watch.heard()
+    watch.note_sign()
     watch.begin_change()
     watch.end_change()
     given_up.clear()

@@ -40,7 +40,7 @@ async def test_a_lane_that_comes_without_its_descriptor_is_asked_for_again() -> 
         before, number = front.links[0], len(open_files())
         channel: Any = front.connection._channel
         channel.receive = LosesFirstDescriptors(channel.receive)
-        front.connection.link_again(front.pids[0])
+        front.connection.request_link(front.pids[0])
         await eventually(lambda: front.links[0] is not before)
         assert channel.receive.has_lost
         assert await front.answer(1, 9) == (9,)

@@ -123,7 +123,7 @@ class Front:
     async def _take(self, model: str) -> None:
         await asyncio.gather(*self._opening)
         if not self.is_deaf:
-            self.connection.take(model)
+            self.connection.confirm_change(model)
 
     def loading_ended(self) -> None:
         self.loaded.set()

@@ -116,7 +116,7 @@ async def test_many_connections_are_divided_and_their_counts_are_one_page() -> N
             async with server.channel() as channel:
                 assert await translate(channel)
         assert server.num_answered == 24
-        counts = [place.process.values.read() for place in server.fronts._places if place.process is not None]
+        counts = [place.process.values.read() for place in server.fronts._fronts if place.process is not None]
         each = [
             sum(value for key, value in values.items() if '"dragoman_requests_total"' in key)
             for values in counts
@@ -152,7 +152,7 @@ async def test_one_that_is_killed_is_replaced_and_no_count_is_lost() -> None:
                 pids = server.pids()
                 os.kill(pids[0], signal.SIGKILL)
                 await eventually(lambda pid=pids[0]: pid not in server.pids())  # type: ignore[misc]
-                await eventually(lambda: all(place.is_serving.is_set() for place in server.fronts._places))
+                await eventually(lambda: all(place.is_serving.is_set() for place in server.fronts._fronts))
             stop.set()
             await asyncio.gather(*calling)
             assert set(outcomes) <= {"OK", "UNAVAILABLE"}
@@ -199,7 +199,7 @@ async def test_what_fails_oddly_in_the_server_process_is_answered_in_the_front(
 async def test_many_deaths_leave_nothing_behind() -> None:
     async with running(1) as server:
         await server.fronts.listen(server.port)
-        [place] = server.fronts._places
+        [place] = server.fronts._fronts
         files = open_files()
         for _ in range(3):
             [pid] = server.pids()
@@ -250,7 +250,7 @@ async def test_one_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> No
         async with running(1) as server:
             await server.fronts.listen(server.port)
             [pid] = server.pids()
-            front = server.fronts._places[0].process
+            front = server.fronts._fronts[0].process
             assert front is not None
             await eventually(lambda: HEARTBEAT in front.values.read())
             os.kill(pid, signal.SIGSTOP)
@@ -292,7 +292,7 @@ async def test_one_that_cannot_start_is_tried_again_ever_later(monkeypatch: pyte
     monkeypatch.setattr(supervisor_module, "START_S", 0.1)
     with capture_logs() as lines:
         async with running(1, module="tests.integration.no_such_module") as server:
-            place = server.fronts._places[0]
+            place = server.fronts._fronts[0]
             place.delay_s = 0.001
             await server.fronts.listen(server.port)
             await eventually(lambda: place.delay_s > 0.005)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from dragoman.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
 
 Request = translation_pb2.TranslateRequest
 
+START_S = 6 * PATIENCE_S
+"""On a machine whose cores are busy, a start takes many times as long."""
 CLOSE_STANDARD_ERROR = "import os, sys; os.close(2); sys.stderr = None"
 SMALL_QUEUE = "import dragoman.server.operations.log_writer as w; w.LogWriter.__init__.__defaults__ = (1000,)"
 
@@ -26,7 +29,19 @@ def silent(program: str, stderr: int, *, level: str = "debug") -> Iterator[tuple
     with held_port() as port, held_port() as metrics_port:
         arguments = [*ports()[:-4], "--port", str(port), "--metrics-port", str(metrics_port)]
         with running(*arguments, "--log-level", level, program=program, stderr=stderr) as server:
+            wait_until_ready(server, metrics_port)
             yield server, port, metrics_port
+
+
+def wait_until_ready(server: Process, metrics_port: int) -> None:
+    end_s = time.monotonic() + START_S
+    while True:
+        with contextlib.suppress(OSError):  # it does not listen yet
+            if http_get(metrics_port, "/readyz")[0] == 200:
+                return
+        assert server.process.poll() is None, "the server has ended"
+        assert time.monotonic() < end_s, "the server does not start"
+        time.sleep(0.02)
 
 
 def refuse(channel: grpc.Channel, num_calls: int) -> list[grpc.StatusCode]:

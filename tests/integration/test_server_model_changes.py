@@ -384,7 +384,7 @@ async def test_a_front_that_comes_later_knows_aliases_and_states(tmp_path: Path)
             await client.set_alias("spell", "stable", "1", traffic_percent=100)
         fronts = served.server._fronts
         assert fronts is not None
-        [place] = fronts._places
+        [place] = fronts._fronts
         assert place.process is not None
         place.process._process.kill()
         place.is_serving.clear()

@@ -36,7 +36,7 @@ async def test_what_cannot_be_read_is_an_answer_too_and_the_next_question_is_ask
     reading = asyncio.ensure_future(statistics.read())
     await asyncio.sleep(0)
     with structlog.testing.capture_logs() as log:
-        statistics.hear(told(await answer_statistics(fail)))
+        statistics.receive(told(await answer_statistics(fail)))
     with pytest.raises(EngineError, match="cannot read its statistics"):
         await asyncio.wait_for(reading, PATIENCE_S)
     assert [each["event"] for each in log] == ["statistics_failed"]
@@ -44,7 +44,7 @@ async def test_what_cannot_be_read_is_an_answer_too_and_the_next_question_is_ask
     await asyncio.sleep(0)
     assert len(asked) == 2
     read = {"dates": ModelStatistics(num_runs=7)}
-    statistics.hear(told(await answer_statistics(lambda: read)))
+    statistics.receive(told(await answer_statistics(lambda: read)))
     assert num_runs(await asyncio.wait_for(reading, PATIENCE_S)) == 7
 
 
@@ -55,8 +55,8 @@ async def test_a_server_process_that_does_not_answer_is_waited_for_a_bounded_tim
         with pytest.raises(EngineUnavailable, match="has not answered"):
             await asyncio.wait_for(statistics.read(), PATIENCE_S)
     assert len(asked) == 1, "its answer is still to come"
-    statistics.hear(figures(1))
-    answering = AskedStatistics(lambda _: asyncio.get_running_loop().call_soon(answering.hear, figures(2)))
+    statistics.receive(figures(1))
+    answering = AskedStatistics(lambda _: asyncio.get_running_loop().call_soon(answering.receive, figures(2)))
     assert num_runs(await asyncio.wait_for(answering.read(), PATIENCE_S)) == 2
 
 
@@ -68,11 +68,11 @@ async def test_those_that_wait_share_an_answer_that_was_asked_for_after_they_cam
     others = [asyncio.ensure_future(statistics.read()) for _ in range(3)]
     await asyncio.sleep(0)
     assert len(asked) == 1
-    statistics.hear(figures(1))
+    statistics.receive(figures(1))
     assert num_runs(await asyncio.wait_for(first, PATIENCE_S)) == 1
     while len(asked) < 2:
         await asyncio.sleep(0)
-    statistics.hear(figures(2))
+    statistics.receive(figures(2))
     assert [num_runs(each) for each in await asyncio.gather(*others)] == [2, 2, 2]
     assert len(asked) == 2
 
@@ -84,8 +84,8 @@ async def test_a_caller_that_leaves_takes_no_answer_along() -> None:
     await asyncio.sleep(0)
     leaving.cancel()
     await asyncio.sleep(0)
-    statistics.hear(figures(1))
+    statistics.receive(figures(1))
     while len(asked) < 2:
         await asyncio.sleep(0)
-    statistics.hear(figures(2))
+    statistics.receive(figures(2))
     assert num_runs(await asyncio.wait_for(staying, PATIENCE_S)) == 2

@@ -62,7 +62,7 @@ def forwarded(changes: Changes) -> ForwardedChanges:
         made = await make_change(changes, through_bytes(asked, ToServer))
         told = through_bytes(made, ToFront)
         assert isinstance(told, ChangeMade)
-        front.hear(told)
+        front.receive(told)
 
     def send(asked: MakeChange) -> None:
         tasks.add(asyncio.create_task(answer(asked)))
@@ -127,7 +127,7 @@ async def test_an_answer_whose_caller_has_left_is_for_nobody() -> None:
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    front.hear(ChangeMade(0))
+    front.receive(ChangeMade(0))
 
 
 def test_a_catalog_of_any_size_goes_through_memory() -> None:

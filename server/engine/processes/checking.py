@@ -108,16 +108,16 @@ def _run(
         leave_host()
         channel: Channel[Checked | CheckFailed] = Channel(sock, FromCheck)
         try:
-            told: Checked | CheckFailed = check()
+            message: Checked | CheckFailed = check()
         except DragomanError as error:
-            told = CheckFailed(type(error).__name__, str(error))
+            message = CheckFailed(type(error).__name__, str(error))
         except Exception as error:  # noqa: BLE001  as where a server starts
             _log.exception("check_failed")
             kind = ResourceUnavailable if isinstance(error, (MemoryError, OSError)) else BundleError
             what = f"{key}: unexpected {type(error).__name__} while it was checked"
-            told = CheckFailed(kind.__name__, what)
+            message = CheckFailed(kind.__name__, what)
         with contextlib.suppress(ConnectionError):
-            channel.send(told)
+            channel.send(message)
         os._exit(0)
     except BaseException:  # noqa: BLE001  the log is all that is left
         _log.exception("check_failed")

@@ -57,7 +57,7 @@ class Listener(Protocol):
 
 
 class HostConnection:
-    """Reads what the host says to one front."""
+    """Receives the host's messages to one front."""
 
     def __init__(self, sock: socket.socket, listener: Listener) -> None:
         """`sock` is what `Supervisor.connect` returned, in this process or another. Call from a running event loop."""
@@ -71,16 +71,16 @@ class HostConnection:
         """Have a lane's process ended that gives no sign of life."""
         self._send(EndLane(pid))
 
-    def link_again(self, pid: int) -> None:
+    def request_link(self, pid: int) -> None:
         """Have `lane_added` called again, with a new link, if the lane's process has not ended with its link."""
         self._loop.call_later(_RELINK_DELAY_S, self._send, LinkLane(pid))
 
-    def take(self, model: str) -> None:
-        """Say that what was told of a change of the model with this key is done."""
+    def confirm_change(self, model: str) -> None:
+        """Confirm to the host that this front has made the change of the model with this key."""
         self._send(ChangeTaken(model))
 
     def close(self) -> None:
-        """Hear nothing more. Links stay. Harmless when the host is gone."""
+        """Receive nothing more. Links stay. Harmless when the host is gone."""
         if self._channel.fileno() >= 0:
             self._loop.remove_reader(self._channel.fileno())
             self._channel.close()
@@ -92,11 +92,11 @@ class HostConnection:
     def _read(self) -> None:
         try:
             while self._channel.fileno() >= 0 and (received := self._channel.receive()):
-                self._tell(*received)
+                self._notify_listener(*received)
         except ConnectionError:  # a new host connects anew
             self.close()
 
-    def _tell(self, message: ToFront, descriptors: list[int]) -> None:
+    def _notify_listener(self, message: ToFront, descriptors: list[int]) -> None:
         if isinstance(message, ModelLoaded):
             self._listener.model_loaded(message, *map(read_memory_file, descriptors))
         elif isinstance(message, ModelNotLoaded):
@@ -105,7 +105,7 @@ class HostConnection:
             if descriptors:
                 self._listener.lane_added(message, socket.socket(fileno=descriptors[0]))
             else:  # this process may have no more files at the moment
-                self.link_again(message.pid)
+                self.request_link(message.pid)
         elif isinstance(message, LaneRetired):
             self._listener.lane_retired(message)
         elif isinstance(message, LaneRemoved):

@@ -55,17 +55,17 @@ class Host:
             self._leave,
             drain_limit_s=begin.drain_limit_s,
         )
-        self._asked: deque[LoadVersion | UnloadVersion] = deque()
+        self._requested_changes: deque[LoadVersion | UnloadVersion] = deque()
         self._is_complete = False
 
     def add_model(self, model: HostModel) -> None:
-        """Before `serve`: have a model on all lanes, and tell fronts of it."""
-        self._lanes.starts[model.told.key] = model.start
-        self._fronts.tell(model.told.key, model.told, model.contents)
+        """Before `serve`: have a model on all lanes, and announce it to fronts."""
+        self._lanes.starts[model.message.key] = model.start
+        self._fronts.announce(model.message.key, model.message, model.contents)
 
-    def add_not_loaded(self, told: ModelNotLoaded) -> None:
-        """Before `serve`: tell fronts of a folder that is not served."""
-        self._fronts.tell(f"not loaded: {told.name}/{told.version}", told)
+    def add_not_loaded(self, message: ModelNotLoaded) -> None:
+        """Before `serve`: announce to fronts a folder that is not served."""
+        self._fronts.announce(f"not loaded: {message.name}/{message.version}", message)
 
     def serve(self, num_lanes: int, source: ModelSource) -> NoReturn:
         """Serve to the server's end: start lanes, replace those that die, and change the models that they have.
@@ -80,8 +80,8 @@ class Host:
                 self._is_complete = True
                 self._server.send(LoadingEnded())
                 self._fronts.send_all(LoadingEnded())
-            if self._is_complete and self._asked and self._changes.is_idle:
-                self._changes.begin(self._asked.popleft())
+            if self._is_complete and self._requested_changes and self._changes.is_idle:
+                self._changes.begin(self._requested_changes.popleft())
             self._changes.advance()
             self._wait()
 
@@ -91,16 +91,16 @@ class Host:
         for descriptor, event in self._poll.poll(min(left_s, default=None)):
             # Looked up anew each time: what was done for one event may have closed the descriptor of the next.
             if descriptor == self._server.fileno():
-                self._hear_server()
+                self._receive_from_server()
             elif (lane := self._lanes.find(descriptor)) is not None:
-                self._hear_lane(lane)
-            elif not self._changes.hear(descriptor):
+                self._receive_from_lane(lane)
+            elif not self._changes.receive(descriptor):
                 for number, channel in self._fronts.channels.items():
                     if channel.fileno() == descriptor:
-                        self._fronts.receive(number, event, self._hear_front)
+                        self._fronts.receive(number, event, self._obey_front)
                         break
 
-    def _hear_server(self) -> None:
+    def _receive_from_server(self) -> None:
         try:
             while received := self._server.receive():
                 message, descriptors = received
@@ -110,7 +110,7 @@ class Host:
                 elif isinstance(message, Probe):
                     self._server.send(Alive())
                 elif not isinstance(message, Begin):
-                    self._asked.append(message)
+                    self._requested_changes.append(message)
         except ConnectionError:
             self._end()
 
@@ -120,18 +120,18 @@ class Host:
         if self._is_complete:
             self._fronts.send(number, LoadingEnded())
 
-    def _hear_front(self, number: int, message: FromFront) -> None:
+    def _obey_front(self, number: int, message: FromFront) -> None:
         match message:
             case LinkLane(pid):
-                self._lanes.connect_again(pid, number)
+                self._lanes.reconnect(pid, number)
             case EndLane(pid):
                 self._lanes.end_process(pid)
             case ChangeTaken(model):
-                self._changes.take(number, model)
+                self._changes.confirm(number, model)
 
-    def _hear_lane(self, lane: LaneProcess) -> None:
+    def _receive_from_lane(self, lane: LaneProcess) -> None:
         try:
-            self._lanes.hear(lane)
+            self._lanes.receive(lane)
         except DragomanError as error:
             if lane not in self._lanes.coming:
                 raise

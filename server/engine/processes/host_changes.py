@@ -44,12 +44,12 @@ class HostModel:
     """A model that the host has loaded.
 
     Attributes:
-        told: what fronts are told of it.
+        message: to fronts, with what they need of it.
         start: makes its worker on a lane.
         contents: its manifest and its tokenizer.
     """
 
-    told: ModelLoaded
+    message: ModelLoaded
     start: LaneStart
     contents: tuple[bytes, bytes]
 
@@ -86,14 +86,14 @@ class _Change:
         waiting: fronts that have not taken the change; None: it has not come to them.
     """
 
-    asked: LoadVersion | UnloadVersion
+    request: LoadVersion | UnloadVersion
     checking: CheckingProcess | None = None
     candidate: HostModel | None = None
     waiting: set[int] | None = None
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.key = f"{self.asked.name}/{self.asked.version}"
+        self.key = f"{self.request.name}/{self.request.version}"
 
 
 class HostChanges:
@@ -124,12 +124,12 @@ class HostChanges:
         """Whether no change is being made."""
         return self._change is None
 
-    def begin(self, asked: LoadVersion | UnloadVersion) -> None:
+    def begin(self, request: LoadVersion | UnloadVersion) -> None:
         """Begin to make a change; there is none that is being made."""
         assert self._change is None
-        change = self._change = _Change(asked)
+        change = self._change = _Change(request)
         is_there = change.key in self._lanes.starts
-        if isinstance(asked, UnloadVersion):
+        if isinstance(request, UnloadVersion):
             if is_there:
                 self._release(change)
             else:
@@ -140,14 +140,14 @@ class HostChanges:
             return
         assert self.source is not None
         # The child keeps the models that it is forked with: to free them would copy their pages.
-        check = functools.partial(_check, self.source, asked, list(self._lanes.starts.values()))
+        check = functools.partial(_check, self.source, request, list(self._lanes.starts.values()))
         try:
             change.checking = CheckingProcess(change.key, check, self._poll, self._leave_host)
         except OSError as error:
             self._fail(ResourceUnavailable(f"{change.key} cannot be checked: {error.strerror}"))
 
-    def hear(self, descriptor: int) -> bool:
-        """Read what the checking child says, if `descriptor` is its channel's; returns whether it is."""
+    def receive(self, descriptor: int) -> bool:
+        """Receive from the checking child, if `descriptor` is its channel's; returns whether it is."""
         change = self._change
         if change is None or change.checking is None or change.checking.channel.fileno() != descriptor:
             return False
@@ -176,8 +176,8 @@ class HostChanges:
         self._lanes.give_up()
         self._fail(error, kind)
 
-    def take(self, number: int, key: str) -> None:
-        """A front has done what it was told of the change."""
+    def confirm(self, number: int, key: str) -> None:
+        """Front `number` has made the change of the model with this key."""
         change = self._change
         if change is not None and change.waiting is not None and change.key == key:
             change.waiting.discard(number)
@@ -190,7 +190,7 @@ class HostChanges:
         if change.candidate is not None and change.waiting is None and self._lanes.is_generation_ready():
             self._take_over(change, change.candidate)
         if change.waiting is not None and not change.waiting & self._fronts.channels.keys():
-            if isinstance(change.asked, UnloadVersion):
+            if isinstance(change.request, UnloadVersion):
                 self._drop(change)
             else:
                 self._end(ChangeEnded())
@@ -220,7 +220,7 @@ class HostChanges:
         assert self.source is not None
         failed: ChangeEnded | None = None
         try:
-            change.candidate = self.source.load(change.asked.name, change.asked.version, checked)
+            change.candidate = self.source.load(change.request.name, change.request.version, checked)
             # Nothing on the stack keeps the model where lanes are forked: it has to be free when they give it up.
             self._lanes.begin_generation({**self._lanes.starts, change.key: change.candidate.start})
         except DragomanError as error:
@@ -234,7 +234,7 @@ class HostChanges:
             self._end(failed)
 
     def _take_over(self, change: _Change, model: HostModel) -> None:
-        self._fronts.tell(change.key, model.told, model.contents)
+        self._fronts.announce(change.key, model.message, model.contents)
         self._lanes.take_over(self._drain_limit_s)
         change.candidate = None
         change.waiting = set(self._fronts.channels)
@@ -255,7 +255,7 @@ class HostChanges:
     def _fail(self, error: DragomanError, kind: str = "") -> None:
         self._end(ChangeEnded(kind or type(error).__name__, str(error)))
 
-    def _end(self, told: ChangeEnded) -> None:
+    def _end(self, message: ChangeEnded) -> None:
         change, self._change = self._change, None
         assert change is not None
         if change.candidate is not None:
@@ -263,8 +263,8 @@ class HostChanges:
             self.source.forget(change.key)
             del change
             collect_garbage()
-        self._server.send(told)
+        self._server.send(message)
 
 
-def _check(source: ModelSource, asked: LoadVersion, _kept: Sequence[LaneStart]) -> Checked:
-    return source.check(asked.name, asked.version)
+def _check(source: ModelSource, request: LoadVersion, _kept: Sequence[LaneStart]) -> Checked:
+    return source.check(request.name, request.version)

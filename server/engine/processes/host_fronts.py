@@ -1,4 +1,4 @@
-"""The fronts of a host: what they have been told, and the channels with them. Nothing here waits for a front."""
+"""The fronts of a host: what was announced to them, and the channels with them. Nothing here waits for a front."""
 
 import contextlib
 import os
@@ -24,18 +24,18 @@ class HostFronts:
         """`poll` is the host's: what comes from fronts is read by the host."""
         self.channels: dict[int, Channel[FromFront]] = {}
         self._poll = poll
-        self._told: dict[str, tuple[ToFront, tuple[int, ...]]] = {}  # what a new front hears too
+        self._announced: dict[str, tuple[ToFront, tuple[int, ...]]] = {}  # by key; a new front gets all of it
 
-    def tell(self, key: str, message: ToFront, contents: Sequence[bytes] = ()) -> None:
+    def announce(self, key: str, message: ToFront, contents: Sequence[bytes] = ()) -> None:
         """Send `message` with `contents` as files in memory to all fronts; to those that come later until `forget`."""
         descriptors = tuple(memory_file(content) for content in contents)
-        self._told[key] = message, descriptors
+        self._announced[key] = message, descriptors
         for number in list(self.channels):
             self.send(number, message, descriptors)
 
     def forget(self, key: str) -> None:
-        """Fronts that come from now on are not told what was told under `key`."""
-        _, descriptors = self._told.pop(key)
+        """Fronts that come from now on do not get what was announced under `key`."""
+        _, descriptors = self._announced.pop(key)
         for descriptor in descriptors:
             os.close(descriptor)
 
@@ -43,16 +43,16 @@ class HostFronts:
         """A front has come."""
         self.channels[number] = Channel(socket.socket(fileno=descriptor), FromFront)
         self._poll.register(descriptor, select.EPOLLIN)
-        for message, descriptors in self._told.values():
+        for message, descriptors in self._announced.values():
             self.send(number, message, descriptors)
 
-    def receive(self, number: int, event: int, hear: Callable[[int, FromFront], object]) -> None:
-        """Read what a front says, and write what it did not take before, as `event` of its channel has it."""
+    def receive(self, number: int, event: int, obey: Callable[[int, FromFront], object]) -> None:
+        """Receive a front's messages, each for `obey`, and write what it did not take before, as `event` has it."""
         if event & select.EPOLLOUT:
             self._flush(number)
         try:
             while (channel := self.channels.get(number)) is not None and (received := channel.receive()):
-                hear(number, received[0])
+                obey(number, received[0])
         except ConnectionError:
             self._drop(number)
 
@@ -78,7 +78,7 @@ class HostFronts:
         """In a forked process: close all of it. Fronts do not hear of that."""
         for channel in self.channels.values():
             channel.close()
-        for _, descriptors in self._told.values():
+        for _, descriptors in self._announced.values():
             for descriptor in descriptors:
                 os.close(descriptor)
 

@@ -161,7 +161,7 @@ class HostLanes:
         """The lane whose channel has this descriptor."""
         return next((lane for lane in self._all() if lane.channel.fileno() == descriptor), None)
 
-    def hear(self, lane: LaneProcess) -> None:
+    def receive(self, lane: LaneProcess) -> None:
         """Read what a lane says, and replace it where it has ended.
 
         Raises:
@@ -176,7 +176,7 @@ class HostLanes:
                 if lane in self.serving:
                     self._connect_all(lane)
         except ConnectionError:
-            self._bury(lane)
+            self._handle_death(lane)
 
     def connect(self, number: int) -> None:
         """Give a front links with all lanes that serve."""
@@ -184,7 +184,7 @@ class HostLanes:
             if lane.is_ready:
                 self._connect(lane, number)
 
-    def connect_again(self, pid: int, number: int) -> None:
+    def reconnect(self, pid: int, number: int) -> None:
         """Give a front another link with a lane's process, if there still is one that serves."""
         for lane in self.serving:
             if lane.pid == pid and lane.is_ready:
@@ -272,7 +272,7 @@ class HostLanes:
         with contextlib.suppress(ConnectionError):  # it has ended, which its channel says next
             lane.channel.send(RetireLane())
 
-    def _bury(self, lane: LaneProcess) -> None:
+    def _handle_death(self, lane: LaneProcess) -> None:
         """A lane's process has ended. Say how, and start another one unless it had to end."""
         pid, how = lane.pid, self._end(lane)
         if lane in self.retiring:

@@ -36,8 +36,8 @@ class HostWatch:
         self._num_unanswered, self._is_loading, self._is_changing = 0, True, False
         self._timer = asyncio.get_running_loop().call_later(PROBE_INTERVAL_S, self._look)
 
-    def heard(self) -> None:
-        """The host has said something, for the first time that its models are loaded."""
+    def note_sign(self) -> None:
+        """The host has sent a message: the first one says that its models are loaded, each is a sign of life."""
         if self._loading_limit == math.inf:
             self._loading_limit = max(MAX_UNANSWERED, _LOADINGS * self._num_unanswered)
         self._num_answered += self._num_unanswered

@@ -105,8 +105,8 @@ class SocketLink(asyncio.BufferedProtocol):
         self._num_unanswered = 0
         for content in self._reader.feed(self._buffer[:num_bytes]):
             if content:
-                told = _decode(content)
-                self._on_report(told.model, told.report)
+                message = _decode(content)
+                self._on_report(message.model, message.report)
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  how it ended is for the host to say
         """Called by asyncio, also after `close`."""

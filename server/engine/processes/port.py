@@ -80,7 +80,7 @@ class SocketPort:
             for descriptor, event in events:
                 front = self._fronts.get(descriptor)
                 if front is None:
-                    if not self._hear_host(commands):
+                    if not self._receive_from_host(commands):
                         return None
                     continue
                 if event & select.EPOLLOUT:
@@ -101,7 +101,7 @@ class SocketPort:
             return
         self._write(receiver, framed(_encode(ModelReport(model, report))))
 
-    def _hear_host(self, commands: _Received) -> bool:
+    def _receive_from_host(self, commands: _Received) -> bool:
         """Take the sockets of new fronts, and what else the host says; returns False when the host is gone.
 
         A front with a new link has given up the old one: what came by that ends here, before what the new one brings.
@@ -142,11 +142,11 @@ class SocketPort:
             if not content:
                 self._write(front, SIGN_OF_LIFE)
                 continue
-            told = _decode(content)
-            key = front.keys.get(told.model)
+            message = _decode(content)
+            key = front.keys.get(message.model)
             if key is None:
-                key = front.keys[told.model] = (told.model, front.number)
-            commands.append((key, told.command))
+                key = front.keys[message.model] = (message.model, front.number)
+            commands.append((key, message.command))
         return commands
 
     def _write(self, front: _Front, data: bytes) -> None:

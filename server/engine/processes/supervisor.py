@@ -145,7 +145,7 @@ class Supervisor:
         self._listener = listener
         loop = asyncio.get_running_loop()
         self._host.channel.flush_in(loop)
-        loop.add_reader(self._host.channel.fileno(), self._hear)
+        loop.add_reader(self._host.channel.fileno(), self._receive)
         loop.add_reader(self._host.log.fileno(), self._relay)
         self._signs.begin()
 
@@ -153,7 +153,7 @@ class Supervisor:
         """Say what was loaded (`name/version`): a host that takes the place of this one loads the same."""
         self._begin = msgspec.structs.replace(self._begin, versions=versions)
 
-    async def change(self, asked: LoadVersion | UnloadVersion) -> None:
+    async def change(self, request: LoadVersion | UnloadVersion) -> None:
         """Have the host make a change, one at a time; returns when all fronts have it.
 
         Raises:
@@ -166,7 +166,7 @@ class Supervisor:
         self._change = asyncio.get_running_loop().create_future()
         self._signs.begin_change()
         try:
-            self._host.channel.send(asked)
+            self._host.channel.send(request)
             await self._change
         except ConnectionError as error:
             raise HostDied("the engine's host has ended") from error
@@ -192,11 +192,11 @@ class Supervisor:
         self._host.end()
         self._host.log.close()
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         try:
             while received := self._host.channel.receive():
                 message, _ = received
-                self._signs.heard()
+                self._signs.note_sign()
                 if isinstance(message, Alive):
                     continue
                 if isinstance(message, LoadingEnded):

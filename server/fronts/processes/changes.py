@@ -58,8 +58,8 @@ class ForwardedChanges:
         """As `Repository.delete_alias`."""
         await self._ask(Change(ChangeKind.DELETE_ALIAS, name, "", alias))
 
-    def hear(self, made: ChangeMade) -> None:
-        """The server process has made a change, or failed to."""
+    def receive(self, made: ChangeMade) -> None:
+        """Take the end of a change that the server process has made, or failed to make, for its caller."""
         future = self._open.get(made.number)
         if future is None or future.done():  # its caller has left
             return
@@ -78,9 +78,9 @@ class ForwardedChanges:
             del self._open[number]
 
 
-async def make_change(changes: ModelChanges, asked: MakeChange) -> ChangeMade:
-    """Make a change in the server process; returns what the front that asked for it is told."""
-    change = asked.change
+async def make_change(changes: ModelChanges, request: MakeChange) -> ChangeMade:
+    """Make a change in the server process; returns the answer to the front that asked for it."""
+    change = request.change
     try:
         match change.kind:
             case ChangeKind.LOAD:
@@ -92,11 +92,11 @@ async def make_change(changes: ModelChanges, asked: MakeChange) -> ChangeMade:
             case ChangeKind.DELETE_ALIAS:
                 await changes.delete_alias(change.name, change.alias)
     except RequestError as error:
-        return ChangeMade(asked.number, _failure(error))
+        return ChangeMade(request.number, _failure(error))
     except Exception:  # noqa: BLE001  a fault of ours: the front that waits for the answer must not wait for ever
         _log.exception("change_failed", model=change.name, version=change.version)
-        return ChangeMade(asked.number, ChangeFailed(EngineError.__name__, "a change failed"))
-    return ChangeMade(asked.number)
+        return ChangeMade(request.number, ChangeFailed(EngineError.__name__, "a change failed"))
+    return ChangeMade(request.number)
 
 
 def _failure(error: RequestError) -> ChangeFailed:

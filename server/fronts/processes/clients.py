@@ -37,9 +37,9 @@ class ClientMemory:
         os.ftruncate(self.fd, _HEADER_BYTES + 8 * num_fronts * _NUM_FRONT_VALUES)
         os.pwrite(self.fd, secrets.token_bytes(_NUM_KEY_BYTES), 0)
 
-    def forget_calls(self, place: int) -> None:
-        """The front at this place has died, and its calls with it. The tokens that were used there stay used."""
-        OtherFronts(self.fd, place, self.num_fronts).forget_calls()
+    def forget_calls(self, front: int) -> None:
+        """Front number `front` has died, and its calls with it. The tokens that were used there stay used."""
+        OtherFronts(self.fd, front, self.num_fronts).forget_calls()
 
     def close(self) -> None:
         """Give the memory back, once no front uses it."""
@@ -49,14 +49,14 @@ class ClientMemory:
 
 
 class OtherFronts:
-    """What clients do in the other fronts, for the one at `place` (`requests.client_limits.Elsewhere`)."""
+    """What clients do in the other fronts, for front number `own` (`requests.client_limits.Elsewhere`)."""
 
-    def __init__(self, fd: int, place: int, num_fronts: int) -> None:
+    def __init__(self, fd: int, own: int, num_fronts: int) -> None:
         self._key = os.pread(fd, _NUM_KEY_BYTES, 0)
         memory = mmap.mmap(fd, _HEADER_BYTES + 8 * num_fronts * _NUM_FRONT_VALUES)
         self._values = memoryview(memory)[_HEADER_BYTES:].cast("d")
-        self._own = place * _NUM_FRONT_VALUES
-        self._others = [each * _NUM_FRONT_VALUES for each in range(num_fronts) if each != place]
+        self._own = own * _NUM_FRONT_VALUES
+        self._others = [each * _NUM_FRONT_VALUES for each in range(num_fronts) if each != own]
 
     def use_of(self, client: str) -> tuple[int, float]:
         """Return the calls that run there, and the tokens that were paid for there, ever."""
@@ -70,25 +70,23 @@ class OtherFronts:
     def balances_of(self, client: str) -> list[tuple[float, float]]:
         """Return the balances of the client's buckets, each with its moment; the last one here is among them."""
         values, cell = self._values, self._cell(client)
-        places = [front + cell for front in (self._own, *self._others)]
-        return [
-            (values[place + _BALANCE], values[place + _SEEN]) for place in places if values[place + _SEEN]
-        ]
+        cells = [front + cell for front in (self._own, *self._others)]
+        return [(values[each + _BALANCE], values[each + _SEEN]) for each in cells if values[each + _SEEN]]
 
-    def tell(self, client: str, num_calls: int, num_tokens: float, balance: float, now_s: float) -> None:
-        """Have the others know of a change: calls and tokens that came to those that were told, and the balance now."""
-        values, place = self._values, self._own + self._cell(client)
-        values[place + _CALLS] += num_calls
-        values[place + _TOKENS] += num_tokens
-        values[place + _BALANCE] = balance
-        values[place + _SEEN] = now_s
+    def publish(self, client: str, num_calls: int, num_tokens: float, balance: float, now_s: float) -> None:
+        """Add calls and tokens to those that this front has published, and publish the client's balance now."""
+        values, cell = self._values, self._own + self._cell(client)
+        values[cell + _CALLS] += num_calls
+        values[cell + _TOKENS] += num_tokens
+        values[cell + _BALANCE] = balance
+        values[cell + _SEEN] = now_s
 
     def forget_calls(self) -> None:
         """No calls run here any more."""
         values = self._values
-        for place in range(self._own + _CALLS, self._own + _NUM_FRONT_VALUES, _NUM_VALUES):
-            if values[place]:
-                values[place] = 0.0
+        for index in range(self._own + _CALLS, self._own + _NUM_FRONT_VALUES, _NUM_VALUES):
+            if values[index]:
+                values[index] = 0.0
 
     def _cell(self, client: str) -> int:
         digest = hashlib.blake2b(client.encode(errors="surrogatepass"), digest_size=8, key=self._key).digest()

@@ -19,11 +19,11 @@ def num_fronts(settings: ServerSettings, *, lanes_are_processes: bool) -> int:
     Raises:
         UsageError: more than one is asked for, and lanes are threads of this process.
     """
-    asked = settings.server.fronts
-    if isinstance(asked, int):
-        if asked > 1 and not lanes_are_processes:
-            raise UsageError(f"server.fronts = {asked}: it needs engine.lanes_run_in = 'processes'")
-        return asked
+    requested = settings.server.fronts
+    if isinstance(requested, int):
+        if requested > 1 and not lanes_are_processes:
+            raise UsageError(f"server.fronts = {requested}: it needs engine.lanes_run_in = 'processes'")
+        return requested
     if not lanes_are_processes or is_unix(settings.server.host):
         return 1
     return math.ceil(usable_cores() / CORES_A_FRONT)

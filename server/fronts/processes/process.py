@@ -88,7 +88,7 @@ MakeModels = Callable[[EngineSettings, Metrics], Models]
 def run_front(make_models: MakeModels) -> NoReturn:
     """Answer calls until the server process says or ends. `make_models` is called on the event loop."""
     limit_arenas(FRONT_ARENAS)
-    place, control, log, values, clients = map(int, sys.argv[2:7])
+    number, control, log, values, clients = map(int, sys.argv[2:7])
     channel: Channel[ToFront] = Channel(socket.socket(fileno=control), ToFront)
     log_socket = socket.socket(fileno=log)
     send_logs_to(log_socket)
@@ -102,7 +102,7 @@ def run_front(make_models: MakeModels) -> NoReturn:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         disable_created_metrics()  # type: ignore[no-untyped-call]
         writer = ValueWriter(values)
-        others = OtherFronts(clients, place, begin.num_fronts)
+        others = OtherFronts(clients, number, begin.num_fronts)
         with counting_in(writer), leaving_on_dead_threads(_leave):
             asyncio.run(_Front(settings, begin.num_fronts, channel, writer, others).run(make_models))
         code = 0
@@ -149,7 +149,7 @@ class _Front:
         self._port = loop.create_future()
         self._models = make_models(self._settings.engine, self._metrics)
         self._channel.flush_in(loop)
-        loop.add_reader(self._channel.fileno(), self._hear)
+        loop.add_reader(self._channel.fileno(), self._receive)
         publishing = asyncio.create_task(self._publish())
         reloading = asyncio.create_task(self._credential_files.run())
         serving = asyncio.create_task(self._serve())
@@ -203,13 +203,13 @@ class _Front:
             await asyncio.sleep(PUBLISH_INTERVAL_S)
             self._metrics.publish(self._writer)
 
-    def _hear(self) -> None:
-        """The server process says something, or has ended."""
+    def _receive(self) -> None:
+        """Obey what the server process has sent; end this process where that has ended."""
         try:
             while received := self._channel.receive():
                 self._obey(*received)
         except ConnectionError:
-            os._exit(0)  # it has no engine any more, and nobody to tell
+            os._exit(0)  # there is no engine any more
 
     def _obey(self, message: ToFront, descriptors: list[int]) -> None:
         if isinstance(message, UseEngine):
@@ -223,11 +223,11 @@ class _Front:
         elif isinstance(message, SetFailing):
             self._set_failing(is_failing=message.is_failing)
         elif isinstance(message, ShowStatistics):
-            self._statistics.hear(message)
+            self._statistics.receive(message)
         elif isinstance(message, ShowCatalog):
             self._show(descriptors)
         elif isinstance(message, ChangeMade):
-            self._changes.hear(message)
+            self._changes.receive(message)
         elif isinstance(message, Drain):
             self._is_over.set()
 
@@ -237,7 +237,7 @@ class _Front:
             self._front.show_health()
 
     def _show(self, descriptors: list[int]) -> None:
-        """Go by a catalog. One that this process could not take, having too many files open, is told by the next."""
+        """Use a catalog. One that this process could not take, having too many files open, is replaced by the next."""
         for descriptor in descriptors:
             self._catalog = msgspec.msgpack.decode(read_memory_file(descriptor), type=Catalog)
             if self._registry is not None:

@@ -43,8 +43,8 @@ class AskedStatistics:
             self._answer = asyncio.get_running_loop().create_future()
         return (await self._wait_for(self._answer)).result()
 
-    def hear(self, message: ShowStatistics) -> None:
-        """The server process has read them, or failed to."""
+    def receive(self, message: ShowStatistics) -> None:
+        """Take the figures that the server process has read, or its failure, for all callers that wait."""
         answer, self._answer = self._answer, None
         assert answer is not None, "they were asked for"
         if message.models is None:
@@ -61,7 +61,7 @@ class AskedStatistics:
 
 
 async def answer_statistics(read: Callable[[], Mapping[str, ModelStatistics]]) -> ShowStatistics:
-    """What the server process says to a front that asks, whatever `read` raises in its thread."""
+    """Returns the answer to a front that asks for statistics, whatever `read` raises in its thread."""
     try:
         return ShowStatistics(dict(await asyncio.to_thread(read)))
     except Exception:  # noqa: BLE001  a fault of ours: the front that waits for the answer must not wait for ever

@@ -53,7 +53,7 @@ than the server itself has."""
 END_S = 1.0
 """A process that was killed is gone within this time, unless the system holds it."""
 MIN_DELAY_S, MAX_DELAY_S = 0.1, 30.0
-"""Before a front that has died takes the place of another; doubled as long as it does not come to serve."""
+"""Before a process takes the place of one that has died; doubled as long as none comes to serve."""
 
 WATCH_INTERVAL_S = 5.0
 MAX_SILENT_LOOKS = 12
@@ -74,20 +74,20 @@ class FrontProcess:
         values: what the process counts.
     """
 
-    def __init__(self, place: int, begin: Begin, module: str, clients: int) -> None:
-        """Run `main` of `module`. `clients` is the descriptor of the memory of what clients do.
+    def __init__(self, number: int, begin: Begin, module: str, clients: int) -> None:
+        """Run `main` of `module` as front `number`. `clients` is the descriptor of `ClientMemory`.
 
         Raises:
             OperationError: the system refuses another process.
         """
-        self.values = ValueMemory(f"front-{place}")
+        self.values = ValueMemory(f"front-{number}")
         ours, theirs = packet_pair()
         self.log, log_of_front = packet_pair()
         self.log.setblocking(False)
         descriptors = (theirs.fileno(), log_of_front.fileno(), self.values.fd, clients)
         with theirs, log_of_front:
             try:
-                self._process = start_process(_PACKAGE, module, descriptors, arguments=[str(place)])
+                self._process = start_process(_PACKAGE, module, descriptors, arguments=[str(number)])
             except OSError as error:
                 ours.close()
                 self.log.close()
@@ -109,12 +109,16 @@ class FrontProcess:
         return how_it_ended(code)
 
 
-class _Place:
-    """A front's number, and the process that is in it.
+class _ManagedFront:
+    """A further front of the server: its number stays, its process may be replaced.
 
     Attributes:
+        number: from 1, in the log's `front=N` and in the series' "front-N".
+        process: the present one, or None between two.
         is_serving: set while the process answers calls.
         is_over: set when the process is gone and there will be no other.
+        delay_s: before the next process is started after a death.
+        reviving: the timer of that start, while one is due.
     """
 
     def __init__(self, number: int) -> None:
@@ -166,7 +170,7 @@ class Fronts:
         self._connect_engine = connect_engine
         self._module = module
         self._clients = ClientMemory(num_fronts + 1)
-        self._places = [_Place(number) for number in range(1, num_fronts + 1)]
+        self._fronts = [_ManagedFront(number) for number in range(1, num_fronts + 1)]
         self._port: int | None = None
         self._is_draining = False
         self._is_failing = False
@@ -182,15 +186,15 @@ class Fronts:
         Raises:
             OperationError: the system refuses another process.
         """
-        for place in self._places:
-            self._start(place)
+        for front in self._fronts:
+            self._start(front)
         self._watching = asyncio.create_task(self._watch())
 
     async def listen(self, port: int, stop: asyncio.Event | None = None) -> None:
         """Have all fronts answer calls on `port`; returns when they do, one takes too long, or `stop` is set."""
         self._port = port
-        for place in self._places:
-            self._send(place, Listen(port))
+        for front in self._fronts:
+            self._send(front, Listen(port))
         serving = asyncio.create_task(self._wait_until_serving())
         stopping = asyncio.create_task((stop or asyncio.Event()).wait())
         await asyncio.wait({serving, stopping}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
@@ -198,187 +202,188 @@ class Fronts:
         serving.cancel()
         stopping.cancel()
         if is_late:
-            missing = [place.number for place in self._places if not place.is_serving.is_set()]
+            missing = [front.number for front in self._fronts if not front.is_serving.is_set()]
             _log.warning("fronts_missing", fronts=missing, seconds=START_S)
 
     async def _wait_until_serving(self) -> bool:
-        for place in self._places:
-            await place.is_serving.wait()
+        for front in self._fronts:
+            await front.is_serving.wait()
         return True
 
     def show(self, catalog: Catalog) -> None:
         """Have all fronts go by this catalog, also those that start later."""
         self._catalog = msgspec.msgpack.encode(catalog)
-        for place in self._places:
-            self._show(place)
+        for front in self._fronts:
+            self._show(front)
 
     def use_engine(self) -> None:
         """There is another engine's host: connect all fronts with it."""
-        for place in self._places:
-            self._connect(place)
+        for front in self._fronts:
+            self._connect(front)
 
     def use(self, settings: ServerSettings) -> None:
         """Have all fronts go by `settings`, which have each one's share, and read certificates and tokens again."""
         encoded = settings.model_dump_json().encode()
         self._begin = Begin(encoded, self._begin.num_fronts)
         self._listen = settings.server
-        for place in self._places:
-            self._send(place, Reload(encoded))
+        for front in self._fronts:
+            self._send(front, Reload(encoded))
 
     def set_failing(self, *, is_failing: bool) -> None:
         """Have all fronts say that they are ready, or not."""
         self._is_failing = is_failing
-        for place in self._places:
-            self._send(place, SetFailing(is_failing))
+        for front in self._fronts:
+            self._send(front, SetFailing(is_failing))
 
-    def clients_of(self, place: int) -> OtherFronts:
-        """What clients do in all fronts but the one at `place`, for that one."""
-        return OtherFronts(self._clients.fd, place, self._clients.num_fronts)
+    def clients_of(self, number: int) -> OtherFronts:
+        """What clients do in all fronts but `number`, for that one."""
+        return OtherFronts(self._clients.fd, number, self._clients.num_fronts)
 
     def pids(self) -> list[int]:
         """The processes that there are."""
-        return [place.process.pid for place in self._places if place.process is not None]
+        return [front.process.pid for front in self._fronts if front.process is not None]
 
     def begin_drain(self) -> None:
         """Have all fronts drain. From now on none is replaced."""
         self._is_draining = True
         if self._watching is not None:
             self._watching.cancel()
-        for place in self._places:
-            if place.reviving is not None:
-                place.reviving.cancel()
-            if place.process is None:
-                place.is_over.set()
+        for front in self._fronts:
+            if front.reviving is not None:
+                front.reviving.cancel()
+            if front.process is None:
+                front.is_over.set()
             else:
-                self._send(place, Drain())
+                self._send(front, Drain())
 
     async def drain(self) -> None:
         """Wait until all fronts have drained. One that outlasts its time is killed."""
         self.begin_drain()
         limit_s = self._listen.drain_delay_s + self._listen.drain_timeout_s + DRAIN_MARGIN_S
-        ending = [asyncio.create_task(place.is_over.wait()) for place in self._places]
+        ending = [asyncio.create_task(front.is_over.wait()) for front in self._fronts]
         _, late = await asyncio.wait(ending, timeout=limit_s)
         for task in late:
             task.cancel()
-        for place in self._places:
-            if place.process is not None:
-                _log.warning("front_killed", front=place.number, pid=place.process.pid)
+        for front in self._fronts:
+            if front.process is not None:
+                _log.warning("front_killed", front=front.number, pid=front.process.pid)
         await self.close()
 
     async def close(self) -> None:
         """End what is left of the fronts, at once."""
         self.begin_drain()
-        for place in self._places:
-            if place.process is not None:
-                self._forget(place, place.process)
+        for front in self._fronts:
+            if front.process is not None:
+                self._forget(front, front.process)
         self._clients.close()
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
-            for place in self._places:
-                if place.is_silent() and place.process is not None:
-                    _log.warning("front_silent", front=place.number, pid=place.process.pid)
-                    os.kill(place.process.pid, signal.SIGKILL)  # its channel says the rest
-                    place.silence = Silence()  # a process that takes a while to end is not reported again
+            for front in self._fronts:
+                if front.is_silent() and front.process is not None:
+                    _log.warning("front_silent", front=front.number, pid=front.process.pid)
+                    os.kill(front.process.pid, signal.SIGKILL)  # its channel says the rest
+                    front.silence = Silence()  # a process that takes a while to end is not reported again
 
-    def _start(self, place: _Place) -> None:
-        process = place.process = FrontProcess(place.number, self._begin, self._module, self._clients.fd)
-        place.silence = Silence()
+    def _start(self, front: _ManagedFront) -> None:
+        process = front.process = FrontProcess(front.number, self._begin, self._module, self._clients.fd)
+        front.silence = Silence()
         self._metrics.page.add(process.values)
-        self._metrics.processes.watch(process.pid, f"front-{place.number}")
+        self._metrics.processes.watch(process.pid, f"front-{front.number}")
         loop = asyncio.get_running_loop()
         process.channel.flush_in(loop)
-        loop.add_reader(process.channel.fileno(), self._hear, place, process)
-        loop.add_reader(process.log.fileno(), self._relay, place, process)
-        self._connect(place)
+        loop.add_reader(process.channel.fileno(), self._receive, front, process)
+        loop.add_reader(process.log.fileno(), self._relay, front, process)
+        self._connect(front)
         if self._is_failing:
-            self._send(place, SetFailing(is_failing=True))
-        self._show(place)
+            self._send(front, SetFailing(is_failing=True))
+        self._show(front)
         if self._port is not None:
-            self._send(place, Listen(self._port))
+            self._send(front, Listen(self._port))
 
-    def _connect(self, place: _Place) -> None:
-        with contextlib.suppress(ConnectionError):  # the host has ended: the next one is told
-            self._send(place, UseEngine(), [self._connect_engine().detach()])
+    def _connect(self, front: _ManagedFront) -> None:
+        with contextlib.suppress(ConnectionError):  # the host has ended: `use_engine` connects the next one
+            self._send(front, UseEngine(), [self._connect_engine().detach()])
 
-    async def _show_statistics(self, place: _Place, process: FrontProcess) -> None:
-        told = await answer_statistics(partial(read_statistics, self._metrics, INFERENCE_METHODS))
-        if place.process is process:  # else its callers are gone with it
-            self._send(place, told)
+    async def _show_statistics(self, front: _ManagedFront, process: FrontProcess) -> None:
+        statistics = await answer_statistics(partial(read_statistics, self._metrics, INFERENCE_METHODS))
+        if front.process is process:  # else its callers are gone with it
+            self._send(front, statistics)
 
-    def _show(self, place: _Place) -> None:
+    def _show(self, front: _ManagedFront) -> None:
         if self._catalog is not None:
-            self._send(place, ShowCatalog(), [memory_file(self._catalog)])
+            self._send(front, ShowCatalog(), [memory_file(self._catalog)])
 
-    async def _make_change(self, place: _Place, process: FrontProcess, asked: MakeChange) -> None:
-        made = await make_change(self.changes, asked)
-        if place.process is process:  # else its callers are gone with it
-            self._send(place, made)
+    async def _make_change(self, front: _ManagedFront, process: FrontProcess, request: MakeChange) -> None:
+        made = await make_change(self.changes, request)
+        if front.process is process:  # else its callers are gone with it
+            self._send(front, made)
 
-    def _send(self, place: _Place, message: object, descriptors: "tuple[int, ...] | list[int]" = ()) -> None:
-        if place.process is None:
+    def _send(
+        self, front: _ManagedFront, message: object, descriptors: "tuple[int, ...] | list[int]" = ()
+    ) -> None:
+        if front.process is None:
             for descriptor in descriptors:
                 os.close(descriptor)
             return
         with contextlib.suppress(ConnectionError):  # it has ended, which its channel says next
-            place.process.channel.send(message, descriptors)  # type: ignore[arg-type]
+            front.process.channel.send(message, descriptors)  # type: ignore[arg-type]
 
-    def _hear(self, place: _Place, process: FrontProcess) -> None:
+    def _receive(self, front: _ManagedFront, process: FrontProcess) -> None:
         try:
             while received := process.channel.receive():
                 message, _ = received
                 if isinstance(message, CannotServe):
-                    _log.error("front_cannot_serve", front=place.number, error=message.message)
+                    _log.error("front_cannot_serve", front=front.number, error=message.message)
                 elif isinstance(message, AskStatistics):
-                    reading = asyncio.create_task(self._show_statistics(place, process))
+                    reading = asyncio.create_task(self._show_statistics(front, process))
                     self._reading.add(reading)
                     reading.add_done_callback(self._reading.discard)
-
                 elif isinstance(message, MakeChange):
-                    making = asyncio.create_task(self._make_change(place, process, message))
+                    making = asyncio.create_task(self._make_change(front, process, message))
                     self._making.add(making)
                     making.add_done_callback(self._making.discard)
                 else:
-                    place.delay_s = MIN_DELAY_S
-                    place.is_serving.set()
+                    front.delay_s = MIN_DELAY_S
+                    front.is_serving.set()
         except ConnectionError:
-            pid, how = process.pid, self._forget(place, process)
+            pid, how = process.pid, self._forget(front, process)
             if not self._is_draining or how != "exit code 0":
-                _log.error("front_died", front=place.number, pid=pid, how=how)
+                _log.error("front_died", front=front.number, pid=pid, how=how)
             if not self._is_draining:
                 self.on_death()
-                self._replace(place)
+                self._replace(front)
 
-    def _relay(self, place: _Place, process: FrontProcess) -> None:
-        if not relay(process.log, front=place.number):
+    def _relay(self, front: _ManagedFront, process: FrontProcess) -> None:
+        if not relay(process.log, front=front.number):
             asyncio.get_running_loop().remove_reader(process.log.fileno())
 
-    def _forget(self, place: _Place, process: FrontProcess) -> str:
+    def _forget(self, front: _ManagedFront, process: FrontProcess) -> str:
         """A process has ended, or has to; returns how. What it has counted stays."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(process.channel.fileno())
         loop.remove_reader(process.log.fileno())
         how = process.end()
-        relay(process.log, front=place.number)
+        relay(process.log, front=front.number)
         process.log.close()
         self._metrics.processes.forget(process.pid)
         self._metrics.page.retire(process.values)
-        self._clients.forget_calls(place.number)
-        place.process = None
-        place.is_serving.clear()
+        self._clients.forget_calls(front.number)
+        front.process = None
+        front.is_serving.clear()
         if self._is_draining:
-            place.is_over.set()
+            front.is_over.set()
         return how
 
-    def _replace(self, place: _Place) -> None:
-        place.reviving = asyncio.get_running_loop().call_later(place.delay_s, self._revive, place)
-        place.delay_s = min(2 * place.delay_s, MAX_DELAY_S)
+    def _replace(self, front: _ManagedFront) -> None:
+        front.reviving = asyncio.get_running_loop().call_later(front.delay_s, self._revive, front)
+        front.delay_s = min(2 * front.delay_s, MAX_DELAY_S)
 
-    def _revive(self, place: _Place) -> None:
-        place.reviving = None
+    def _revive(self, front: _ManagedFront) -> None:
+        front.reviving = None
         try:
-            self._start(place)
+            self._start(front)
         except OperationError as error:
-            _log.error("front_cannot_serve", front=place.number, error=str(error))
-            self._replace(place)
+            _log.error("front_cannot_serve", front=front.number, error=str(error))
+            self._replace(front)
