@@ -53,8 +53,8 @@ on both servers, and may not go back to the old one.
 Three servers, each on a host of its own (a network namespace), by our client's balancer, through nginx and through
 Envoy with the files of [examples/gateways](examples/gateways). Half of a gateway's clients repeat nothing. Each server
 is restarted, one host is cut off for 15 s without the end of a connection, one stands still for 5 s. What was under way
-on the host that is cut off may be lost: a stream, and through nginx the call of a client that repeats nothing. No other
-call may fail.
+on the host that is cut off may be lost: a stream, and through nginx the call of a client that repeats nothing. Such a
+call may also be lost through nginx where it meets a server just as that stops. No other call may fail.
 """,
     "fuzz": """Hostile input: decoders and readers of files
 

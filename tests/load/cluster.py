@@ -13,241 +13,74 @@ answer. Meanwhile
 - one host is cut off from the network for a while: no packet comes any more, not even the end of a connection;
 - all processes of one host stand still (SIGSTOP) for five seconds.
 
-A stream that is under way on the host that is cut off may be lost. So may a call through nginx whose client repeats
-nothing: nginx sends no call again that a server has. No other call may fail. Before and after each event the servers
-have to get as many calls as each other. It needs root, and `ip`, `unshare` and `nsenter`.
+A stream that is under way on the host that is cut off may be lost. nginx sends no call again that it has sent: where
+its client repeats nothing, a call may be lost that is under way on that host or meets a server just as that stops. No
+other call may fail. Before and after each event the servers have to get as many calls as each other. It needs root, and
+`ip`, `unshare` and `nsenter`.
 """
 
 import argparse
 import asyncio
-import contextlib
 import shutil
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from math import inf
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.report import add_json_option, argument_parser, positive
 from tests.integration.serving import BUNDLES
+from tests.load.cluster_course import EVENTS, MAX_DEVIATION, Course, Host, Spread
 from tests.load.crowd import progress_bar
 from tests.load.gateways import GATEWAYS, gateway, why_missing
-from tests.load.metrics_page import total
 from tests.load.network import Network, enter_own_network, why_impossible
 from tests.load.report import Report, Table, at_most, equals
-from tests.load.rolling import Crowd
-from tests.load.scene import Scene
-
-from dragoman.client import AsyncClient, ChannelSettings
 
 BALANCER = "client"
 WAYS = (BALANCER, *GATEWAYS)
-EVENTS = {"restart": "rolling restart", "cut": "one host cut off", "stop": "one host stands still"}
 SERVERS = ("dragoman-a", "dragoman-b", "dragoman-c")
+MAX_CALL_S = 30.0
+COSTLY = {"restart": len(SERVERS), "cut": 1}
+"""How many calls an event may cost a caller that may lose some."""
 GATEWAY = "gateway"
 TITLES = {BALANCER: "By our client's balancer", "nginx": "Through nginx", "envoy": "Through Envoy"}
-DRAIN_DELAY_S = 3.0
-CALLS_AT_ONCE = 2
-"""Of a client, beside a stream."""
-MAX_DEVIATION = 0.1
-MAX_CALL_S = 30.0
-EVEN_WITHIN_S = 60.0
-CALLS_OF_A_WINDOW = 200
-"""For each server: so many calls have to end before their spread is judged."""
-
-
-class Host(Scene):
-    """A server on a host of its own, at the usual ports."""
-
-    def __init__(self, models: Path, network: Network, name: str) -> None:
-        super().__init__(models, ("server.host=0.0.0.0", f"server.drain_delay_s={DRAIN_DELAY_S}"))
-        self.name = name
-        self.address, self.enter = network.addresses[name], network.enter(name)
-        self.port, self.metrics_port = 8500, 8002
-
-    def num_calls(self) -> float:
-        """Calls that have ended since the server's start."""
-        return total(self.metrics_port, "requests_total", host=self.address)
-
-
-@dataclass(frozen=True)
-class Spread:
-    """How calls were spread at last, and after how many seconds they were even."""
-
-    shares: Sequence[float]
-    seconds: float
-
-    @property
-    def deviation(self) -> float:
-        """The largest one from an even share, as a part of it."""
-        return max(abs(share * len(self.shares) - 1) for share in self.shares)
-
-
-@dataclass
-class Course:
-    """What happens to the hosts while callers call in one way.
-
-    Attributes:
-        repeating: callers of translations, whose client repeats calls.
-        plain: callers of translations, whose client repeats nothing.
-        streams: callers of generated text, with both kinds of clients.
-        spreads: by the step that they were measured in.
-        back_s: of each restart, seconds from readiness until calls came again.
-    """
-
-    hosts: Sequence[Host]
-    network: Network
-    options: argparse.Namespace
-    tell: Callable[[str], None]
-    repeating: list[Crowd] = field(default_factory=list)
-    plain: list[Crowd] = field(default_factory=list)
-    streams: list[Crowd] = field(default_factory=list)
-    spreads: dict[str, Spread] = field(default_factory=dict)
-    back_s: list[float] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def crowds(self) -> list[Crowd]:
-        """All callers."""
-        return [*self.repeating, *self.plain, *self.streams]
-
-    async def run(self, target: str, *, some_are_plain: bool) -> None:
-        """Call at `target` and let all events happen, one after another."""
-        async with contextlib.AsyncExitStack() as stack:
-            calls = []
-            for number in range(self.options.clients):
-                is_plain = some_are_plain and number % 2 == 0
-                settings = ChannelSettings(max_attempts=1) if is_plain else ChannelSettings()
-                client = await stack.enter_async_context(AsyncClient(target, settings=settings))
-                unary, stream = (Crowd(client, pause_s=self.options.pause) for _ in range(2))
-                (self.plain if is_plain else self.repeating).append(unary)
-                self.streams.append(stream)
-                calls += [unary.translate] * CALLS_AT_ONCE + [stream.generate]
-            self._begin("before")
-            tasks = [asyncio.create_task(call()) for call in calls]
-            await self._become_even("before")
-            happen = {"restart": self._restart, "cut": self._cut, "stop": self._stop}
-            for event in self.options.events:
-                self._begin(EVENTS[event])
-                await happen[event]()
-                self._begin(f"after: {EVENTS[event]}")
-                await self._become_even(f"after: {EVENTS[event]}")
-            for crowd in self.crowds:
-                crowd.is_over = True
-            await asyncio.gather(*tasks)
-
-    def _begin(self, step: str) -> None:
-        for crowd in self.crowds:
-            crowd.step = step
-        self.tell(step)
-
-    async def _restart(self) -> None:
-        for host in self.hosts:
-            code = await asyncio.to_thread(host.stop)
-            if code:
-                self.problems.append(f"{host.name} ended with exit code {code}")
-            await asyncio.to_thread(host.start)
-            ready_s, num_before = time.monotonic(), await asyncio.to_thread(host.num_calls)
-            while await asyncio.to_thread(host.num_calls) == num_before:
-                if time.monotonic() > ready_s + EVEN_WITHIN_S:
-                    self.problems.append(f"{host.name} gets no calls {EVEN_WITHIN_S:g} s after its restart")
-                    break
-                await asyncio.sleep(0.1)
-            self.back_s.append(time.monotonic() - ready_s)
-
-    async def _cut(self) -> None:
-        name = self.hosts[0].name
-        await asyncio.to_thread(self.network.cut_off, name)
-        await asyncio.sleep(self.options.cut)
-        await asyncio.to_thread(self.network.join, name)
-
-    async def _stop(self) -> None:
-        processes = self.hosts[1].tree.all()
-        for process in processes:
-            process.suspend()
-        try:
-            await asyncio.sleep(self.options.stop)
-        finally:
-            for process in processes:
-                process.resume()
-
-    async def _become_even(self, step: str) -> None:
-        """Return when all servers get as many calls as each other, or when that takes too long."""
-        began_s = time.monotonic()
-        while True:
-            window_s = time.monotonic() - began_s
-            spread = Spread(await self._shares(), window_s)
-            if spread.deviation <= MAX_DEVIATION:
-                break
-            if window_s > EVEN_WITHIN_S:
-                spread = Spread(spread.shares, inf)
-                break
-        self.spreads[step] = spread
-
-    async def _shares(self) -> list[float]:
-        before = await self._counts()
-        while True:
-            await asyncio.sleep(0.2)
-            ended = [now - then for now, then in zip(await self._counts(), before, strict=True)]
-            if sum(ended) >= CALLS_OF_A_WINDOW * len(self.hosts):
-                return [each / sum(ended) for each in ended]
-
-    async def _counts(self) -> list[float]:
-        return list(await asyncio.gather(*(asyncio.to_thread(host.num_calls) for host in self.hosts)))
 
 
 def describe(way: str, course: Course, report: Report) -> None:
     """Add what came of one way of calling."""
-    crowds = course.crowds
+    callers = course.callers
     rows = []
-    for step in dict.fromkeys(step for crowd in crowds for step, _ in crowd.outcomes):
-        right = sum(crowd.outcomes[step, "right"] for crowd in crowds)
-        failed = sum(sum(_failed(crowd, step).values()) for crowd in crowds)
-        slowest_s = max(crowd.slowest_s.get(step, 0.0) for crowd in crowds)
-        rows.append(
-            [step, f"{right:,}", f"{failed:,}", f"{slowest_s:.2f}", *_spread(course.spreads.get(step))]
-        )
+    for step in dict.fromkeys(step for each in callers for step, _ in each.outcomes):
+        right = sum(each.outcomes[step, "right"] for each in callers)
+        num_failed = sum(each.failed(step).total() for each in callers)
+        slowest_s = max(each.slowest_s.get(step, 0.0) for each in callers)
+        spread = course.spreads.get(step)
+        rows.append([step, f"{right:,}", f"{num_failed:,}", f"{slowest_s:.2f}", *_spread(spread)])
     columns = ["meanwhile", "right", "failed or wrong", "slowest call in s", "calls of each server in %"]
     report.tables.append(Table(TITLES[way], [*columns, "even after s"], rows))
-    fragile = [*course.streams, *(course.plain if way == "nginx" else [])]
-    steps = (EVENTS["cut"], f"after: {EVENTS['cut']}")
-    lost = sum((_failed(crowd, step) for crowd in fragile for step in steps), Counter())
-    failed_calls = sum((_failed(crowd) for crowd in crowds), Counter()) - lost
+    failed = sum((each.failed() for each in callers), Counter())
+    for event, num_times in COSTLY.items():
+        fragile = [each for each in callers if each.may_lose(way, event)]
+        if event in course.options.events and fragile:
+            lost = sum((each.lost(event) for each in fragile), Counter())
+            failed -= lost
+            limit = num_times * sum(each.number for each in fragile)
+            report.bounds.append(
+                at_most(f"{way}: calls that may be lost, {EVENTS[event]}", lost.total(), limit)
+            )
+            report.facts |= {f"{way}: lost, {told}": str(count) for told, count in lost.items()}
+    slowest_s = max(seconds for each in callers for seconds in each.slowest_s.values())
     deviation = max(spread.deviation for spread in course.spreads.values())
     report.bounds += [
-        equals(f"{way}: calls that failed or were wrong", dict(failed_calls) or 0, 0),
+        equals(f"{way}: other calls that failed or were wrong", dict(failed) or 0, 0),
         equals(f"{way}: servers that did not stop or come back as they should", course.problems or 0, 0),
-        at_most(
-            f"{way}: slowest call",
-            max(seconds for crowd in crowds for seconds in crowd.slowest_s.values()),
-            MAX_CALL_S,
-            " s",
-        ),
+        at_most(f"{way}: slowest call", slowest_s, MAX_CALL_S, " s"),
         at_most(f"{way}: largest deviation from an even spread", 100 * deviation, 100 * MAX_DEVIATION, " %"),
     ]
-    if "cut" in course.options.events:
-        what = f"{way}: calls lost with the host that was cut off"
-        num_callers = len(course.streams) + CALLS_AT_ONCE * (len(fragile) - len(course.streams))
-        report.bounds.append(at_most(what, lost.total(), num_callers))
-        report.facts |= {f"{what}, {told}": str(count) for told, count in lost.items()}
     if course.back_s:
         report.facts[f"{way}: calls come again"] = (
             f"at most {max(course.back_s):.1f} s after a server is ready"
         )
-
-
-def _failed(crowd: Crowd, step: str = "") -> Counter[str]:
-    """How calls failed, in `step` or in all."""
-    return Counter(
-        {
-            f"{each}: {what}": count
-            for (each, what), count in crowd.outcomes.items()
-            if what != "right" and step in {"", each}
-        }
-    )
 
 
 def _spread(spread: Spread | None) -> list[str]:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from tests.load import cluster, gateways
+from tests.load.cluster_course import EVENTS, Callers, Course, Spread
 from tests.load.network import why_impossible
 from tests.load.report import Report
-from tests.load.rolling import Crowd
 
-CUT = cluster.EVENTS["cut"]
+CUT = EVENTS["cut"]
 
 
 def run(figures: Path, way: str, *options: str) -> dict[str, Any]:
@@ -43,9 +43,8 @@ def run(figures: Path, way: str, *options: str) -> dict[str, Any]:
 def test_gateways_hide_restarts_and_more(way: str, event: str, tmp_path: Path) -> None:
     options = ["--events", "restart", event, "--cut", "12", "--stop", "2"]
     [calls] = run(tmp_path / "cluster.json", way, *options)["tables"]
-    steps = ["before", "after: rolling restart", f"after: {cluster.EVENTS[event]}"]
+    steps = ["before", "after: rolling restart", f"after: {EVENTS[event]}"]
     assert [row[0] for row in calls["rows"]][::2] == steps
-    assert {row[2] for row in calls["rows"][:3]} == {"0"}
 
 
 # `test_rolling.py` has restarts behind our client's balancer.
@@ -56,40 +55,45 @@ def test_our_client_hides_a_host_that_is_cut_off_and_one_that_stands_still(tmp_p
     assert len(calls["rows"]) == 5
 
 
-def course(**outcomes: Counter[tuple[str, str]]) -> cluster.Course:
-    """A course that has been: one caller of each kind."""
-    options = argparse.Namespace(events=["cut"], clients=1)
-    ended = cluster.Course([], None, options, print)  # type: ignore[arg-type]
-    for kind in ("repeating", "plain", "streams"):
-        counts = outcomes.get(kind, Counter()) + Counter({(CUT, "right"): 9})
-        getattr(ended, kind).append(Crowd(None, outcomes=counts, slowest_s={CUT: 0.5}))  # type: ignore[arg-type]
-    ended.spreads["before"] = cluster.Spread([0.32, 0.33, 0.35], 0.0)
+RESTART = EVENTS["restart"]
+GONE = "UnavailableError: gone"
+
+
+def course(failed: Counter[tuple[str, str]], *, repeats: bool = True, streams: bool = False) -> Course:
+    """A course that has been, with one caller who had calls that failed."""
+    ended = Course([], None, argparse.Namespace(events=["restart", "cut"]), print)  # type: ignore[arg-type]
+    outcomes = failed + Counter({(CUT, "right"): 9})
+    caller = Callers(None, outcomes=outcomes, slowest_s={CUT: 0.5}, repeats=repeats, streams=streams)  # type: ignore[arg-type]
+    ended.callers.append(caller)
+    ended.spreads["before"] = Spread([0.32, 0.33, 0.35], 0.0)
     return ended
 
 
-def broken_bounds(way: str, ended: cluster.Course) -> list[str]:
+def broken_bounds(way: str, ended: Course) -> list[str]:
     report = Report("cluster")
     cluster.describe(way, ended, report)
     return [bound.what.partition(": ")[2] for bound in report.bounds if not bound.holds]
 
 
-def test_a_stream_may_be_lost_with_its_host_and_a_call_only_through_nginx() -> None:
-    lost = Counter({(CUT, "UnavailableError: gone"): 1})
-    assert not broken_bounds("client", course())
-    assert not broken_bounds("envoy", course(streams=lost))
-    assert not broken_bounds("nginx", course(streams=lost, plain=lost))
-    failed = ["calls that failed or were wrong"]
-    assert broken_bounds("envoy", course(plain=lost)) == failed
-    assert broken_bounds("nginx", course(repeating=lost)) == failed
-    assert broken_bounds("client", course(streams=Counter({("before", "wrong"): 1}))) == failed
-    assert broken_bounds("client", course(streams=lost + lost)) == [
-        "calls lost with the host that was cut off"
-    ]
+@pytest.mark.parametrize("way", cluster.WAYS)
+def test_a_stream_may_be_lost_with_its_host_and_one_call_only_through_nginx(way: str) -> None:
+    failed = ["other calls that failed or were wrong"]
+    cut, restart = Counter({(CUT, GONE): 1}), Counter({(RESTART, GONE): 1})
+    assert broken_bounds(way, course(Counter())) == []
+    assert broken_bounds(way, course(cut, streams=True)) == []
+    assert broken_bounds(way, course(cut)) == failed
+    assert broken_bounds(way, course(restart, streams=True)) == failed
+    assert broken_bounds(way, course(Counter({("before", "wrong"): 1}), streams=True)) == failed
+    for lost in (cut, restart):
+        assert broken_bounds(way, course(lost, repeats=False)) == ([] if way == "nginx" else failed)
+    assert broken_bounds(way, course(Counter({(CUT, "wrong"): 1}), streams=True)) == failed
+    many = Counter({(CUT, GONE): 2})
+    assert broken_bounds(way, course(many, streams=True)) == [f"calls that may be lost, {CUT}"]
 
 
 def test_an_uneven_spread_breaks_a_bound() -> None:
-    ended = course()
-    ended.spreads["after"] = cluster.Spread([0.29, 0.33, 0.38], float("inf"))
+    ended = course(Counter())
+    ended.spreads["after"] = Spread([0.29, 0.33, 0.38], float("inf"))
     assert broken_bounds("client", ended) == ["largest deviation from an even spread"]
 
 
