@@ -320,11 +320,12 @@ class EngineClient:
             self._retiring.pop(lane)()
 
     def _bind(self) -> None:
-        if self._closed_because:
-            raise EngineUnavailable(self._closed_because)
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
+        # Checked last: `close` sets the reason, perhaps in another thread, and then fails what this loop has.
+        if self._closed_because:
+            raise EngineUnavailable(self._closed_because)
         assert self._loop is loop, "a client is for one event loop"
 
     def _overloaded(self) -> Overloaded:

@@ -1,6 +1,7 @@
 """A front's client of lanes that the test plays itself: dispatch, events, and lanes that come and go."""
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -288,6 +289,25 @@ async def test_closing_fails_what_is_left_and_refuses_what_comes() -> None:
         client.submit([1], GREEDY)
     client.close("again")
     assert client.occupancy()[2:] == (0, 0)
+
+
+async def test_closing_from_a_thread_while_the_first_call_comes_leaves_nothing_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client, [lane], _ = make()
+    running_loop = asyncio.get_running_loop
+
+    def closed_meanwhile() -> asyncio.AbstractEventLoop:
+        monkeypatch.undo()
+        closing = threading.Thread(target=client.close)
+        closing.start()
+        closing.join()
+        return running_loop()
+
+    monkeypatch.setattr(asyncio, "get_running_loop", closed_meanwhile)
+    with pytest.raises(EngineUnavailable, match="the engine was closed"):
+        client.submit([1], GREEDY)
+    assert lane.commands == []
 
 
 async def test_a_caller_that_leaves_does_not_take_the_answer_along() -> None:
