@@ -215,7 +215,12 @@ class _RunningEngine:
         self._loop = asyncio.new_event_loop()
         self._process_id = os.getpid()
         thread = threading.Thread(target=self._loop.run_forever, name="local-model", daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except BaseException:  # the system has no thread left for this process
+            self._loop.close()
+            server.close()
+            raise
         self._finalizer = weakref.finalize(self, _shut_down_dropped, self._loop, thread, server)
 
     def close(self) -> None:

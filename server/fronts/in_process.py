@@ -32,6 +32,7 @@ from dragoman.server.fronts.grpc.status import to_status
 from dragoman.server.lifecycle import Lifecycle, Phase
 from dragoman.server.models.changes import ForbiddenChanges
 from dragoman.server.models.registry import Lease, Registry
+from dragoman.server.models.served_model import ServedModel
 from dragoman.server.models.threaded import ThreadedModels
 from dragoman.server.operations.metrics import Metrics
 from dragoman.server.requests.failures import Failure
@@ -64,16 +65,24 @@ class InProcessServer:
         """
         _quieten_logs()
         self._models = ThreadedModels(settings)
+        try:
+            self.model, self._behaviours = self._load(bundle)
+        except BaseException:  # an interrupt, too: nobody else knows these lanes
+            self.close()
+            raise
+
+    def _load(self, bundle: Path) -> tuple[ServedModel, dict[str, Behaviour]]:
+        """Returns the model, rehearsed, and the methods of its services by their paths."""
         self._models.load(bundle)
-        [model] = self._models.connect(Metrics(cpu_limit_cores()))
-        self.model = replace(model, name=_as_text(model.name), version=_as_text(model.version))
-        registry = _OneModel([self.model])
+        [served] = self._models.connect(Metrics(cpu_limit_cores()))
+        model = replace(served, name=_as_text(served.name), version=_as_text(served.version))
+        registry = _OneModel([model])
         lifecycle = Lifecycle()
         lifecycle.phase = Phase.SERVING
         max_inputs = ListenSettings().max_inputs
         # In a thread of its own: this one may have an event loop.
         with ThreadPoolExecutor(1, thread_name_prefix="rehearsal") as thread:
-            thread.submit(asyncio.run, rehearse(self.model, max_inputs, None)).result()
+            thread.submit(asyncio.run, rehearse(model, max_inputs, None)).result()
         runtime = Runtime(registry, lifecycle, max_inputs=max_inputs)
         handlers: Any = _Handlers()
         translation_pb2_grpc.add_TranslationServiceServicer_to_server(TranslationServicer(runtime), handlers)
@@ -81,7 +90,7 @@ class InProcessServer:
         model_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelServicer(registry, ForbiddenChanges()), handlers
         )
-        self._behaviours: dict[str, Behaviour] = handlers.behaviours
+        return model, handlers.behaviours
 
     def channel(self) -> "InProcessChannel":
         """A channel for calls from one event loop, the same for all channels."""

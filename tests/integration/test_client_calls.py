@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+from tests.integration.child_server import held_port
 from tests.integration.scripted_server import Failure, ScriptedServer, invalid, overloaded, running_server
 
 from dragoman.client import (
@@ -256,8 +257,6 @@ def test_waiting_ends_when_the_server_says_serving(server: ScriptedServer) -> No
 
 
 def test_waiting_for_a_server_that_starts_later() -> None:
-    with running_server() as first:
-        port = first.port
     started = threading.Event()
     finish = threading.Event()
 
@@ -267,7 +266,10 @@ def test_waiting_for_a_server_that_starts_later() -> None:
             assert later.port == port
             finish.wait(timeout=30)
 
-    with Client(f"127.0.0.1:{port}", wait_for_ready=True, timeout_s=20) as client:
+    with (
+        held_port() as port,
+        Client(f"127.0.0.1:{port}", wait_for_ready=True, timeout_s=20) as client,
+    ):
         thread = threading.Timer(0.3, serve)
         thread.start()
         try:

@@ -1,5 +1,6 @@
 """`Translator` and `Generator`: a bundle in the caller's process."""
 
+import asyncio
 import gc
 import os
 import shutil
@@ -28,6 +29,7 @@ from dragoman.client import (
 from dragoman.client.local import local_client
 from dragoman.common.errors import SettingsError, UsageError
 from dragoman.server.errors import BundleError
+from dragoman.server.fronts import in_process
 
 SPELL, COUNT = BUNDLES / "spell" / "2", BUNDLES / "count" / "2"
 
@@ -162,12 +164,46 @@ def test_what_is_collected_on_a_thread_of_the_engine_is_closed() -> None:
     assert set(threading.enumerate()) <= before
 
 
+def test_what_fails_after_its_lanes_have_started_leaves_no_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(threading.enumerate())
+
+    async def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(in_process, "rehearse", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Translator(SPELL)
+    started = set(threading.enumerate()) - before
+    assert not [each.name for each in started if each.name.startswith("lane-")]
+
+
+def test_a_client_that_gets_no_thread_leaves_no_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+    before = set(threading.enumerate())
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "local-model":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        Translator(SPELL)
+    started = set(threading.enumerate()) - before
+    assert not [each.name for each in started if each.name.startswith("lane-")]
+
+
 def test_an_interrupted_caller_frees_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch)
     with Translator(SPELL, engine={"lanes": 1}) as translator:
         with gate.closed():
-            main_thread = threading.main_thread().ident
-            threading.Timer(0.1, signal.pthread_kill, (main_thread, signal.SIGINT)).start()
+            main_thread = threading.get_ident()
+
+            def interrupt() -> None:
+                asyncio.run(gate.wait_for_lane())  # the caller waits for an answer then
+                signal.pthread_kill(main_thread, signal.SIGINT)
+
+            threading.Thread(target=interrupt).start()
             with pytest.raises(KeyboardInterrupt):
                 translator.translate("12")
         assert translator.translate("12")[0].text == "one two"

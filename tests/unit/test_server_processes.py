@@ -19,6 +19,14 @@ held = b"x" * (64 << 20)
 print(time.process_time(), flush=True)
 sys.stdin.read()
 """
+GROW = """
+import sys
+print("small", flush=True)
+sys.stdin.readline()
+held = b"x" * (64 << 20)
+print("large", flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -111,17 +119,26 @@ def test_memory_is_measured_behind_a_scrape(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_scrape_has_the_memory_of_after_the_one_before() -> None:
+    """Of a process that shares little: other processes of the tests come and go, and with them shares of pages."""
     collector = ProcessesCollector("dragoman")
-    collector.watch(os.getpid(), "front-0")
 
     def measured() -> float:
-        found = samples(collector)["dragoman_process_pss_bytes", "front-0"]
+        found = samples(collector)["dragoman_process_pss_bytes", "lane-0"]
         assert collector._measuring is not None
         collector._measuring.join()
         return found
 
-    measured()
-    held = b"x" * (64 << 20)
-    before = measured()
-    assert measured() - before > 48 << 20
-    del held
+    with subprocess.Popen(
+        [sys.executable, "-c", GROW], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as growing:
+        assert growing.stdin is not None
+        assert growing.stdout is not None
+        growing.stdout.readline()
+        collector.watch(growing.pid, "lane-0")
+        measured()
+        growing.stdin.write("\n")
+        growing.stdin.flush()
+        growing.stdout.readline()
+        before = measured()
+        assert measured() - before > 48 << 20
+        growing.communicate("")
