@@ -8,10 +8,13 @@ from typing import Any, Protocol, TypeAlias
 from dragoman.files.answers import Outcome
 from dragoman.files.storage import InputFile
 
-__all__ = ["BLOCK_ROWS", "BadRow", "Format", "PartWriter", "RowBlock", "RowText", "part_place"]
+__all__ = ["BLOCK_BYTES", "BLOCK_ROWS", "BadRow", "Format", "PartWriter", "RowBlock", "RowText", "part_place"]
 
 BLOCK_ROWS = 256
-"""Most rows of a block. A process has two blocks, four times the rows that it decodes at a time."""
+"""Most rows of a block."""
+
+BLOCK_BYTES = 1024 * 1024
+"""About the most that the rows of a block take: many blocks are in memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The processes that answer blocks of texts: a host that loads the bundle, and a worker for each core.
 
 The host has one thread and forks the workers, so that they share the pages of the weights. A worker answers blocks with
-one lane. It takes a new block while rows are still busy with earlier ones, so that no row is empty between blocks.
+one lane. It takes all blocks that are there, up to a window of rows, and sorts their texts by length. Rows are still
+busy with earlier ones then, so that none is empty between blocks.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 from dragoman.common.errors import DragomanError, UsageError
-from dragoman.files.offline_model import OfflineModel, OfflineRules, TextBatch
+from dragoman.files.offline_model import WINDOW_ROWS, OfflineModel, OfflineRules, TextBatch
 from dragoman.files.protocol import Begin, Block, Done, Ended, Failed, Ready
 from dragoman.server.bundle.reader import Bundle
 from dragoman.server.errors import RequestError
@@ -87,22 +88,29 @@ def _work(rules: OfflineRules, connection: Connection) -> NoReturn:
 
 def _answer_blocks(model: OfflineModel, connection: Connection) -> None:
     # A thread reads: the command is never kept waiting with a block while this process waits to send an answer.
-    blocks: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
+    blocks: queue.SimpleQueue[Block] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, blocks), daemon=True).start()
     running: list[tuple[int, TextBatch]] = []
     while True:
         while model.wants_texts:
-            try:
-                block = blocks.get(block=not running)
-            except queue.Empty:
+            window = _take_window(blocks, waits=not running)
+            if not window:
                 break
-            if block is None:
-                return
-            running.append((block.number, model.submit(block.texts, block.first)))
+            batches = model.submit(*((block.texts, block.first) for block in window))
+            running += zip((block.number for block in window), batches, strict=True)
             _send_complete(running, connection)
         if model.has_work:
             model.step()
             _send_complete(running, connection)
+
+
+def _take_window(blocks: "queue.SimpleQueue[Block]", *, waits: bool) -> list[Block]:
+    """The blocks that are there, up to a window of rows; `waits` for the first one."""
+    window: list[Block] = []
+    with contextlib.suppress(queue.Empty):
+        while sum(len(block.texts) for block in window) < WINDOW_ROWS:
+            window.append(blocks.get(block=waits and not window))
+    return window
 
 
 def _send_complete(running: list[tuple[int, TextBatch]], connection: Connection) -> None:

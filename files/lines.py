@@ -9,14 +9,13 @@ from typing import Any, NoReturn
 import pyarrow as pa
 
 from dragoman.files.answers import AnswerRow, Outcome, Refusal
-from dragoman.files.blocks import BLOCK_ROWS, BadRow, RowBlock, RowText
+from dragoman.files.blocks import BLOCK_BYTES, BLOCK_ROWS, BadRow, RowBlock, RowText
 from dragoman.files.columns import AnswerColumns
 from dragoman.files.storage import InputFile, named_errors
 
 __all__ = ["JsonLines", "TextLines"]
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
-_MAX_BLOCK_BYTES = 4 * 1024 * 1024
 _CODECS = {"": None, ".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -54,7 +53,7 @@ class _Lines:
                     wanted = wants(part)
                 if not wanted:
                     continue
-                if len(lines) == BLOCK_ROWS or size > _MAX_BLOCK_BYTES:
+                if len(lines) == BLOCK_ROWS or size > BLOCK_BYTES:
                     yield self._block(file, part, first, lines, packed.tell(), ends_part=False)
                     first, size, lines = number, 0, []
                 lines.append(line)

@@ -44,8 +44,10 @@ from dragoman.server.requests.text_rules import (
     too_long,
 )
 
-__all__ = ["OfflineModel", "OfflineRules", "TextBatch"]
+__all__ = ["WINDOW_ROWS", "OfflineModel", "OfflineRules", "TextBatch"]
 
+WINDOW_ROWS = 2048
+"""Texts that are worth submitting together: sorted by length, those that are encoded in one run are about as long."""
 
 _FINISH_REASONS = {each: each.name.lower() for each in FinishReason}
 """As clients have them."""
@@ -182,7 +184,7 @@ class OfflineRules:
 class OfflineModel:
     """Answers texts with one lane, in the calling thread.
 
-    A batch may be submitted while others run, so that no row is empty between batches.
+    Batches may be submitted while others run, so that no row is empty between batches.
     """
 
     def __init__(self, rules: OfflineRules) -> None:
@@ -204,12 +206,28 @@ class OfflineModel:
 
     @property
     def wants_texts(self) -> bool:
-        """Whether rows may be empty soon unless another batch is submitted."""
+        """Whether rows may be empty soon unless more batches are submitted."""
         return self._lane.num_waiting_rows < self._num_slots
 
-    def submit(self, texts: Sequence[str | None], first: int = 0) -> TextBatch:
-        """Queue texts; the first one has the number `first`, by which seeds of samples differ."""
-        rules, batch = self._rules, TextBatch([None] * len(texts))
+    def submit(self, *batches: tuple[Sequence[str | None], int]) -> list[TextBatch]:
+        """Queue batches of texts, the longest text of all first: texts of like length are encoded together.
+
+        Each batch comes with the number of its first text, by which seeds of samples differ.
+        """
+        queued: list[tuple[list[int], TextBatch, int, int]] = []
+        submitted = []
+        for texts, first in batches:
+            batch = TextBatch([None] * len(texts))
+            places, encoded = self._encoded(texts, batch)
+            queued += ((ids, batch, place, first + place) for place, ids in zip(places, encoded, strict=True))
+            submitted.append(batch)
+        for ids, batch, place, index in sorted(queued, key=lambda each: -len(each[0])):
+            self._submit(batch, place, ids, index)
+        return submitted
+
+    def _encoded(self, texts: Sequence[str | None], batch: TextBatch) -> tuple[list[int], list[list[int]]]:
+        """The places of the texts that can be answered, and their tokens. Others get their result."""
+        rules = self._rules
         places = [place for place, text in enumerate(texts) if text is not None and not rules.is_blank(text)]
         asked = [text for place in places if (text := texts[place]) is not None]
         refused = rules.refusals(asked) if asked else {}
@@ -218,11 +236,7 @@ class OfflineModel:
         if refused:
             places = [place for at, place in enumerate(places) if at not in refused]
             asked = [text for at, text in enumerate(asked) if at not in refused]
-        encoded = [each.ids for each in rules.served.tokenizer.encode_batch_fast(asked)]
-        # Inputs of like length are encoded together.
-        for at in sorted(range(len(asked)), key=lambda at: -len(encoded[at])):
-            self._submit(batch, places[at], encoded[at], first + places[at])
-        return batch
+        return places, [each.ids for each in rules.served.tokenizer.encode_batch_fast(asked)]
 
     def _submit(self, batch: TextBatch, place: int, token_ids: list[int], index: int) -> None:
         """Queue the sequences that answer an input, or refuse it."""

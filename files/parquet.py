@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dragoman.files.answers import Outcome, Refusal
-from dragoman.files.blocks import BLOCK_ROWS, BadRow, RowBlock, RowText
+from dragoman.files.blocks import BLOCK_BYTES, BLOCK_ROWS, BadRow, RowBlock, RowText
 from dragoman.files.columns import AnswerColumns, check_text_column, texts_of
 from dragoman.files.storage import InputFile, named_errors
 
 __all__ = ["ParquetTables"]
 
-_READ_ROWS = 4 * BLOCK_ROWS
+_READ_BLOCKS = 4
 _READ_BUFFER_BYTES = 1 << 20
 _GROUP_BYTES = 32 * 1024 * 1024
 """Of a row group that is written, by the size of the rows that were read: it is in memory until it is written."""
@@ -24,11 +24,12 @@ _GROUP_BYTES = 32 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """What a part has of its file: the schema, the compression, and rows a row group."""
+    """What a part has of its file: the schema, the compression, and rows a row group; rows are read by blocks."""
 
     schema: pa.Schema
     compression: str
     group_rows: int
+    block_rows: int
 
 
 class ParquetTables:
@@ -66,10 +67,10 @@ class ParquetTables:
         size, num_rows = self._rows_per_part, table.metadata.num_rows
         row, end = parts.start * size, min(parts.stop * size, num_rows)
         pieces: list[pa.RecordBatch] = []
-        start, block_end = row, _block_end(row, size, end)
+        start, block_end = row, _block_end(row, size, end, layout.block_rows)
         if row == end:  # a file without rows
             yield self._block(file, layout, 0, layout.schema.empty_table(), num_rows, ends_part=True)
-        for batch in _rows(table, row, end):
+        for batch in _rows(table, row, end, _READ_BLOCKS * layout.block_rows):
             while batch.num_rows:
                 piece = batch.slice(0, block_end - row)
                 pieces.append(piece)
@@ -79,7 +80,7 @@ class ParquetTables:
                     rows = pa.Table.from_batches(pieces, layout.schema)
                     ends_part = row == end or row % size == 0
                     yield self._block(file, layout, start, rows, num_rows, ends_part=ends_part)
-                    pieces, start, block_end = [], row, _block_end(row, size, end)
+                    pieces, start, block_end = [], row, _block_end(row, size, end, layout.block_rows)
 
     def _block(
         self, file: InputFile, layout: _Layout, first: int, rows: pa.Table, num_rows: int, *, ends_part: bool
@@ -149,15 +150,16 @@ class _TableWriter:
 def _layout(table: pq.ParquetFile, rows_per_part: int) -> _Layout:
     metadata = table.metadata
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    num_bytes = sum(group.total_byte_size for group in groups)
-    fitting = _GROUP_BYTES * metadata.num_rows // max(1, num_bytes)
-    group_rows = max(BLOCK_ROWS, min(fitting, rows_per_part))
+    row_bytes = sum(group.total_byte_size for group in groups) / max(1, metadata.num_rows)
+    block_rows = max(1, min(BLOCK_ROWS, int(BLOCK_BYTES / max(1, row_bytes))))
+    group_rows = max(block_rows, min(int(_GROUP_BYTES / max(1, row_bytes)), rows_per_part))
     compression = groups[0].column(0).compression if groups and metadata.num_columns else "SNAPPY"
-    return _Layout(table.schema_arrow, "none" if compression == "UNCOMPRESSED" else compression, group_rows)
+    packed = "none" if compression == "UNCOMPRESSED" else compression
+    return _Layout(table.schema_arrow, packed, group_rows, block_rows)
 
 
-def _rows(table: pq.ParquetFile, start: int, end: int) -> Iterator[pa.RecordBatch]:
-    """The rows from `start` to `end`, of the row groups that hold them."""
+def _rows(table: pq.ParquetFile, start: int, end: int, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """The rows from `start` to `end`, of the row groups that hold them, at most `batch_rows` at a time."""
     metadata, groups, row, first = table.metadata, list[int](), 0, 0
     for number in range(metadata.num_row_groups):
         num_rows = metadata.row_group(number).num_rows
@@ -166,16 +168,16 @@ def _rows(table: pq.ParquetFile, start: int, end: int) -> Iterator[pa.RecordBatc
             groups.append(number)
         row += num_rows
     row = first
-    for batch in table.iter_batches(_READ_ROWS, row_groups=groups) if groups else ():
+    for batch in table.iter_batches(batch_rows, row_groups=groups) if groups else ():
         wanted = batch.slice(max(0, start - row), max(0, end - max(row, start)))
         row += batch.num_rows
         yield wanted
 
 
-def _block_end(row: int, part_rows: int, end: int) -> int:
+def _block_end(row: int, part_rows: int, end: int, block_rows: int) -> int:
     """Where a block that begins at `row` ends. Blocks are counted from the beginning of their part."""
     part = row // part_rows * part_rows
-    return min(end, part + part_rows, part + ((row - part) // BLOCK_ROWS + 1) * BLOCK_ROWS)
+    return min(end, part + part_rows, part + ((row - part) // block_rows + 1) * block_rows)
 
 
 def _runs(parts: Sequence[int]) -> Iterator[range]:

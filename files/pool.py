@@ -1,5 +1,6 @@
 """The command's side of the processes that answer blocks (`host.py`): blocks out, outcomes in, in order."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from multiprocessing.connection import Connection, wait
@@ -10,12 +11,13 @@ from dragoman.files.answers import Outcome
 from dragoman.files.processes import Processes
 from dragoman.files.protocol import Begin, Block, Done, Ended, Failed, Ready
 
-__all__ = ["Pool"]
+__all__ = ["Pool", "depth"]
 
-_DEPTH = 2
-"""Blocks that a worker has: it computes one, and the next one is there when rows become free."""
-_AHEAD = 2
-"""Blocks for each worker that may be complete while an earlier one is not."""
+_MIN_DEPTH, _MAX_DEPTH = 2, 16
+"""Blocks that a worker has: it computes some, and the next ones are there when rows become free."""
+_DEPTH_S = 1.0
+"""A worker has the blocks that it answers in this time: more are sorted better by length, and let it compute on while
+this process waits for a disk; fewer end at the same time as those of other workers."""
 _REASON_S = 2.0
 
 _Item = TypeVar("_Item")
@@ -41,6 +43,7 @@ class Pool:
         """
         self._control, self._workers = processes.control, processes.workers
         self._num_given = dict.fromkeys(self._workers, 0)
+        self._depth = _MIN_DEPTH
         self._give(self._control, begin)
         self._take(self._control)
 
@@ -54,12 +57,14 @@ class Pool:
         Raises:
             OperationError: a process has ended, or cannot go on.
         """
-        source, is_over, number = iter(items), False, 0
+        source, is_over, number, num_done = iter(items), False, 0, 0
         failure: Exception | None = None
         entries: deque[_Entry[_Item]] = deque()  # in order
         asked: dict[int, _Entry[_Item]] = {}  # by number
-        most = (_DEPTH + _AHEAD) * len(self._workers)
+        began_s = time.monotonic()
         while True:
+            # As many as are asked may be complete while an earlier one is not.
+            most = 2 * self._depth * len(self._workers)
             while not is_over and len(entries) < most and (worker := self._free_worker()) is not None:
                 try:
                     item = next(source)
@@ -88,10 +93,12 @@ class Pool:
                 done = self._take(ready)
                 asked.pop(done.number).outcomes = done.outcomes
                 self._num_given[ready] -= 1
+                num_done += 1
+                self._depth = depth(num_done / len(self._workers), time.monotonic() - began_s)
 
     def _free_worker(self) -> Connection | None:
         worker = min(self._workers, key=self._num_given.__getitem__)
-        return worker if self._num_given[worker] < _DEPTH else None
+        return worker if self._num_given[worker] < self._depth else None
 
     def _give(self, connection: Connection, message: Begin | Block) -> None:
         try:
@@ -122,3 +129,9 @@ class Pool:
             if isinstance(message, Ended):
                 how = message.how
         return OperationError(f"a process that computes has ended ({how}); is there enough memory?")
+
+
+def depth(num_blocks: float, seconds: float) -> int:
+    """Returns how many blocks a worker may have that has answered `num_blocks` in so many seconds."""
+    wanted = int(_DEPTH_S * num_blocks / seconds) if seconds else _MAX_DEPTH
+    return max(_MIN_DEPTH, min(_MAX_DEPTH, wanted))

@@ -4,7 +4,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import NamedTuple, Unpack
 
 from dragoman.client.results import DecodingOptions
 from dragoman.common.extras import require_extra
@@ -22,7 +22,7 @@ from dragoman.files.answers import (  # noqa: E402
 )
 from dragoman.files.columns import AnswerColumns, check_text_column, texts_of  # noqa: E402
 from dragoman.files.host import load_rules  # noqa: E402
-from dragoman.files.offline_model import OfflineModel, TextBatch  # noqa: E402
+from dragoman.files.offline_model import WINDOW_ROWS, OfflineModel, TextBatch  # noqa: E402
 from dragoman.files.protocol import Begin  # noqa: E402
 from dragoman.server.bundle.reader import Bundle  # noqa: E402
 from dragoman.server.config import EngineSettings  # noqa: E402
@@ -89,48 +89,74 @@ class TableModel:
         Raises:
             UsageError: the table has no such column, or has one of the answers' already.
         """
-        [answered] = self._answer([table])
-        return answered
+        return pa.concat_tables(self._answer([table]))
 
     def map_batches(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Answer record batches, as Spark's `mapInArrow` gives them. The next one is begun before one ends."""
+        """Answer record batches, as Spark's `mapInArrow` gives them. The next ones are begun before one ends."""
         for table in self._answer(batches):
             yield from table.to_batches()
 
     def _answer(self, tables: "Iterable[pa.Table | pa.RecordBatch]") -> Iterator[pa.Table]:
-        model, open_tables = self._model, deque[tuple[pa.Table, list[Any], TextBatch]]()
-        source = iter(tables)
+        """Answer tables in their order, and large ones in pieces: so many texts are in memory, and no more."""
+        model, open_tables = self._model, deque[_OpenTable]()
+        source = iter(_pieces(tables))
         is_over = False
         while not is_over or open_tables:
             while not is_over and model.wants_texts:
-                table = next(source, None)
-                if table is None:
-                    is_over = True
-                else:
-                    open_tables.append(self._submit(table))
-            while open_tables and open_tables[0][2].is_complete:
-                table, texts, batch = open_tables.popleft()
-                yield self._with_columns(table, texts, batch.results)
+                window = _take_window(source)
+                is_over = not window
+                open_tables += self._submit(window)
+            while open_tables and open_tables[0].batch.is_complete:
+                yield self._with_columns(open_tables.popleft())
             if model.has_work:
                 model.step()
 
-    def _submit(self, given: "pa.Table | pa.RecordBatch") -> tuple[pa.Table, list[Any], TextBatch]:
-        table = pa.Table.from_batches([given]) if isinstance(given, pa.RecordBatch) else given
-        check_text_column(table.schema, self._input_column, "the table")
-        self._columns.check_free(table.schema.names, "the table")
-        texts = texts_of(table.column(self._input_column))
-        batch = self._model.submit(
-            [None if isinstance(text, bytes) else text for text in texts], self._num_rows
-        )
-        self._num_rows += len(texts)
-        return table, texts, batch
+    def _submit(self, window: Sequence[pa.Table]) -> "list[_OpenTable]":
+        """Queue the texts of tables together."""
+        columns, numbered = [], list[tuple[Sequence[str | None], int]]()
+        for table in window:
+            check_text_column(table.schema, self._input_column, "the table")
+            self._columns.check_free(table.schema.names, "the table")
+            texts = texts_of(table.column(self._input_column))
+            columns.append(texts)
+            numbered.append(([None if isinstance(text, bytes) else text for text in texts], self._num_rows))
+            self._num_rows += len(texts)
+        batches = self._model.submit(*numbered)
+        return [_OpenTable(*each) for each in zip(window, columns, batches, strict=True)]
 
-    def _with_columns(self, table: pa.Table, texts: Sequence[Any], outcomes: list[Outcome]) -> pa.Table:
-        outcomes = [
+    def _with_columns(self, answered: "_OpenTable") -> pa.Table:
+        table = answered.table
+        outcomes: list[Outcome] = [
             Refusal(NOT_UTF8) if isinstance(text, bytes) else outcome
-            for text, outcome in zip(texts, outcomes, strict=True)
+            for text, outcome in zip(answered.texts, answered.batch.results, strict=True)
         ]
         errors = [each.reason if isinstance(each, Refusal) else None for each in outcomes]
         for field, array in zip(self._columns.fields, self._columns.arrays(outcomes), strict=True):
             table = table.append_column(field, array)
         return table.append_column(self._error, pa.array(errors, pa.string()))
+
+
+class _OpenTable(NamedTuple):
+    """A table whose texts run or wait."""
+
+    table: pa.Table
+    texts: Sequence[str | bytes | None]
+    batch: TextBatch
+
+
+def _pieces(tables: "Iterable[pa.Table | pa.RecordBatch]") -> Iterator[pa.Table]:
+    """The tables, those of more rows than a window in several pieces."""
+    for given in tables:
+        table = pa.Table.from_batches([given]) if isinstance(given, pa.RecordBatch) else given
+        for start in range(0, max(1, table.num_rows), WINDOW_ROWS):
+            yield table.slice(start, WINDOW_ROWS)
+
+
+def _take_window(pieces: Iterator[pa.Table]) -> list[pa.Table]:
+    """The next tables, up to a window of rows."""
+    window: list[pa.Table] = []
+    while sum(table.num_rows for table in window) < WINDOW_ROWS:
+        if (table := next(pieces, None)) is None:
+            break
+        window.append(table)
+    return window

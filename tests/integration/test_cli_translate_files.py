@@ -140,9 +140,10 @@ def test_options_that_the_model_refuses_leave_no_folder(
 STOPPING_RUN = """
 import signal, sys, time
 import psutil
-from dragoman.files import run
+from dragoman.files import pool, run
 from dragoman.cli.main import main
 
+pool._MAX_DEPTH = 2  # so that both workers have blocks to come when it stops
 way, sys.argv = sys.argv[1], ["dragoman", *sys.argv[2:]]
 write_block = run._Writing._write_block
 
@@ -218,7 +219,11 @@ def test_a_table_gets_columns(translator: Translator) -> None:
     assert [at for at, error in enumerate(errors) if error] == [len(TEXTS) + 1]
     assert model(table.slice(0, 0)).num_rows == 0
     batches = list(model.map_batches(iter(table.to_batches(max_chunksize=50))))
-    assert pa.Table.from_batches(batches) == answered
+    found = pa.Table.from_batches(batches)
+    assert found.drop_columns("out_score") == answered.drop_columns("out_score")
+    # Neighbours in a batch change no answer, but may change the last digits of a score.
+    scores, same = (each.column("out_score").drop_null().to_pylist() for each in (found, answered))
+    assert scores == pytest.approx(same, abs=1e-4)
     with pytest.raises(UsageError, match="the table has no column 'source', only n"):
         model(table.select(["n"]))
     with pytest.raises(UsageError, match="num_alternatives = 3: tables have no columns for single tokens"):
