@@ -8,8 +8,9 @@ import signal
 import psutil
 import pytest
 import structlog
+from tests.integration.echo_engine import Engine, Front, begin, engine
+from tests.integration.process_tools import members, open_files
 from tests.integration.serving import eventually
-from tests.integration.test_engine_processes import Engine, Front, begin, engine, members, open_files
 
 from dragoman.common.errors import DragomanError, OperationError
 from dragoman.server.engine.processes import supervisor as supervisor_module

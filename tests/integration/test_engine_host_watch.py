@@ -8,8 +8,8 @@ from functools import partial
 
 import pytest
 import structlog.testing
+from tests.integration.echo_engine import begin, engine
 from tests.integration.serving import PATIENCE_S, eventually
-from tests.integration.test_engine_processes import begin, engine
 
 from dragoman.server.engine.processes import host_watch
 from dragoman.server.engine.processes.host_watch import MAX_UNANSWERED, HostWatch

@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from tests.integration.echo_engine import begin, engine
+from tests.integration.process_tools import open_files
 from tests.integration.serving import BUNDLES, eventually, serving
-from tests.integration.test_engine_processes import begin, engine, open_files
 from tests.integration.test_server_processes import IN_PROCESSES, Request, models_of, pids_of
 
 

@@ -3,15 +3,12 @@
 import asyncio
 import contextlib
 import itertools
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,191 +16,16 @@ import psutil
 import pytest
 import structlog
 from tests.integration import echo_host
+from tests.integration.echo_engine import MODULE, Front, begin, engine
+from tests.integration.process_tools import is_running, members, open_files
 from tests.integration.serving import PATIENCE_S, eventually
 
 from dragoman.common.errors import DragomanError
-from dragoman.server.decoding.parameters import DecodingParameters
-from dragoman.server.engine.api import Cancel, Finished, Report, Request, Submit
+from dragoman.server.engine.api import Cancel
 from dragoman.server.engine.processes import link as link_module
 from dragoman.server.engine.processes import supervisor as supervisor_module
-from dragoman.server.engine.processes.connection import HostConnection
-from dragoman.server.engine.processes.link import SocketLink
-from dragoman.server.engine.processes.messages import (
-    Begin,
-    LaneAdded,
-    LaneRemoved,
-    LaneRetired,
-    ModelAdded,
-    ModelLoaded,
-    ModelNotLoaded,
-    ModelRemoved,
-)
-from dragoman.server.engine.processes.supervisor import Supervisor
 from dragoman.server.errors import BundleError, ResourceUnavailable
 from dragoman.server.processes import start
-
-MODULE = "tests.integration.echo_host"
-PARAMETERS = DecodingParameters(max_tokens=8)
-
-
-def begin(num_lanes: int = 2, **options: Any) -> Begin:
-    return Begin(b"/models", json.dumps({"num_lanes": num_lanes, **options}).encode())
-
-
-class Front:
-    """A front that remembers what it hears."""
-
-    def __init__(self, asking_interval_s: float = 5.0) -> None:
-        self.models: dict[str, tuple[bytes, bytes]] = {}
-        self.not_loaded: list[str] = []
-        self.pids: dict[int, int] = {}
-        self.links: dict[int, SocketLink] = {}
-        self.links_of: dict[int, SocketLink] = {}
-        self.removed: list[LaneRemoved] = []
-        self.retired: list[int] = []
-        self.added: list[str] = []
-        self.removed_models: list[str] = []
-        self.keeps_links = self.is_deaf = False
-        self._changing: list[asyncio.Task[None]] = []
-        self.answers: dict[int, tuple[int, ...]] = {}
-        self.num_lost_links = 0
-        self.loaded = asyncio.Event()
-        self.connection: HostConnection
-        self._asking_interval_s = asking_interval_s
-        self._opening: set[asyncio.Task[None]] = set()
-
-    def connect(self, sock: socket.socket) -> None:
-        self.connection = HostConnection(sock, self)
-
-    def model_loaded(self, model: ModelLoaded, manifest: bytes, tokenizer: bytes) -> None:
-        self.models[model.key] = (manifest, tokenizer)
-
-    def model_not_loaded(self, model: ModelNotLoaded) -> None:
-        self.not_loaded.append(model.name)
-
-    def lane_added(self, lane: LaneAdded, link: socket.socket) -> None:
-        self._opening.add(asyncio.create_task(self._open(lane, link)))
-
-    async def _open(self, lane: LaneAdded, sock: socket.socket) -> None:
-        key = lane.lane
-        link = await SocketLink.open(
-            sock,
-            self._hear,
-            lambda: self._lose(key, lane.pid),
-            asking_interval_s=self._asking_interval_s,
-        )
-        self.links[key], self.pids[key] = link, lane.pid
-        self.links_of[lane.pid] = link
-
-    def _lose(self, key: int, pid: int) -> None:
-        self.num_lost_links += 1
-        if self.links_of[pid].is_silent:
-            self.connection.end_lane(pid)
-
-    def lane_removed(self, lane: LaneRemoved) -> None:
-        self.removed.append(lane)
-
-    def lane_retired(self, lane: LaneRetired) -> None:
-        self.retired.append(lane.pid)
-        if not self.keeps_links:
-            self._changing.append(asyncio.create_task(self._close(lane.pid)))
-
-    async def _close(self, pid: int) -> None:
-        await asyncio.gather(*self._opening)
-        self.links_of[pid].close()
-
-    def model_added(self, model: ModelAdded) -> None:
-        self.added.append(model.model)
-        self._changing.append(asyncio.create_task(self._take(model.model)))
-
-    def model_removed(self, model: ModelRemoved) -> None:
-        self.removed_models.append(model.model)
-        self._changing.append(asyncio.create_task(self._take(model.model)))
-
-    async def _take(self, model: str) -> None:
-        await asyncio.gather(*self._opening)
-        if not self.is_deaf:
-            self.connection.confirm_change(model)
-
-    def loading_ended(self) -> None:
-        self.loaded.set()
-
-    def _hear(self, _model: str, report: Report) -> None:
-        for event in report.events:
-            if isinstance(event, Finished):
-                self.answers[event.id] = event.hypotheses[0].token_ids
-
-    def ask(self, number: int, *input_ids: int, lane: int = 0, model: str = "echo/1") -> None:
-        self.links[lane].send(model, Submit([Request(number, 1, input_ids, PARAMETERS)]))
-
-    async def answer(
-        self, number: int, *input_ids: int, lane: int = 0, model: str = "echo/1"
-    ) -> tuple[int, ...]:
-        self.ask(number, *input_ids, lane=lane, model=model)
-        await eventually(lambda: number in self.answers)
-        return self.answers[number]
-
-
-class Engine:
-    """A host in the care of a supervisor, and fronts."""
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        self.supervisor = supervisor
-        self.fronts: list[Front] = []
-        self.num_started = 0
-        self.failures: list[DragomanError] = []
-
-    def host_started(self) -> None:
-        self.num_started += 1
-        for number, front in enumerate(self.fronts):
-            with contextlib.suppress(ConnectionError):  # it has ended already
-                front.connect(self.supervisor.connect(number))
-
-    def host_failed(self, error: DragomanError) -> None:
-        self.failures.append(error)
-
-    async def front(self, num_lanes: int = 2, **options: Any) -> Front:
-        front = Front(**options)
-        front.connect(self.supervisor.connect(len(self.fronts)))
-        self.fronts.append(front)
-        await asyncio.wait_for(front.loaded.wait(), PATIENCE_S)
-        await eventually(lambda: len(front.links) == num_lanes)
-        return front
-
-
-@contextlib.asynccontextmanager
-async def engine(start: Begin) -> AsyncIterator[Engine]:
-    supervisor = Supervisor(start, MODULE)
-    held = Engine(supervisor)
-    supervisor.watch(held)
-    try:
-        yield held
-    finally:
-        pid = supervisor.pid
-        await supervisor.close()
-        assert members(pid) == []
-
-
-def members(group: int) -> list[int]:
-    """Processes of a group, zombies included."""
-    return [each.pid for each in psutil.process_iter() if group_of(each.pid) == group]
-
-
-def is_running(pid: int) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
-
-
-def group_of(pid: int) -> int | None:
-    with contextlib.suppress(ProcessLookupError):
-        return os.getpgid(pid)
-    return None
-
-
-def open_files() -> Counter[str]:
-    kinds = (str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
-    return Counter(kind.partition(":")[0] for kind in kinds)
 
 
 async def test_fronts_hear_of_models_and_reach_every_lane() -> None:
@@ -428,7 +250,9 @@ async def test_what_cannot_start_is_one_error(
 
 PARENT = """
 import asyncio, sys, time
-from tests.integration.test_engine_processes import begin, Supervisor, Engine, MODULE, echo_host
+from dragoman.server.engine.processes.supervisor import Supervisor
+from tests.integration import echo_host
+from tests.integration.echo_engine import begin, Engine, MODULE
 
 async def main():
     supervisor = Supervisor(begin(**{options!r}), MODULE)

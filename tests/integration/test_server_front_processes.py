@@ -20,8 +20,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
+from tests.integration.process_tools import open_files
 from tests.integration.serving import BUNDLES, PATIENCE_S, error_of, eventually
-from tests.integration.test_engine_processes import open_files
 from tests.integration.test_server_open_inference import Stub
 
 from dragoman.inference import grpc_service_pb2

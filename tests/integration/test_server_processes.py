@@ -12,8 +12,8 @@ import psutil
 import pytest
 import structlog
 from tests.integration.child_server import ports, running
+from tests.integration.process_tools import is_running, members, open_files
 from tests.integration.serving import BUNDLES, PATIENCE_S, Served, eventually, serving
-from tests.integration.test_engine_processes import is_running, members, open_files
 
 from dragoman.cli.main import main
 from dragoman.client import AsyncClient

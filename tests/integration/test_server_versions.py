@@ -14,6 +14,7 @@ import grpc
 import psutil
 import pytest
 import structlog
+from tests.integration.process_tools import members, open_files
 from tests.integration.serving import (
     BUNDLES,
     PATIENCE_S,
@@ -24,7 +25,6 @@ from tests.integration.serving import (
     one_version,
     serving,
 )
-from tests.integration.test_engine_processes import members, open_files
 from tests.integration.test_server_fronts import samples
 from tests.integration.test_server_processes import models_of, pids_of
 from tests.unit.damaged_bundles import copy_of, set_value
