@@ -29,26 +29,30 @@ _CALLERS_A_SLOT: Final = 1.5
 
 
 async def measure(model: ServedModel, inputs: list[list[int]], duration_s: float) -> dict[str, Any]:
-    """Have callers ask for so long, after a warm-up."""
+    """Have callers ask for so long after a warm-up, and until one has an answer."""
     endless = itertools.cycle(inputs)
     parameters = DecodingParameters(max_tokens=32)
-    end_s = time.perf_counter() + _WARM_UP_S + duration_s
     num_answers = 0
+    is_over, answered = False, asyncio.Event()
 
     async def caller() -> None:
         nonlocal num_answers
-        while time.perf_counter() < end_s:
+        while not is_over:
             await model.engine.submit(next(endless), parameters).result()
             num_answers += 1
+            answered.set()
 
     num_callers = int(_CALLERS_A_SLOT * model.engine.facts.num_slots)
     callers = asyncio.gather(*(caller() for _ in range(num_callers)))
     await asyncio.sleep(_WARM_UP_S)
+    answered.clear()
     num_before, start_s = num_answers, time.perf_counter()
     whole_s, front_s = _cpu_s(), time.thread_time()
-    await asyncio.sleep(end_s - time.perf_counter())
+    await asyncio.sleep(duration_s)
+    await answered.wait()
     num_measured, seconds = num_answers - num_before, time.perf_counter() - start_s
     whole_s, front_s = _cpu_s() - whole_s, time.thread_time() - front_s
+    is_over = True
     await callers
     return {
         "answers_per_s": num_measured / seconds,

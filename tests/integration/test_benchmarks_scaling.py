@@ -21,7 +21,9 @@ def test_a_server_and_an_engine_alone_answer_with_graphs_that_sleep(
 ) -> None:
     monkeypatch.chdir(Path(scaling.__file__).parents[1])  # as make runs it: launchers are modules beside it
     override = f"engine.lanes_run_in={layout}"
-    served = scaling.served_with(models, 2, 0.2, [override])
+    served = scaling.served_with(
+        models, 2, 1.0, [override]
+    )  # on a busy machine, too, answers come in that time
     assert served.keys() == {32, 256}
     for reading in served.values():
         assert reading.calls_per_s > 0
