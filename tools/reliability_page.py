@@ -68,8 +68,14 @@ server has a port of TLS that asks for certificates. Memory is counted without p
 """,
     "side-by-side": """Side by side with Triton
 
-The same weights behind `dragoman serve`, and behind Triton with CTranslate2 in its Python backend and dynamic batching,
-one after the other.
+The same weights in fp32 behind `dragoman serve`, and behind Triton with CTranslate2 in its Python backend and dynamic
+batching, one after the other. Triton runs as it comes, and once with a bounded queue: 64 calls wait, for half a second
+at most. Calls of the overload have 32 texts, those of the floods and of SIGTERM one. The statuses beside a flood are
+those of the attackers' calls. After SIGTERM the callers repeat nothing: UNAVAILABLE is a call that was never begun,
+which clients repeat by themselves.
+
+Triton answers more of these small calls a second, and most floods slow its neighbour less. In overload nearly all of
+its answers come too late, and after SIGTERM it answers NOT_FOUND, which no client repeats.
 """,
 }
 

@@ -93,13 +93,20 @@ def in_overload(contender: Contender, options: argparse.Namespace) -> Findings:
             calls = {row[0]: row for row in report.tables[0].rows}["overload"]
             found = {what: Finding(text) for what, text in report.facts.items()}
             found["calls answered, refused, late, other"] = Finding(", ".join(calls[2:6]))
+            found["peak"] = Finding(report.facts["peak"], -_first_number(report.facts["peak"]))
             found |= {bound.what: _of_bound(bound) for bound in report.bounds}
+            if calls[3] == "0":
+                found["refusals, p99"] = Finding("none was refused")
         return found | _afterwards(life, "overload")
 
 
 def _of_bound(bound: Bound) -> Finding:
-    figure = float(bound.measured.split()[0].replace(",", ""))
+    figure = _first_number(bound.measured)
     return Finding(bound.measured, -figure if bound.limit.startswith("at least") else figure)
+
+
+def _first_number(text: str) -> float:
+    return float(text.split(maxsplit=1)[0].replace(",", ""))
 
 
 def under_floods(contender: Contender, share: float) -> Findings:
