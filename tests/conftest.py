@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ import structlog
 # its imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+LANE_END_S = 20.0
 
 # How long an example takes says how busy the machine is, and nothing else.
 hypothesis.settings.register_profile(
@@ -58,6 +61,17 @@ def _log_as_it_was() -> Iterator[None]:
     """A file of tests that sets up its process's log, such as one with a `Translator`, leaves none of it behind."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_lane_is_left() -> Iterator[None]:
+    """Lanes of an engine that nobody has closed keep their memory, and tests of other files find their threads."""
+    before = set(threading.enumerate())
+    yield
+    lanes = [each for each in set(threading.enumerate()) - before if each.name.startswith("lane-")]
+    for lane in lanes:
+        lane.join(LANE_END_S)  # it may end later than what has told it to
+    assert not [each.name for each in lanes if each.is_alive()], "an engine is not closed"
 
 
 @pytest.fixture(autouse=True)

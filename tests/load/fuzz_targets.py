@@ -29,7 +29,7 @@ from dragoman.server.scopes import Scope
 from dragoman.server.security.tokens import TokenTable, token_line
 from dragoman.server.settings.tracing import TracingSettings
 
-__all__ = ["TARGETS", "Target"]
+__all__ = ["TARGETS", "Target", "close_front"]
 
 Target = Callable[[bytes], None]
 MOST_ENTRIES = 5_000
@@ -74,6 +74,13 @@ def _front() -> PlayedFront:
     tokens = _folder() / "tokens.toml"
     tokens.write_text(token_line(TOKEN, "app", [Scope.INFER, Scope.ADMIN], None))
     return PlayedFront({"tokens_file": str(tokens)})
+
+
+def close_front() -> None:
+    """End the front of the targets that have been made, if one of them has it."""
+    if _front.cache_info().currsize:
+        _front().close()
+        _front.cache_clear()
 
 
 def _folder() -> Path:

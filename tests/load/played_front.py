@@ -97,11 +97,12 @@ class PlayedFront:
             "security": security or {},
         }
         settings = ServerSettings.load(values, source="played front")
-        self._loop = asyncio.new_event_loop()
+        self._runner = asyncio.Runner()
+        self._loop = self._runner.get_loop()
         lifecycle = Lifecycle()
         lifecycle.phase = Phase.SERVING
         metrics = Metrics(1.0)
-        models = ThreadedModels(settings.engine)
+        models = self._models = ThreadedModels(settings.engine)
         for name in ("spell", "count"):
             models.load(BUNDLES / name / "2")
         self._front = _Front(settings, Credentials(settings.security), lifecycle, metrics, _crash)
@@ -118,6 +119,11 @@ class PlayedFront:
         foreign = ("/grpc.health", "/grpc.reflection")
         paths = self._front.services.handlers
         self.methods = sorted(path for path in paths if not path.startswith(foreign))
+
+    def close(self) -> None:
+        """End the lanes and the event loop."""
+        assert self._models.close(CALL_S), "a lane does not end"
+        self._runner.close()
 
     def call(self, path: str, *messages: bytes, **of_context: Any) -> Outcome:
         """Call a method with the `messages` and return how that ended; further arguments are the context's."""

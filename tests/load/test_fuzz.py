@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.load import hostile
 from tests.load.attacks import ATTACKS
 from tests.load.fuzz_seeds import seeds_of
-from tests.load.fuzz_targets import TARGETS, Target
+from tests.load.fuzz_targets import TARGETS, Target, close_front
 from tests.load.mutation import mutated
 from tests.load.tls_attacks import TLS_ATTACKS
 
@@ -27,8 +27,9 @@ NUM_CASES = {
 
 
 @pytest.fixture(scope="module")
-def targets() -> Mapping[str, Target]:
-    return {name: make() for name, make in TARGETS.items()}
+def targets() -> Iterator[Mapping[str, Target]]:
+    yield {name: make() for name, make in TARGETS.items()}
+    close_front()
 
 
 @pytest.mark.parametrize("name", TARGETS)
