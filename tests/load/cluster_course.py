@@ -122,16 +122,18 @@ class Course:
                 calls += [unary.translate] * unary.number + [stream.generate]
             self._begin("before")
             tasks = [asyncio.create_task(call()) for call in calls]
-            await self._become_even("before")
-            happen = {"restart": self._restart, "cut": self._cut, "stop": self._stop}
-            for event in self.options.events:
-                self._begin(EVENTS[event])
-                await happen[event]()
-                self._begin(_after(event))
-                await self._become_even(_after(event))
-            for each in self.callers:
-                each.is_over = True
-            await asyncio.gather(*tasks)
+            try:
+                await self._become_even("before")
+                happen = {"restart": self._restart, "cut": self._cut, "stop": self._stop}
+                for event in self.options.events:
+                    self._begin(EVENTS[event])
+                    await happen[event]()
+                    self._begin(_after(event))
+                    await self._become_even(_after(event))
+            finally:
+                for each in self.callers:
+                    each.is_over = True
+                await asyncio.gather(*tasks)
 
     def _begin(self, step: str) -> None:
         for each in self.callers:
