@@ -148,12 +148,10 @@ async def test_a_cancelled_ticket_frees_its_slot_within_two_steps(monkeypatch: p
         while len(gate.rows) < 5:
             await asyncio.sleep(0)
         doomed.cancel()
-        steps_before = len(gate.rows)
-        gate.let(2)
+        gate.let(2)  # no more: the first one may have been planned already
         async with asyncio.timeout(20):  # or the slot is not free two steps after the cancellation
             while waiting.admitted_s is None:
                 await asyncio.sleep(0)
-        assert len(gate.rows) == steps_before + 2
         gate.let(1000)
         with pytest.raises(Cancelled):
             await doomed.result()
