@@ -34,6 +34,9 @@ CLOSE_LIMIT_S = 1.0
 """How long `close` waits for answers that are being computed."""
 TLS_RECORD_BYTES = 16 * 1024
 """The longest record. With less asked for, a rest would wait in memory, where no poll sees it."""
+SEND_BYTES = 1024
+"""From so many bytes on the thread that computed an answer sends it. Else the thread of all connections does, and under
+load a page of metrics waits for one more turn of the interpreter."""
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 16 * 1024
 
@@ -97,7 +100,7 @@ class HttpServer:
 
 
 def _settings() -> Adjustments:
-    return Adjustments(
+    settings = Adjustments(
         ident=None,
         max_request_header_size=MAX_HEADER_BYTES,
         max_request_body_size=MAX_BODY_BYTES,
@@ -108,6 +111,8 @@ def _settings() -> Adjustments:
         asyncore_use_poll=True,
         log_socket_errors=False,
     )
+    settings.send_bytes = SEND_BYTES  # as an argument it is deprecated, and nothing takes its place
+    return settings
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
