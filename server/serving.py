@@ -15,7 +15,7 @@ from prometheus_client import disable_created_metrics
 
 from dragoman.common.errors import DragomanError, UsageError
 from dragoman.server.app import Server
-from dragoman.server.config import ServerSettings
+from dragoman.server.config import EngineSettings, ServerSettings
 from dragoman.server.engine.layout import run_in_processes
 from dragoman.server.engine.processes.supervisor import Supervisor
 from dragoman.server.operations.crashes import leaving_on_dead_threads, loop_error_handler
@@ -60,9 +60,7 @@ def serve(
         UsageError: there is no model to serve, or a bundle cannot be believed.
         OperationError: a port is in use.
     """
-    with contextlib.suppress(UsageError):  # the start refuses these settings
-        if run_in_processes(settings.engine):  # lanes that are threads allocate beside the front
-            limit_arenas(FRONT_ARENAS)
+    _limit_heaps(settings.engine)
     # Texts are tokenised in one thread: a pool of `tokenizers` would take the cores from the lanes.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of all series, of use to nobody here
@@ -90,6 +88,13 @@ def serve(
             signals.leave(0, "calls or models did not end in time")
         runner.close()
     return 0
+
+
+def _limit_heaps(settings: EngineSettings) -> None:
+    """Have one heap in this process where no lane is: lanes that are threads allocate beside the front."""
+    with contextlib.suppress(UsageError):  # the start refuses these settings
+        if run_in_processes(settings):
+            limit_arenas(FRONT_ARENAS)
 
 
 async def _run(

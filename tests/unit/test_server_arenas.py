@@ -4,11 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from dragoman.common.errors import UsageError
 from dragoman.server import serving
-from dragoman.server.config import ServerSettings, load_settings
+from dragoman.server.config import load_settings
 from dragoman.server.engine import layout
-from dragoman.server.operations.stop_signals import StopSignals
 from dragoman.server.processes.linux import FRONT_ARENAS
 
 
@@ -28,14 +26,8 @@ def test_heaps_are_limited_where_lanes_are_processes(
     monkeypatch: pytest.MonkeyPatch, num_cores: int, overrides: Sequence[str], expected: list[int]
 ) -> None:
     limits: list[int] = []
-
-    async def refuse(settings: ServerSettings, *_: object) -> bool:
-        raise UsageError(f"nothing to serve in {settings.models.directory}")
-
     monkeypatch.setattr(layout, "usable_cores", lambda: num_cores)
     monkeypatch.setattr(serving, "limit_arenas", limits.append)
-    monkeypatch.setattr(serving, "_run", refuse)
     settings = load_settings(options={"models.directory": "models"}, overrides=overrides)
-    with pytest.raises(UsageError):
-        serving.serve(settings, StopSignals(), raise_errors=True)
+    serving._limit_heaps(settings.engine)
     assert limits == expected
