@@ -27,10 +27,11 @@ pytestmark = pytest.mark.skipif(
 
 
 def run_example(name: str, *arguments: object, **environment: str) -> None:
-    """Run a program of the examples with what `make table-peers` installs."""
+    """Run a program of the examples in the environment that `make table-peers` makes, as if it was activated."""
+    path = f"{PEERS / 'bin'}{os.pathsep}{os.environ['PATH']}"  # Spark's workers are the first python3 of it
     done = subprocess.run(
         [str(PEERS / "bin" / "python"), str(EXAMPLES / name), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": "", **environment},
+        env={**os.environ, "PYTHONPATH": "", "PATH": path, **environment},
         capture_output=True,
         encoding="utf-8",
         timeout=PATIENCE_S,
