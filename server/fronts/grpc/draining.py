@@ -3,15 +3,10 @@
 When a server stops, gRPC's core ends the calls that it has accepted and not yet handed over, with CANCELLED.
 So calls that begin are held first: callers wait for their answers and send nothing new, and soon the core has
 handed over all there is. Then gRPC sends GOAWAY to every client, and only then the held calls run on.
-
-The core counts the calls that it has accepted, so that it is known when all were handed over. The count includes those
-that the core has dropped, in overload: they are what is left when the count falls no more.
 """
 
 import asyncio
 import contextlib
-import math
-from collections.abc import Callable
 
 import grpc.aio
 
@@ -20,12 +15,11 @@ from dragoman.server.requests.in_flight import CallsInFlight
 __all__ = ["CallGate", "GrpcStop"]
 
 MAX_HOLD_S = 0.5
-"""How long calls are held where new ones never cease to come."""
+"""How long calls are held where new ones never cease to come.
 
-LOOK_INTERVAL_S = 0.005
-MAX_LOOKS = 20
-"""Looks at the core's count without a new least one, after which it is believed to fall no more. A starved process
-looks less often."""
+Only quiet helps. To wait until gRPC's core has handed over what it counts as accepted changed nothing on a starved
+machine: it also ends calls that are on their way while it sends GOAWAY.
+"""
 
 STOP_LIMIT_S = 2.0
 """How long gRPC may take to end all calls and connections at once."""
@@ -64,19 +58,9 @@ class CallGate:
 class GrpcStop:
     """Stops a gRPC server. Only one `stop` of it runs at a time: two of them crash in gRPC's core."""
 
-    def __init__(
-        self,
-        server: grpc.aio.Server,
-        in_flight: CallsInFlight,
-        gate: CallGate,
-        count_held_back: Callable[[], int],
-    ) -> None:
-        """`in_flight` counts the calls of `server`, each of which passes `gate` first.
-
-        `count_held_back` returns how many calls gRPC's core has accepted and not handed over, dropped ones included.
-        """
+    def __init__(self, server: grpc.aio.Server, in_flight: CallsInFlight, gate: CallGate) -> None:
+        """`in_flight` counts the calls of `server`, each of which passes `gate` first."""
         self._server = server
-        self._count_held_back = count_held_back
         self._in_flight = in_flight
         self._gate = gate
         self._refusing: asyncio.Task[None] | None = None
@@ -97,7 +81,6 @@ class GrpcStop:
                 self._gate.close()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._in_flight.wait_until_none_begins(), MAX_HOLD_S)
-                await self._wait_until_handed_over()
                 await self._refuse()
                 self._gate.open()
                 await self._in_flight.wait_until_none_runs()
@@ -122,14 +105,6 @@ class GrpcStop:
             return False
         self._ending.result()  # raises what gRPC raised
         return True
-
-    async def _wait_until_handed_over(self) -> None:
-        """Return when gRPC's core has handed over all calls, or hands over no more of them."""
-        least, num_looks = math.inf, 0
-        while num_looks < MAX_LOOKS and (num := self._count_held_back()) > 0:
-            num_looks = 0 if num < least else num_looks + 1
-            least = min(least, num)
-            await asyncio.sleep(LOOK_INTERVAL_S)
 
     async def _refuse(self) -> None:
         self._refusing = asyncio.create_task(self._server.stop(FOREVER_S))

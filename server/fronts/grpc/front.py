@@ -135,7 +135,6 @@ class GrpcFront:
         self._guard = Guard(self._authenticator, frozenset({Scope.INFER, Scope.ADMIN}), self._count_refusal)
         self._health = HealthServicer(("", *SERVICE_NAMES), self._guard)
         self._num_taken_up = 0
-        self._count_started: Callable[[], int | None] = lambda: None
         self._stop: GrpcStop | None = None
         self._trimming: asyncio.Task[None] | None = None
         self._recorder: CallRecorder | None = None
@@ -181,7 +180,7 @@ class GrpcFront:
         self._health.follow(registry)
         self._health.set_serving(serving=not self._lifecycle.is_failing)
         await server.start()
-        self._stop = GrpcStop(server, recorder.in_flight, gate, self._count_held_back)
+        self._stop = GrpcStop(server, recorder.in_flight, gate)
         # gRPC's and Python's allocators keep what a flood of calls took, in pieces, and ever more of them.
         self._trimming = asyncio.create_task(
             recorder.in_flight.at_rest(lambda: asyncio.to_thread(trim_memory))
@@ -249,15 +248,12 @@ class GrpcFront:
             on_crash=self._on_crash,
             on_call=self._count_call,
         )
-        self._count_started = count_of_started_calls(grpc_server_ids() - ids_before)
-        self._metrics.watch_arrivals(self._count_started, lambda: self._num_taken_up)
+        count_started = count_of_started_calls(grpc_server_ids() - ids_before)
+        self._metrics.watch_arrivals(count_started, lambda: self._num_taken_up)
         return server
 
-    def _count_held_back(self) -> int:
-        """Return how many calls have reached gRPC's core and not this process's code."""
-        return (self._count_started() or 0) - self._num_taken_up
-
     def _count_call(self) -> None:
+        """Count a call that gRPC has handed over."""
         self._num_taken_up += 1
 
     def _add_services(
