@@ -227,7 +227,7 @@ class Repository:
             self._change(status)
 
     async def _bring_up(self, folder: Path, retry_s: float | None = None) -> None:
-        """Serve a version beside those that are served; `again_s` as `take_up` has it, None: nobody tries again.
+        """Serve a version beside those that are served; `retry_s` as `take_up` has it, None: nobody tries again.
 
         Raises:
             FailedChange: it cannot be served.

@@ -49,7 +49,8 @@ class _Batch:
 
     def begin(self, loop: Any) -> None:
         """Hand the operations over to the core."""
-        loop.create_future = lambda: self  # grpcio's coroutine asks for it once
+        # grpcio's coroutine asks for it once, in this thread; nothing else runs in it meanwhile.
+        loop.create_future = lambda: self
         try:
             self._coroutine.send(None)
         finally:
