@@ -24,7 +24,7 @@ SECTIONS: Final[Mapping[str, str]] = {
 Mixed calls: two tasks, beams, seeded samples, rules, alternatives, scores, streams, malformed calls. Some callers
 cancel, have too little time, break their connections off or send half a call. An engine in the program's own process
 has answered every distinct call alone beforehand. Answers are compared byte for byte. If callers go away, the server
-may count their calls as answered or not. All others have to be counted as they were told.
+may count their calls as answered or not. All others have to be counted by the status that callers received.
 """,
     "overload": """Overload
 
@@ -75,7 +75,8 @@ those of the attackers' calls. After SIGTERM the callers repeat nothing: UNAVAIL
 which clients repeat by themselves.
 
 Triton answers more of these small calls a second, and most floods slow its neighbour less. In overload nearly all of
-its answers come too late, and after SIGTERM it answers NOT_FOUND, which no client repeats.
+its answers come too late, and after SIGTERM it answers NOT_FOUND, which no client repeats. Dragoman's overload is
+worse here than in the section above: callers, front and lanes share two cores, so refusals are sent late, too.
 """,
 }
 
